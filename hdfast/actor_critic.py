@@ -1,0 +1,82 @@
+"""Actor and critic: policy, values, slow critic, return range, and their losses on imagined trajectories."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hdfast import ops
+from hdfast.config import BehaviorConfig, ModelConfig
+from hdfast.nets import MLP
+
+
+@dataclass(frozen=True)
+class ActorLoss:
+    """Actor loss on a trajectory: optimised mean (), then per element (H, N) what it is made of."""
+
+    loss: Tensor
+    element: Tensor
+    advantage: Tensor
+    logp: Tensor
+    ent: Tensor
+
+
+@dataclass(frozen=True)
+class CriticLoss:
+    """Critic loss on a trajectory: optimised mean (), and per element (H, N) both targets' terms."""
+
+    loss: Tensor
+    nll: Tensor
+    reg: Tensor
+
+
+class ActorCritic(nn.Module):
+    """Policy and value networks on model features. Official behaviors.py and agent.py, ImagActorCritic, VFunction."""
+
+    def __init__(self, feat: int, actions: int, model: ModelConfig, behavior: BehaviorConfig):
+        super().__init__()
+        self.behavior, self.mix = behavior, model.unimix
+        self.actor = MLP(feat, model.units, model.mlp_layers, actions)
+        self.critic, self.slow = (MLP(feat, model.units, model.mlp_layers, model.bins, init="zeros") for _ in range(2))
+        self.slow.load_state_dict(self.critic.state_dict())
+        self.slow.requires_grad_(False)
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.zeros(()))
+
+    @property
+    def gamma(self) -> float:
+        return 1 - 1 / self.behavior.discount_horizon
+
+    def policy(self, feat: Tensor) -> Tensor:
+        """Unimixed action log-probabilities: feat (..., F) -> (..., A)."""
+        return ops.unimix(self.actor(feat), self.mix)
+
+    def returns(self, reward: Tensor, value: Tensor, cont: Tensor) -> tuple[Tensor, Tensor]:
+        """Lambda returns (H, N) and state weights (H+1, N) of reward (H, N), value and cont (H+1, N)."""
+        ret = ops.lambda_return(reward, value, cont, gamma=self.gamma, lam=self.behavior.lam)
+        return ret, ops.return_weight(cont, gamma=self.gamma)
+
+    @torch.no_grad()
+    def update_range(self, ret: Tensor) -> Tensor:
+        """Move the return range towards ret (H, N) and return the advantage's divisor ()."""
+        b = self.behavior
+        low, high, scale = ops.return_range(ret, self.low, self.high, decay=b.return_decay,
+                                            percentiles=(b.return_low, b.return_high), floor=b.return_floor)
+        self.low.copy_(low)
+        self.high.copy_(high)
+        return scale
+
+    def actor_loss(self, feat: Tensor, action: Tensor, ret: Tensor, value: Tensor, weight: Tensor,
+                   scale: Tensor) -> ActorLoss:
+        """feat (H, N, F), action, ret, value, weight (H, N), scale () -> ActorLoss. Official ImagActorCritic.loss.
+
+        The range's offset cancels in the advantage: (ret - value) / scale.
+        """
+        advantage = ret / scale - value / scale
+        element, logp, ent = ops.actor_loss(self.policy(feat), action, advantage, weight, entropy=self.behavior.entropy)
+        return ActorLoss(element.mean(), element, advantage, logp.detach(), ent.detach())
+
+    def critic_loss(self, logit: Tensor, ret: Tensor, slow_value: Tensor, weight: Tensor) -> CriticLoss:
+        """logit (H, N, bins) of the critic, targets ret and slow_value (H, N), weight (H, N). Official VFunction.loss."""
+        nll, reg = ops.twohot_loss(logit, ret), ops.twohot_loss(logit, slow_value)
+        return CriticLoss((weight * (nll + self.behavior.slow_reg * reg)).mean(), nll, reg)

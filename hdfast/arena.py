@@ -1,0 +1,68 @@
+"""Flat parameter arenas: one optimiser's parameters, gradients and Adam moments in one fp32 tensor each."""
+
+import torch
+from torch import Tensor, nn
+
+ALIGN = 4  # floats: every view starts on 16 bytes
+BLOCK = 4096  # floats: the norm is that of block norms, or 16 M squares summed in fp32 would lose three digits
+
+
+class Arena:
+    """Adam over a flat arena: global-norm clip, bias-corrected moments (optax semantics), constant learning rate.
+
+    The given parameters become views into `param` and their `.grad` views into `grad`; autograd accumulates there in
+    place. `step` counts updates on the device, so an update never reads anything back to the host.
+    Official jaxutils.py, class Optimizer (clip_by_global_norm, then scale_by_adam).
+    """
+
+    def __init__(self, params: dict[str, nn.Parameter], *, lr: float, eps: float, clip: float,
+                 beta1: float = 0.9, beta2: float = 0.999):
+        self.lr, self.eps, self.clip, self.beta1, self.beta2 = lr, eps, clip, beta1, beta2
+        self.slices, size = {}, 0
+        for name, p in params.items():
+            self.slices[name] = (size, p.numel(), p.shape)
+            size += -(-p.numel() // ALIGN) * ALIGN
+        size = -(-size // BLOCK) * BLOCK
+        device = next(iter(params.values())).device
+        self.grad, self.mean, self.var = torch.zeros(3, size, device=device).unbind()
+        self.step = torch.zeros((), dtype=torch.int64, device=device)
+        self.param = self.mirror(params)
+        for name, p in params.items():
+            p.grad = self.view(self.grad, name)
+
+    def mirror(self, params: dict[str, nn.Parameter]) -> Tensor:
+        """Lay parameters of the same names and shapes out like this arena: they become views of the result."""
+        flat = torch.zeros_like(self.grad)
+        for name, p in params.items():
+            view = self.view(flat, name)
+            view.copy_(p.detach())
+            p.data = view
+        return flat
+
+    def view(self, flat: Tensor, name: str) -> Tensor:
+        """The part of `flat` (param, grad, mean or var) that belongs to parameter `name`, in its shape."""
+        start, size, shape = self.slices[name]
+        return flat[start:start + size].view(shape)
+
+    def zero_grad(self) -> None:
+        self.grad.zero_()
+
+    @torch.no_grad()
+    def update(self) -> Tensor:
+        """Clip by the global norm, take one Adam step, and return the norm before clipping, ()."""
+        norm = torch.linalg.vector_norm(torch.linalg.vector_norm(self.grad.view(-1, BLOCK), dim=1))
+        self.grad.mul_(torch.where(norm < self.clip, 1.0, self.clip / norm))
+        self.step += 1
+        self.mean.lerp_(self.grad, 1 - self.beta1)
+        self.var.mul_(self.beta2).addcmul_(self.grad, self.grad, value=1 - self.beta2)
+        step = self.step.double()
+        mean_scale = (self.lr / (1 - self.beta1 ** step)).float()
+        var_scale = (1 / (1 - self.beta2 ** step)).float()
+        self.param -= mean_scale * self.mean / ((self.var * var_scale).sqrt() + self.eps)
+        return norm
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Moments by parameter name ('mean/<name>', 'var/<name>') and 'step'."""
+        out = {f"{kind}/{name}": self.view(flat, name)
+               for kind, flat in (("mean", self.mean), ("var", self.var)) for name in self.slices}
+        return out | {"step": self.step}

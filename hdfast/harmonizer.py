@@ -1,0 +1,44 @@
+"""The harmoniser: learned scalars that balance the reward, observation and dynamics losses of the world model."""
+
+import torch
+from torch import Tensor, nn
+
+from hdfast import ops
+
+TERMS = ("reward", "image", "kl")
+
+
+class Harmonizer(nn.Module):
+    """Weighted sum of the world-model losses. HarmonyDream paper, section 4; official nets.py, class Harmonizer.
+
+    Modes: 'rectified' (Eq. 6, e^-s L + log(1 + e^s)), 'plain' (Eq. 4, L / sigma + log sigma with s = log sigma) and
+    'off' (fixed DreamerV3 scales, no learned scalar). `scales` holds the fixed weights 'reward', 'image', 'dyn',
+    'rep', 'cont'; with harmony on only the ratio of dyn to rep is used, and cont is added with weight one.
+    """
+
+    def __init__(self, mode: str, scales: dict[str, float]):
+        super().__init__()
+        self.mode, self.scales = mode, scales
+        if mode != "off":
+            self.reward, self.image, self.kl = (nn.Parameter(torch.zeros(())) for _ in TERMS)
+
+    @property
+    def dyn_share(self) -> float:
+        return self.scales["dyn"] / (self.scales["dyn"] + self.scales["rep"])
+
+    def s(self) -> Tensor:
+        """The scalars as a vector (3,): reward, image, KL."""
+        return torch.stack([self.reward, self.image, self.kl])
+
+    def forward(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """losses {'reward', 'image', 'dyn', 'rep', 'cont'}, each (T, B) -> total (), metrics by name, each ()."""
+        assert set(losses) == set(self.scales), (set(losses), set(self.scales))
+        if self.mode == "off":
+            return sum(self.scales[name] * losses[name].mean() for name in self.scales), {}
+        s = self.s()
+        total, terms = ops.harmony_loss(losses, s, mode=self.mode, dyn_share=self.dyn_share)
+        metrics = {}
+        for i, name in enumerate(("rew", "image", "kl")):
+            metrics |= {f"harmony/{name}_s": s[i].detach(), f"harmony/{name}_coeff": torch.exp(-s[i]).detach(),
+                        f"harmony/{name}_term": terms[i].detach()}
+        return total, metrics

@@ -1,0 +1,156 @@
+"""The learner: one official train step as a function of a batch and uniforms, with three Adam optimisers."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hdfast import ops
+from hdfast.actor_critic import ActorCritic, ActorLoss, CriticLoss
+from hdfast.arena import Arena
+from hdfast.config import Config
+from hdfast.imagination import Trajectory, imagine
+from hdfast.rssm import State
+from hdfast.world_model import Sequences, WorldModel, WorldModelOutput
+
+
+@dataclass(frozen=True)
+class Uniforms:
+    """Every random number of one update: post (T, B, S), prior (H, N, S), action (H, N), with N = T * B."""
+
+    post: Tensor
+    prior: Tensor
+    action: Tensor
+
+    @classmethod
+    def draw(cls, length: int, batch: int, horizon: int, stoch: int, *, generator: torch.Generator) -> "Uniforms":
+        """Fresh uniforms in [0, 1) from one call of the generator, on its device."""
+        starts = length * batch
+        shapes = (length, batch, stoch), (horizon, starts, stoch), (horizon, starts)
+        flat = torch.rand(sum(map(math.prod, shapes)), generator=generator, device=generator.device)
+        return cls(*(x.view(s) for x, s in zip(flat.split([math.prod(s) for s in shapes]), shapes, strict=True)))
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """An imagined trajectory with its predictions: reward (H, N), cont, value, weight (H+1, N), ret (H, N),
+    critic_logit (H+1, N, bins) with gradient, slow_value (H, N), scale () the advantage's divisor."""
+
+    trajectory: Trajectory
+    reward: Tensor
+    cont: Tensor
+    critic_logit: Tensor
+    value: Tensor
+    slow_value: Tensor
+    ret: Tensor
+    weight: Tensor
+    scale: Tensor
+
+
+class Learner:
+    """World model, actor-critic and their optimisers. `update` follows official agent.py, Agent.train, in its order."""
+
+    def __init__(self, obs_shape: tuple[int, ...], actions: int, config: Config, device: torch.device):
+        self.config, self.actions, self.device = config, actions, device
+        m, o = config.model, config.optim
+        self.world_model = WorldModel(obs_shape, actions, m, config.harmony, config.loss).to(device)
+        self.actor_critic = ActorCritic(m.deter + m.stoch * m.classes, actions, m, config.behavior).to(device)
+        betas = dict(beta1=o.beta1, beta2=o.beta2)
+        self.model_opt = Arena(dict(self.world_model.named_parameters()), lr=o.model_lr, eps=o.model_eps,
+                               clip=o.model_clip, **betas)
+        self.actor_opt = Arena(dict(self.actor_critic.actor.named_parameters()), lr=o.actor_lr, eps=o.actor_eps,
+                               clip=o.actor_clip, **betas)
+        self.critic_opt = Arena(dict(self.actor_critic.critic.named_parameters()), lr=o.critic_lr, eps=o.critic_eps,
+                                clip=o.critic_clip, **betas)
+        self.slow = self.critic_opt.mirror(dict(self.actor_critic.slow.named_parameters()))
+
+    @property
+    def optimisers(self) -> dict[str, Arena]:
+        return {"model": self.model_opt, "actor": self.actor_opt, "critic": self.critic_opt}
+
+    def update(self, data: Sequences, u: Uniforms) -> dict[str, Tensor]:
+        """One train step; returns metrics (), all on the device and without gradient. Nothing is read by the host."""
+        out, metrics = self.update_model(data, u.post)
+        behaviour = self.imagine(out.observed.state, data.cont, u.prior, u.action)
+        metrics |= self.update_actor(behaviour)
+        metrics |= self.update_critic(behaviour)
+        self.update_slow()
+        return metrics
+
+    def update_model(self, data: Sequences, u: Tensor) -> tuple[WorldModelOutput, dict[str, Tensor]]:
+        """Step 1: world-model loss at the current parameters and its Adam step; u (T, B, S)."""
+        self.model_opt.zero_grad()
+        out = self.world_model(data, u)
+        out.total.backward()
+        return out, out.metrics | self.step(self.model_opt, "model")
+
+    @torch.no_grad()
+    def imagine(self, post: State, cont: Tensor, u: Tensor, u_action: Tensor) -> Behaviour:
+        """Steps 2 and 3: imagine with the updated world model from every posterior state (T, B, ...), predict rewards,
+        continuation and values, and move the return range. cont (T, B) of the starts; u (H, N, S), u_action (H, N)."""
+        wm, ac = self.world_model, self.actor_critic
+        start = State(*(x.detach().flatten(0, 1) for x in (post.deter, post.stoch, post.index)))
+        trajectory = imagine(wm.rssm, ac.policy, start, u, u_action)
+        ahead = trajectory.feat[1:]
+        reward = ops.twohot_mean(wm.reward(ahead))
+        conts = torch.cat([cont.reshape(1, -1), (wm.cont_logit(ahead) > 0).to(reward.dtype)])
+        with torch.enable_grad():
+            critic_logit = ac.critic(trajectory.feat)
+        value = ops.twohot_mean(critic_logit.detach())
+        slow_value = ops.twohot_mean(ac.slow(trajectory.feat[:-1]))
+        ret, weight = ac.returns(reward, value, conts)
+        return Behaviour(trajectory, reward, conts, critic_logit, value, slow_value, ret, weight,
+                         ac.update_range(ret))
+
+    def actor_loss(self, b: Behaviour) -> ActorLoss:
+        """Actor loss on an imagined trajectory."""
+        return self.actor_critic.actor_loss(b.trajectory.feat[:-1], b.trajectory.action[:len(b.ret)], b.ret,
+                                            b.value[:-1], b.weight[:-1], b.scale)
+
+    def critic_loss(self, b: Behaviour) -> CriticLoss:
+        """Critic loss against the returns and the slow critic on an imagined trajectory."""
+        return self.actor_critic.critic_loss(b.critic_logit[:-1], b.ret, b.slow_value, b.weight[:-1])
+
+    def update_actor(self, b: Behaviour) -> dict[str, Tensor]:
+        """Step 3: actor loss on the trajectory and its Adam step."""
+        self.actor_opt.zero_grad()
+        out = self.actor_loss(b)
+        out.loss.backward()
+        metrics = {
+            "loss/actor": out.loss.detach(), "loss/policy": (-out.logp * out.advantage * b.weight[:-1]).mean(),
+            "ent/action": out.ent.mean(), "rand/action": out.ent.mean() / math.log(max(self.actions, 2)),
+            "adv": out.advantage.mean(), "adv_mag": out.advantage.abs().mean(),
+            "ret": b.ret.mean(), "ret_rate": (b.ret.abs() >= 0.5).float().mean(), "ret_scale": b.scale,
+            "val": b.value.mean(), "rew": b.reward.mean(), "con": b.cont[1:].mean(), "weight": b.weight.mean()}
+        return metrics | self.step(self.actor_opt, "actor")
+
+    def update_critic(self, b: Behaviour) -> dict[str, Tensor]:
+        """Step 4: critic loss on the same trajectory and its Adam step."""
+        self.critic_opt.zero_grad()
+        out = self.critic_loss(b)
+        out.loss.backward()
+        metrics = {"loss/critic": out.loss.detach(), "loss/value": out.nll.detach().mean(),
+                   "slowval": b.slow_value.mean()}
+        return metrics | self.step(self.critic_opt, "critic")
+
+    def step(self, optimiser: Arena, name: str) -> dict[str, Tensor]:
+        """Adam step of one optimiser -> its gradient norm, clip factor and update count."""
+        norm = optimiser.update()
+        return {f"opt/{name}_grad_norm": norm, f"opt/{name}_grad_scale": (optimiser.clip / norm).clamp(max=1.0),
+                f"opt/{name}_updates": optimiser.step.float()}
+
+    @torch.no_grad()
+    def update_slow(self) -> None:
+        """Step 5: the first update copies the critic into the slow critic, later ones mix in `slow_fraction` of it."""
+        first = self.critic_opt.step == 1
+        mix = torch.where(first, 1.0, self.config.behavior.slow_fraction)
+        self.slow.copy_(mix * self.critic_opt.param + (1 - mix) * self.slow)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that an update reads or writes, by flat name; the tensors are live views, not copies."""
+        out = {f"model/{k}": v for k, v in self.world_model.state_dict().items()}
+        out |= {f"behavior/{k}": v for k, v in self.actor_critic.state_dict().items()}
+        for name, optimiser in self.optimisers.items():
+            out |= {f"opt/{name}/{k}": v for k, v in optimiser.state_dict().items()}
+        return out

@@ -1,0 +1,166 @@
+"""Building blocks of the networks: dense layers, MLP heads, image and vector encoders and decoders.
+
+Images are channels-last (..., h, w, c) everywhere; convolutions see a permuted view, so nothing is copied. Initialisers
+are those of the official nets.py, class Initializer, with `fan = (fan_in + fan_out) / 2`.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hdfast import ops
+
+MIN_RES = 4  # side of the smallest feature map, official `minres`
+
+
+def init_normal_(weight: Tensor, fan: float) -> Tensor:
+    """Truncated normal at two sigma with variance 1 / fan after truncation."""
+    std = math.sqrt(1 / fan) / 0.87962566103423978
+    return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+def init_uniform_(weight: Tensor, fan: float) -> Tensor:
+    """Uniform on +-sqrt(3 / fan)."""
+    limit = math.sqrt(3 / fan)
+    return nn.init.uniform_(weight, -limit, limit)
+
+
+class Norm(nn.Module):
+    """Scale and bias of a LayerNorm over `size` features; the arithmetic is in the op that uses them."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(size))
+        self.bias = nn.Parameter(torch.zeros(size))
+
+
+class Dense(nn.Module):
+    """silu(LayerNorm(x @ kernel)): (..., in) -> (..., units). The linear map has no bias."""
+
+    def __init__(self, in_size: int, units: int):
+        super().__init__()
+        self.kernel = nn.Parameter(init_normal_(torch.empty(in_size, units), (in_size + units) / 2))
+        self.norm = Norm(units)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activate(x @ self.kernel)
+
+    def activate(self, pre: Tensor) -> Tensor:
+        """The part after the matrix product: (..., units) -> (..., units)."""
+        return ops.norm_act(pre, self.norm.scale, self.norm.bias)
+
+
+class Affine(nn.Module):
+    """x @ kernel + bias: (..., in) -> (..., out). `init` is 'uniform' or 'zeros'."""
+
+    def __init__(self, in_size: int, out_size: int, init: str = "uniform"):
+        super().__init__()
+        kernel = torch.zeros(in_size, out_size)
+        self.kernel = nn.Parameter(init_uniform_(kernel, (in_size + out_size) / 2) if init == "uniform" else kernel)
+        self.bias = nn.Parameter(torch.zeros(out_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x.flatten(0, -2), self.kernel).unflatten(0, x.shape[:-1])
+
+
+class MLP(nn.Module):
+    """`layers` dense blocks and an affine output: (..., in) -> (..., out). Official nets.py, class MLP."""
+
+    def __init__(self, in_size: int, units: int, layers: int, out_size: int, init: str = "uniform"):
+        super().__init__()
+        self.hidden = nn.ModuleList(Dense(units if i else in_size, units) for i in range(layers))
+        self.out = Affine(units, out_size, init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.hidden:
+            x = layer(x)
+        return self.out(x)
+
+
+class ConvStage(nn.Module):
+    """4x4 convolution of stride 2, padding 1, then LayerNorm over channels and SiLU: (n, h, w, c) -> (n, h/2, w/2, d)."""
+
+    def __init__(self, in_depth: int, depth: int):
+        super().__init__()
+        kernel = torch.empty(depth, in_depth, 4, 4)
+        self.kernel = nn.Parameter(init_normal_(kernel, 16 * (in_depth + depth) / 2))
+        self.norm = Norm(depth)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x.permute(0, 3, 1, 2), self.kernel, stride=2, padding=1)
+        return ops.norm_act(x.permute(0, 2, 3, 1), self.norm.scale, self.norm.bias)
+
+
+class DeconvStage(nn.Module):
+    """4x4 transposed convolution of stride 2, padding 1: (n, h, w, c) -> (n, 2h, 2w, d).
+
+    Stages before the last have LayerNorm and SiLU and no bias; the last has a bias and neither of the two.
+    """
+
+    def __init__(self, in_depth: int, depth: int, last: bool):
+        super().__init__()
+        kernel, fan = torch.empty(in_depth, depth, 4, 4), 16 * (in_depth + depth) / 2
+        self.kernel = nn.Parameter((init_uniform_ if last else init_normal_)(kernel, fan))
+        self.norm = None if last else Norm(depth)
+        self.bias = nn.Parameter(torch.zeros(depth)) if last else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv_transpose2d(x.permute(0, 3, 1, 2), self.kernel, self.bias, stride=2, padding=1).permute(0, 2, 3, 1)
+        return x if self.norm is None else ops.norm_act(x, self.norm.scale, self.norm.bias)
+
+
+def stage_depths(size: int, depth: int) -> list[int]:
+    """Channels after each encoder stage for a square image of side `size`, which halves until MIN_RES."""
+    return [depth * 2 ** i for i in range((size // MIN_RES).bit_length() - 1)]
+
+
+class ImageEncoder(nn.Module):
+    """Image (..., h, w, c) in [0, 1] -> embed (..., E), flattened in (h, w, c) order. Official nets.py, ImageEncoderResnet."""
+
+    def __init__(self, shape: tuple[int, int, int], depth: int):
+        super().__init__()
+        depths = stage_depths(shape[0], depth)
+        self.stages = nn.ModuleList(ConvStage(a, b) for a, b in zip([shape[2], *depths], depths, strict=False))
+        self.size = MIN_RES * MIN_RES * depths[-1]
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = image.flatten(0, -4) - 0.5
+        for stage in self.stages:
+            x = stage(x)
+        return x.reshape(*image.shape[:-3], self.size)
+
+
+class ImageDecoder(nn.Module):
+    """Features (..., F) -> image mean (..., h, w, c), no sigmoid. Official nets.py, ImageDecoderResnet."""
+
+    def __init__(self, in_size: int, shape: tuple[int, int, int], depth: int):
+        super().__init__()
+        depths = stage_depths(shape[0], depth)[::-1]
+        self.depth = depths[0]
+        self.inp = Affine(in_size, MIN_RES * MIN_RES * self.depth)
+        outs = [*depths[1:], shape[2]]
+        self.stages = nn.ModuleList(
+            DeconvStage(a, b, last=i == len(outs) - 1) for i, (a, b) in enumerate(zip(depths, outs, strict=True)))
+
+    def forward(self, feat: Tensor) -> Tensor:
+        x = self.inp(feat).reshape(-1, MIN_RES, MIN_RES, self.depth)
+        for stage in self.stages:
+            x = stage(x)
+        return (x + 0.5).unflatten(0, feat.shape[:-1])
+
+
+class VectorEncoder(nn.Module):
+    """Vector (..., n), raw units -> embed (..., units): dense blocks on symlog inputs. Official nets.py, MultiEncoder."""
+
+    def __init__(self, in_size: int, units: int, layers: int):
+        super().__init__()
+        self.hidden = nn.ModuleList(Dense(units if i else in_size, units) for i in range(layers))
+        self.size = units
+
+    def forward(self, vector: Tensor) -> Tensor:
+        x = ops.symlog(vector)
+        for layer in self.hidden:
+            x = layer(x)
+        return x

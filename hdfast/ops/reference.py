@@ -1,0 +1,231 @@
+"""Plain-PyTorch definition of every op: the specification that all other implementations are tested against.
+
+Shapes use the legend of docs/tensor_shapes.md; leading dimensions written `...` are free. Everything is float32 in,
+float32 out, and differentiable by autograd. Equations name the HarmonyDream paper (ICML 2024), the DreamerV3 paper
+(2023) or the official file they come from.
+"""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NORM_EPS = 1e-3  # inside the root; official nets.py, class Norm
+
+
+def norm_act(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """LayerNorm over the last axis, then SiLU: y * sigmoid(y), y = (x - mean) / sqrt(var + 1e-3) * scale + bias.
+
+    x (..., C), scale (C,), bias (C,) -> (..., C). Biased variance. Official nets.py, class Linear with norm and act.
+    """
+    return F.silu(F.layer_norm(x, x.shape[-1:], scale, bias, NORM_EPS))
+
+
+def gru_gates(x: Tensor, deter: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """Next deterministic state from the GRU's pre-activations.
+
+    x (..., 3D) = [reset, cand, update], deter (..., D), scale (3D,), bias (3D,) -> (..., D).
+    y = LN(x) jointly over 3D; u = sigmoid(update - 1); u * tanh(sigmoid(reset) * cand) + (1 - u) * deter.
+    Official nets.py, RSSM._gru.
+    """
+    reset, cand, update = F.layer_norm(x, x.shape[-1:], scale, bias, NORM_EPS).chunk(3, -1)
+    u = torch.sigmoid(update - 1)
+    return u * torch.tanh(torch.sigmoid(reset) * cand) + (1 - u) * deter
+
+
+def unimix(logit: Tensor, mix: float) -> Tensor:
+    """Log-probabilities of (1 - mix) * softmax(logit) + mix / K.
+
+    logit (..., K) -> (..., K), normalised. DreamerV3, section "World model learning"; official nets.py, get_dist.
+    """
+    return torch.log((1 - mix) * torch.softmax(logit, -1) + mix / logit.shape[-1])
+
+
+def sample_index(logit: Tensor, u: Tensor) -> Tensor:
+    """Inverse-CDF sample of a categorical: min(#{k: cdf_k <= u}, K - 1).
+
+    logit (..., K), u (...) uniforms in [0, 1) -> index (...) int64.
+    """
+    cdf = torch.softmax(logit, -1).cumsum(-1)
+    return (cdf <= u.unsqueeze(-1)).sum(-1).clamp_(max=logit.shape[-1] - 1)
+
+
+def sample_latent(logit: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """One-hot sample whose gradient is that of the probabilities (straight-through), and its index.
+
+    logit (..., S, K) log-probabilities, u (..., S) -> one-hot (..., S, K), index (..., S) int64.
+    onehot + p - sg(p), p = softmax(logit). Official jaxutils.py, OneHotDist.sample.
+    """
+    index = sample_index(logit, u)
+    probs = torch.softmax(logit, -1)
+    onehot = F.one_hot(index, logit.shape[-1]).to(probs.dtype)
+    return onehot + (probs - probs.detach()), index
+
+
+def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p || q) of log-probabilities, summed over the S latents: (..., S, K) twice -> (...)."""
+    return (p.exp() * (p - q)).sum((-2, -1))
+
+
+def balanced_kl(post: Tensor, prior: Tensor, free_nats: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Dynamics and representation losses with free nats, and the KL itself.
+
+    post, prior (..., S, K) log-probabilities -> dyn, rep, kl, each (...), in nats.
+    dyn = max(KL(sg(post) || prior), free), rep = max(KL(post || sg(prior)), free): the threshold applies to the KL
+    summed over latents, below it the gradient is zero. DreamerV3, Eq. 5; official nets.py, dyn_loss and rep_loss.
+    """
+    dyn = kl_divergence(post.detach(), prior)
+    rep = kl_divergence(post, prior.detach())
+    return dyn.clamp(min=free_nats), rep.clamp(min=free_nats), dyn.detach()
+
+
+def symlog(x: Tensor) -> Tensor:
+    """sign(x) * log(1 + |x|), any shape. DreamerV3, Eq. 1."""
+    return torch.sign(x) * torch.log1p(x.abs())
+
+
+def symexp(x: Tensor) -> Tensor:
+    """sign(x) * (exp(|x|) - 1), the inverse of symlog, any shape. DreamerV3, Eq. 1."""
+    return torch.sign(x) * torch.expm1(x.abs())
+
+
+@functools.lru_cache(maxsize=16)
+def twohot_bins(bins: int, device: torch.device | None = None) -> Tensor:
+    """The symlog-space bin centres: `bins` points from -20 to 20, (bins,) float32, the middle one exactly 0.
+
+    Rounded as the official run rounded them: linspace as start * (1 - t) + stop * t in float32, with fused
+    multiply-adds (done here in float64), so that all 255 equal the official ones bit for bit.
+    """
+    i = torch.arange(bins, dtype=torch.float64)
+    inverse = torch.tensor(1 / (bins - 1), dtype=torch.float32)
+    rest = (1 - i * inverse.double()).float()
+    up = i.float() * (20 * inverse)
+    return (up.double() - 20 * rest.double()).float().to(device)
+
+
+def twohot(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The two bins beside symlog(x) and the weight of the upper one.
+
+    x (...), bins (K,) ascending -> below (...), above (...) int64, weight_above (...). At or beyond an end both
+    indices coincide and the weights are one half each. Official jaxutils.py, DiscDist.log_prob.
+    """
+    y = symlog(x).detach().contiguous()
+    last = len(bins) - 1
+    above = torch.searchsorted(bins, y, right=True)
+    below, above = (above - 1).clamp(0, last), above.clamp(0, last)
+    to_below, to_above = (bins[below] - y).abs(), (bins[above] - y).abs()
+    same = below == above
+    weight = torch.where(same, 0.5, to_below / torch.where(same, 1.0, to_below + to_above))
+    return below, above, weight
+
+
+def twohot_loss(logit: Tensor, x: Tensor) -> Tensor:
+    """Cross-entropy between softmax(logit) and the two-hot encoding of symlog(x).
+
+    logit (..., bins), x (...) in reward units, no gradient -> (...) nats. DreamerV3, Eq. 9-10.
+    """
+    below, above, weight = twohot(x, twohot_bins(logit.shape[-1], logit.device))
+    logp = torch.log_softmax(logit, -1)
+    at_below = logp.gather(-1, below.unsqueeze(-1)).squeeze(-1)
+    at_above = logp.gather(-1, above.unsqueeze(-1)).squeeze(-1)
+    return -((1 - weight) * at_below + weight * at_above)
+
+
+def twohot_mean(logit: Tensor) -> Tensor:
+    """symexp of the expected bin: logit (..., bins) -> (...) in reward units. Official jaxutils.py, DiscDist.mean."""
+    return symexp((torch.softmax(logit, -1) * twohot_bins(logit.shape[-1], logit.device)).sum(-1))
+
+
+def cont_loss(logit: Tensor, cont: Tensor) -> Tensor:
+    """Bernoulli negative log-likelihood: logit (...), cont (...) in {0, 1} -> (...) nats."""
+    return F.softplus(torch.where(cont > 0.5, -logit, logit))
+
+
+def image_loss(recon: Tensor, image: Tensor) -> Tensor:
+    """Squared error summed over pixels: recon, image (..., h, w, c) in [0, 1] units -> (...). No 1/2, no mean."""
+    return (recon - image).square().sum((-3, -2, -1))
+
+
+def vector_loss(recon: Tensor, vector: Tensor) -> Tensor:
+    """Squared symlog error summed over features: recon (..., n) in symlog units, vector (..., n) raw -> (...)."""
+    return (recon - symlog(vector)).square().sum(-1)
+
+
+def harmony_regulariser(s: Tensor, mode: str) -> Tensor:
+    """log(1 + e^s) in mode 'rectified' (paper Eq. 6), s = log sigma in mode 'plain' (paper Eq. 4); any shape."""
+    return F.softplus(s) if mode == "rectified" else s
+
+
+def harmony_loss(losses: dict[str, Tensor], s: Tensor, *, mode: str = "rectified",
+                 dyn_share: float = 5 / 6) -> tuple[Tensor, Tensor]:
+    """Harmonised sum of the world-model losses, averaged over all elements, and its three terms.
+
+    losses {'reward', 'image', 'dyn', 'rep', 'cont'}, each (...) of one shape; s (3,) for reward, image, KL ->
+    total (), terms (3,) = mean of each harmonised term with its regulariser.
+      reward: e^-s L + reg(s);  image: likewise;  KL: a (e^-s L_dyn + reg(s)) + (1 - a) e^-s L_rep, a = dyn_share;
+      cont is added as it is.  reg is `harmony_regulariser`.
+    Paper Eq. 4 and 6; official agent.py, WorldModel.loss (the KL's regulariser comes once, with weight 5/6).
+    """
+    mean = {name: value.mean() for name, value in losses.items()}
+    reward, image, kl = torch.exp(-s).unbind()
+    reg_reward, reg_image, reg_kl = harmony_regulariser(s, mode).unbind()
+    terms = torch.stack([
+        reward * mean["reward"] + reg_reward,
+        image * mean["image"] + reg_image,
+        dyn_share * (kl * mean["dyn"] + reg_kl) + (1 - dyn_share) * kl * mean["rep"]])
+    return terms.sum() + mean["cont"], terms
+
+
+def harmony_grad(losses: dict[str, Tensor], s: Tensor, *, mode: str = "rectified", dyn_share: float = 5 / 6) -> Tensor:
+    """d harmony_loss / d s in closed form, (3,): share * reg'(s) - e^-s * mean(L)."""
+    mean = {name: value.mean() for name, value in losses.items()}
+    kl = dyn_share * mean["dyn"] + (1 - dyn_share) * mean["rep"]
+    share = torch.tensor([1.0, 1.0, dyn_share], dtype=s.dtype, device=s.device)
+    slope = torch.sigmoid(s) if mode == "rectified" else torch.ones_like(s)
+    return share * slope - torch.exp(-s) * torch.stack([mean["reward"], mean["image"], kl])
+
+
+def lambda_return(reward: Tensor, value: Tensor, cont: Tensor, *, gamma: float, lam: float) -> Tensor:
+    """Lambda returns by the reverse recursion R_h = r_{h+1} + gamma c_{h+1} ((1 - lam) v_{h+1} + lam R_{h+1}).
+
+    reward (H, N) = r_1..r_H, value (H+1, N) = v_0..v_H, cont (H+1, N) -> (H, N); R_H = v_H. DreamerV3, Eq. 7.
+    """
+    discount = gamma * cont[1:]
+    base = reward + (1 - lam) * discount * value[1:]
+    out, last = [], value[-1]
+    for step in range(len(reward) - 1, -1, -1):
+        last = base[step] + lam * discount[step] * last
+        out.append(last)
+    return torch.stack(out[::-1])
+
+
+def return_weight(cont: Tensor, *, gamma: float) -> Tensor:
+    """Probability weight of each imagined state, prod_{j <= h} (gamma c_j) / gamma: cont (H+1, N) -> (H+1, N)."""
+    return torch.cumprod(gamma * cont, 0) / gamma
+
+
+def return_range(ret: Tensor, low: Tensor, high: Tensor, *, decay: float = 0.99, percentiles=(5.0, 95.0),
+                 floor: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Moving average of two return percentiles and the scale they give.
+
+    ret any shape, low (), high () -> new low (), new high (), scale () = max(floor, high - low). Percentiles by linear
+    interpolation; no bias correction. DreamerV3, Eq. 12; official jaxutils.py, Moments.
+    """
+    at = torch.tensor([p / 100 for p in percentiles], dtype=ret.dtype, device=ret.device)
+    new_low, new_high = torch.quantile(ret.flatten(), at).unbind()
+    low = decay * low + (1 - decay) * new_low
+    high = decay * high + (1 - decay) * new_high
+    return low, high, (high - low).clamp(min=floor)
+
+
+def actor_loss(logit: Tensor, action: Tensor, advantage: Tensor, weight: Tensor, *,
+               entropy: float) -> tuple[Tensor, Tensor, Tensor]:
+    """REINFORCE with an entropy bonus, per element, and the policy's log-probability and entropy.
+
+    logit (..., A) log-probabilities, action (...) int64, advantage (...), weight (...) -> loss, logp, ent, each (...).
+    weight * (-log pi(a) * sg(advantage) - entropy * H(pi)); the optimised loss is its plain mean. DreamerV3, Eq. 11.
+    """
+    logp = logit.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    ent = -(logit.exp() * logit).sum(-1)
+    return weight.detach() * (-logp * advantage.detach() - entropy * ent), logp, ent

@@ -1,0 +1,83 @@
+"""The preset blocks that `--configs` stacks, and the constants of the method that are no settings. No imports."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+OFFICIAL = "atari100k"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One block: what it is for, and the settings it changes by dotted name."""
+
+    about: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+def _sizes(deter: int, units: int, cnn_depth: int, mlp_layers: int) -> dict[str, Any]:
+    """Network sizes as the official code groups them; its latents are 32 x 32 in every size."""
+    return {"model.deter": deter, "model.units": units, "model.cnn_depth": cnn_depth, "model.mlp_layers": mlp_layers,
+            "model.stoch": 32, "model.classes": 32}
+
+
+PRESETS: dict[str, Preset] = {
+    OFFICIAL: Preset("the official Atari 100K protocol and hyper-parameters: the default of every setting"),
+    "small": Preset("network sizes of Atari 100K, 18M parameters", _sizes(512, 512, 32, 2)),
+    "medium": Preset("larger networks: deter 1024, 3 hidden layers", _sizes(1024, 640, 48, 3)),
+    "large": Preset("larger networks: deter 2048, 4 hidden layers", _sizes(2048, 768, 64, 4)),
+    "xlarge": Preset("larger networks: deter 4096, 5 hidden layers", _sizes(4096, 1024, 96, 5)),
+    "baseline": Preset("DreamerV3 without harmony: fixed loss scales", {"harmony.mode": "off"}),
+    "debug": Preset("a tiny network and a few hundred steps: any task in seconds, to see that everything runs", {
+        "env.size": 16, "env.max_episode_frames": 400,
+        "replay.capacity": 10_000,
+        "model.deter": 32, "model.units": 32, "model.stoch": 4, "model.classes": 8, "model.cnn_depth": 4,
+        "model.mlp_layers": 1,
+        "behavior.horizon": 5,
+        "run.steps": 400, "run.prefill": 80, "run.batch_size": 4, "run.batch_length": 8, "run.train_ratio": 8.0,
+        "run.eval_every": 200, "run.eval_episodes": 2, "run.eval_envs": 2,
+        "run.log_every": 40, "run.save_every": 100, "run.video_every": 200,
+    }),
+    "catch": Preset("learning check: Catch on a 5 x 5 board, solved within minutes on a CPU", {
+        "task": "catch_5x5",
+        "env.num_envs": 8, "env.size": 16,
+        "replay.capacity": 100_000,
+        "model.deter": 128, "model.units": 128, "model.stoch": 8, "model.classes": 8, "model.cnn_depth": 8,
+        "behavior.horizon": 12,
+        "optim.model_lr": 1e-3, "optim.actor_lr": 3e-4, "optim.critic_lr": 3e-4,
+        "run.steps": 16_000, "run.prefill": 512, "run.batch_size": 8, "run.batch_length": 16, "run.train_ratio": 8.0,
+        "run.eval_every": 4000, "run.eval_episodes": 100, "run.eval_envs": 20,
+        "run.log_every": 400, "run.save_every": 4000, "run.video_every": 8000,
+    }),
+    "cpu": Preset("a small run on real Atari frames that ends within minutes on 2 CPU cores", {
+        "env.max_episode_frames": 5400,
+        "replay.capacity": 100_000,
+        "model.deter": 128, "model.units": 128, "model.stoch": 16, "model.classes": 16, "model.cnn_depth": 8,
+        "behavior.horizon": 10,
+        "optim.model_lr": 3e-4, "optim.actor_lr": 1e-4, "optim.critic_lr": 1e-4,
+        "run.steps": 4000, "run.prefill": 400, "run.batch_size": 8, "run.batch_length": 32, "run.train_ratio": 32.0,
+        "run.eval_every": 2000, "run.eval_episodes": 4, "run.eval_envs": 4,
+        "run.log_every": 100, "run.save_every": 500, "run.video_every": 1000,
+    }),
+}
+
+FIXED: dict[str, tuple[Any, str]] = {
+    "action_draw": ("sample", "actions are drawn from the policy, never its best one, in evaluation too"),
+    "activation": ("silu", "after every normalised layer"),
+    "bins_high": (20.0, "last two-hot bin, in symlog units"),
+    "bins_low": (-20.0, "first two-hot bin, in symlog units"),
+    "cont_threshold": (0.5, "an imagined episode goes on where the continue probability is above this"),
+    "gru_update_bias": (-1.0, "added to the GRU's update gate after normalisation"),
+    "harmony_init": (0.0, "start value of the harmony scalars"),
+    "image_offset": (0.5, "pixels / 255 minus this enter the encoder; the decoder's output gets it added"),
+    "init_normal_sigma": (2.0, "truncation of the normal initialiser, in standard deviations"),
+    "init_output_scale": (0.0, "scale of the output layers of the reward head and the critic"),
+    "init_uniform_scale": (1.0, "scale of the uniform initialiser of the other output layers"),
+    "initial_state": ("learned", "deterministic state where an episode begins: tanh of a parameter, zero at first"),
+    "kernel": (4, "side of every convolution kernel, stride 2, one pixel of zero padding"),
+    "metrics_every": (10, "the official code logs every 10th update; hdfast averages all of them"),
+    "norm_eps": (1e-3, "added to the variance in every LayerNorm"),
+    "optimizer": ("adam", "with bias correction, a constant learning rate and no weight decay"),
+    "prefill_block": (100, "the official prefill counts in blocks of this many steps, which makes 1100"),
+    "slow_first": (1.0, "share of the critic copied into the slow critic by the very first update"),
+}
+"""{name: (value, meaning)} of what the method fixes: printed beside the settings, changed by no flag."""
