@@ -248,13 +248,20 @@ class Runner:
         return {k: array(v) for k, v in out.items()}
 
     def updates(self, count: int) -> dict:
-        """upd{k}/*: full train steps from fresh optimisers."""
+        """upd{k}/*: full train steps from fresh optimisers.
+
+        One learner takes `Learner.update`; a second takes its parts one by one to show what is between them, and must
+        arrive at the same parameters bit for bit.
+        """
+        self.start()
+        whole = self.learner
         self.start()
         out, learner = {}, self.learner
         wm, ac, initial = learner.world_model, learner.actor_critic, official.export(learner)
         for k in range(1, count + 1):
             u, u_action = self.uniforms(f"upd{k}/")
             scalars = self.harmony_scalars()
+            whole.update(self.data, u)
             model, norms = learner.update_model(self.data, u.post)
             b = learner.imagine(model.observed.state, self.data.cont, u.prior, u_action)
             actor, critic = learner.actor_loss(b), learner.critic_loss(b)
@@ -271,7 +278,9 @@ class Runner:
             for key, name in (("model", "model"), ("actor", "actor"), ("extr_critic_critic", "critic")):
                 metrics[f"{key}_opt_grad_norm"] = figures[f"gradnorm_{name}"] = norms[f"opt/{name}_grad_norm"]
                 metrics[f"{key}_opt_grad_steps"] = norms[f"opt/{name}_updates"]
-            for name, value in official.export(learner).items():
+            result = official.export(learner)
+            for name, value in official.export(whole).items():
+                assert np.array_equal(value, result[name]), f"{name}: update differs from its parts"
                 if "/har_s" in name:
                     figures[f"harmony/{name.split('/')[2]}"] = value
                 figures |= self.summary("param_delta", name, value - initial[name], entries=False)

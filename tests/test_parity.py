@@ -19,10 +19,11 @@ GOLDEN = os.environ.get("HDFAST_GOLDEN_DIR")
 FILES = sorted(Path(GOLDEN).glob("*.npz")) if GOLDEN else []
 LEARNING_RATE = {"agent/wm/": 1e-4, "agent/task_behavior/": 3e-5}
 
-# Largest allowed |ours - official| / max|official| of a tensor; the first matching part of a name decides. The margins
-# over the rounding that was measured between float32 and float64 stand in docs/parity.md.
+# Largest allowed |ours - official| / max|official| of a tensor; the first matching part of a name decides. Where they
+# come from stands in docs/parity.md: forward and losses 1e-5, values and returns 5e-5, gradients 2e-4; sixteen entries
+# have no tensor maximum to be measured by, and figures of updates 2 and 3 carry Adam's rounding of the ones before.
 RELATIVE = (
-    ("grad_norm", 5e-5), ("gradnorm", 5e-5), ("grad", 2e-4), ("reward_mean", 5e-5), ("reward_max_pred", 5e-5),
+    ("upd2/", 2e-4), ("upd3/", 2e-4), ("grad_entries", 5e-4), ("grad_norm", 5e-5), ("gradnorm", 5e-5), ("grad", 2e-4), ("reward_mean", 5e-5), ("reward_max_pred", 5e-5),
     ("imag/deter", 1e-5), ("imag/logit", 1e-5), ("imag/", 5e-5), ("ac/", 5e-5), ("actor/", 5e-5), ("critic/", 5e-5),
     ("upd", 5e-5), ("", 1e-5))
 EXACT = ("in/", "u/", "param/", "is_first", "index", "policy0/action", "policy1/action", "grad_steps", "stoch_index")
@@ -35,12 +36,14 @@ def tolerance(key: str, want: np.ndarray, official: dict) -> float:
     actor loss, a mean of advantages, their spread): what cancels in a mean has no digits left to compare.
     """
     if key.startswith("margin/"):
-        return 1e-4  # a distance between logits or probabilities, itself a rounding-sized difference
+        return float(1e-4 + 1e-5 * np.abs(want).max())  # a distance of logits or probabilities from a threshold
     relative = next(value for part, value in RELATIVE if part in key)
     scale = np.abs(want).max()
     for end in ("_mean", "_min", "_max", "_std"):
         if key.endswith(end) and (mag := key.removesuffix(end) + "_mag") in official:
             scale = max(scale, np.abs(official[mag]))
+    if key.endswith("reward_pred"):
+        scale = max(scale, official[key.replace("reward_pred", "reward_max_pred")])
     if key.endswith("actor_opt_loss") or key == "actor/loss":
         phase = "ac/metric/" if key == "actor/loss" else key.removesuffix("actor_opt_loss")
         scale = max(scale, np.abs(official[f"{phase}adv_mean"]) + official[f"{phase}adv_std"])

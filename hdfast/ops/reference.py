@@ -45,9 +45,9 @@ def unimix(logit: Tensor, mix: float) -> Tensor:
 def sample_index(logit: Tensor, u: Tensor) -> Tensor:
     """Inverse-CDF sample of a categorical: min(#{k: cdf_k <= u}, K - 1).
 
-    logit (..., K), u (...) uniforms in [0, 1) -> index (...) int64.
+    logit (..., K) log-probabilities, u (...) uniforms in [0, 1) -> index (...) int64.
     """
-    cdf = torch.softmax(logit, -1).cumsum(-1)
+    cdf = logit.exp().cumsum(-1)
     return (cdf <= u.unsqueeze(-1)).sum(-1).clamp_(max=logit.shape[-1] - 1)
 
 
@@ -55,10 +55,11 @@ def sample_latent(logit: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """One-hot sample whose gradient is that of the probabilities (straight-through), and its index.
 
     logit (..., S, K) log-probabilities, u (..., S) -> one-hot (..., S, K), index (..., S) int64.
-    onehot + p - sg(p), p = softmax(logit). Official jaxutils.py, OneHotDist.sample.
+    onehot + p - sg(p), p = exp(logit). Official jaxutils.py, OneHotDist.sample (whose softmax of log-probabilities is
+    the same p, with the same gradient, because these stay normalised).
     """
     index = sample_index(logit, u)
-    probs = torch.softmax(logit, -1)
+    probs = logit.exp()
     onehot = F.one_hot(index, logit.shape[-1]).to(probs.dtype)
     return onehot + (probs - probs.detach()), index
 

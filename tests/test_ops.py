@@ -1,0 +1,190 @@
+"""The reference ops against their equations: values by another route, gradients by finite differences."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck
+
+from hdfast import ops
+
+
+def rand(*shape: int, seed: int = 0, dtype=torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def uniform(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def with_grad(*tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(t.requires_grad_() for t in tensors)
+
+
+@pytest.mark.parametrize("rows, size", [(1, 1), (3, 7), (5, 32)])
+def test_norm_act_is_layernorm_and_silu(rows, size):
+    x, scale, bias = rand(rows, size), 1 + 0.1 * rand(size, seed=1), rand(size, seed=2)
+    y = (x - x.mean(-1, keepdim=True)) / torch.sqrt(x.var(-1, keepdim=True, correction=0) + 1e-3) * scale + bias
+    torch.testing.assert_close(ops.norm_act(x, scale, bias), y * torch.sigmoid(y))
+    assert gradcheck(ops.norm_act, with_grad(x, scale, bias))
+
+
+def test_gru_gates_order_bias_and_joint_norm():
+    x, deter, scale, bias = rand(4, 15), rand(4, 5, seed=1), 1 + 0.1 * rand(15, seed=2), rand(15, seed=3)
+    y = (x - x.mean(-1, keepdim=True)) / torch.sqrt(x.var(-1, keepdim=True, correction=0) + 1e-3) * scale + bias
+    reset, cand, update = y[:, :5].sigmoid(), y[:, 5:10], (y[:, 10:] - 1).sigmoid()
+    want = update * (reset * cand).tanh() + (1 - update) * deter
+    torch.testing.assert_close(ops.gru_gates(x, deter, scale, bias), want)
+    assert gradcheck(ops.gru_gates, with_grad(x, deter, scale, bias))
+
+
+def test_unimix_bounds_every_probability():
+    logit = torch.tensor([[0.0, 1000.0, -1000.0, 3.0]], dtype=torch.float64)
+    probs = ops.unimix(logit, 0.01).exp()
+    torch.testing.assert_close(probs.sum(-1), torch.ones(1, dtype=torch.float64))
+    assert probs.min() >= 0.01 / 4 - 1e-12
+    torch.testing.assert_close(probs, 0.99 * logit.softmax(-1) + 0.01 / 4)
+
+
+@pytest.mark.parametrize("u, want", [(0.0, 0), (0.1999, 0), (0.2, 1), (0.4999, 1), (0.5, 2), (0.9999999, 2), (1.5, 2)])
+def test_sample_index_is_inverse_cdf(u, want):
+    logit = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64).log()
+    assert ops.sample_index(logit, torch.tensor(u, dtype=torch.float64)) == want
+
+
+def test_sample_index_follows_the_distribution():
+    """Chi-square with 4 degrees of freedom; 18.5 is its 99.9 % point."""
+    probs = torch.tensor([0.05, 0.1, 0.15, 0.3, 0.4], dtype=torch.float64)
+    count = torch.bincount(ops.sample_index(probs.log().expand(20_000, 5), uniform(20_000)), minlength=5)
+    assert ((count - 20_000 * probs) ** 2 / (20_000 * probs)).sum() < 18.5
+
+
+def test_sample_latent_is_one_hot_with_the_gradient_of_the_probabilities():
+    raw, u, out = rand(3, 2, 4), uniform(3, 2), rand(3, 2, 4, seed=1)
+    raw.requires_grad_()
+    onehot, index = ops.sample_latent(ops.unimix(raw, 0.01), u)
+    assert torch.equal(onehot.argmax(-1), index)
+    torch.testing.assert_close(onehot.detach(), torch.nn.functional.one_hot(index, 4).double())
+    grad, = torch.autograd.grad((onehot * out).sum(), raw)
+    probs = 0.99 * raw.softmax(-1) + 0.01 / 4
+    want, = torch.autograd.grad((probs * out).sum(), raw)
+    torch.testing.assert_close(grad, want)
+
+
+def test_balanced_kl_values_stop_gradients_and_free_nats():
+    post, prior = (ops.unimix(x, 0.01) for x in with_grad(3 * rand(6, 2, 4), rand(6, 2, 4, seed=1)))
+    kl = (post.exp() * (post - prior)).sum((-1, -2))
+    free = kl.detach().sort().values[2].item() + 1e-9  # three rows below, three above
+    dyn, rep, plain = ops.balanced_kl(post, prior, free)
+    torch.testing.assert_close(plain, kl.detach())
+    torch.testing.assert_close(dyn, kl.clamp(min=free))
+    to_post, to_prior = torch.autograd.grad(dyn.sum(), [post, prior], retain_graph=True, allow_unused=True)
+    assert to_post is None and [bool(row.abs().sum() > 0) for row in to_prior] == (kl > free).tolist()
+    to_post, to_prior = torch.autograd.grad(rep.sum(), [post, prior], retain_graph=True, allow_unused=True)
+    assert to_prior is None and [bool(row.abs().sum() > 0) for row in to_post] == (kl > free).tolist()
+
+
+def test_symlog_and_symexp_are_inverse():
+    x = torch.tensor([-1e6, -3.0, -1e-9, 0.0, 1e-9, 2.5, 1e6], dtype=torch.float64)
+    torch.testing.assert_close(ops.symexp(ops.symlog(x)), x)
+    torch.testing.assert_close(ops.symlog(torch.tensor(math.e - 1)), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("bins", [3, 41, 255])
+def test_twohot_weights_recover_the_target(bins):
+    grid = ops.twohot_bins(bins)
+    x = torch.cat([ops.symexp(grid), torch.tensor([0.3, -17.0, 400.0, 1e10, -1e10])])
+    below, above, weight = ops.twohot(x, grid)
+    assert (weight >= 0).all() and (weight <= 1).all() and (above - below <= 1).all()
+    back = (1 - weight) * grid[below] + weight * grid[above]
+    torch.testing.assert_close(back, ops.symlog(x).clamp(-20, 20), rtol=1e-5, atol=1e-5)
+
+
+def test_twohot_loss_is_cross_entropy_with_the_encoded_target():
+    logit, x = rand(5, 41, dtype=torch.float32), torch.tensor([0.0, 1.0, -3.5, 1e9, -1e9])
+    below, above, weight = ops.twohot(x, ops.twohot_bins(41))
+    target = torch.zeros(5, 41)
+    target.scatter_add_(1, below[:, None], (1 - weight)[:, None]).scatter_add_(1, above[:, None], weight[:, None])
+    torch.testing.assert_close(ops.twohot_loss(logit, x), -(target * logit.log_softmax(-1)).sum(-1))
+    assert gradcheck(lambda z: ops.twohot_loss(z, x), with_grad(rand(5, 41)))
+
+
+def test_twohot_mean_of_a_sharp_distribution_is_its_bin():
+    logit = torch.full((1, 255), -1e4)
+    logit[0, 200] = 0
+    torch.testing.assert_close(ops.twohot_mean(logit), ops.symexp(ops.twohot_bins(255)[200:201]))
+    assert ops.twohot_mean(torch.zeros(1, 255)).abs() < 1e-5
+
+
+def test_cont_image_and_vector_losses():
+    logit, cont = rand(8), (uniform(8) > 0.5).double()
+    bernoulli = torch.distributions.Bernoulli(logits=logit)
+    torch.testing.assert_close(ops.cont_loss(logit, cont), -bernoulli.log_prob(cont))
+    assert torch.isfinite(ops.cont_loss(torch.tensor([1e4, -1e4]), torch.tensor([0.0, 1.0]))).all()
+    a, b = rand(2, 3, 4, 4, 3), rand(2, 3, 4, 4, 3, seed=1)
+    torch.testing.assert_close(ops.image_loss(a, b), ((a - b) ** 2).reshape(2, 3, -1).sum(-1))
+    torch.testing.assert_close(ops.vector_loss(ops.symlog(a), a), torch.zeros(2, 3, 4, 4, dtype=torch.float64))
+
+
+def losses(seed: int = 0) -> dict[str, Tensor]:
+    return {name: 5 * uniform(4, 3, seed=seed + i) for i, name in enumerate(("reward", "image", "dyn", "rep", "cont"))}
+
+
+@pytest.mark.parametrize("mode", ["rectified", "plain"])
+def test_harmony_equation_and_gradient(mode):
+    data, s = losses(), torch.tensor([0.3, -0.4, 0.7], dtype=torch.float64, requires_grad=True)
+    total, terms = ops.harmony_loss(data, s, mode=mode)
+    reg = [math.log1p(math.exp(x)) if mode == "rectified" else x for x in s.tolist()]
+    scale = [math.exp(-x) for x in s.tolist()]
+    element = (scale[0] * data["reward"] + reg[0] + scale[1] * data["image"] + reg[1]
+               + 5 / 6 * (scale[2] * data["dyn"] + reg[2]) + 1 / 6 * scale[2] * data["rep"] + data["cont"])
+    torch.testing.assert_close(total, element.mean())
+    torch.testing.assert_close(terms.sum() + data["cont"].mean(), total)
+    grad, = torch.autograd.grad(total, s)
+    torch.testing.assert_close(ops.harmony_grad(data, s.detach(), mode=mode), grad)
+
+
+def test_harmony_modes_share_weights_and_differ_in_the_regulariser():
+    """At its optimum the plain mode has e^-s L = 1; the rectified one stays below one, which bounds the weight."""
+    data = {k: torch.full((1,), 0.01, dtype=torch.float64) for k in losses()}
+    s = torch.tensor([math.log(0.01)] * 3, dtype=torch.float64)
+    torch.testing.assert_close(ops.harmony_grad(data, s, mode="plain")[0], torch.zeros((), dtype=torch.float64))
+    assert ops.harmony_grad(data, s, mode="rectified")[0] < -0.9  # pulls s up: no weight of 100 for a small loss
+
+
+def test_lambda_return_and_weight_by_hand():
+    reward, value = torch.tensor([[1.0], [2.0]]), torch.tensor([[10.0], [20.0], [30.0]])
+    cont, gamma, lam = torch.tensor([[1.0], [1.0], [0.0]]), 0.9, 0.5
+    second = 2 + 0.9 * 0 * 30
+    first = 1 + 0.9 * 1 * ((1 - 0.5) * 20 + 0.5 * second)
+    torch.testing.assert_close(ops.lambda_return(reward, value, cont, gamma=gamma, lam=lam),
+                               torch.tensor([[first], [second]]))
+    torch.testing.assert_close(ops.return_weight(cont, gamma=gamma), torch.tensor([[1.0], [0.9], [0.0]]))
+    assert ops.return_weight(torch.zeros(3, 1), gamma=gamma).sum() == 0  # a terminal start has no weight
+
+
+def test_return_range_is_a_moving_percentile_with_a_floor():
+    ret, zero = torch.arange(101.0).view(1, 101), torch.tensor(0.0)
+    low, high, scale = ops.return_range(ret, zero, zero)
+    torch.testing.assert_close(torch.stack([low, high, scale]), torch.tensor([0.05, 0.95, 1.0]))
+    low, high, scale = ops.return_range(ret, torch.tensor(-2.0), torch.tensor(5.0))
+    torch.testing.assert_close(torch.stack([low, high]), torch.tensor([-1.93, 5.9]))
+    torch.testing.assert_close(scale, high - low)
+
+
+def test_actor_loss_by_hand_and_its_gradient():
+    raw, action, adv = rand(6, 4), torch.tensor([0, 1, 2, 3, 0, 1]), rand(6, seed=1)
+    weight = uniform(6)
+    dist = torch.distributions.Categorical(logits=ops.unimix(raw, 0.01))
+    loss, logp, ent = ops.actor_loss(ops.unimix(raw, 0.01), action, adv, weight, entropy=3e-4)
+    torch.testing.assert_close(logp, dist.log_prob(action))
+    torch.testing.assert_close(ent, dist.entropy())
+    torch.testing.assert_close(loss, weight * (-dist.log_prob(action) * adv - 3e-4 * dist.entropy()))
+    check = lambda x: ops.actor_loss(ops.unimix(x, 0.01), action, adv, weight, entropy=0.1)[0]  # noqa: E731
+    assert gradcheck(check, with_grad(raw))
+
+
+def test_every_public_op_is_exported_and_the_backend_is_named():
+    assert all(callable(getattr(ops, name)) for name in ops.__all__)
+    assert ops.backend() == "reference"
