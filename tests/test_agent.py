@@ -1,0 +1,132 @@
+"""Agent: acting, updating, metrics, open-loop video, saving."""
+
+import numpy as np
+import pytest
+import torch
+
+from hdfast.agent import Agent
+from hdfast.config import Config
+from hdfast.envs import ActSpace, ObsSpace, Step
+from hdfast.errors import RunError
+from hdfast.replay import Batch
+
+IMAGE = ObsSpace((16, 16, 3), "uint8")
+VECTOR = ObsSpace((5,), "float32")
+ACTIONS = 4
+
+
+def make_agent(space: ObsSpace = IMAGE, **overrides) -> Agent:
+    return Agent(space, ActSpace(ACTIONS), Config.preset("debug", task="dummy", **overrides))
+
+
+def make_step(n: int, space: ObsSpace = IMAGE, first: bool = False, seed: int = 0) -> Step:
+    rng, flags = np.random.default_rng(seed), np.zeros(n, bool)
+    obs = rng.integers(0, 256, (n, *space.shape)).astype(space.dtype)
+    return Step(obs=obs, reward=np.zeros(n, np.float32), is_first=flags | first, is_last=flags, is_terminal=flags)
+
+
+def make_batch(length: int = 8, batch: int = 4, space: ObsSpace = IMAGE, seed: int = 0) -> Batch:
+    rng = np.random.default_rng(seed)
+    first, last = rng.random((length, batch)) < 0.1, rng.random((length, batch)) < 0.1
+    first[0] = True
+    action = np.where(last, -1, rng.integers(0, ACTIONS, (length, batch)))
+    return Batch(rng.integers(0, 256, (length, batch, *space.shape)).astype(space.dtype), action,
+                 rng.normal(size=(length, batch)).astype(np.float32), first, last, last)
+
+
+@pytest.mark.parametrize("space", [IMAGE, VECTOR])
+def test_acts_updates_and_reports(space):
+    agent = make_agent(space)
+    state = agent.init_policy(3)
+    for i in range(4):
+        action, state = agent.act(make_step(3, space, first=i == 0, seed=i), state)
+        assert action.shape == (3,) and action.dtype == np.int64 and (0 <= action).all() and (action < ACTIONS).all()
+    assert agent.read_metrics_sync() == {}
+    for k in range(3):
+        agent.update(make_batch(space=space, seed=k))
+    metrics = agent.read_metrics_sync()
+    assert agent.updates == 3 and metrics["train/opt/model_updates"] == 2.0  # the mean of 1, 2 and 3
+    assert {"train/loss/image", "train/harmony/rew_s", "train/ret", "train/opt/critic_grad_norm"} <= metrics.keys()
+    assert all(np.isfinite(v) for v in metrics.values()) and agent.read_metrics_sync() == {}
+
+
+def test_the_action_of_a_last_record_is_all_zeros():
+    agent, batch = make_agent(), make_batch()
+    prev = agent.sequences(batch).prev_action
+    assert prev[0].sum() == 0
+    assert torch.equal(prev[1:].sum(-1) == 0, torch.from_numpy(batch.is_last[:-1]))
+    assert torch.equal(prev[1:].argmax(-1)[torch.from_numpy(~batch.is_last[:-1])],
+                       torch.from_numpy(batch.action[:-1][~batch.is_last[:-1]]))
+
+
+def test_the_policy_forgets_where_is_first():
+    agent = make_agent()
+    history = agent.init_policy(2)
+    for i in range(5):
+        _, history = agent.act(make_step(2, first=i == 0, seed=i), history)
+    step = make_step(2, first=True, seed=9)
+    generators = [torch.Generator().manual_seed(1) for _ in range(2)]
+    (a, s1), (b, s2) = (agent.act(step, s, g) for s, g in zip((history, agent.init_policy(2)), generators, strict=True))
+    assert (a == b).all() and torch.equal(s1.latent.deter, s2.latent.deter)
+
+
+def test_acting_with_an_own_generator_leaves_training_alone():
+    one, two = make_agent(), make_agent()
+    for k in range(2):
+        one.act(make_step(2, first=True), one.init_policy(2), torch.Generator().manual_seed(k))
+        for agent in (one, two):
+            agent.update(make_batch(seed=k))
+    a, b = one.state_dict(), two.state_dict()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_seeds_decide_parameters_and_draws():
+    same, again, other = make_agent(seed=1), make_agent(seed=1), make_agent(seed=2)
+    a, b, c = (x.learner.world_model.encoder.stages[0].kernel for x in (same, again, other))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+def test_state_round_trip_is_bit_exact():
+    source, target = make_agent(seed=1), make_agent(seed=2)
+    for k in range(3):
+        source.update(make_batch(seed=k))
+    target.load_state_dict({k: v.clone() for k, v in source.state_dict().items()})
+    for agent in (source, target):
+        for k in range(3, 6):
+            agent.update(make_batch(seed=k))
+    a, b = source.state_dict(), target.state_dict()
+    assert all(torch.equal(a[k], b[k]) for k in a) and source.updates == target.updates == 6
+    assert source.read_metrics_sync()["train/opt/model_updates"] == 3.5  # 1 to 6: the source saw all six
+    actions = [agent.act(make_step(8, first=True), agent.init_policy(8))[0] for agent in (source, target)]
+    assert (actions[0] == actions[1]).all()
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda s: s.pop("model/rssm.initial"), "missing"),
+    (lambda s: s.update({"model/extra": torch.zeros(1)}), "unknown"),
+    (lambda s: s.update({"model/rssm.initial": torch.zeros(3)}), "shape"),
+])
+def test_a_foreign_state_is_refused(change, message):
+    agent = make_agent()
+    state = dict(agent.state_dict())
+    change(state)
+    with pytest.raises(RunError, match=message):
+        agent.load_state_dict(state)
+
+
+def test_openloop_video_has_three_rows_and_copies_the_truth():
+    agent, batch = make_agent(), make_batch(length=8, batch=4)
+    video = agent.openloop(batch, context=3, sequences=2)
+    assert video.shape == (8, 3 * 16, 2 * 16, 3) and video.dtype == np.uint8
+    inner = (slice(1, 15), slice(1, 15))
+    np.testing.assert_array_equal(video[(5, *inner)], batch.obs[(5, 0, *inner)])
+    assert (agent.openloop(batch, context=3, sequences=2) == video).all()
+    with pytest.raises(ValueError, match="image observations"):
+        make_agent(VECTOR).openloop(make_batch(space=VECTOR))
+
+
+def test_full_preset_has_the_published_number_of_parameters():
+    agent = Agent(ObsSpace((64, 64, 3), "uint8"), ActSpace(6), Config.preset("atari100k"))
+    count = agent.num_params()
+    assert sum(count.values()) == 17_922_952 + 3 and count["harmony"] == 3
+    assert count["rssm"] == 5_778_944 and count["decoder"] == 6_985_667

@@ -1,0 +1,209 @@
+"""Networks, RSSM, harmoniser and learner: restructurings change nothing, resets forget, initialisers follow the source."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hdfast import ops
+from hdfast.arena import Arena
+from hdfast.config import Config
+from hdfast.imagination import imagine
+from hdfast.learner import Learner, Uniforms
+from hdfast.nets import Affine, ConvStage, DeconvStage, Dense, ImageDecoder, ImageEncoder
+from hdfast.rssm import RSSM, State
+from hdfast.world_model import Sequences
+
+TINY = {"model.deter": 16, "model.units": 12, "model.stoch": 3, "model.classes": 4, "model.cnn_depth": 2,
+        "model.mlp_layers": 1, "model.bins": 41, "behavior.horizon": 3}
+T, B, A = 6, 3, 5
+
+
+def make_learner(shape: tuple[int, ...] = (16, 16, 3), seed: int = 0, **overrides) -> Learner:
+    torch.manual_seed(seed)
+    return Learner(shape, A, Config.preset("atari100k", **TINY | overrides), torch.device("cpu"))
+
+
+def make_data(shape: tuple[int, ...] = (16, 16, 3), seed: int = 0) -> Sequences:
+    g = torch.Generator().manual_seed(seed)
+    first = torch.rand(T, B, generator=g) < 0.2
+    first[0] = True
+    action = F.one_hot(torch.randint(A, (T, B), generator=g), A).float()
+    return Sequences(torch.rand(T, B, *shape, generator=g), action, torch.randn(T, B, generator=g),
+                     (torch.rand(T, B, generator=g) < 0.9).float(), first)
+
+
+def draw(seed: int = 0) -> Uniforms:
+    return Uniforms.draw(T, B, 3, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def test_observe_equals_the_textbook_recurrence():
+    """Hoisting the embedding's product and the prior head out of the loop changes neither values nor gradients."""
+    torch.manual_seed(0)
+    rssm = RSSM(embed=10, actions=A, deter=16, units=12, stoch=3, classes=4, unimix=0.01).double()
+    rssm.initial.data.normal_()
+    data, embed = make_data(), torch.randn(T, B, 10, dtype=torch.float64, requires_grad=True)
+    u, action = torch.rand(T, B, 3, dtype=torch.float64), data.prev_action.double()
+    out = rssm.observe(embed, action, data.is_first, u)
+    state, rows = rssm.initial_state(), []
+    start = state
+    state = State(*(x.expand(B, *x.shape) for x in (state.deter, state.stoch, state.index)))
+    for t in range(T):
+        m = (~data.is_first[t]).double()[:, None]
+        deter0, stoch0 = m * state.deter + (1 - m) * start.deter, \
+            m[..., None] * state.stoch + (1 - m[..., None]) * start.stoch
+        x = rssm.img_in(torch.cat([stoch0.flatten(1), m * action[t]], -1))
+        deter = ops.gru_gates(torch.cat([deter0, x], -1) @ rssm.gru.kernel, deter0, rssm.gru.norm.scale,
+                              rssm.gru.norm.bias)
+        post = rssm.logit(rssm.obs_stats(rssm.obs_out(torch.cat([deter, embed[t]], -1))))
+        state = State(deter, *ops.sample_latent(post, u[t]))
+        rows.append((deter, state.stoch, post, rssm.prior(deter)))
+    want = [torch.stack(x) for x in zip(*rows, strict=True)]
+    got = [out.state.deter, out.state.stoch, out.post, out.prior]
+    weights = [torch.randn_like(x) for x in want]
+    inputs = [embed, *rssm.parameters()]
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    grads = [torch.autograd.grad(sum((x * w).sum() for x, w in zip(xs, weights, strict=True)), inputs)
+             for xs in (got, want)]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_a_first_step_forgets_the_past():
+    learner, data, u = make_learner(), make_data(), draw()
+    data.is_first[3] = True
+    rssm, encoder = learner.world_model.rssm, learner.world_model.encoder
+    whole = rssm.observe(encoder(data.obs), data.prev_action, data.is_first, u.post)
+    tail = rssm.observe(encoder(data.obs[3:]), data.prev_action[3:],
+                        data.is_first[3:], u.post[3:])
+    torch.testing.assert_close(whole.state.deter[3:], tail.state.deter)
+    assert torch.equal(whole.state.index[3:], tail.state.index)
+
+
+def test_imagination_uses_uniforms_actions_and_no_gradient():
+    learner, data, u = make_learner(), make_data(), draw()
+    post = learner.world_model.rssm.observe(learner.world_model.encoder(data.obs), data.prev_action, data.is_first,
+                                            u.post).state
+    start = State(*(x.detach().flatten(0, 1) for x in (post.deter, post.stoch, post.index)))
+    policy = learner.actor_critic.policy
+    one, two = (imagine(learner.world_model.rssm, policy, start, u.prior, u.action) for _ in range(2))
+    assert torch.equal(one.feat, two.feat) and not one.feat.requires_grad
+    assert one.feat.shape == (4, T * B, 16 + 12) and one.action.shape == (3, T * B) and one.prior.shape[0] == 3
+    rssm = learner.world_model.rssm
+    onehot = F.one_hot(one.action[0], A).float()
+    with torch.no_grad():
+        state, _ = rssm.img_step(start, onehot, u.prior[0])
+    torch.testing.assert_close(state.feat(), one.feat[1])
+    last = imagine(rssm, policy, start, u.prior, torch.cat([u.action, u.action[:1]]))
+    assert last.action.shape == (4, T * B) and torch.equal(last.action[:3], one.action)
+
+
+@pytest.mark.parametrize("size, channels", [(8, 1), (16, 3), (64, 3)])
+def test_encoder_and_decoder_shapes(size, channels):
+    shape = (size, size, channels)
+    encoder, decoder = ImageEncoder(shape, 4), ImageDecoder(10, shape, 4)
+    embed = encoder(torch.rand(2, 3, *shape))
+    assert embed.shape == (2, 3, encoder.size) and encoder.size == 16 * 4 * (size // 8)
+    assert decoder(torch.randn(2, 3, 10)).shape == (2, 3, *shape)
+
+
+def test_initialisers_follow_the_official_ones():
+    torch.manual_seed(0)
+    dense, affine, conv, last = Dense(300, 500), Affine(300, 500), ConvStage(32, 64), DeconvStage(64, 3, last=True)
+    for weight, fan in ((dense.kernel, 400), (conv.kernel, 16 * 48)):
+        assert weight.std().item() == pytest.approx(math.sqrt(1 / fan), rel=0.02)
+        assert weight.abs().max() <= 2 * math.sqrt(1 / fan) / 0.8796 + 1e-6
+    for weight, fan in ((affine.kernel, 400), (last.kernel, 16 * 33.5)):
+        limit = math.sqrt(3 / fan)
+        assert 0.99 * limit < weight.abs().max() <= limit and weight.std().item() == pytest.approx(limit / 3**0.5, rel=0.05)
+    learner = make_learner()
+    zero = [learner.world_model.reward.out.kernel, learner.actor_critic.critic.out.kernel,
+            learner.world_model.rssm.initial, learner.world_model.harmonizer.s()]
+    assert all(x.abs().max() == 0 for x in zero)
+    assert learner.world_model.cont.out.kernel.abs().max() > 0
+    slow, net = learner.actor_critic.slow, learner.actor_critic.critic
+    assert all(torch.equal(a, b) for a, b in zip(slow.parameters(), net.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("mode", ["rectified", "plain", "off"])
+def test_every_harmony_mode_trains(mode):
+    learner = make_learner(**{"harmony.mode": mode})
+    metrics = [learner.update(make_data(), draw(k)) for k in range(3)]
+    assert all(torch.isfinite(v).all() for m in metrics for v in m.values())
+    harmonizer = learner.world_model.harmonizer
+    assert len(list(harmonizer.parameters())) == (0 if mode == "off" else 3)
+    assert ("harmony/rew_s" in metrics[0]) == (mode != "off")
+    if mode != "off":
+        assert (harmonizer.s() != 0).all(), "the scalars are trained"
+
+
+def test_fixed_scales_weigh_the_losses():
+    learner, data = make_learner(**{"harmony.mode": "off", "loss.reward_scale": 10.0, "loss.image_scale": 0.0}), make_data()
+    out = learner.world_model(data, draw().post)
+    m = {k: v.mean() for k, v in out.losses.items()}
+    torch.testing.assert_close(out.total, 0.5 * m["dyn"] + 0.1 * m["rep"] + 10 * m["reward"] + m["cont"])
+
+
+def test_vector_observations_train():
+    learner = make_learner((7,))
+    metrics = learner.update(make_data((7,)), draw())
+    assert torch.isfinite(metrics["loss/model"]) and learner.world_model.predict(torch.zeros(2, 28)).shape == (2, 7)
+
+
+def test_updates_reduce_the_loss_of_a_fixed_batch():
+    learner, data = make_learner(**{"optim.model_lr": 3e-3}), make_data()
+    losses = [learner.update(data, draw(k))["loss/image"].item() for k in range(30)]
+    assert losses[-1] < 0.75 * losses[0]  # noise images: their variance alone is 64 of the 93
+
+
+def test_update_reaches_every_trained_parameter_and_nothing_else():
+    learner = make_learner()
+    learner.update(make_data(), draw())  # the zero output kernels hide the layers before them in the first update
+    before = {k: v.clone() for k, v in learner.state_dict().items()}
+    learner.update(make_data(seed=1), draw(1))
+    same = [k for k, v in learner.state_dict().items() if torch.equal(v, before[k])]
+    assert same == [], same
+
+
+def test_update_is_deterministic():
+    states = []
+    for _ in range(2):
+        learner = make_learner()
+        for k in range(2):
+            learner.update(make_data(seed=k), draw(k))
+        states.append(learner.state_dict())
+    assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+
+
+def adam_oracle(param: Tensor, grads: list[Tensor], lr: float, eps: float, clip: float) -> Tensor:
+    """torch's own clip and Adam."""
+    p = torch.nn.Parameter(param.clone())
+    optimiser = torch.optim.Adam([p], lr=lr, eps=eps)
+    for grad in grads:
+        p.grad = grad.clone()
+        torch.nn.utils.clip_grad_norm_([p], clip)
+        optimiser.step()
+    return p.detach()
+
+
+@pytest.mark.parametrize("clip", [0.5, 1e6])
+def test_arena_is_adam_with_a_global_norm_clip(clip):
+    torch.manual_seed(0)
+    params = {"a": torch.nn.Parameter(torch.randn(3, 5)), "b": torch.nn.Parameter(torch.randn(7)),
+              "c": torch.nn.Parameter(torch.randn(()))}
+    flat = torch.cat([p.detach().flatten() for p in params.values()])
+    grads = [torch.randn(23) for _ in range(4)]
+    arena = Arena(params, lr=1e-2, eps=1e-8, clip=clip)
+    norms = []
+    for grad in grads:
+        arena.zero_grad()
+        for p, g in zip(params.values(), grad.split([15, 7, 1]), strict=True):
+            p.grad.copy_(g.view(p.shape))
+        norms.append(arena.update())
+    torch.testing.assert_close(torch.stack(norms), torch.stack([g.norm() for g in grads]))
+    got = torch.cat([p.detach().flatten() for p in params.values()])
+    torch.testing.assert_close(got, adam_oracle(flat, grads, 1e-2, 1e-8, clip), rtol=1e-5, atol=1e-6)
+    assert all(p.data_ptr() % 16 == 0 and p.grad.data_ptr() % 16 == 0 for p in params.values())
