@@ -1,0 +1,57 @@
+"""Environments: `make_envs(task, config.env)` gives the same protocol whichever library plays the game."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from hdfast.config import EnvConfig, checked
+from hdfast.envs.stream import ActSpace, Door, ObsSpace, Step, Stream, VectorEnv
+from hdfast.tasks import canonical_task, gym_id
+
+__all__ = ["ActSpace", "ObsSpace", "Step", "VectorEnv", "from_gymnasium", "make_envs"]
+
+
+def make_envs(task: str, env: EnvConfig, *, num_envs: int | None = None, seed: int = 0) -> VectorEnv:
+    """Make `num_envs` (by default env.num_envs) environments of a task in any spelling.
+
+    The same task, settings and seed replay the same episodes under the same actions; nearby seeds share nothing.
+    Raises ConfigError for an unknown task or a setting out of bounds, RunError where the library is not installed.
+    """
+    if not isinstance(env, EnvConfig):
+        raise TypeError(f"env must be an EnvConfig, got {type(env).__name__}; pass config.env")
+    task = canonical_task(task)
+    env = EnvConfig(**{name: checked(f"env.{name}", value) for name, value in dataclasses.asdict(env).items()})
+    num_envs = checked("env.num_envs", env.num_envs if num_envs is None else num_envs)
+    door = _door(task, env, num_envs, checked("seed", seed))
+    return Stream(door, terminal_on_limit=env.terminal_on_limit)
+
+
+def from_gymnasium(make: Callable[[], Any], *, num_envs: int = 1, size: int | tuple[int, int] | None = None,
+                   seed: int = 0, terminal_on_limit: bool = True) -> VectorEnv:
+    """`num_envs` Gymnasium environments, each made by a call of `make`.
+
+    Observations: uint8 images (h, w) or (h, w, c), c <= 4, area-resized to `size` (None keeps their own); numeric
+    vectors as float32; discrete ones one-hot. Actions: Discrete. Time limits are the environment's own wrappers.
+    Raises ConfigError for other spaces; whatever `make` and the environments raise comes through.
+    """
+    from hdfast.envs.gym import GymnasiumDoor
+    return Stream(GymnasiumDoor(make, num_envs, size, seed), terminal_on_limit=terminal_on_limit)
+
+
+def _door(task: str, env: EnvConfig, num_envs: int, seed: int) -> Door:
+    family = task.split("_")[0]
+    if family == "atari" and env.backend == "ale":
+        from hdfast.envs.ale import AleDoor
+        return AleDoor(task, env, num_envs, seed)
+    if family == "atari":
+        from hdfast.envs.atari import atari_door
+        return atari_door(task, env, num_envs, seed)
+    if family == "catch":
+        from hdfast.envs.catch import catch_door
+        return catch_door(task, env, num_envs, seed)
+    if family == "gym":
+        from hdfast.envs.gym import GymnasiumDoor, registered
+        return GymnasiumDoor(registered(gym_id(task)), num_envs, env.size, seed)
+    from hdfast.envs.dummy import DummyDoor
+    return DummyDoor(num_envs, seed, size=None if task == "dummy_vector" else env.size,
+                     channels=1 if env.grayscale else 3)

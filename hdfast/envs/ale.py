@@ -1,0 +1,77 @@
+"""Atari games through ale-py's own vector environment: a download of 3 MB. The only file that imports ale_py."""
+
+import numpy as np
+
+from hdfast.config import EnvConfig
+from hdfast.envs.atari import episode_steps
+from hdfast.envs.pool import thread_count
+from hdfast.envs.stream import ActSpace, ObsSpace, env_seeds
+from hdfast.errors import RunError
+from hdfast.tasks import rom_name
+
+
+class AleDoor:
+    """ale-py's Atari with every protocol option spelled out; its own defaults are another protocol.
+
+    The no-op frames at reset are 0..noop_max-1, exactly the official draw. One difference to the official environment
+    remains: an episode's final image lacks its last frame, also at the time limit. It is the previous record's image,
+    or the maximum of that and the third frame where the whole skip was played.
+    """
+
+    def __init__(self, task: str, env: EnvConfig, num_envs: int, seed: int):
+        self._envs = _import_ale(task)(
+            rom_name(task), num_envs,
+            batch_size=num_envs,  # synchronous: rows in environment order
+            num_threads=env.num_threads or thread_count(num_envs),
+            stack_num=1,  # ale-py: 4; the recurrent model sees one frame at a time
+            grayscale=env.grayscale,  # ale-py: True
+            img_height=env.size,  # ale-py: 84
+            img_width=env.size,
+            frameskip=env.frame_skip,
+            maxpool=True,  # maximum of the last two frames
+            noop_max=env.noop_max,
+            max_num_frames_per_episode=episode_steps(env) * env.frame_skip,  # whole steps; no-ops do not count
+            use_fire_reset=False,  # ale-py: True presses FIRE after the no-ops; the official environment does not
+            episodic_life=False,  # an episode ends at game over, not with a life
+            life_loss_info=False,
+            reward_clipping=False,  # ale-py: True; scores and training use the game's own rewards
+            repeat_action_probability=env.sticky,
+            full_action_space=env.full_action_space,
+            continuous=False,
+            autoreset_mode="NextStep",
+        )
+        self._seeds: np.ndarray | None = np.array(env_seeds(seed, num_envs))
+        self.num_envs = num_envs
+        self.obs_space = ObsSpace((env.size, env.size, 1 if env.grayscale else 3), "uint8")
+        self.act_space = ActSpace(int(self._envs.single_action_space.n))
+
+    def reset(self) -> np.ndarray:
+        obs, _ = self._envs.reset(seed=self._seeds)
+        self._seeds = None  # later resets go on with the same random streams
+        return self._drop_stack(obs)
+
+    def send(self, action: np.ndarray) -> None:
+        self._envs.send(action)
+
+    def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        obs, reward, terminated, truncated, _ = self._envs.recv()
+        return self._drop_stack(obs), reward, terminated, truncated
+
+    def close(self) -> None:
+        self._envs.close()
+        self._envs = None
+
+    def _drop_stack(self, obs: np.ndarray) -> np.ndarray:  # (N, 1, h, w[, 3]) -> (N, h, w, c)
+        return obs.reshape(self.num_envs, *self.obs_space.shape)
+
+
+def _import_ale(task: str):
+    """ale-py's AtariVectorEnv, the library's banner turned off."""
+    try:
+        import ale_py
+        from ale_py.vector_env import AtariVectorEnv
+    except ImportError as error:
+        raise RunError(f"{task} with --env.backend ale is played by ale-py, which cannot be imported ({error}); "
+                       "run `pip install ale-py`, or use EnvPool: --env.backend envpool") from error
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    return AtariVectorEnv

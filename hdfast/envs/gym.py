@@ -1,0 +1,129 @@
+"""Any Gymnasium environment with discrete actions behind the common protocol. The only file that imports gymnasium."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from hdfast.envs.stream import ActSpace, ObsSpace, env_seeds
+from hdfast.errors import ConfigError, RunError
+
+MakeEnv = Callable[[], Any]  # a function that returns a gymnasium.Env
+
+
+class GymnasiumDoor:
+    """Gymnasium's SyncVectorEnv, stepped by one thread of its own, which also makes and closes the environments.
+
+    `send` returns at once; as far as the environments release the interpreter lock, they run beside the caller.
+    Images become (size, size, c), or keep their own size where it is None.
+    """
+
+    def __init__(self, make: MakeEnv, num_envs: int, size: int | tuple[int, int] | None, seed: int):
+        from gymnasium.vector import AutoresetMode, SyncVectorEnv
+        if not callable(make):
+            raise TypeError(f"make must be a function that returns a Gymnasium environment, got "
+                            f"{type(make).__name__}; write lambda: gymnasium.make(...)")
+        size = (size, size) if isinstance(size, int) else size
+        if num_envs < 1 or (size is not None and min(size) < 1):
+            raise ConfigError(f"num_envs and size must be at least 1, got num_envs={num_envs}, size={size}; "
+                              "size=None keeps the environment's own image size")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gymnasium")
+        self._pending: Future | None = None
+        self._envs = self._call(SyncVectorEnv, [make] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
+        self._seeds: list[int] | None = env_seeds(seed, num_envs)
+        self.num_envs = num_envs
+        self.obs_space, self._convert = _observations(self._envs.single_observation_space, size)
+        self.act_space, self._first_action = _actions(self._envs.single_action_space)
+
+    def reset(self) -> np.ndarray:
+        obs, _ = self._call(self._envs.reset, seed=self._seeds)
+        self._seeds = None  # later resets go on with the same random streams
+        return self._obs(obs)
+
+    def send(self, action: np.ndarray) -> None:
+        self._pending = self._thread.submit(self._envs.step, action + self._first_action)
+
+    def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        obs, reward, terminated, truncated, _ = self._pending.result()
+        return self._obs(obs), _finite("reward", reward), terminated, truncated
+
+    def close(self) -> None:
+        self._call(self._envs.close)
+        self._thread.shutdown()
+
+    def _call(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
+        return self._thread.submit(function, *args, **kwargs).result()
+
+    def _obs(self, obs: np.ndarray) -> np.ndarray:
+        return self._convert(_finite("observation", obs))
+
+
+def registered(env_id: str) -> MakeEnv:
+    """A function that makes the registered environment `env_id`; ConfigError or RunError where that fails."""
+    import gymnasium
+
+    def make() -> Any:
+        try:
+            return gymnasium.make(env_id)
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise RunError(f"Gymnasium's '{env_id}' needs a package that is not installed: {error}") from error
+        except (gymnasium.error.Error, ImportError) as error:
+            raise ConfigError(f"Gymnasium cannot make '{env_id}': {error}; an environment of another package is named "
+                              "gym_<module>:<id>") from error
+
+    return make
+
+
+def _observations(space: Any, size: tuple[int, int] | None) -> tuple[ObsSpace, Callable[[np.ndarray], np.ndarray]]:
+    """Our observation space, and the function that turns a batch of theirs into ours."""
+    from gymnasium.spaces import Box, Discrete
+    if isinstance(space, Discrete):
+        values = np.arange(space.start, space.start + space.n)
+        return ObsSpace(values.shape, "float32"), lambda obs: (obs[:, None] == values).astype(np.float32)
+    if isinstance(space, Box) and len(space.shape) <= 1:
+        shape = space.shape or (1,)
+        return ObsSpace(shape, "float32"), lambda obs: obs.astype(np.float32).reshape(-1, *shape)
+    if isinstance(space, Box) and space.dtype == np.uint8 and (*space.shape, 1)[2] <= 4 and len(space.shape) <= 3:
+        height, width, channels = (*space.shape, 1)[:3]
+        out = (*(size or (height, width)), channels)
+        if out == (height, width, channels):
+            return ObsSpace(out, "uint8"), lambda obs: obs.reshape(-1, *out)
+        down, across = area_weights(height, out[0]), area_weights(width, out[1])
+        return ObsSpace(out, "uint8"), lambda obs: area_resize(obs.reshape(-1, height, width, channels), down, across)
+    raise ConfigError(f"observations must be uint8 images (h, w) or (h, w, c) with c <= 4, vectors, or Discrete; got "
+                      f"{space}; convert them with a Gymnasium wrapper such as FlattenObservation or "
+                      "TransformObservation")
+
+
+def _actions(space: Any) -> tuple[ActSpace, int]:
+    """Our action space, and the number of its first action in theirs."""
+    from gymnasium.spaces import Discrete
+    if not isinstance(space, Discrete):
+        raise ConfigError(f"actions must be Discrete, got {space}; choose a discrete variant of the environment (as "
+                          "continuous=False) or map its actions with a Gymnasium wrapper such as TransformAction")
+    return ActSpace(int(space.n)), int(space.start)
+
+
+def _finite(what: str, values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))[0])
+        raise RunError(f"{what} must be finite, got {values[row]} from environment {row}; mend the environment or clip "
+                       "its values with a Gymnasium wrapper")
+    return values
+
+
+def area_weights(n_in: int, n_out: int) -> np.ndarray:
+    """(n_out, n_in) float32: the share of every input cell in each output cell of an area resize."""
+    edge = np.arange(n_out + 1) * (n_in / n_out)
+    cell = np.arange(n_in)
+    overlap = np.minimum(edge[1:, None], cell + 1) - np.maximum(edge[:-1, None], cell)
+    return (overlap.clip(0) * (n_out / n_in)).astype(np.float32)
+
+
+def area_resize(image: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """(N, h, w, c) uint8 -> (N, h', w', c) uint8 with the weights (h', h) and (w', w) of `area_weights`."""
+    n, height, width, channels = image.shape
+    rows = down @ image.reshape(n, height, width * channels).astype(np.float32)
+    out = across @ rows.reshape(n, len(down), width, channels)
+    return np.rint(out).clip(0, 255).astype(np.uint8)

@@ -1,0 +1,223 @@
+"""The protocol every environment speaks: records in the official alignment, and a Python error for every misuse.
+
+A library is adapted by a `Door`: a thin class with next-step autoreset and no checks of its own. `Stream` puts the
+rest on top, once: what may be called when, which actions are valid, and how flags become records. Nothing invalid
+reaches the library behind the door; several of them answer a bad array with undefined behaviour or a dead process.
+"""
+
+import ctypes
+import os
+import weakref
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ObsSpace:
+    """One observation: a 'uint8' image of shape (h, w, c) or a 'float32' vector of shape (n,)."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def is_image(self) -> bool:
+        return self.dtype == "uint8"
+
+
+@dataclass(frozen=True)
+class ActSpace:
+    """Discrete actions 0..n-1."""
+
+    n: int
+
+
+@dataclass(slots=True)
+class Step:
+    """One record per environment; `reward` is what led into `obs`, an action belongs to the record it was chosen on.
+
+    obs (N, *shape), reward (N,) float32, is_first, is_last, is_terminal (N,) bool. The first record of an episode has
+    is_first and reward 0. After is_last the next record is a first one, whatever action was sent.
+    """
+
+    obs: np.ndarray
+    reward: np.ndarray
+    is_first: np.ndarray
+    is_last: np.ndarray
+    is_terminal: np.ndarray
+
+    @property
+    def image(self) -> np.ndarray:
+        """The images (N, h, w, c) uint8; TypeError where observations are vectors."""
+        if self.obs.dtype != np.uint8:
+            raise TypeError(f"expected image observations, got {self.obs.dtype} vectors of shape {self.obs.shape}; "
+                            "read .obs instead")
+        return self.obs
+
+
+class VectorEnv(Protocol):
+    """N environments stepped together; what `make_envs` returns."""
+
+    num_envs: int
+    obs_space: ObsSpace
+    act_space: ActSpace
+
+    def reset(self) -> Step:
+        """Start a new episode everywhere and return its first records."""
+
+    def send(self, action: np.ndarray) -> None:
+        """Give every environment its action, (N,) integers in 0..n-1, and return while they step."""
+
+    def recv(self) -> Step:
+        """Wait for the records that answer the last `send`."""
+
+    def step(self, action: np.ndarray) -> Step:
+        """`send`, then `recv`."""
+
+    def close(self) -> None:
+        """Free the environments; a second call does nothing."""
+
+
+class Door(Protocol):
+    """One environment library behind `Stream`: next-step autoreset, rows in environment order, no checks."""
+
+    num_envs: int
+    obs_space: ObsSpace
+    act_space: ActSpace
+
+    def reset(self) -> np.ndarray:
+        """New episodes everywhere -> contiguous observations (N, *shape) the caller may keep."""
+
+    def send(self, action: np.ndarray) -> None:
+        """Start a step with (N,) int64 actions; where the last step ended an episode, reset instead."""
+
+    def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Finish the step -> obs, reward, terminated (a true end), truncated (a time limit); (N, ...) each."""
+
+    def close(self) -> None:
+        """Free the library's objects."""
+
+
+# State of a Stream -> what is the case, what to do about it.
+_STATES = {
+    "new": ("no episode has begun", "call reset() first"),
+    "ready": ("no action is under way", "call send(action) first"),
+    "sent": ("the last action was not received yet", "call recv() first"),
+    "closed": ("the environments are closed", "make new ones with make_envs()"),
+    "forked": ("they belong to the parent of this forked process", "make new ones with make_envs() after the fork"),
+}
+_NEEDS = {"ready": "a record to act on", "sent": "an action under way"}
+
+
+class Stream:
+    """A `VectorEnv` on top of a door.
+
+    With `terminal_on_limit`, a time-limit end counts as terminal, as in the official Atari code.
+    """
+
+    def __init__(self, door: Door, *, terminal_on_limit: bool = True):
+        self.num_envs = door.num_envs
+        self.obs_space = door.obs_space
+        self.act_space = door.act_space
+        self._door: Door | None = door
+        self._terminal_on_limit = terminal_on_limit
+        self._is_last = np.zeros(self.num_envs, bool)
+        self._state = "new"
+        _STREAMS.add(self)
+
+    def reset(self) -> Step:
+        """Start a new episode everywhere (also in mid-episode) -> records with is_first; RuntimeError if closed."""
+        if self._state in ("closed", "forked"):
+            raise self._refusal("reset", "open environments")
+        pending, self._state = self._state == "sent", "new"
+        if pending:
+            self._door.recv()
+        obs = self._door.reset()
+        self._state = "ready"
+        no = np.zeros(self.num_envs, bool)
+        self._is_last = no
+        return Step(obs, np.zeros(self.num_envs, np.float32), np.ones(self.num_envs, bool), no.copy(), no.copy())
+
+    def send(self, action: np.ndarray) -> None:
+        """Start a step: (N,) integers in 0..n-1, of any value where the last record was is_last.
+
+        Raises TypeError, ValueError (dtype, shape, value) or RuntimeError (not the time for it).
+        """
+        if self._state != "ready":
+            raise self._refusal("send", _NEEDS["ready"])
+        self._door.send(self._checked(action))
+        self._state = "sent"
+
+    def recv(self) -> Step:
+        """Wait for the step begun by `send` -> its records; RuntimeError without one."""
+        if self._state != "sent":
+            raise self._refusal("recv", _NEEDS["sent"])
+        self._state = "new"  # where the environment itself fails, only a reset leads on
+        obs, reward, terminated, truncated = self._door.recv()
+        self._state = "ready"
+        is_first = self._is_last
+        is_last = terminated | truncated
+        self._is_last = is_last.copy()
+        is_terminal = is_last.copy() if self._terminal_on_limit else terminated
+        return Step(obs, np.where(is_first, 0, reward).astype(np.float32, copy=False), is_first, is_last, is_terminal)
+
+    def step(self, action: np.ndarray) -> Step:
+        """`send(action)`, then `recv()`."""
+        self.send(action)
+        return self.recv()
+
+    def close(self) -> None:
+        """Free the environments; a second call does nothing."""
+        if self._door is not None:
+            door, pending = self._door, self._state == "sent"
+            self._door, self._state = None, "closed"
+            try:
+                if pending:
+                    door.recv()
+            finally:
+                door.close()
+
+    def _refusal(self, call: str, need: str) -> RuntimeError:
+        found, remedy = _STATES[self._state]
+        return RuntimeError(f"{call}() needs {need}, but {found}; {remedy}")
+
+    def _checked(self, action: np.ndarray) -> np.ndarray:
+        """The action as (N,) int64, 0 where it will be ignored."""
+        want = f"action must be an integer numpy array of shape ({self.num_envs},)"
+        if not isinstance(action, np.ndarray):
+            raise TypeError(f"{want}, got {type(action).__name__}; pass np.array(action)")
+        if action.dtype.kind not in "iu":
+            raise TypeError(f"{want}, got dtype {action.dtype}; pass the indices of the actions")
+        if action.shape != self._is_last.shape:
+            raise ValueError(f"{want}, got shape {action.shape}; pass one action index per environment, not one-hot")
+        action = np.where(self._is_last, 0, action)
+        if action.min() < 0 or action.max() >= self.act_space.n:
+            row = int(np.flatnonzero((action < 0) | (action >= self.act_space.n))[0])
+            raise ValueError(f"action must be in 0..{self.act_space.n - 1}, got {action[row]} for environment {row}; "
+                             "act_space.n is the number of actions")
+        return action.astype(np.int64, copy=False)
+
+    def _abandon(self) -> None:
+        """Give up the door in a forked child without ever destroying it."""
+        if self._door is not None:
+            # Worker threads do not survive a fork, and envpool's destructor crashes without them.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._door))
+            self._door, self._state = None, "forked"
+
+
+_STREAMS: "weakref.WeakSet[Stream]" = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for stream in list(_STREAMS):
+        stream._abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_all)
+
+
+def env_seeds(seed: int, num_envs: int) -> list[int]:
+    """One seed per environment, 0..2^31-1: nearby values of `seed` have nothing in common."""
+    return (np.random.SeedSequence(seed).generate_state(num_envs) >> 1).tolist()
