@@ -77,6 +77,6 @@ class ActorCritic(nn.Module):
         return ActorLoss(element.mean(), element, advantage, logp.detach(), ent.detach())
 
     def critic_loss(self, logit: Tensor, ret: Tensor, slow_value: Tensor, weight: Tensor) -> CriticLoss:
-        """logit (H, N, bins) of the critic, targets ret and slow_value (H, N), weight (H, N). Official VFunction.loss."""
+        """logit (H, N, bins) of the critic, targets ret, slow_value and weight (H, N). Official VFunction.loss."""
         nll, reg = ops.twohot_loss(logit, ret), ops.twohot_loss(logit, slow_value)
         return CriticLoss((weight * (nll + self.behavior.slow_reg * reg)).mean(), nll, reg)

@@ -85,7 +85,7 @@ class Agent:
         log-probabilities (N, A), next state. Latent and action are sampled, also in evaluation (official quirk)."""
         wm = self.learner.world_model
         part = wm.rssm.embed_part(wm.encoder(obs))
-        latent, post = wm.rssm.obs_step(state.latent, state.action, part, is_first, u, wm.rssm.initial_state())
+        latent, _ = wm.rssm.obs_step(state.latent, state.action, part, is_first, u, wm.rssm.initial_state())
         logit = self.learner.actor_critic.policy(latent.feat())
         action = ops.sample_index(logit, u_action)
         return action, logit, PolicyState(latent, F.one_hot(action, self.act_space.n).to(logit.dtype))
@@ -152,7 +152,8 @@ class Agent:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything a resumed run needs to continue bit for bit: learner and both generators, on their devices."""
-        return self.learner.state_dict() | {"rng/act": self.act_rng.get_state(), "rng/learn": self.learn_rng.get_state()}
+        rngs = {"rng/act": self.act_rng.get_state(), "rng/learn": self.learn_rng.get_state()}
+        return self.learner.state_dict() | rngs
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore `state_dict`; RunError naming the first missing, unknown or misshapen entry."""

@@ -80,7 +80,7 @@ class MLP(nn.Module):
 
 
 class ConvStage(nn.Module):
-    """4x4 convolution of stride 2, padding 1, then LayerNorm over channels and SiLU: (n, h, w, c) -> (n, h/2, w/2, d)."""
+    """4x4 convolution of stride 2, padding 1, LayerNorm over channels, SiLU: (n, h, w, c) -> (n, h/2, w/2, d)."""
 
     def __init__(self, in_depth: int, depth: int):
         super().__init__()
@@ -117,7 +117,7 @@ def stage_depths(size: int, depth: int) -> list[int]:
 
 
 class ImageEncoder(nn.Module):
-    """Image (..., h, w, c) in [0, 1] -> embed (..., E), flattened in (h, w, c) order. Official nets.py, ImageEncoderResnet."""
+    """Image (..., h, w, c) in [0, 1] -> embed (..., E) in (h, w, c) order. Official nets.py, ImageEncoderResnet."""
 
     def __init__(self, shape: tuple[int, int, int], depth: int):
         super().__init__()
@@ -152,7 +152,7 @@ class ImageDecoder(nn.Module):
 
 
 class VectorEncoder(nn.Module):
-    """Vector (..., n), raw units -> embed (..., units): dense blocks on symlog inputs. Official nets.py, MultiEncoder."""
+    """Vector (..., n), raw units -> embed (..., units): dense blocks on symlog inputs. Official MultiEncoder."""
 
     def __init__(self, in_size: int, units: int, layers: int):
         super().__init__()

@@ -29,7 +29,7 @@ class Case:
     name: str
     sizes: dict
     params: dict[str, np.ndarray]
-    inputs: dict[str, np.ndarray]  # image, action, reward, is_first, is_last, is_terminal (B, T, ...); policy_first (2, B)
+    inputs: dict[str, np.ndarray]  # image, action, reward, is_* (B, T, ...); policy_first (2, B)
     uniforms: dict[str, np.ndarray]  # 'u/post' ..., 'upd1/u/post' ...
 
 
@@ -171,7 +171,8 @@ class Runner:
                                                     dyn_share=harmonizer.dyn_share)[0]
                                    for t in range(self.T) for b in range(self.B)])
             for i in range(3):
-                m |= {f"harmony_s{i + 1}": s[i], f"coeff{i + 1}": torch.exp(-s[i]), f"sigma{i + 1}": torch.exp(s[i] / 2)}
+                m |= {f"harmony_s{i + 1}": s[i], f"coeff{i + 1}": torch.exp(-s[i])}
+                m[f"sigma{i + 1}"] = torch.exp(s[i] / 2)
         m |= stats("model_loss", element, ("mean", "std"))
         pred, cont = ops.twohot_mean(out.reward_logit), torch.sigmoid(out.cont_logit)
         m |= {"reward_max_data": data.reward.abs().max(), "reward_max_pred": pred.abs().max()}
@@ -286,7 +287,7 @@ class Runner:
                 figures |= self.summary("param_delta", name, value - initial[name], entries=False)
                 figures |= {f"param/{name}": value,
                             f"param_entries/{name}": value.ravel()[entry_positions(name, value.size)]}
-            figures |= {f"param/{name}": value for name, value in self.case.params.items() if name.endswith("/identity")}
+            figures |= {f"param/{name}": v for name, v in self.case.params.items() if name.endswith("/identity")}
             out |= {f"upd{k}/{key}": array(v) for key, v in figures.items()} | self.metrics(f"upd{k}/metric/", metrics)
             near = {"kl_free": (model.kl - 1).abs().min(), "cont_logit_abs_imag": cont_logit.abs().min()}
             for key, value in near.items():

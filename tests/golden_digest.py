@@ -15,8 +15,8 @@ import numpy as np
 from golden_case import Case, Runner, load_case, recipe_param
 
 PATH = Path(__file__).parent / "golden" / "official_digest.json"
-SOURCE = ("figures of the official HarmonyDream code (thuml/HarmonyDream, dreamerv3-jax, commit 0a22e33) run in float32 "
-          "on a CPU with jax 0.4.13, categorical samples by inverse CDF from the uniforms given here")
+SOURCE = ("figures of the official HarmonyDream code (thuml/HarmonyDream, dreamerv3-jax, commit 0a22e33) run in "
+          "float32 on a CPU with jax 0.4.13, categorical samples by inverse CDF from the uniforms given here")
 UNIFORMS = ("post", "prior", "act", "policy_post", "policy_act")
 FORWARD = ("wm/embed", "wm/post_deter", "wm/post_logit", "wm/prior_logit", "wm/recon", "wm/reward_logit",
            "wm/cont_logit", "wm/kl", "wm/loss_image", "wm/loss_reward", "wm/loss_cont", "imag/deter", "imag/logit",
@@ -103,7 +103,7 @@ def make(path: Path) -> dict:
     spec = json.loads(path.with_name(f"{path.stem}.params.json").read_text())
     recipe, base, redrawn = inputs(case.sizes), base_uniforms(case.sizes), {}
     recipe["action"][case.inputs["is_last"]] = 0
-    assert all(np.array_equal(recipe[k], case.inputs[k]) for k in recipe), "the input recipe does not reproduce the case"
+    assert all(np.array_equal(recipe[k], case.inputs[k]) for k in recipe), "the recipe does not give the case's inputs"
     for key, start in uniform_chain(case.sizes):
         index = np.flatnonzero(case.uniforms[key] != (base[key[2:]] if start is None else case.uniforms[start]))
         redrawn[key] = [index.tolist(), [float(f"{x:.9g}") for x in case.uniforms[key].flat[index]]]
@@ -138,5 +138,6 @@ def make(path: Path) -> dict:
 if __name__ == "__main__":
     cases = {path.stem: make(path) for path in sorted(Path(sys.argv[1]).glob("*.npz"))
              if path.with_name(f"{path.stem}.params.json").exists()}
-    PATH.write_text(json.dumps({"source": SOURCE, "cases": cases}, separators=(",", ":")).replace('},"', '},\n"') + "\n")
+    text = json.dumps({"source": SOURCE, "cases": cases}, separators=(",", ":"))
+    PATH.write_text(text.replace('},"', '},\n"') + "\n")
     print({name: len(case["figures"]) for name, case in cases.items()}, PATH.stat().st_size)

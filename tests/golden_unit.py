@@ -9,7 +9,6 @@ from hdfast.arena import Arena
 from hdfast.nets import ConvStage, DeconvStage, Dense
 from hdfast.official import CONV, DECONV
 
-
 INPUTS = ("symlog/x", "symexp/x", "twohot/target", "twohot/logit", "linear_ln_silu/x", "linear_ln_silu/kernel",
           "linear_ln_silu/norm/bias", "linear_ln_silu/norm/scale", "conv_s2/x", "conv_s2/kernel", "conv_s2/norm/bias",
           "conv_s2/norm/scale", "deconv_s2/x", "deconv_s2/bias", "deconv_s2/kernel", "kl/a", "kl/b", "moments/x",

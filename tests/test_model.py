@@ -1,4 +1,4 @@
-"""Networks, RSSM, harmoniser and learner: restructurings change nothing, resets forget, initialisers follow the source."""
+"""Networks, RSSM, harmoniser and learner: restructurings change nothing, resets forget, initialisers are official."""
 
 import math
 
@@ -118,7 +118,8 @@ def test_initialisers_follow_the_official_ones():
         assert weight.abs().max() <= 2 * math.sqrt(1 / fan) / 0.8796 + 1e-6
     for weight, fan in ((affine.kernel, 400), (last.kernel, 16 * 33.5)):
         limit = math.sqrt(3 / fan)
-        assert 0.99 * limit < weight.abs().max() <= limit and weight.std().item() == pytest.approx(limit / 3**0.5, rel=0.05)
+        assert 0.99 * limit < weight.abs().max() <= limit
+        assert weight.std().item() == pytest.approx(limit / 3**0.5, rel=0.05)
     learner = make_learner()
     zero = [learner.world_model.reward.out.kernel, learner.actor_critic.critic.out.kernel,
             learner.world_model.rssm.initial, learner.world_model.harmonizer.s()]
@@ -141,7 +142,8 @@ def test_every_harmony_mode_trains(mode):
 
 
 def test_fixed_scales_weigh_the_losses():
-    learner, data = make_learner(**{"harmony.mode": "off", "loss.reward_scale": 10.0, "loss.image_scale": 0.0}), make_data()
+    scales = {"loss.reward_scale": 10.0, "loss.image_scale": 0.0}
+    learner, data = make_learner(**scales, **{"harmony.mode": "off"}), make_data()
     out = learner.world_model(data, draw().post)
     m = {k: v.mean() for k, v in out.losses.items()}
     torch.testing.assert_close(out.total, 0.5 * m["dyn"] + 0.1 * m["rep"] + 10 * m["reward"] + m["cont"])

@@ -30,10 +30,10 @@ from hdfast.ops.reference import (
 )
 
 __all__ = [
-    "actor_loss", "backend", "balanced_kl", "cont_loss", "gru_gates", "harmony_grad", "harmony_loss", "harmony_regulariser",
-    "image_loss",
-    "kl_divergence", "lambda_return", "norm_act", "return_range", "return_weight", "sample_index", "sample_latent",
-    "symexp", "symlog", "twohot", "twohot_bins", "twohot_loss", "twohot_mean", "unimix", "vector_loss",
+    "actor_loss", "backend", "balanced_kl", "cont_loss", "gru_gates", "harmony_grad", "harmony_loss",
+    "harmony_regulariser", "image_loss", "kl_divergence", "lambda_return", "norm_act", "return_range",
+    "return_weight", "sample_index", "sample_latent", "symexp", "symlog", "twohot", "twohot_bins", "twohot_loss",
+    "twohot_mean", "unimix", "vector_loss",
 ]
 
 

@@ -1,0 +1,52 @@
+# make demo   train on Atari Pong, evaluate, write videos and curves; run it again to resume
+# make test   lint and the whole test suite
+# make lint   ruff alone
+# make clean  remove .venv and build products; runs/ stays
+#
+# PYTHON=python3.12   interpreter of a new virtual environment
+# TORCH=torch==2.11.0 torch to install into a new virtual environment (give VENV too, or `make clean` first)
+
+PYTHON ?= python3
+VENV   ?= .venv
+TORCH  ?= torch==2.13.0
+JOBS   ?= 2
+DEMO   ?= runs/demo/pong
+
+BIN := $(VENV)/bin
+# Quiet and passive: threads that wait for work must not starve those that have some.
+export OMP_WAIT_POLICY = passive
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
+	then presets="atari100k"; else presets="atari100k cpu"; fi; \
+	set -x; $(BIN)/hdfast train --configs $$presets --task atari_pong --logdir $(DEMO)
+	@echo "The run's files are in $(DEMO):"
+	@echo "  curve.png (score over frames)  videos/  scores.jsonl  eval.jsonl  metrics.jsonl  ckpt/"
+	@echo "Watch it with: $(BIN)/tensorboard --logdir $(DEMO)"
+
+test: lint
+	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) build dist hdfast.egg-info .pytest_cache .ruff_cache
+
+# torch goes in first and alone: left to the resolver it would be the newest one with its whole CUDA stack.
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install '$(TORCH)'
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+	$(BIN)/pip install -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml
+	$(BIN)/pip install -e '.[dev]'
+	@touch $@ $(VENV)/.installed

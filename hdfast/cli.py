@@ -1,0 +1,235 @@
+"""The `hdfast` command: its verbs, exit codes and messages. Nothing heavy is imported before a verb needs it.
+
+Exit codes: 0 ok, 1 a run that failed (RunError), 2 a command or setting that cannot be used (ConfigError), 130
+interrupted, 141 the reader of our output went away. Expected errors are one paragraph on stderr; HDFAST_DEBUG=1 shows
+their traceback too. Any other exception is a bug and keeps its traceback.
+"""
+
+import io
+import json
+import os
+import select
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hdfast.config import Config, differences, opt, settings
+from hdfast.errors import ConfigError, RunError, nearest
+from hdfast.flags import Parsed, grouped, help_text, parse
+from hdfast.presets import FIXED, PRESETS
+
+INTERRUPTED, NO_READER = 130, 141
+
+OVERVIEW = """\
+hdfast: HarmonyDream (DreamerV3 with harmonised losses) on Atari 100K
+
+  hdfast doctor                                 check this machine and installation
+  hdfast train --configs catch                  learn a small game within minutes, on a CPU
+  hdfast train --configs cpu --task pong        a small run on real Atari frames, on a CPU
+  hdfast train --configs atari100k --task pong  the full Atari 100K protocol
+  hdfast eval runs/atari_pong/0 --video p.gif   play episodes with a trained agent
+  hdfast configs                                presets and settings; `hdfast configs cpu` prints one resolved
+
+The same train command continues a run that was stopped. Every verb has --help."""
+
+
+@dataclass(frozen=True)
+class TrainFlags:
+    dry_run: bool = opt(False, "build everything, print settings, parameter counts and memory, do one update, stop")
+
+
+@dataclass(frozen=True)
+class EvalFlags:
+    episodes: int = opt(100, "episodes to play", low=1, high=1_000_000)
+    seed: int = opt(1, "seed of the environments and of the agent's choices", low=0, high=2**31 - 1)
+    envs: int = opt(0, "parallel environments; 0 takes the run's run.eval_envs", low=0, high=4096)
+    device: str = opt("auto", "auto, cpu, cuda or cuda:N")
+    video: str = opt("", "write the first episode to this .gif or .mp4 file")
+
+
+@dataclass(frozen=True)
+class ConfigsFlags:
+    diff: tuple = opt((), "print only what differs between two presets or stacks: --diff small atari100k+cpu")
+    json: bool = opt(False, "print JSON")
+
+
+@dataclass(frozen=True)
+class DoctorFlags:
+    pass
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb: what it does, how it is written, its own flags, and the function that runs it."""
+
+    about: str
+    usage: str
+    flags: type
+    run: Callable[[Parsed], int]
+    with_settings: bool = False
+    arguments: int = 0
+
+
+def train(parsed: Parsed[TrainFlags]) -> int:
+    """Start or continue the run in the logdir."""
+    config = parsed.config()
+    written, logdir = config.logdir, config.run_dir()
+    config = replace(config, logdir=str(logdir))
+    try:
+        from hdfast import trainer
+        trainer.train(config, dry_run=parsed.own.dry_run)
+    except KeyboardInterrupt:
+        same = "the same command" + (f" with --logdir {logdir}" if "{timestamp}" in written else "")
+        goes_on = "" if parsed.own.dry_run else f"; {same} continues the run from its last checkpoint"
+        print(f"\nhdfast: interrupted{goes_on}", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def evaluate(parsed: Parsed[EvalFlags]) -> int:
+    """Play episodes with the agent of a run and print a table."""
+    flags = parsed.own
+    if not parsed.arguments:
+        raise ConfigError("eval needs a run directory, as in `hdfast eval runs/atari_pong/0`")
+    logdir, video = Path(parsed.arguments[0]).expanduser(), Path(flags.video).expanduser()
+    if flags.video and (video.suffix not in (".gif", ".mp4") or not video.parent.is_dir()):
+        raise ConfigError(f"--video must name a .gif or .mp4 file in a directory that exists, got {video}")
+    from hdfast.evaluate import evaluate_run
+    result = evaluate_run(logdir, episodes=flags.episodes, seed=flags.seed, num_envs=flags.envs or None,
+                          video=video if flags.video else None, device=flags.device)
+    human = result.human_normalized
+    rows = {
+        "run": logdir, "task": result.task, "episodes": len(result.scores),
+        "score mean": f"{result.score_mean:.2f}", "score std": f"{result.score_std:.2f}",
+        "score min, max": f"{min(result.scores):g}, {max(result.scores):g}",
+        "length mean": f"{sum(result.lengths) / len(result.lengths):.1f} steps",
+        "human normalized": "no human score is known for this task" if human is None else f"{human:.3f}",
+        **({"video": result.video} if result.video else {}),
+    }
+    print("\n".join(f"{name:<17} {value}" for name, value in rows.items()))
+    return 0
+
+
+def configs(parsed: Parsed[ConfigsFlags]) -> int:
+    """Print a resolved configuration, the difference of two, or every preset and setting."""
+    flags, presets = parsed.own, parsed.presets + parsed.arguments
+    if flags.diff:
+        if len(flags.diff) != 2 or presets:
+            raise ConfigError("--diff compares exactly two presets or stacks, as in "
+                              "`hdfast configs --diff small atari100k+cpu`")
+        old, new = (Config.preset(*stack.split("+"), **parsed.settings) for stack in flags.diff)
+        return _print_differences(differences(old, new), as_json=flags.json)
+    config = Config.preset(*presets, **parsed.settings)
+    if flags.json:
+        print(config.to_json(), end="")
+        return 0
+    if not presets and not parsed.settings:
+        print("# presets, for --configs; later ones win")
+        print("\n".join(f"{name:<10}  # {preset.about}" for name, preset in PRESETS.items()) + "\n")
+    for group, values in grouped(config.flat()).items():
+        print(f"# {group}")
+        print("\n".join(_line(name, value, settings()[name].metadata["help"]) for name, value in values.items()) + "\n")
+    print("# fixed by the method, no settings")
+    print("\n".join(_line(name, value, about) for name, (value, about) in FIXED.items()))
+    return 0
+
+
+def _line(name: str, value: object, about: str) -> str:
+    return f"{name} {value}".ljust(36) + f"  # {about}"
+
+
+def _print_differences(found: dict, *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(found, indent=2))
+    elif found:
+        print("\n".join(_line(name, f"{old} -> {new}", settings()[name].metadata["help"])
+                        for name, (old, new) in found.items()))
+    else:
+        print("no differences")
+    return 0
+
+
+def doctor(parsed: Parsed[DoctorFlags]) -> int:
+    """Report versions, devices and build, and check that they work."""
+    from hdfast import doctor as checks
+    return checks.doctor()
+
+
+VERBS = {
+    "train": Verb("train an agent, or continue a run", "hdfast train [--configs PRESET ...] [flags]",
+                  TrainFlags, train, with_settings=True),
+    "eval": Verb("play episodes with the agent of a run", "hdfast eval LOGDIR [flags]",
+                 EvalFlags, evaluate, arguments=1),
+    "configs": Verb("print presets and resolved settings", "hdfast configs [PRESET ...] [flags]",
+                    ConfigsFlags, configs, with_settings=True, arguments=len(PRESETS)),
+    "doctor": Verb("report versions and devices, and check that they work", "hdfast doctor", DoctorFlags, doctor),
+}
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help", "help"):
+        verbs = "\n".join(f"  hdfast {name:<8}  {verb.about}" for name, verb in VERBS.items())
+        print(f"{OVERVIEW}\n\nverbs:\n{verbs}")
+        return 0
+    name, *rest = args
+    if name == "--version":
+        print(f"hdfast {_version()}")
+        return 0
+    if name not in VERBS:
+        if name.startswith("-"):
+            raise ConfigError(f"a verb comes before the flags, as in `hdfast train {name} ...`; verbs: "
+                              f"{', '.join(VERBS)}")
+        raise ConfigError(f"unknown verb '{name}' (verbs: {', '.join(VERBS)}){nearest(name, VERBS)}")
+    verb = VERBS[name]
+    parsed = parse(rest, verb.flags, with_settings=verb.with_settings, arguments=verb.arguments)
+    if parsed.help:
+        print(f"usage: {verb.usage}\n\n{verb.run.__doc__}\n")
+        print(help_text(verb.flags, with_settings=verb.with_settings, width=shutil.get_terminal_size().columns))
+        return 0
+    return verb.run(parsed)
+
+
+def _version() -> str:
+    import importlib.metadata
+    try:
+        return importlib.metadata.version("hdfast")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed; run from its source tree)"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code; `argv` without the program's name, None reads the process's own."""
+    try:
+        code = _dispatch(sys.argv[1:] if argv is None else list(argv))
+        sys.stdout.flush()
+        return code
+    except (ConfigError, RunError) as error:
+        if os.environ.get("HDFAST_DEBUG") == "1":
+            raise
+        print(f"hdfast: error: {_one_paragraph(str(error))}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        print("\nhdfast: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        if not _reader_went_away():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        return NO_READER
+
+
+def _one_paragraph(text: str) -> str:
+    """The text on one line, with control characters and undecodable bytes from the command line spelled out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+
+
+def _reader_went_away() -> bool:
+    """Whether nobody reads our standard output any more: only then is a broken pipe no fault of ours."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+    except io.UnsupportedOperation:
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -1,0 +1,115 @@
+"""Evaluation: whole episodes in fresh environments, with the policy's own samples, as the official protocol has it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hdfast import scores
+from hdfast.agent import Agent
+from hdfast.config import Config
+from hdfast.envs import VectorEnv, make_envs
+from hdfast.errors import ConfigError
+from hdfast.run_dir import load_agent, load_config
+from hdfast.visuals import save_animation
+
+VIDEO_FRAMES = 1000
+"""Longest policy video in frames: over a minute of an Atari game at 15 actions per second."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores (sums of rewards) and lengths (actions) of whole episodes; human_normalized is 0 for random play, 1 for
+    human, None where the task has no reference scores; video is the file written, frames (T, h, w, c) uint8 the first
+    episode, where they were asked for."""
+
+    task: str
+    scores: list[float]
+    lengths: list[int]
+    score_mean: float
+    score_std: float
+    human_normalized: float | None
+    video: Path | None
+    frames: np.ndarray | None = field(default=None, repr=False)
+
+
+class Stopped(Exception):
+    """`stop` asked an evaluation to end before it was complete."""
+
+
+def evaluate(agent: Agent, config: Config, *, episodes: int, seed: int, num_envs: int | None = None,
+             video: Path | str | None = None, record: bool = False, envs: VectorEnv | None = None,
+             stop: Callable[[], bool] | None = None) -> Evaluation:
+    """Play `episodes` whole episodes and return their scores; the agent's own random state is not touched.
+
+    Rounds of `num_envs` parallel environments (run.eval_envs by default) play exactly one episode each: taking the
+    first finishers instead would favour short episodes. The policy samples, as in training. `seed` fixes environments
+    and samples. `video` (.gif or .mp4) shows the first episode of environment 0; `record` keeps its frames. `envs` are
+    used instead of new ones and stay open. `stop` is asked before every step and ends the evaluation with `Stopped`.
+    """
+    if (record or video is not None) and not agent.obs_space.is_image:
+        raise ConfigError(f"task {config.task} has vector observations, which make no video; leave the video out")
+    count = min(num_envs or config.run.eval_envs, episodes) if envs is None else envs.num_envs
+    limit = config.env.max_episode_frames // frames_per_step(config)
+    env_seed, act_seed = (int(s) >> 1 for s in np.random.SeedSequence([seed, 1]).generate_state(2))
+    generator = torch.Generator(agent.device).manual_seed(act_seed)
+    own = make_envs(config.task, config.env, num_envs=count, seed=env_seed) if envs is None else None
+    found_scores: list[float] = []
+    found_lengths: list[int] = []
+    frames: list[np.ndarray] | None = [] if record or video is not None else None
+    try:
+        while len(found_scores) < episodes:
+            wanted = min(count, episodes - len(found_scores))
+            score, length = _round(agent, own or envs, wanted, limit, generator,
+                                   frames if not found_scores else None, stop)
+            found_scores += score[:wanted].tolist()
+            found_lengths += length[:wanted].tolist()
+    finally:
+        if own is not None:
+            own.close()
+    shown = np.stack(frames) if frames else None
+    mean = float(np.mean(found_scores))
+    return Evaluation(config.task, found_scores, found_lengths, mean, float(np.std(found_scores)),
+                      scores.human_normalized(config.task, mean),
+                      None if video is None else save_animation(Path(video), shown), shown if record else None)
+
+
+def frames_per_step(config: Config) -> int:
+    """Environment frames that one step stands for: the action repeat of Atari, 1 elsewhere."""
+    return config.env.frame_skip if config.task.startswith("atari_") else 1
+
+
+def _round(agent: Agent, envs: VectorEnv, wanted: int, limit: int, generator: torch.Generator,
+           frames: list[np.ndarray] | None, stop: Callable[[], bool] | None) -> tuple[np.ndarray, np.ndarray]:
+    """One episode in each of the first `wanted` environments -> score (N,) float64, length (N,) int64.
+
+    The others, and those that are done, go on with action 0 and are not looked at. An environment that knows no time
+    limit is left after `limit` steps.
+    """
+    step, state = envs.reset(), agent.init_policy(envs.num_envs)
+    playing = np.arange(envs.num_envs) < wanted
+    score, length = np.zeros(envs.num_envs), np.full(envs.num_envs, -1)  # an episode has one record more than actions
+    while True:
+        score += np.where(playing, step.reward, 0)
+        length += playing
+        if frames is not None and playing[0] and len(frames) < VIDEO_FRAMES:
+            frames.append(step.obs[0].copy())
+        playing = playing & ~step.is_last & (length < limit)
+        if not playing.any():
+            return score, length
+        if stop is not None and stop():
+            raise Stopped
+        action, state = agent.act(step, state, generator)
+        step = envs.step(np.where(playing, action, 0))
+
+
+def evaluate_run(logdir: Path | str, *, episodes: int, seed: int, num_envs: int | None = None,
+                 video: Path | str | None = None, device: str = "auto") -> Evaluation:
+    """Evaluate the agent of a run, rebuilt from its config.json and latest checkpoint.
+
+    Raises ConfigError where `logdir` is no run directory, RunError where it has no usable checkpoint.
+    """
+    config = load_config(Path(logdir))
+    return evaluate(load_agent(logdir, device), config, episodes=episodes, seed=seed, num_envs=num_envs, video=video)

@@ -1,0 +1,101 @@
+"""JSON-lines records of a run: append-only, one valid object a line, whole across crashes and full disks.
+
+Every row holds `step` in environment frames; that is what a resumed run trims by. Standard library only.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from hdfast.durable import disk_errors, sync_directory
+
+
+def plain(value: Any) -> Any:
+    """Value as JSON types: arrays become lists, NaN and infinities become None."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+class JsonLines:
+    """One append-only file; every row reaches the operating system before `append` returns."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        with disk_errors("open", path):
+            self._file = open(path, "ab", buffering=0)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one row; raises RunError, leaving no half line behind, where the file cannot grow."""
+        data = json.dumps(plain(row), allow_nan=False).encode() + b"\n"
+        start = self._file.tell()
+        with disk_errors("write", self.path):
+            try:
+                while data:
+                    data = data[self._file.write(data):]
+            except OSError:
+                if self._file.tell() > start:
+                    self._file.truncate(start)
+                raise
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        self._file.close()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a file in order; a missing file gives none, and lines that are not whole JSON objects are left out."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    return [row for row in map(_parse, lines) if row is not None]
+
+
+def trim(path: Path, last_step: int) -> int:
+    """Drop the rows beyond `last_step` (environment frames) and every torn line; returns how many went.
+
+    The new file is written beside the old one and renamed, so a crash leaves one of the two, whole.
+    """
+    if not path.is_file():
+        return 0
+    data = path.read_bytes()
+    lines = data.splitlines()
+    kept = [line for line in lines if (row := _parse(line)) is not None and row.get("step", 0) <= last_step]
+    fixed = b"".join(line + b"\n" for line in kept)
+    if fixed != data:
+        replace(path, fixed)
+    return len(lines) - len(kept)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Put `data` at `path` in one move (written beside, synced, renamed); raises RunError where it cannot."""
+    beside = path.with_name(f".{path.name}.part")
+    with disk_errors("write", path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(beside, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+            sync_directory(path.parent)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None

@@ -1,0 +1,84 @@
+"""The machine a run is on: choosing the device, and the facts that go into a run's meta.json."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hdfast import ops
+from hdfast.errors import ConfigError
+
+PACKAGES = ("hdfast", "torch", "numpy", "envpool", "ale-py", "gymnasium", "safetensors", "tensorboard", "matplotlib",
+            "pillow", "rich", "imageio", "imageio-ffmpeg")
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device of `auto`, `cpu`, `cuda` or `cuda:N`; ConfigError where it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            found = f"{count} CUDA device{'s' * (count != 1)}" if count else (
+                "no usable CUDA device" if torch.version.cuda else "a torch built for the CPU only")
+            raise ConfigError(f"--device {name} asks for a CUDA device that is not there: found {found}; use "
+                              "--device cpu or --device auto, and see `hdfast doctor`")
+    return device
+
+
+def cpu_name() -> str:
+    """Model name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def package_versions() -> dict[str, str | None]:
+    """Installed version of every package that a run may use; None where it is missing."""
+    found: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def git_revision() -> str | None:
+    """Commit of the source tree this package runs from, with `-dirty` if it was changed; None outside a checkout."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+                              capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def facts(device: torch.device) -> dict[str, Any]:
+    """Versions, commit and hardware of this process, JSON-able."""
+    cuda = device.type == "cuda"
+    properties = torch.cuda.get_device_properties(device) if cuda else None
+    return {
+        "versions": {"python": platform.python_version(), **package_versions()}, "git": git_revision(),
+        "platform": platform.platform(), "cpu": cpu_name(), "cores": usable_cores(),
+        "torch_threads": torch.get_num_threads(), "device": str(device), "backend": ops.backend(),
+        "gpu": None if properties is None else properties.name,
+        "gpu_memory_bytes": None if properties is None else properties.total_memory,
+        "cuda": torch.version.cuda if cuda else None,
+    }

@@ -1,0 +1,151 @@
+"""The run directory: its lock, config.json with the resume check, meta.json, and the agent read back from it."""
+
+import fcntl
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hdfast import checkpoint
+from hdfast.agent import Agent
+from hdfast.config import RESUME_MAY_CHANGE, Config, differences
+from hdfast.envs import ActSpace, ObsSpace
+from hdfast.errors import ConfigError, RunError
+from hdfast.jsonl import replace
+from hdfast.machine import facts, pick_device
+
+
+class RunDir:
+    """The directory of one run, held by one process at a time.
+
+    Opening makes it, locks it, refuses settings that differ from the run that lies there, and writes config.json and
+    meta.json. Raises ConfigError for a directory that cannot be used or other settings, RunError where another process
+    trains in it.
+    """
+
+    def __init__(self, path: Path, config: Config, device: torch.device):
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / ".lock", "ab")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot write in the run directory {self.path}: "
+                              f"{getattr(error, 'strerror', None) or error}; choose another --logdir") from error
+        try:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(f"another process is training in {self.path}; wait for it, stop it, or choose another "
+                               "--logdir") from error
+            check_settings(self.path, config)
+            self._started = time.monotonic()
+            self._meta = _read_json(self.path / "meta.json")
+            self._starts: list[dict[str, Any]] = [s for s in self._meta.get("starts", []) if isinstance(s, dict)]
+            self._starts.append({"argv": sys.argv, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "pid": os.getpid(),
+                                 **facts(device)})
+            replace(self.path / "config.json", config.to_json().encode())
+            self.note("running")
+        except BaseException:
+            self._lock.close()
+            raise
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "ckpt"
+
+    @property
+    def seconds_before(self) -> float:
+        """Wall time of the earlier starts of this run."""
+        return sum(start.get("seconds", 0.0) for start in self._starts[:-1])
+
+    def note(self, status: str, *, step: int | None = None, finished: bool = False) -> None:
+        """Write meta.json: the status, the wall time so far and the step reached; `finished` marks a complete run."""
+        self._starts[-1] |= {"status": status, "seconds": round(time.monotonic() - self._started, 1)}
+        if step is not None:
+            self._starts[-1]["step"] = step
+        meta = {"status": status, "finished": self._starts[-1].get("step") if finished else None,
+                "seconds": round(self.seconds_before + self._starts[-1]["seconds"], 1), "starts": self._starts}
+        replace(self.path / "meta.json", json.dumps(meta, indent=2).encode() + b"\n")
+
+    def close(self) -> None:
+        """Give up the lock; a second call does nothing."""
+        self._lock.close()
+
+
+def check_settings(path: Path, config: Config) -> bool:
+    """Whether a run lies at `path`; ConfigError naming every setting in which it differs from `config`.
+
+    Settings that say where, how long and how often (RESUME_MAY_CHANGE) may differ.
+    """
+    saved = Path(path) / "config.json"
+    try:
+        text = saved.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        if any(Path(path).glob("ckpt/*")):
+            raise RunError(f"{path} holds checkpoints but no config.json, so their settings are unknown; bring the "
+                           "file back from a copy, or choose another --logdir") from None
+        return False
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"cannot read {saved}: {error}; restore the file, or choose another --logdir") from error
+    found = differences(Config.from_json(text), config, ignore=RESUME_MAY_CHANGE)
+    if found:
+        listed = ", ".join(f"{name} (there {old}, now {new})" for name, (old, new) in found.items())
+        raise ConfigError(f"{path} holds a run with other settings: {listed}; give the same settings to continue it, "
+                          "or another --logdir to start a new run")
+    return True
+
+
+def finished_step(path: Path) -> int | None:
+    """Environment steps of a run that ended with everything written, or None where it is not known to have ended."""
+    step = _read_json(Path(path) / "meta.json").get("finished")
+    return step if isinstance(step, int) else None
+
+
+def load_agent(logdir: Path | str, device: str = "auto") -> Agent:
+    """The agent of a run, rebuilt from its config.json and latest checkpoint.
+
+    Raises ConfigError where `logdir` is no run directory, RunError where it has no usable checkpoint.
+    """
+    logdir = Path(logdir)
+    config = load_config(logdir)
+    latest = checkpoint.latest(logdir / "ckpt")
+    if latest is None:
+        raise RunError(f"{logdir} has no checkpoint yet; let `hdfast train` run until its first one (run.save_every "
+                       f"{config.run.save_every} steps)")
+    obs_space, act_space = spaces(latest.manifest)
+    agent = Agent(obs_space, act_space, config, device=pick_device(device))
+    agent.load_state_dict(latest.tensors)
+    return agent
+
+
+def load_config(logdir: Path) -> Config:
+    """The configuration of a run; ConfigError where `logdir` is no run directory."""
+    try:
+        text = (Path(logdir) / "config.json").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{logdir} is no run directory: its config.json cannot be read "
+                          f"({getattr(error, 'strerror', None) or error}); give the --logdir of a `hdfast train` "
+                          "command") from error
+    return Config.from_json(text)
+
+
+def spaces(manifest: dict[str, Any]) -> tuple[ObsSpace, ActSpace]:
+    """Observation and action space that a checkpoint was trained on."""
+    try:
+        return ObsSpace(tuple(manifest["obs_shape"]), manifest["obs_dtype"]), ActSpace(manifest["actions"])
+    except (KeyError, TypeError) as error:
+        raise RunError(f"the checkpoint's manifest lacks {error}: another program wrote it; start anew with another "
+                       "--logdir") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; empty where there is none."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,33 @@
+"""When a run does what: exact integer arithmetic over environment steps."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from hdfast.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The official schedule. A step is one record of one environment; prefill and reset records count."""
+
+    steps: int
+    prefill: int
+    updates_per_step: Fraction
+
+    @classmethod
+    def of(cls, run: RunConfig) -> "Schedule":
+        """The schedule of a configuration; the train ratio is taken as the decimal number that was written."""
+        return cls(run.steps, run.prefill, Fraction(repr(run.train_ratio)) / (run.batch_size * run.batch_length))
+
+    def updates_due(self, step: int) -> int:
+        """Updates that a run has made once `step` steps are done: floor((step - prefill) * train_ratio / (B * T))."""
+        return max(0, step - self.prefill) * self.updates_per_step.numerator // self.updates_per_step.denominator
+
+    def random_actions(self, step: int) -> bool:
+        """Whether the action after `step` counted steps is a uniformly random one, without updates after it."""
+        return step < self.prefill
+
+
+def crossed(every: int, before: int, now: int) -> bool:
+    """Whether a multiple of `every` lies in (before, now]; never for 0."""
+    return every > 0 and now // every > before // every

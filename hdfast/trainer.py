@@ -1,0 +1,349 @@
+"""Training: act, store, update, with evaluation, records and checkpoints at their steps. Official `train_eval`.
+
+One vector step: act on the record, store record and action, count, send the action, run the updates that are due while
+the environments step, receive the next record. The emulator needs only the action, so this is the official order with
+the waiting taken out.
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hdfast import checkpoint, ops
+from hdfast.agent import Agent, PolicyState
+from hdfast.config import Config
+from hdfast.envs import Step, VectorEnv, make_envs
+from hdfast.errors import ConfigError, RunError
+from hdfast.evaluate import Stopped, evaluate, frames_per_step
+from hdfast.logger import Logger
+from hdfast.machine import pick_device
+from hdfast.replay import Replay
+from hdfast.run_dir import RunDir, check_settings, finished_step, spaces
+from hdfast.schedule import Schedule, crossed
+from hdfast.visuals import learning_curve
+
+CONTEXT = 5  # frames that an open-loop prediction sees, as in the official report
+STRIP_SEQUENCES = 6
+TRAIN_ENVS, EVALUATION, PREFILL, REPLAY, STRIP = range(5)  # streams of random numbers beside the agent's own
+
+
+def train(config: Config, *, dry_run: bool = False) -> None:
+    """Start the run of `config` in its logdir, or continue the one that lies there, to its end.
+
+    With `dry_run`, build everything, report sizes and one update, and write nothing. Raises ConfigError for settings
+    that cannot be used here or differ from the run's, RunError where the run cannot go on, and, with everything saved,
+    KeyboardInterrupt after SIGINT and SystemExit(143) after SIGTERM.
+    """
+    device = pick_device(config.device)
+    if config.backend not in ("auto", ops.backend()):
+        raise ConfigError(f"--backend {config.backend} is not part of this installation, which has the "
+                          f"{ops.backend()} operations; use --backend auto")
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    if dry_run:
+        from hdfast import dry_run as dry
+        return dry.dry_run(config, device)
+    logdir = config.run_dir()
+    if check_settings(logdir, config) and (done := finished_step(logdir) or 0) >= config.run.steps:
+        print(f"{logdir} is finished: {done} steps of run.steps {config.run.steps}. Raise --run.steps to train on, or "
+              "choose another --logdir for a new run.")
+        return None
+    saved = checkpoint.existing(logdir / "ckpt", None)
+    envs = make_envs(config.task, config.env, seed=stream_seed(config.seed, TRAIN_ENVS, saved[-1][0] if saved else 0))
+    try:
+        agent = Agent(envs.obs_space, envs.act_space, config, device=device)
+        Trainer(config, agent, envs, logdir).run()
+    finally:
+        envs.close()
+    return None
+
+
+def stream_seed(seed: int, *stream: int) -> int:
+    """A seed in 0..2^31-1 for one stream of random numbers of a run."""
+    return int(np.random.SeedSequence([seed, *stream]).generate_state(1)[0]) >> 1
+
+
+class Trainer:
+    """Runs the schedule of `config` with an agent and environments, in a run directory that it resumes from.
+
+    `eval_envs` makes the environments of one evaluation from (count, seed); by default those of the task.
+    """
+
+    def __init__(self, config: Config, agent: Agent, envs: VectorEnv, logdir: Path | str, *,
+                 eval_envs: Callable[[int, int], VectorEnv] | None = None):
+        self.config, self.agent, self.envs, self.logdir = config, agent, envs, Path(logdir)
+        self.schedule = Schedule.of(config.run)
+        self.step = self.updates = self.episodes = 0
+        self.evaluated = 0  # step of the last complete evaluation
+        self.best_score: float | None = None  # of a training episode
+        self.best_eval: float | None = None
+        self.last_score: float | None = None
+        self._eval_envs = eval_envs or (lambda n, seed: make_envs(config.task, config.env, num_envs=n, seed=seed))
+        self._prefill_rng = np.random.Generator(np.random.PCG64(stream_seed(config.seed, PREFILL)))
+        self._score = np.zeros(envs.num_envs)
+        self._length = np.zeros(envs.num_envs, np.int64)
+        self._signal: int | None = None
+        self._pictures: dict[str, Path] = {}  # the newest of each kind, for the summary
+
+    def run(self) -> None:
+        """Train to run.steps, evaluate, and write the pictures; the same call on the same directory continues a run.
+
+        Raises as `train` does.
+        """
+        run_dir = RunDir(self.logdir, self.config, self.agent.device)
+        status = "failed"
+        try:
+            with self._opened(run_dir):
+                with self._signals():
+                    self._loop()
+                    if self._signal is None:
+                        self._finish()
+                status = "finished" if self._signal is None else f"stopped by {signal.Signals(self._signal).name}"
+        except BaseException as error:
+            status = f"failed: {type(error).__name__}: {error}"
+            raise
+        finally:
+            with suppress(RunError):
+                run_dir.note(status, step=self.step, finished=status == "finished")
+            run_dir.close()
+        if self._signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self._signal is not None:
+            raise SystemExit(128 + self._signal)
+
+    # The loop
+
+    def _loop(self) -> None:
+        steps, count = self.config.run.steps, self.envs.num_envs
+        if self.step >= steps:
+            return
+        record, policy = self.envs.reset(), None
+        while True:
+            with self.log.timer("act"):
+                action, policy = self._act(record, policy)
+                self.replay.add(record, action)
+            self.step += count
+            self._count_episodes(record)
+            more = self.step < steps
+            if more:
+                self.envs.send(action)
+            self._update()
+            self._report(self.step - count)
+            if self._signal is not None or not more:
+                return
+            with self.log.timer("env"):
+                record = self.envs.recv()
+
+    def _act(self, record: Step, policy: PolicyState | None) -> tuple[np.ndarray, PolicyState | None]:
+        """Actions (N,): random ones in the prefill, then the policy's, which begins in the middle of an episode."""
+        count = self.envs.num_envs
+        if self.schedule.random_actions(self.step):
+            return self._prefill_rng.integers(0, self.envs.act_space.n, count), None
+        return self.agent.act(record, self.agent.init_policy(count) if policy is None else policy)
+
+    def _count_episodes(self, record: Step) -> None:
+        """Sum rewards and actions of the running episodes; record those that end."""
+        self._score = np.where(record.is_first, 0, self._score + record.reward)
+        self._length = np.where(record.is_first, 0, self._length + 1)
+        for i in np.flatnonzero(record.is_last):
+            self.episodes += 1
+            self.last_score = float(self._score[i])
+            self.best_score = self.last_score if self.best_score is None else max(self.best_score, self.last_score)
+            self.log.episode(self.last_score, int(self._length[i]), self.step, self.updates)
+
+    def _update(self) -> None:
+        """Run the updates that are due at this step."""
+        run, due = self.config.run, self.schedule.updates_due(self.step)
+        while self.updates < due:
+            with self.log.timer("sample"):
+                batch = self.replay.sample(run.batch_size, run.batch_length)
+            with self.log.timer("train"):
+                self.agent.update(batch)
+            self.updates += 1
+
+    def _report(self, before: int) -> None:
+        """Do what falls due after step `before` up to this one; records go before the checkpoint that covers them."""
+        run, last = self.config.run, self.step >= self.config.run.steps
+        if last or crossed(run.log_every, before, self.step):
+            self._log()
+        else:
+            self.log.progress(agent_step=self.step, total_steps=run.steps, update=self.updates)
+        if crossed(run.video_every, before, self.step) and not last:
+            self._strip()
+        if crossed(run.eval_every, self.evaluated, self.step) and not last:
+            self._evaluate()
+        if self._signal is not None or (not last and crossed(run.save_every, before, self.step)):
+            self._save()
+
+    def _finish(self) -> None:
+        """Final checkpoint, evaluation, pictures and summary. Safe to repeat after an interruption."""
+        if self.evaluated != self.step:
+            self._save()  # an evaluation may take longer than the training since the last checkpoint
+            self._evaluate()
+        self._strip()
+        self._save()
+        if self._signal is not None:
+            return
+        curve = self.logdir / "curve.png"
+        self._pictures["curve"] = learning_curve(curve, self.logdir, task=self.config.task)
+        shown = "".join(f"\n  {what:<12} {path}" for what, path in self._pictures.items())
+        self.log.message(
+            f"done: {self.step:,} steps ({self.step * frames_per_step(self.config):,} frames), {self.updates:,} updates, "
+            f"{self.episodes:,} episodes, best episode {_shown(self.best_score)}, best evaluation "
+            f"{_shown(self.best_eval)}{shown}\n  records      {self.logdir}: metrics.jsonl scores.jsonl eval.jsonl ckpt/")
+
+    # Records
+
+    def _log(self) -> None:
+        run = self.config.run
+        with self.log.timer("log"):
+            values = self.agent.read_metrics_sync()
+        values |= {"replay/items": len(self.replay), "replay/inserts": self.step,
+                   "replay/samples": self.updates * run.batch_size}
+        if self.agent.device.type == "cuda":
+            values["usage/gpu_mem"] = torch.cuda.memory_allocated(self.agent.device) / 2**30
+        row = self.log.scalars(values, self.step, self.updates)
+        self.log.progress(agent_step=self.step, total_steps=run.steps, update=self.updates, scalars=row,
+                          score=self.last_score, best=self.best_score)
+
+    def _evaluate(self) -> None:
+        """One evaluation in environments and with samples of its own; nothing of the training changes."""
+        run, seed = self.config.run, stream_seed(self.config.seed, EVALUATION, self.step)
+        envs = self._eval_envs(min(run.eval_envs, run.eval_episodes), seed)
+        try:
+            with self.log.timer("eval"):
+                result = evaluate(self.agent, self.config, episodes=run.eval_episodes, seed=seed, envs=envs,
+                                  record=self.agent.obs_space.is_image, stop=lambda: self._signal is not None)
+        except Stopped:
+            return  # it is due again when the run continues
+        finally:
+            envs.close()
+        with self.log.timer("log"):
+            self.log.evaluation(result.scores, result.lengths, self.step, self.updates,
+                                human_normalized=result.human_normalized)
+            if result.frames is not None:
+                self._pictures["policy"] = self.log.video("eval/policy", result.frames, self.step)
+        human = "" if result.human_normalized is None else f", human-normalized {result.human_normalized:.3f}"
+        self.log.message(f"evaluation at step {self.step}: {result.score_mean:.2f} +- {result.score_std:.2f} over "
+                         f"{len(result.scores)} episodes{human}")
+        self.evaluated = self.step
+        if self.best_eval is None or result.score_mean > self.best_eval:
+            self.best_eval = result.score_mean
+            checkpoint.save(self.logdir / "ckpt", self.step, self.agent.state_dict(), self._counters(), tag="best")
+
+    def _strip(self) -> None:
+        """Open-loop predictions on sequences drawn beside the training's own."""
+        length = self.config.run.batch_length
+        if not self.agent.obs_space.is_image or not self.config.run.video_every or not self.replay.windows(length):
+            return
+        with self.log.timer("log"):
+            state = self.replay.rng_state()
+            self.replay.set_rng_state(np.random.PCG64(stream_seed(self.config.seed, STRIP, self.step)).state)
+            batch = self.replay.sample(STRIP_SEQUENCES, length)
+            self.replay.set_rng_state(state)
+            context = min(CONTEXT, length // 2)
+            grid = self.agent.openloop(batch, context)
+            self._pictures["predictions"] = self.log.openloop(grid, self.step, context=context)
+
+    # Checkpoints and the rest of a run's life
+
+    def _counters(self) -> dict[str, Any]:
+        shape, dtype = self.agent.obs_space.shape, self.agent.obs_space.dtype
+        return {"step": self.step, "updates": self.updates, "episodes": self.episodes, "evaluated": self.evaluated,
+                "best_score": self.best_score, "best_eval": self.best_eval, "last_score": self.last_score,
+                "obs_shape": list(shape), "obs_dtype": dtype, "actions": self.agent.act_space.n}
+
+    def _save(self) -> None:
+        with self.log.timer("save"):
+            manifest = self._counters() | {
+                "replay": self.replay.flush(), "replay_rng": self.replay.rng_state(),
+                "prefill_rng": self._prefill_rng.bit_generator.state, "config": self.config.flat()}
+            checkpoint.save(self.logdir / "ckpt", self.step, self.agent.state_dict(), manifest)
+            self._run_dir.note("running", step=self.step)
+
+    def _load(self, found: checkpoint.Checkpoint | None) -> None:
+        """Take over the state of a checkpoint; None starts anew."""
+        if found is None:
+            self.replay.restore(None)
+            return
+        have = spaces(found.manifest)
+        if have != (self.envs.obs_space, self.envs.act_space):
+            raise RunError(f"checkpoint {found.path} was trained on {have[0]}, {have[1]}, but the environments have "
+                           f"{self.envs.obs_space}, {self.envs.act_space}; use the versions it was trained with, or "
+                           "another --logdir")
+        try:
+            counters = {name: found.manifest[name] for name in self._counters()}
+            replay, replay_rng, prefill_rng = (found.manifest[k] for k in ("replay", "replay_rng", "prefill_rng"))
+            self._prefill_rng.bit_generator.state = prefill_rng
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"checkpoint {found.path} lacks what a run needs ({type(error).__name__}: {error}); another "
+                           "version wrote it; choose another --logdir") from error
+        for name in ("step", "updates", "episodes", "evaluated", "best_score", "best_eval", "last_score"):
+            setattr(self, name, counters[name])
+        self.agent.load_state_dict(found.tensors)
+        self.replay.restore(replay)
+        self.replay.set_rng_state(replay_rng)
+
+    @contextmanager
+    def _opened(self, run_dir: RunDir) -> Iterator[None]:
+        """Replay and logger of the run, restored from the latest checkpoint."""
+        config, space = self.config, self.envs.obs_space
+        self._run_dir = run_dir
+        found = checkpoint.latest(self.logdir / "ckpt")
+        self.replay = Replay(config.replay.capacity, self.envs.num_envs, space.shape, space.dtype,
+                             directory=self.logdir / "replay", seed=stream_seed(config.seed, REPLAY))
+        try:
+            self._load(found)
+            with Logger(self.logdir, action_repeat=frames_per_step(config), resume_step=found and found.step,
+                        task=config.task) as self.log:
+                self._banner(found)
+                yield
+        finally:
+            self.replay.close()
+
+    def _banner(self, found: checkpoint.Checkpoint | None) -> None:
+        config, agent = self.config, self.agent
+        self.log.message(
+            f"hdfast: {config.task}, seed {config.seed}, harmony {config.harmony.mode}, "
+            f"{sum(agent.num_params().values()):,} parameters\n  {agent.device} with {ops.backend()} operations, "
+            f"CPU threads: {torch.get_num_threads()}, environments: {self.envs.num_envs}\n  {config.run.steps:,} steps "
+            f"({config.run.steps * frames_per_step(config):,} frames), "
+            f"{self.schedule.updates_due(config.run.steps):,} updates, in {self.logdir}")
+        for warning in found.discarded if found else ():
+            self.log.message(f"warning: {warning}")
+        if found:
+            self.log.message(f"resumed from {found.path.name}: step {self.step}, update {self.updates}, "
+                             f"{len(self.replay)} steps of replay; environments begin new episodes")
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Let the first SIGINT or SIGTERM ask for a checkpoint and an end; the second acts at once, as without us."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def restore() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        def ask(number: int, _: object) -> None:
+            self._signal = number
+            restore()
+
+        for number in before:
+            signal.signal(number, ask)
+        try:
+            yield
+        finally:
+            restore()
+
+
+def _shown(score: float | None) -> str:
+    return "none" if score is None else f"{score:g}"

@@ -1,0 +1,34 @@
+"""What holds for every test: one thread, fixed seeds, GPU tests skipped where there is no GPU.
+
+Markers and --strict-markers stand in pyproject.toml.
+"""
+
+import os
+import random
+
+# Before torch is imported, and for the programs that tests start: two workers on two cores must not fight for them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import numpy as np
+import pytest
+import torch
+
+
+def pytest_configure(config):
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds():
+    """Every test starts from the same global random state, whatever ran before it and in whichever order."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
