@@ -24,8 +24,6 @@ demo: $(VENV)/.installed
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
 	then presets="atari100k"; else presets="atari100k cpu"; fi; \
 	set -x; $(BIN)/hdfast train --configs $$presets --task atari_pong --logdir $(DEMO)
-	@echo "The run's files are in $(DEMO):"
-	@echo "  curve.png (score over frames)  videos/  scores.jsonl  eval.jsonl  metrics.jsonl  ckpt/"
 	@echo "Watch it with: $(BIN)/tensorboard --logdir $(DEMO)"
 
 test: lint

@@ -74,6 +74,7 @@ class Verb:
 
 def train(parsed: Parsed[TrainFlags]) -> int:
     """Start or continue the run in the logdir."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin would starve the environments' threads
     config = parsed.config()
     written, logdir = config.logdir, config.run_dir()
     config = replace(config, logdir=str(logdir))
@@ -96,7 +97,7 @@ def evaluate(parsed: Parsed[EvalFlags]) -> int:
     logdir, video = Path(parsed.arguments[0]).expanduser(), Path(flags.video).expanduser()
     if flags.video and (video.suffix not in (".gif", ".mp4") or not video.parent.is_dir()):
         raise ConfigError(f"--video must name a .gif or .mp4 file in a directory that exists, got {video}")
-    from hdfast.evaluate import evaluate_run
+    from hdfast.evaluation import evaluate_run
     result = evaluate_run(logdir, episodes=flags.episodes, seed=flags.seed, num_envs=flags.envs or None,
                           video=video if flags.video else None, device=flags.device)
     human = result.human_normalized

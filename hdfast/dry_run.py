@@ -11,7 +11,7 @@ from hdfast import ops
 from hdfast.agent import Agent
 from hdfast.config import Config
 from hdfast.envs import make_envs
-from hdfast.evaluate import frames_per_step
+from hdfast.evaluation import frames_per_step
 from hdfast.replay import Replay
 from hdfast.schedule import Schedule
 
@@ -49,8 +49,8 @@ def dry_run(config: Config, device: torch.device) -> None:
     print(f"one update:  {seconds:.2f} s on {device} with {ops.backend()} operations, warm-up "
           f"included; the whole run makes {due:,}")
     print("".join(f"  {name:<30} {value:12.5g}\n" for name, value in metrics.items() if "loss" in name), end="")
-    print(f"memory:      {_peak_bytes(device) / 2**20:,.0f} MiB at the peak of this process"
-          + (" on the GPU" if device.type == "cuda" else ""))
+    where = "on the GPU" if device.type == "cuda" else "in this process"
+    print(f"peak memory: {_peak_bytes(device) / 2**20:,.0f} MiB {where}, with activations, without a full replay")
     print("dry run: nothing was written")
 
 
@@ -60,7 +60,8 @@ def print_parameters(agent: Agent) -> None:
     print("parameters")
     for name, number in parts.items():
         print(f"  {name:<10} {number:>12,}")
-    print(f"  {'total':<10} {sum(parts.values()):>12,}")
+    harmony = parts.pop("harmony")
+    print(f"  {'total':<10} {sum(parts.values()):>12,} trained + {harmony} harmony scalars")
 
 
 def print_memory(agent: Agent, config: Config) -> None:

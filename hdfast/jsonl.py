@@ -53,11 +53,10 @@ class JsonLines:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a file in order; a missing file gives none, and lines that are not whole JSON objects are left out."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
+    if not path.is_file():
         return []
-    return [row for row in map(_parse, lines) if row is not None]
+    with disk_errors("read", path):
+        return [row for row in map(_parse, path.read_bytes().splitlines()) if row is not None]
 
 
 def trim(path: Path, last_step: int) -> int:
@@ -67,7 +66,8 @@ def trim(path: Path, last_step: int) -> int:
     """
     if not path.is_file():
         return 0
-    data = path.read_bytes()
+    with disk_errors("read", path):
+        data = path.read_bytes()
     lines = data.splitlines()
     kept = [line for line in lines if (row := _parse(line)) is not None and row.get("step", 0) <= last_step]
     fixed = b"".join(line + b"\n" for line in kept)

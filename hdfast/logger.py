@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from hdfast.durable import disk_errors
-from hdfast.jsonl import JsonLines, read_rows, trim
+from hdfast.jsonl import JsonLines, read_rows, replace, trim
 from hdfast.progress import ProgressLine
-from hdfast.visuals import gif_bytes, png_bytes, save_animation, save_strip, strip_image
+from hdfast.visuals import gif_bytes, png_bytes, save_animation, strip_image
 
 RECORDS = ("metrics.jsonl", "scores.jsonl", "eval.jsonl")
 PAUSES = ("eval", "save")  # timers whose time does not count against fps/*
@@ -76,11 +76,13 @@ class Logger:
 
     def evaluation(self, scores: Sequence[float], lengths: Sequence[int], agent_step: int, update: int, *,
                    human_normalized: float | None = None) -> None:
-        """Record one evaluation: score and length of each of its episodes (one or more)."""
+        """Record one evaluation: score and length of each of its episodes (one or more); again at a step replaces it.
+        """
         row = {"eval/score": float(np.mean(scores)), "eval/score_std": float(np.std(scores)),
                "eval/length": float(np.mean(lengths))}
         if human_normalized is not None:
             row["eval/human_normalized"] = human_normalized
+        self._repeat_evaluation(agent_step)
         self._evals.append({**self._where(agent_step, update), **row, "scores": scores, "lengths": lengths})
         self._record(row, agent_step, update)
 
@@ -95,9 +97,10 @@ class Logger:
     def openloop(self, grid: np.ndarray, agent_step: int, *, context: int) -> Path:
         """Save open-loop predictions (T, 3*h, n*w, c) uint8 as report-openloop GIF and PNG strip; returns the PNG."""
         self.video("report/openloop/image", grid, agent_step, fps=10)
-        path = save_strip(self._video_path("report/openloop/image", agent_step, "png"), grid, context=context)
-        strip = strip_image(grid, context=context)
-        self._picture("report/openloop/strip", png_bytes(strip), strip.shape, agent_step)
+        path, strip = self._video_path("report/openloop/image", agent_step, "png"), strip_image(grid, context=context)
+        data = png_bytes(strip)
+        replace(path, data)
+        self._picture("report/openloop/strip", data, strip.shape, agent_step)
         return path
 
     def progress(self, *, agent_step: int, total_steps: int, update: int, scalars: Mapping[str, float] | None = None,
@@ -137,6 +140,14 @@ class Logger:
         self._metrics.append({**self._where(agent_step, update), **row})
         if self._board:
             self._board.scalars(row, agent_step * self.action_repeat)
+
+    def _repeat_evaluation(self, agent_step: int) -> None:
+        """Drop an evaluation of the same step, made before a crash that came ahead of the next checkpoint."""
+        path, step = self._evals.path, agent_step * self.action_repeat
+        if any(row.get("step", 0) >= step for row in read_rows(path)):
+            self._evals.close()
+            trim(path, step - 1)
+            self._evals = JsonLines(path)
 
     def _rates(self, agent_step: int, update: int) -> dict[str, float]:
         """fps/* and timer/* since the last call; a resumed run has them from its second call on."""

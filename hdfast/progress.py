@@ -132,14 +132,12 @@ def line_segments(task: str, frames: int, total: int, left: float | None, scalar
 
 
 def compact(value: float) -> str:
-    """1900 -> 1.9k, 162000 -> 162k, 1200000 -> 1.2M; below ten with one decimal unless whole."""
-    if not math.isfinite(value):
-        return str(value)
-    for limit, unit, letter in ((999_500, 1e6, "M"), (999.5, 1e3, "k")):
-        if abs(value) >= limit:
-            value /= unit
-            return f"{value:.1f}{letter}" if abs(value) < 9.95 else f"{value:.0f}{letter}"
-    return f"{value:.1f}" if abs(value) < 9.95 and value != int(value) else f"{value:.0f}"
+    """1900 -> 1.9k, 10400 -> 10.4k, 162000 -> 162k; 0.44 -> 0.4, 61.2 -> 61."""
+    size = abs(value)
+    unit, letter = (1e6, "M") if size >= 999_500 else (1e3, "k") if size >= 999.5 else (1, "")
+    value /= unit
+    text = f"{value:.1f}" if abs(value) < (99.95 if letter else 9.95) else f"{value:.0f}"
+    return text.removesuffix(".0") + letter
 
 
 def number(value: float) -> str:

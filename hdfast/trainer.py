@@ -20,7 +20,7 @@ from hdfast.agent import Agent, PolicyState
 from hdfast.config import Config
 from hdfast.envs import Step, VectorEnv, make_envs
 from hdfast.errors import ConfigError, RunError
-from hdfast.evaluate import Stopped, evaluate, frames_per_step
+from hdfast.evaluation import Stopped, evaluate, frames_per_step
 from hdfast.logger import Logger
 from hdfast.machine import pick_device
 from hdfast.replay import Replay
@@ -104,6 +104,8 @@ class Trainer:
                     self._loop()
                     if self._signal is None:
                         self._finish()
+                if self._signal is not None:
+                    self.log.message(f"stopped by {signal.Signals(self._signal).name}, saved at step {self.step:,}")
                 status = "finished" if self._signal is None else f"stopped by {signal.Signals(self._signal).name}"
         except BaseException as error:
             status = f"failed: {type(error).__name__}: {error}"
@@ -123,6 +125,8 @@ class Trainer:
         steps, count = self.config.run.steps, self.envs.num_envs
         if self.step >= steps:
             return
+        if crossed(self.config.run.eval_every, self.evaluated, self.step):
+            self._evaluate()  # an evaluation that was interrupted
         record, policy = self.envs.reset(), None
         while True:
             with self.log.timer("act"):
@@ -192,11 +196,12 @@ class Trainer:
             return
         curve = self.logdir / "curve.png"
         self._pictures["curve"] = learning_curve(curve, self.logdir, task=self.config.task)
-        shown = "".join(f"\n  {what:<12} {path}" for what, path in self._pictures.items())
+        frames = self.step * frames_per_step(self.config)
         self.log.message(
-            f"done: {self.step:,} steps ({self.step * frames_per_step(self.config):,} frames), {self.updates:,} updates, "
-            f"{self.episodes:,} episodes, best episode {_shown(self.best_score)}, best evaluation "
-            f"{_shown(self.best_eval)}{shown}\n  records      {self.logdir}: metrics.jsonl scores.jsonl eval.jsonl ckpt/")
+            f"done: {self.step:,} steps ({frames:,} frames), {self.updates:,} updates, {self.episodes:,} episodes, "
+            f"best episode {_shown(self.best_score)}, best evaluation {_shown(self.best_eval)}")
+        self.log.message("\n".join(f"  {what:<12} {path}" for what, path in self._pictures.items()))
+        self.log.message(f"  {'records':<12} {self.logdir}: metrics.jsonl scores.jsonl eval.jsonl ckpt/")
 
     # Records
 

@@ -19,6 +19,7 @@ from hdfast.scores import curve_frames, reference
 
 GREEN, RED = (0, 200, 80), (230, 60, 50)  # border of context frames, border of predicted frames
 VIEWABLE = 256  # pixels on the short side that an animation is enlarged to
+DISTINCT = 16384  # colours that a palette is chosen from
 EXACT = 64  # palette entries for the most frequent colours
 ROWS = ("truth", "model", "error")
 
@@ -151,8 +152,9 @@ def _strip_steps(steps: int, context: int, columns: int) -> list[int]:
     """First and last context step, then predicted steps spread evenly up to the last one."""
     context = min(context, steps)
     seen = sorted({0, context - 1}) if context else []
-    left = max(1, columns - len(seen))
-    return seen + sorted({int(t) for t in np.linspace(context, steps - 1, left).round() if t >= context})
+    if context == steps:
+        return seen
+    return seen + sorted({int(t) for t in np.linspace(context, steps - 1, max(1, columns - len(seen))).round()})
 
 
 def _palette(frames: np.ndarray) -> tuple[np.ndarray, bytes]:
@@ -167,9 +169,13 @@ def _palette(frames: np.ndarray) -> tuple[np.ndarray, bytes]:
         return frames[..., 0], bytes(np.arange(256, dtype=np.uint8).repeat(3))
     wide = frames.astype(np.int32)
     packed = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
-    seen = np.zeros(1 << 24, bool)
-    seen[packed] = True
-    colours = np.flatnonzero(seen)
+    for coarse in range(8):  # low bits dropped from every channel, until the distinct colours are few enough to sort
+        mask = (0xFF << coarse & 0xFF) * 0x010101
+        seen = np.zeros(1 << 24, bool)
+        seen[packed & mask] = True
+        if (colours := np.flatnonzero(seen)).size <= DISTINCT:
+            break
+    packed &= mask
     rank = np.zeros(1 << 24, np.int32)
     rank[colours] = np.arange(len(colours))
     index = rank[packed]  # (T, h, w) into `colours`
@@ -198,6 +204,8 @@ def _save_mp4(path: Path, frames: np.ndarray, fps: float, scale: int | None) -> 
             with get_writer(beside, fps=fps, codec="libx264", quality=8, macro_block_size=2) as writer:
                 for frame in frames:
                     image = _enlarge(frame, scale)
+                    odd = [(0, side % 2) for side in image.shape[:2]]  # the codec wants even sides
+                    image = np.pad(image, [*odd, (0, 0)], mode="edge")
                     writer.append_data(np.broadcast_to(image, (*image.shape[:2], 3)))
             beside.replace(path)
         finally:
@@ -225,7 +233,7 @@ def learning_curve(path: Path, logdir: Path, *, task: str | None = None) -> Path
     figure = Figure(figsize=(9, 5.6), dpi=130, layout="constrained")
     axes = figure.add_subplot()
     steps = np.concatenate([episodes[:, 0], evals[:, 0]])
-    last = steps.max() if len(steps) else 1.0
+    last = max(1.0, steps.max()) if len(steps) else 1000.0
     spans = [_draw_run(axes, episodes, evals)]
     row = reference(task)
     if row:
@@ -234,7 +242,8 @@ def learning_curve(path: Path, logdir: Path, *, task: str | None = None) -> Path
     if row:
         low, high = _draw_levels(axes, row, low, high)
     axes.set(xlim=(0, last * 1.02), ylim=(low, high), xlabel="environment frames", ylabel="score of an episode")
-    axes.set_title(f"{task.removeprefix('atari_').replace('_', ' ').title()}", loc="left", fontweight="bold")
+    title = task.removeprefix("atari_").replace("_", " ").title() if task.startswith("atari_") else task
+    axes.set_title(title, loc="left", fontweight="bold")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _frames(x)))
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 4, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.10g}"))
@@ -243,12 +252,22 @@ def learning_curve(path: Path, logdir: Path, *, task: str | None = None) -> Path
     axes.spines[["top", "right"]].set_visible(False)
     if not len(steps):
         axes.text(0.5, 0.5, "no finished episode yet", transform=axes.transAxes, ha="center", color=GREY)
-    if axes.get_legend_handles_labels()[0]:
-        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    _legend(figure, axes)
     out = io.BytesIO()
     figure.savefig(out, format="png")
     replace(path, out.getvalue())
     return path
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    """Below the plot in two columns: this run on the left, what it is held against on the right."""
+    handles, labels = axes.get_legend_handles_labels()
+    own = sum("training" in label or "evaluation" in label for label in labels)
+    for _ in range(len(labels) - 2 * own if own else 0):
+        handles.insert(own, axes.plot([], [], alpha=0)[0])
+        labels.insert(own, "")
+    if labels:
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
 
 
 def _task_of(logdir: Path) -> str:
@@ -269,16 +288,18 @@ def _points(path: Path, *keys: str) -> np.ndarray:
 def _draw_run(axes: Any, episodes: np.ndarray, evals: np.ndarray) -> np.ndarray:
     """Draw this run; returns the scores that must be in view."""
     if len(episodes):
-        axes.plot(*episodes.T, "o", color=SKY, markersize=3, alpha=0.55, markeredgewidth=0, label="training episode")
-        width = min(20, max(1, len(episodes) // 4))
+        size = 3 if len(episodes) > 20 else 5
+        axes.plot(*episodes.T, "o", color=SKY, markersize=size, alpha=0.6, markeredgewidth=0, label="training episode")
+        width = max(min(20, len(episodes) // 8), len(episodes) // 20)
         if width > 1:
-            mean = np.convolve(episodes[:, 1], np.full(width, 1 / width), "valid")
-            axes.plot(episodes[width - 1:, 0], mean, color=SKY, linewidth=1.8, label=f"mean of {width} episodes")
+            mean = [np.convolve(x, np.full(width, 1 / width), "valid") for x in episodes.T]
+            axes.plot(*mean, color=SKY, linewidth=1.8, label=f"mean of {width} training episodes")
     if len(evals):
         steps, mean, std = evals.T
         axes.fill_between(steps, mean - std, mean + std, color=BLUE, alpha=0.15, linewidth=0)
-        axes.errorbar(steps[-1], mean[-1], std[-1], color=BLUE, alpha=0.35, capsize=3)
-        axes.plot(steps, mean, "o-", color=BLUE, linewidth=2.2, markersize=4,
+        if len(evals) == 1:
+            axes.errorbar(steps, mean, std, color=BLUE, alpha=0.4, capsize=4)
+        axes.plot(steps, mean, "o-", color=BLUE, linewidth=2.2, markersize=4, zorder=3,
                   label=f"evaluation, mean ± std over episodes ({_score(mean[-1])} at {_frames(steps[-1])})")
         return np.concatenate([episodes[:, 1], mean - std, mean + std])
     return episodes[:, 1]
@@ -289,9 +310,10 @@ def _draw_published(axes: Any, row: dict[str, Any], last: float) -> list[np.ndar
     frames, views = np.array(curve_frames(), float), []
     for method, (name, colour, style) in PUBLISHED.items():
         curve = np.array(row[method]["curve_mean"])
-        text = f"{name}, published ({_score(row[method]['final_mean'])} at {_frames(frames[-1])})"
-        shown = np.concatenate([frames[frames < last], [min(last, frames[-1])]]) if last >= frames[0] else frames[:0]
+        text = f"{name}, published ({_score(row[method]['final_mean'])} at {_frames(frames[-1])}"
+        shown = np.unique(np.minimum(frames, last)) if last >= frames[0] else frames[:0]
         scores = np.interp(shown, frames, curve)
+        text += ")" if len(shown) else ", outside the plot)"
         axes.plot(shown, scores, style, color=colour, linewidth=1.4, label=text)
         views.append(scores)
     return views
@@ -328,4 +350,6 @@ def _frames(count: float) -> str:
 
 
 def _score(score: float) -> str:
+    if abs(score) < 10:
+        return f"{score:.3g}"
     return f"{score:,.0f}" if abs(score) >= 1000 else f"{score:.1f}"

@@ -296,7 +296,7 @@ def test_eval_plays_and_prints(monkeypatch, tmp_path, capsys):
         asked.update(logdir=logdir, **options)
         return FakeEvaluation([-20.0, -21.0], [800, 900], video=options["video"])
 
-    replace_module(monkeypatch, "evaluate", evaluate_run=evaluate_run)
+    replace_module(monkeypatch, "evaluation", evaluate_run=evaluate_run)
     video = tmp_path / "pong.gif"
     flags = f"--episodes 2 --seed=9 --envs 2 --video {video} --device cpu"
     assert cli.main(["eval", str(tmp_path), *flags.split()]) == 0
@@ -314,7 +314,7 @@ def test_eval_plays_and_prints(monkeypatch, tmp_path, capsys):
 
 def test_eval_without_human_score(monkeypatch, tmp_path, capsys):
     result = FakeEvaluation([1.0], [4], human_normalized=None)
-    replace_module(monkeypatch, "evaluate", evaluate_run=lambda *_, **__: result)
+    replace_module(monkeypatch, "evaluation", evaluate_run=lambda *_, **__: result)
     assert cli.main(["eval", str(tmp_path)]) == 0
     assert "no human score" in capsys.readouterr().out
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import hdfast
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DEPENDENCIES = {r.name: r for r in map(Requirement, PROJECT["dependencies"])}
@@ -42,6 +44,20 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     assert f"{info}/licenses/LICENSE" in packed
     assert "hdfast = hdfast.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
     assert "Requires-Dist: torch>=2.11" in wheel.read(f"{info}/METADATA").decode()
+
+
+def test_there_is_one_version():
+    assert hdfast.__version__ == PROJECT["version"]
+
+
+@pytest.mark.parametrize("name", hdfast.__all__)
+def test_public_names_exist(name):
+    assert getattr(hdfast, name)
+
+
+def test_an_unknown_public_name_lists_the_known_ones():
+    with pytest.raises(AttributeError, match="no attribute 'Learner'; it has Agent, Config"):
+        _ = hdfast.Learner
 
 
 def test_every_import_is_declared_and_every_dependency_is_imported():

@@ -1,0 +1,242 @@
+"""The training loop: how many updates when, in which order, what evaluation may touch, and what a signal does."""
+
+import os
+import signal
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from hdfast import checkpoint, trainer
+from hdfast.agent import Agent
+from hdfast.config import Config, RunConfig
+from hdfast.envs import make_envs
+from hdfast.errors import ConfigError
+from hdfast.evaluation import evaluate
+from hdfast.jsonl import read_rows
+from hdfast.machine import pick_device
+from hdfast.schedule import Schedule, crossed
+from hdfast.trainer import Trainer
+from scripted_run import ScriptedAgent, ScriptedEnvs, small_config
+
+
+def run(tmp_path, config, lengths=(5,), *, log=None, on_update=None):
+    """Train a scripted agent in scripted environments; returns agent, environments, trainer."""
+    agent, envs = ScriptedAgent(config, log, on_update), ScriptedEnvs(lengths, log)
+    t = Trainer(config, agent, envs, tmp_path, eval_envs=lambda n, seed: ScriptedEnvs([4] * n))
+    t.run()
+    return agent, envs, t
+
+
+# Schedule
+
+def test_the_official_preset_makes_99900_updates():
+    schedule = Schedule.of(Config.preset("atari100k", task="pong").run)
+    assert [schedule.updates_due(s) for s in (0, 1099, 1100, 1101, 1102, 5000, 101_000)] == [
+        0, 0, 0, 1, 2, 3900, 99_900]
+    assert [schedule.random_actions(s) for s in (0, 1099, 1100)] == [True, True, False]
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.1, 0.3, 7.0, 8.0, 33.3, 341.3, 1024.0])
+@pytest.mark.parametrize("num_envs", [1, 3, 8])
+def test_updates_never_drift(ratio, num_envs):
+    run = RunConfig(steps=10**9, prefill=100, batch_size=5, batch_length=7, train_ratio=ratio)
+    schedule, exact = Schedule.of(run), Fraction(str(ratio)) / 35
+    for step in (*range(num_envs, 2000, num_envs), *(10**9 - num_envs * k for k in range(50))):
+        expected = max(0, (step - 100) * exact)
+        assert 0 <= expected - schedule.updates_due(step) < 1
+    if ratio == 0.1:  # 1 update every 350 steps, to the step
+        assert schedule.updates_due(100 + 350 * 10**6) == 10**6 == 1 + schedule.updates_due(99 + 350 * 10**6)
+
+
+def test_crossed():
+    assert [crossed(10, a, b) for a, b in ((0, 9), (0, 10), (10, 19), (9, 11), (5, 50))] == [
+        False, True, False, True, True]
+    assert not crossed(0, 0, 100)
+
+
+@pytest.mark.parametrize(("num_envs", "ratio"), [(1, 8.0), (3, 8.0), (4, 33.0)])
+def test_the_loop_follows_the_schedule(tmp_path, num_envs, ratio):
+    config = small_config(**{"env.num_envs": num_envs, "run.train_ratio": ratio, "run.steps": 200, "run.prefill": 50})
+    agent, _, t = run(tmp_path, config, lengths=[5] * num_envs)
+    assert t.step == -(-200 // num_envs) * num_envs
+    assert agent.updates == t.updates == int((t.step - 50) * Fraction(ratio) / 32)
+    assert len(t.replay) == t.step
+    assert agent.batches[0].reward.shape == (8, 4)
+
+
+def test_the_environments_step_while_the_learner_learns(tmp_path):
+    log = []
+    run(tmp_path, small_config(**{"run.steps": 30, "run.prefill": 20, "run.train_ratio": 64.0}), log=log)
+    prefill = ["reset"] + ["send", "recv"] * 20
+    policy = ["act", "send", "update", "update", "recv"] * 9 + ["act", "update", "update"]
+    evaluation = ["act"] * 4
+    assert log == prefill + policy + evaluation
+
+
+def test_the_policy_takes_over_in_the_middle_of_an_episode(tmp_path):
+    config = small_config(**{"run.steps": 40, "run.prefill": 22})
+    agent, envs, t = run(tmp_path, config, lengths=[6])
+    first, state = agent.acted[0]
+    assert state == ("initial", 1)
+    assert first.obs[0, 0] == 22 and not first.is_first[0]  # record 23; episodes have 7 records
+    assert [s for _, s in agent.acted[1:18]] == [("carried", 1)] * 17
+    random = np.concatenate(envs.actions[:22])
+    assert set(random) == {0, 1, 2}
+    stored = [t.replay._action[i] for i in range(40)]
+    assert stored[6] == -1 and stored[:6] == list(random[:6])  # the action after is_last is stored as none
+
+
+def test_every_record_counts_and_episodes_are_recorded(tmp_path):
+    config = small_config(**{"env.num_envs": 2, "run.steps": 48, "run.prefill": 20})
+    _, _, t = run(tmp_path, config, lengths=[3, 5])
+    rows = read_rows(tmp_path / "scores.jsonl")
+    first = [(row["step"], row["episode/score"], row["episode/length"]) for row in rows if row["episode/length"] == 3]
+    second = [(row["step"], row["episode/score"], row["episode/length"]) for row in rows if row["episode/length"] == 5]
+    assert first == [(8 * k, 3.0, 3) for k in range(1, 7)]  # 4 records of 2 environments are 8 steps
+    assert second == [(12 * k, 10.0, 5) for k in range(1, 5)]
+    assert (t.episodes, t.best_score) == (10, 10.0)
+
+
+def test_frames_are_steps_times_the_action_repeat_of_atari(tmp_path):
+    config = small_config("atari_pong", **{"run.steps": 40, "run.prefill": 20})
+    run(tmp_path, config)
+    assert [row["step"] for row in read_rows(tmp_path / "scores.jsonl")] == [24 * k for k in range(1, 7)]
+    assert read_rows(tmp_path / "eval.jsonl")[0]["step"] == 160
+
+
+def test_what_falls_due_when(tmp_path):
+    config = small_config("dummy", **{"run.steps": 50, "run.prefill": 20, "run.eval_every": 15, "run.log_every": 12,
+                                      "run.video_every": 20, "run.save_every": 22})
+    envs = make_envs("dummy", config.env)
+    Trainer(config, Agent(envs.obs_space, envs.act_space, config), envs, tmp_path).run()
+    assert [row["agent_step"] for row in read_rows(tmp_path / "eval.jsonl")] == [15, 30, 45, 50]
+    metrics = read_rows(tmp_path / "metrics.jsonl")
+    assert [row["agent_step"] for row in metrics if "replay/items" in row] == [12, 24, 36, 48, 50]
+    assert all(np.isfinite(row["train/loss/image"]) for row in metrics if "train/loss/image" in row)
+    saved = sorted(path.name for path in (tmp_path / "ckpt").iterdir() if not path.name.startswith("best"))
+    assert [name[:12] for name in saved] == ["000000000044", "000000000050"]
+    videos = {path.name for path in (tmp_path / "videos").iterdir()}
+    assert {f"eval-policy-{n:09d}.gif" for n in (15, 30, 45, 50)} <= videos
+    assert {f"report-openloop-image-{n:09d}.png" for n in (20, 40, 50)} <= videos
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
+# Evaluation
+
+def test_evaluation_plays_one_episode_in_each_environment():
+    config = small_config()
+    agent, envs = ScriptedAgent(config), ScriptedEnvs([2, 5, 9])
+    result = evaluate(agent, config, episodes=7, seed=0, envs=envs)
+    assert result.lengths == [2, 5, 9, 2, 5, 9, 2]  # the first seven finishers would be shorter
+    assert result.scores == [2.0, 10.0, 27.0, 2.0, 10.0, 27.0, 2.0]
+    assert result.score_mean == pytest.approx(np.mean(result.scores))
+    assert result.score_std == pytest.approx(np.std(result.scores))
+    assert result.human_normalized is None and not envs.closed
+    rounds = np.split(np.stack(envs.actions), [9, 18])
+    assert all((r[2:, 0] == 0).all() and (r[5:, 1] == 0).all() for r in rounds[:2])  # done: action 0
+    assert len(rounds[2]) == 2 and (rounds[2][:, 1:] == 0).all()
+    assert [s for _, s in agent.acted if s[0] == "initial"] == [("initial", 3)] * 3
+
+
+def test_evaluation_leaves_an_environment_without_a_time_limit():
+    config = small_config(**{"env.max_episode_frames": 30})
+    result = evaluate(ScriptedAgent(config), config, episodes=1, seed=0, envs=ScriptedEnvs([10**9]))
+    assert result.lengths == [30] and result.scores == [30.0]
+
+
+def test_evaluation_is_fixed_by_its_seed_and_makes_a_video(tmp_path):
+    config = small_config("dummy", **{"run.eval_envs": 3})
+    envs = make_envs("dummy", config.env)
+    agent = Agent(envs.obs_space, envs.act_space, config)
+    first, again, other = (evaluate(agent, config, episodes=4, seed=s, video=tmp_path / f"{i}.gif")
+                           for i, s in enumerate((1, 1, 2)))
+    assert first.scores == again.scores != other.scores
+    assert (tmp_path / "0.gif").read_bytes() == (tmp_path / "1.gif").read_bytes()
+    assert first.video == tmp_path / "0.gif" and first.frames is None
+    with pytest.raises(ConfigError, match="vector"):
+        evaluate(ScriptedAgent(config), config, episodes=1, seed=0, video=tmp_path / "v.gif")
+
+
+def test_evaluation_changes_nothing_in_training(tmp_path):
+    def final(name, **overrides):
+        config = small_config("dummy", **{"run.steps": 80, "run.prefill": 40, **overrides})
+        envs = make_envs("dummy", config.env)
+        agent = Agent(envs.obs_space, envs.act_space, config)
+        t = Trainer(config, agent, envs, tmp_path / name)
+        t.run()
+        return {k: v.clone() for k, v in agent.state_dict().items()}, t.replay.checksum(), t.replay.rng_state()
+
+    plain = final("plain")
+    busy = final("busy", **{"run.eval_every": 25, "run.video_every": 30, "run.log_every": 7, "run.save_every": 50})
+    assert plain[1:] == busy[1:]
+    assert [name for name in plain[0] if not torch.equal(plain[0][name], busy[0][name])] == []
+
+
+# Signals
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_saves_at_the_end_of_the_step_and_the_run_goes_on_from_there(tmp_path, number, raised):
+    config = small_config(**{"run.steps": 100, "run.prefill": 20, "run.train_ratio": 64.0})  # two updates a step
+    before = signal.getsignal(number)
+    with pytest.raises(raised) as error:
+        run(tmp_path, config, on_update=lambda n: n == 11 and os.kill(os.getpid(), number))
+    assert number == signal.SIGINT or error.value.code == 143
+    assert signal.getsignal(number) == before
+    found = checkpoint.latest(tmp_path / "ckpt")
+    assert (found.step, found.manifest["updates"]) == (26, 12)
+    agent, _, t = run(tmp_path, config)
+    assert (t.step, t.updates, agent.updates, float(agent.weight[0])) == (100, 160, 148, 160.0)
+
+
+def test_a_second_signal_acts_at_once(tmp_path):
+    def twice(n):
+        if n == 11:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, small_config(**{"run.steps": 100, "run.prefill": 20}), on_update=twice)
+    assert checkpoint.latest(tmp_path / "ckpt") is None
+
+
+def test_a_signal_ends_an_evaluation_which_is_made_up_for_later(tmp_path):
+    config = small_config(**{"run.steps": 40, "run.prefill": 20, "run.eval_every": 30})
+
+    class Interrupting(ScriptedEnvs):
+        def send(self, action):
+            super().send(action)
+            if len(self.actions) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    envs = ScriptedEnvs([5])
+    t = Trainer(config, ScriptedAgent(config), envs, tmp_path, eval_envs=lambda n, seed: Interrupting([10**6] * n))
+    with pytest.raises(SystemExit):
+        t.run()
+    assert checkpoint.latest(tmp_path / "ckpt").step == 30 and not read_rows(tmp_path / "eval.jsonl")
+    run(tmp_path, config)
+    assert [row["agent_step"] for row in read_rows(tmp_path / "eval.jsonl")] == [30, 40]
+
+
+# The function behind `hdfast train`
+
+def test_dry_run_reports_and_writes_nothing(tmp_path, capsys):
+    logdir = tmp_path / "run"
+    trainer.train(small_config("dummy", logdir=str(logdir)), dry_run=True)
+    out = capsys.readouterr().out
+    for part in ("run.batch_size 4", "encoder", "harmony", "total", "train/loss/image", "nothing was written"):
+        assert part in out
+    assert not logdir.exists()
+
+
+def test_a_missing_device_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(ConfigError, match="--device cpu or --device auto"):
+        pick_device("cuda:1")
+
+
+def test_a_backend_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="--backend auto"):
+        trainer.train(small_config(backend="native", logdir=str(tmp_path / "run")))
