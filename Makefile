@@ -1,9 +1,11 @@
 # make demo   train on Atari Pong, evaluate, write videos and curves; run it again to resume
 # make test   lint and the whole test suite
 # make lint   ruff alone
+# make cpp    kernel tests in C++: plain, ASan+UBSan and TSan, under every schedule of the emulator
 # make clean  remove .venv and build products; runs/ stays
 #
 # PYTHON=python3.12   interpreter of a new virtual environment
+# HDFAST_CUDA=0|1      leave the CUDA kernels out, or insist on them; left alone: where nvcc is found
 # TORCH=torch==2.11.0 torch to install into a new virtual environment (give VENV too, or `make clean` first)
 
 PYTHON ?= python3
@@ -17,7 +19,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY = passive
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test cpp lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -29,11 +31,19 @@ demo: $(VENV)/.installed
 test: lint
 	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
+cpp:
+	cmake -S . -B build/cpp -G Ninja -DHDFAST_CUDA=0 -DHDFAST_BUILD_TESTS=ON
+	cmake --build build/cpp -j $(JOBS)
+	ctest --test-dir build/cpp -j $(JOBS) --output-on-failure
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 
 clean:
-	rm -rf $(VENV) build dist hdfast.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist hdfast.egg-info .pytest_cache .ruff_cache hdfast/*.so
+
+# What the native library is made of: an editable installation is stale when one of these changes.
+NATIVE := setup.py CMakeLists.txt $(wildcard cmake/* csrc/*/*)
 
 # torch goes in first and alone: left to the resolver it would be the newest one with its whole CUDA stack.
 $(VENV)/.torch:
@@ -41,10 +51,10 @@ $(VENV)/.torch:
 	$(BIN)/pip install '$(TORCH)'
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml $(NATIVE)
 	$(BIN)/pip install -e .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml
+$(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml $(NATIVE)
 	$(BIN)/pip install -e '.[dev]'
 	@touch $@ $(VENV)/.installed

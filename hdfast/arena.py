@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from hdfast import ops
+from hdfast.ops.adam import adam_step
+
 ALIGN = 4  # floats: every view starts on 16 bytes
 BLOCK = 4096  # floats: the norm is that of block norms, or 16 M squares summed in fp32 would lose three digits
 
@@ -50,6 +53,9 @@ class Arena:
     @torch.no_grad()
     def update(self) -> Tensor:
         """Clip by the global norm, take one Adam step, and return the norm before clipping, ()."""
+        if ops.backend() == "native" and "adam" in ops.native_families():
+            return adam_step(self.param, self.grad, self.mean, self.var, self.step, lr=self.lr, eps=self.eps,
+                             clip=self.clip, beta1=self.beta1, beta2=self.beta2)
         norm = torch.linalg.vector_norm(torch.linalg.vector_norm(self.grad.view(-1, BLOCK), dim=1))
         self.grad.mul_(torch.where(norm < self.clip, 1.0, self.clip / norm))
         self.step += 1

@@ -30,6 +30,7 @@ hdfast: HarmonyDream (DreamerV3 with harmonised losses) on Atari 100K
   hdfast train --configs cpu --task pong        a small run on real Atari frames, on a CPU
   hdfast train --configs atari100k --task pong  the full Atari 100K protocol
   hdfast eval runs/atari_pong/0 --video p.gif   play episodes with a trained agent
+  hdfast bench --preset reduced --threads 2     time one learner update; --peers beside other Dreamers
   hdfast configs                                presets and settings; `hdfast configs cpu` prints one resolved
 
 The same train command continues a run that was stopped. Every verb has --help."""
@@ -58,6 +59,17 @@ class ConfigsFlags:
 @dataclass(frozen=True)
 class DoctorFlags:
     pass
+
+
+@dataclass(frozen=True)
+class BenchFlags:
+    preset: str = opt("reduced", "sizes: full is Atari 100K's", choices=("reduced", "full"))
+    threads: int = opt(2, "torch CPU threads of every measured process", low=1, high=1024)
+    peers: bool = opt(False, "measure the other Dreamers that bench/peers/install.py installed")
+    only: str = opt("", "measure only one part: update, loops or ops", choices=("", "update", "loops", "ops"))
+    backends: tuple = opt((), "of reference, compile, native; default: what is here, compile for the ops only")
+    rounds: int = opt(8, "turns of every row", low=1, high=1000)
+    json: str = opt("", "write one JSON line a row to this file; - is standard output")
 
 
 @dataclass(frozen=True)
@@ -158,6 +170,14 @@ def doctor(parsed: Parsed[DoctorFlags]) -> int:
     return checks.doctor()
 
 
+def bench(parsed: Parsed[BenchFlags]) -> int:
+    """Time the learner, its loops and its ops, each row in its own process, and print a table."""
+    from hdfast.bench import run
+    flags = parsed.own
+    return run.bench(flags.preset, threads=flags.threads, with_peers=flags.peers, only=flags.only,
+                     rounds=flags.rounds, backends=flags.backends, json=flags.json)
+
+
 VERBS = {
     "train": Verb("train an agent, or continue a run", "hdfast train [--configs PRESET ...] [flags]",
                   TrainFlags, train, with_settings=True),
@@ -165,6 +185,8 @@ VERBS = {
                  EvalFlags, evaluate, arguments=1),
     "configs": Verb("print presets and resolved settings", "hdfast configs [PRESET ...] [flags]",
                     ConfigsFlags, configs, with_settings=True, arguments=len(PRESETS)),
+    "bench": Verb("time the learner, its loops and its ops", "hdfast bench [--preset reduced|full] [flags]",
+                  BenchFlags, bench),
     "doctor": Verb("report versions and devices, and check that they work", "hdfast doctor", DoctorFlags, doctor),
 }
 

@@ -19,6 +19,7 @@ from hdfast.agent import Agent
 from hdfast.config import Config
 from hdfast.envs import make_envs
 from hdfast.machine import cpu_name, package_versions, usable_cores
+from hdfast.ops import library
 from hdfast.replay import Replay
 
 DOOR_STEPS = 20
@@ -99,8 +100,27 @@ def devices() -> Iterator[str]:
 
 
 def build() -> Iterator[str]:
-    yield f"{'operations':<22} {ops.backend()} (plain PyTorch)"
-    yield f"{'native library':<22} not part of this version"
+    """Which operations run, and the native library: where it is, for what it was built, what it holds."""
+    if ops.backend() == "native":
+        kind = "native: C++, on a GPU CUDA"
+    else:
+        kind = "reference: plain PyTorch"
+    yield f"{'operations':<22} {kind}"
+    if reason := library.problem():
+        yield f"{'native library':<22} none: {reason}; pip install . builds it where a C++ compiler is found"
+        return
+    info = library.build_info()
+    yield f"{'native library':<22} {library.path()}"
+    yield f"{'':<22} version {info['version']}, built with torch {info['torch']} and {info['compiler']}"
+    cuda = f"CUDA {info['cuda']}: {info['archs']}" if info["cuda"] else "none: built without nvcc"
+    yield f"{'CUDA kernels':<22} {cuda}"
+    families = ops.native_families()
+    native = {name for names in families.values() for name in names}
+    yield f"{'native families':<22} {', '.join(sorted(families))}"
+    if rest := sorted(set(ops.NAMES) - native):
+        yield f"{'plain PyTorch in both':<22} {', '.join(rest)}"
+    found = importlib.util.find_spec("hdfast._host") is not None
+    yield f"{'host module':<22} {'built' if found else 'not built'}"
 
 
 def doors() -> Iterator[Outcome]:

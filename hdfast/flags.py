@@ -119,8 +119,8 @@ def _value(name: str, rule: dataclasses.Field, text: str | None, rest: deque[str
 
 
 def _is_value(token: str) -> bool:
-    """Whether a token can be a value: no flag, but a negative number may be one."""
-    return not token.startswith("-") or bool(re.match(r"-(\.?\d|inf|nan)", token, re.IGNORECASE))
+    """Whether a token can be a value: no flag, but a negative number may be one, and a single dash."""
+    return token == "-" or not token.startswith("-") or bool(re.match(r"-(\.?\d|inf|nan)", token, re.IGNORECASE))
 
 
 def _converted(kind: type, text: Any) -> Any:

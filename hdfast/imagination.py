@@ -8,28 +8,52 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hdfast import ops
+from hdfast.nets import MLP
+from hdfast.ops.imagine import imagine as native_imagine
+from hdfast.ops.observe_scan import usable
 from hdfast.rssm import RSSM, State
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Imagined states and actions, index 0 = start: feat (H+1, N, F), deter (H+1, N, D), index (H+1, N, S),
-    prior (H, N, S, K) log-probabilities of the states 1..H, action (H, N) or (H+1, N) int64."""
+    """Imagined states and actions, index 0 = start: deter (H+1, N, D), index (H+1, N, S), action (H, N) or (H+1, N)
+    int64, prior (H, N, S, K) log-probabilities of the states 1..H, or empty where nobody asked for them."""
 
-    feat: Tensor
     deter: Tensor
     index: Tensor
     prior: Tensor
     action: Tensor
+    classes: int
+    features: Tensor | None = None
+
+    @property
+    def feat(self) -> Tensor:
+        """Features (H+1, N, F); made anew where the rollout did not need them."""
+        if self.features is not None:
+            return self.features
+        return torch.cat([self.deter, F.one_hot(self.index, self.classes).flatten(-2).to(self.deter.dtype)], -1)
+
+    def heads(self, begin: int | None = None, end: int | None = None) -> State | Tensor:
+        """What heads read of the steps [begin, end): states where the native ops take them apart, else features."""
+        if self.features is not None:
+            return self.features[begin:end]
+        return State(self.deter[begin:end], None, self.index[begin:end])
 
 
 @torch.no_grad()
-def imagine(rssm: RSSM, policy: Callable[[Tensor], Tensor], start: State, u: Tensor, u_action: Tensor) -> Trajectory:
+def imagine(rssm: RSSM, policy: Callable[[Tensor], Tensor], start: State, u: Tensor, u_action: Tensor, *,
+            actor: MLP | None = None) -> Trajectory:
     """Imagine H steps from N start states. Official agent.py, WorldModel.imagine.
 
     policy maps features (N, F) to action log-probabilities (N, A); u (H, N, S) latent uniforms; u_action (H, N), or
-    (H+1, N) to also sample an action at the last state (training never uses it).
+    (H+1, N) to also sample an action at the last state (training never uses it). `actor` is the network of a policy
+    that is unimix(actor(feat), rssm.mix): the native backend then makes the whole rollout in one call.
     """
+    if actor is not None and usable(start.deter):
+        hidden = [p for layer in actor.hidden for p in (layer.kernel, layer.norm.scale, layer.norm.bias)]
+        out = native_imagine(start.deter, start.index, u, u_action, rssm.parameter_list(),
+                             [*hidden, actor.out.kernel, actor.out.bias], classes=rssm.classes, mix=rssm.mix)
+        return Trajectory(*out, rssm.classes)
     states, priors, actions, feats = [start], [], [], [start.feat()]
     for step, uniforms in enumerate(u):
         logit = policy(feats[-1])
@@ -41,5 +65,5 @@ def imagine(rssm: RSSM, policy: Callable[[Tensor], Tensor], start: State, u: Ten
         feats.append(state.feat())
     if len(u_action) > len(u):
         actions.append(ops.sample_index(policy(feats[-1]), u_action[-1]))
-    return Trajectory(torch.stack(feats), torch.stack([s.deter for s in states]),
-                      torch.stack([s.index for s in states]), torch.stack(priors), torch.stack(actions))
+    return Trajectory(torch.stack([s.deter for s in states]), torch.stack([s.index for s in states]),
+                      torch.stack(priors), torch.stack(actions), rssm.classes, torch.stack(feats))

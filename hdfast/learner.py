@@ -91,21 +91,21 @@ class Learner:
         continuation and values, and move the return range. cont (T, B) of the starts; u (H, N, S), u_action (H, N)."""
         wm, ac = self.world_model, self.actor_critic
         start = State(*(x.detach().flatten(0, 1) for x in (post.deter, post.stoch, post.index)))
-        trajectory = imagine(wm.rssm, ac.policy, start, u, u_action)
-        ahead = trajectory.feat[1:]
+        trajectory = imagine(wm.rssm, ac.policy, start, u, u_action, actor=ac.actor)
+        ahead = trajectory.heads(1)
         reward = ops.twohot_mean(wm.reward(ahead))
         conts = torch.cat([cont.reshape(1, -1), (wm.cont_logit(ahead) > 0).to(reward.dtype)])
         with torch.enable_grad():
-            critic_logit = ac.critic(trajectory.feat)
+            critic_logit = ac.critic(trajectory.heads())
         value = ops.twohot_mean(critic_logit.detach())
-        slow_value = ops.twohot_mean(ac.slow(trajectory.feat[:-1]))
+        slow_value = ops.twohot_mean(ac.slow(trajectory.heads(0, -1)))
         ret, weight = ac.returns(reward, value, conts)
         return Behaviour(trajectory, reward, conts, critic_logit, value, slow_value, ret, weight,
                          ac.update_range(ret))
 
     def actor_loss(self, b: Behaviour) -> ActorLoss:
         """Actor loss on an imagined trajectory."""
-        return self.actor_critic.actor_loss(b.trajectory.feat[:-1], b.trajectory.action[:len(b.ret)], b.ret,
+        return self.actor_critic.actor_loss(b.trajectory.heads(0, -1), b.trajectory.action[:len(b.ret)], b.ret,
                                             b.value[:-1], b.weight[:-1], b.scale)
 
     def critic_loss(self, b: Behaviour) -> CriticLoss:

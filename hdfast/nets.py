@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hdfast import ops
+from hdfast.ops.gemm import linear
+from hdfast.ops.imagine import state_mm
+from hdfast.ops.observe_scan import usable
 
 MIN_RES = 4  # side of the smallest feature map, official `minres`
 
@@ -25,6 +28,21 @@ def init_uniform_(weight: Tensor, fan: float) -> Tensor:
     """Uniform on +-sqrt(3 / fan)."""
     limit = math.sqrt(3 / fan)
     return nn.init.uniform_(weight, -limit, limit)
+
+
+def project(x, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x @ kernel (+ bias), the native way where it serves.
+
+    x (..., in), or model states (an rssm.State) of `in` features, whose one-hot part is gathered, not multiplied.
+    """
+    if isinstance(x, Tensor):
+        if usable(x):
+            return linear(x, kernel, bias)
+        return x @ kernel if bias is None else torch.addmm(bias, x.flatten(0, -2), kernel).unflatten(0, x.shape[:-1])
+    if not usable(x.deter):
+        return project(x.feat(), kernel, bias)
+    y = state_mm(x.deter, x.stoch, x.index, kernel, classes=(len(kernel) - x.deter.shape[-1]) // x.index.shape[-1])
+    return y if bias is None else y + bias
 
 
 class Norm(nn.Module):
@@ -45,7 +63,7 @@ class Dense(nn.Module):
         self.norm = Norm(units)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activate(x @ self.kernel)
+        return self.activate(project(x, self.kernel))
 
     def activate(self, pre: Tensor) -> Tensor:
         """The part after the matrix product: (..., units) -> (..., units)."""
@@ -62,7 +80,7 @@ class Affine(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_size))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.addmm(self.bias, x.flatten(0, -2), self.kernel).unflatten(0, x.shape[:-1])
+        return project(x, self.kernel, self.bias)
 
 
 class MLP(nn.Module):
@@ -145,10 +163,11 @@ class ImageDecoder(nn.Module):
             DeconvStage(a, b, last=i == len(outs) - 1) for i, (a, b) in enumerate(zip(depths, outs, strict=True)))
 
     def forward(self, feat: Tensor) -> Tensor:
-        x = self.inp(feat).reshape(-1, MIN_RES, MIN_RES, self.depth)
+        x = self.inp(feat)
+        lead, x = x.shape[:-1], x.reshape(-1, MIN_RES, MIN_RES, self.depth)
         for stage in self.stages:
             x = stage(x)
-        return (x + 0.5).unflatten(0, feat.shape[:-1])
+        return (x + 0.5).unflatten(0, lead)
 
 
 class VectorEncoder(nn.Module):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hdfast import ops
 from hdfast.nets import Affine, Dense, Norm, init_normal_
+from hdfast.ops.observe_scan import PARAMETERS, observe_scan, usable
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,10 @@ class State:
     def feat(self) -> Tensor:
         """Input of every head, deter first: (..., D + S*K)."""
         return torch.cat([self.deter, self.stoch.flatten(-2)], -1)
+
+    def heads(self) -> "State | Tensor":
+        """What heads read: the state itself where the native ops take it apart, else its features."""
+        return self if usable(self.deter) else self.feat()
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,10 @@ class RSSM(nn.Module):
         self.img_stats = Affine(units, latent)
         self.obs_out = Dense(deter + embed, units)
         self.obs_stats = Affine(units, latent)
+
+    def parameter_list(self) -> list[Tensor]:
+        """Parameters as the native sequence ops take them."""
+        return [self.get_parameter(name) for name in PARAMETERS]
 
     def initial_state(self) -> State:
         """Learned start: deter = tanh(initial) (D,), stoch = mode of its prior (S, K) without gradient."""
@@ -111,6 +120,10 @@ class RSSM(nn.Module):
         is_first[0] all true, u (T, B, S) -> Observed. The embedding's product and the prior head run for all steps at
         once: nothing in the recurrence depends on them.
         """
+        if usable(embed):
+            deter, stoch, index, post, prior = observe_scan(embed, action, is_first, u, self.parameter_list(),
+                                                            classes=self.classes, mix=self.mix)
+            return Observed(State(deter, stoch, index), post, prior)
         length, batch = is_first.shape
         initial = self.initial_state()
         state = State(*(x.expand(batch, *x.shape) for x in (initial.deter, initial.stoch, initial.index)))

@@ -67,7 +67,7 @@ class WorldModel(nn.Module):
     def forward(self, data: Sequences, u: Tensor) -> WorldModelOutput:
         """Losses of one batch with posterior uniforms u (T, B, S). Official agent.py, WorldModel.loss."""
         observed = self.rssm.observe(self.encoder(data.obs), data.prev_action, data.is_first, u)
-        feat = observed.state.feat()
+        feat = observed.state.heads()
         recon, reward_logit, cont_logit = self.decoder(feat), self.reward(feat), self.cont_logit(feat)
         dyn, rep, kl = ops.balanced_kl(observed.post, observed.prior, self.free_nats)
         losses = {

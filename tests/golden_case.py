@@ -270,7 +270,7 @@ class Runner:
             for logit, uniform in ((model.observed.post, u.post), (t.prior, u.prior), (ac.policy(t.feat), u_action)):
                 self.margin("updates", logit, uniform)
             metrics = self.model_metrics(model, scalars) | self.behaviour_metrics(b, actor, critic)
-            norms |= learner.update_actor(b) | learner.update_critic(replace(b, critic_logit=ac.critic(t.feat)))
+            norms |= learner.update_actor(b) | learner.update_critic(replace(b, critic_logit=ac.critic(t.heads())))
             learner.update_slow()
             figures = {"retnorm_low": ac.low.clone(), "retnorm_high": ac.high.clone(),
                        "post_index": model.observed.state.index, "stoch_index": self.starts(t.index[1:]),

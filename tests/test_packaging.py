@@ -24,14 +24,20 @@ DISTRIBUTION = {"PIL": "pillow", "ale_py": "ale-py", "imageio_ffmpeg": "imageio-
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> zipfile.ZipFile:
-    """The wheel of a copy of the tree, built as pip builds it but with the setuptools that is here (no network)."""
+    """The wheel of a copy of the tree, built as pip builds it but with the setuptools that is here (no network).
+
+    Without the native files, whose build tests/native and every installation exercise.
+    """
     tree = tmp_path_factory.mktemp("tree")
-    shutil.copytree(ROOT / "hdfast", tree / "hdfast", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "hdfast", tree / "hdfast", ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     shutil.copytree(ROOT / "tests", tree / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for folder in ("cmake", "csrc"):
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "CMakeLists.txt", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
-    build = "import sys, setuptools.build_meta as backend; backend.build_wheel(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", build, str(tree)], cwd=tree, check=True, capture_output=True)
+    build = "import sys; sys.path.insert(0, 'cmake'); import backend; backend.build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, str(tree)], cwd=tree, check=True, capture_output=True,
+                   env=os.environ | {"HDFAST_NATIVE": "0"})
     return zipfile.ZipFile(next(tree.glob("hdfast-*.whl")))
 
 
@@ -44,6 +50,39 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     assert f"{info}/licenses/LICENSE" in packed
     assert "hdfast = hdfast.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
     assert "Requires-Dist: torch>=2.11" in wheel.read(f"{info}/METADATA").decode()
+
+
+BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
+
+
+def build_requirements(code: str = "", **environment) -> list[str]:
+    """What cmake/backend.py asks for, in a process of its own."""
+    program = f"import sys; sys.path.insert(0, 'cmake'); {code}\nimport backend; print(*backend.requirements())"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True,
+                          env=os.environ | environment)
+    return done.stdout.split()
+
+
+def test_the_build_takes_the_installed_torch():
+    """Build isolation must not install a second torch beside the one that is there."""
+    assert BUILD == {"requires": ["setuptools>=77"], "build-backend": "backend", "backend-path": ["cmake"]}
+    assert not [r for r in build_requirements() if r.startswith("torch")]
+
+
+def test_the_build_asks_for_what_is_missing():
+    without = "import find_torch; find_torch.find_torch = lambda: None"
+    assert "torch==2.13.0" in build_requirements(without)
+    wanted = {Requirement(r).name for r in build_requirements(without, PATH="/nowhere")}
+    assert wanted == {"pybind11", "cmake", "ninja", "torch"}
+
+
+def test_a_build_without_torch_says_what_to_do(tmp_path):
+    """The folder named is no torch, so CMake leaves the op library out; find_torch finding none is refused before."""
+    program = ("import sys; sys.argv = ['setup.py', 'build_ext']; sys.path.insert(0, 'cmake')\n"
+               "import find_torch; find_torch.find_torch = lambda: None\nimport runpy; runpy.run_path('setup.py')")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "pip install torch==2.13.0 first" in done.stderr and "HDFAST_NATIVE=0" in done.stderr
 
 
 def test_there_is_one_version():

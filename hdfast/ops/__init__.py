@@ -1,42 +1,93 @@
 """The fused operations of HarmonyDream as functions of tensors.
 
-Ops are pure: whatever is random comes in as a tensor of uniforms. `backend()` names the implementation that runs.
+Ops are pure: whatever is random comes in as a tensor of uniforms. Every op has a definition in plain PyTorch
+(`hdfast.ops.reference`), most also native code. `backend()` says which of the two runs, `set_backend` and `use` choose:
+'native' where the library was built, unless told otherwise. Ops without native code run their definition under either;
+`native_families()` names those that have it.
 """
 
-from hdfast.ops.reference import (
-    actor_loss,
-    balanced_kl,
-    cont_loss,
-    gru_gates,
-    harmony_grad,
-    harmony_loss,
-    harmony_regulariser,
-    image_loss,
-    kl_divergence,
-    lambda_return,
-    norm_act,
-    return_range,
-    return_weight,
-    sample_index,
-    sample_latent,
-    symexp,
-    symlog,
-    twohot,
-    twohot_bins,
-    twohot_loss,
-    twohot_mean,
-    unimix,
-    vector_loss,
-)
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 
-__all__ = [
-    "actor_loss", "backend", "balanced_kl", "cont_loss", "gru_gates", "harmony_grad", "harmony_loss",
-    "harmony_regulariser", "image_loss", "kl_divergence", "lambda_return", "norm_act", "return_range",
-    "return_weight", "sample_index", "sample_latent", "symexp", "symlog", "twohot", "twohot_bins", "twohot_loss",
-    "twohot_mean", "unimix", "vector_loss",
-]
+import torch
+
+from hdfast.errors import ConfigError, nearest
+from hdfast.ops import library, reference
+
+# Every public function of the specification is an op.
+NAMES = tuple(sorted(name for name, op in vars(reference).items()
+                     if getattr(op, "__module__", "") == reference.__name__ and not name.startswith("_")))
+CONTROLS = ("backend", "native_families", "set_backend", "use")
+BACKENDS = ("auto", "reference", "native")
+
+_implementation: dict[str, Callable] = {}
+_backend = ""
+
+
+def _dispatching(name: str) -> Callable:
+    """The public function: looks up the implementation that is in force when it is called."""
+    @functools.wraps(getattr(reference, name))
+    def op(*args, **kwargs):
+        return _implementation[name](*args, **kwargs)
+
+    op.__module__ = __name__
+    return op
 
 
 def backend() -> str:
-    """Name of the implementation behind the ops: 'reference' (plain PyTorch)."""
-    return "reference"
+    """Name of the implementation behind the ops: 'native' or 'reference' (plain PyTorch)."""
+    return _backend
+
+
+def native_families() -> dict[str, tuple[str, ...]]:
+    """Families that the loaded library holds, with the public ops of each."""
+    return {family.__name__.rpartition(".")[2]: tuple(family.PUBLIC) for family in library.families()}
+
+
+def set_backend(name: str, device: torch.device | str | None = None) -> str:
+    """Choose the implementation of all ops; returns backend().
+
+    'auto' is 'native' where the library was built, for `device` too if one is given, else 'reference'. 'native' raises
+    ConfigError where it was not: nothing falls back silently.
+    """
+    global _backend
+    if name not in BACKENDS:
+        raise ConfigError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}{nearest(name, BACKENDS)}")
+    reason = "" if name == "reference" else _refusal(device)
+    if name == "native" and reason:
+        raise ConfigError(f"--backend native needs the native library, but {reason}; install with pip install . where "
+                          f"a C++ compiler (for CUDA: nvcc) is found, or use --backend auto")
+    _backend = "reference" if name == "reference" or reason else "native"
+    _implementation.update({name: getattr(reference, name) for name in NAMES})
+    if _backend == "native":
+        _implementation.update({name: getattr(family, name) for family in library.families()
+                                for name in family.PUBLIC if name in NAMES})
+    return _backend
+
+
+def _refusal(device: torch.device | str | None) -> str | None:
+    """Why the native library cannot serve, or None."""
+    if reason := library.problem():
+        return reason
+    if device is not None and not library.runs_on(torch.device(device)):
+        return f"it was built without code for {torch.device(device).type}"
+    return None
+
+
+@contextlib.contextmanager
+def use(name: str) -> Iterator[None]:
+    """`with ops.use("reference"):` -- another implementation for a while."""
+    before = backend()
+    set_backend(name)
+    try:
+        yield
+    finally:
+        set_backend(before)
+
+
+# Families first: importing one binds its module's name in this package, and the op of the same name shall win.
+library.families_here()
+globals().update({name: _dispatching(name) for name in NAMES})
+__all__ = [*CONTROLS, *NAMES]
+set_backend("auto")

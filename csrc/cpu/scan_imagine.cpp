@@ -1,0 +1,109 @@
+// imagine on the CPU, and the product that reads model states. Rows never meet: each thread takes blocks of 256 rows
+// through all steps with its own buffers (256 rows x ~4000 floats, 4 MB), so the whole rollout has one fork and no
+// barrier. Weights are packed once and stream from L3 once per block and step; 256 rows make that 1 byte per 128
+// multiply-adds. One-hot latents and actions are gathered, never multiplied: two thirds of the products with features.
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/scan.h"
+#include "cpu/scan_rows.h"
+
+namespace hd::cpu {
+namespace {
+
+constexpr int64_t kBlockRows = 256;
+
+void serial(int64_t n, int64_t, const Range& body) { body(0, n); }
+constexpr Pool kSerial{serial, 1};
+
+}  // namespace
+
+void imagine(const Pool& pool, const Sizes& z, const Rssm& p, const std::vector<DenseT<const float>>& hidden,
+             const AffineT<const float>& out, const Imagine& x) {
+  const int64_t d = z.deter, u = z.units, s = z.stoch, k = z.classes, latent = z.latent(), a = z.actions;
+  const int64_t wide = hidden.empty() ? a : u;
+  const Packed gru(pool, row_major(p.gru.kernel, 3 * d), d + u, 3 * d);
+  const Packed img_out(pool, row_major(p.img_out.kernel, u), d, u);
+  const Packed img_stats(pool, row_major(p.img_stats.kernel, latent), u, latent);
+  // The policy's first layer reads the state: its deter rows are packed, its latent rows gathered.
+  const float* entry = hidden.empty() ? out.kernel : hidden[0].kernel;
+  std::vector<Packed> policy;
+  policy.emplace_back(pool, row_major(entry, wide), d, wide);
+  for (size_t l = 1; l < hidden.size(); ++l) policy.emplace_back(pool, row_major(hidden[l].kernel, u), u, u);
+  if (!hidden.empty()) policy.emplace_back(pool, row_major(out.kernel, a), u, a);
+
+  auto block = [&](int64_t r0, int64_t m) {
+    std::vector<float> in(m * (d + u)), pre(m * std::max(u, 3 * d)), act(m * u), logit(m * std::max(a, latent)),
+        stats(2 * m);
+    for (int64_t t = 0; t < x.choices; ++t) {
+      const int64_t n = t * x.rows + r0;
+      const float* deter = x.deter + n * d;
+      const int64_t* index = x.index + n * s;
+      // Action from the policy.
+      float* to = hidden.empty() ? logit.data() : pre.data();
+      if (hidden.empty()) fill_rows(m, a, out.bias, to);
+      gemm(kSerial, m, row_major(deter, d), policy[0], to, wide, hidden.empty());
+      gather_rows(m, s, k, index, entry + d * wide, wide, to, wide);
+      for (size_t l = 0; l < hidden.size(); ++l) {
+        norm_silu(m, u, pre.data(), hidden[l].scale, hidden[l].bias, act.data(), u, stats.data());
+        const bool last = l + 1 == hidden.size();
+        if (last) fill_rows(m, a, out.bias, logit.data());
+        gemm(kSerial, m, row_major(act.data(), u), policy[l + 1], last ? logit.data() : pre.data(), last ? a : u, last);
+      }
+      unimix(m, a, logit.data(), z.mix, logit.data());
+      int64_t* action = x.action + n;
+      sample(m, a, logit.data(), x.u_action + n, action);
+      if (t == x.horizon) break;
+      // One step of the dynamics.
+      for (int64_t i = 0; i < m; ++i) {
+        std::memcpy(&in[i * (d + u)], deter + i * d, sizeof(float) * d);
+        std::memcpy(&pre[i * u], p.img_in.kernel + (latent + action[i]) * u, sizeof(float) * u);
+      }
+      gather_rows(m, s, k, index, p.img_in.kernel, u, pre.data(), u);
+      norm_silu(m, u, pre.data(), p.img_in.scale, p.img_in.bias, in.data() + d, d + u, stats.data());
+      gemm(kSerial, m, row_major(in.data(), d + u), gru, pre.data(), 3 * d);
+      float* next = x.deter + (n + x.rows) * d;
+      gates(m, d, pre.data(), in.data(), d + u, p.gru.scale, p.gru.bias, next, d, stats.data());
+      gemm(kSerial, m, row_major(next, d), img_out, pre.data(), u);
+      norm_silu(m, u, pre.data(), p.img_out.scale, p.img_out.bias, act.data(), u, stats.data());
+      float* prior = x.prior ? x.prior + n * latent : logit.data();
+      fill_rows(m, latent, p.img_stats.bias, prior);
+      gemm(kSerial, m, row_major(act.data(), u), img_stats, prior, latent, true);
+      unimix(m * s, k, prior, z.mix, prior);
+      sample(m * s, k, prior, x.u + n * s, x.index + (n + x.rows) * s);
+    }
+  };
+  const int64_t share = (x.rows + pool.threads - 1) / pool.threads, size = std::min(kBlockRows, std::max<int64_t>(share, 1));
+  auto body = [&](int64_t b, int64_t e) {
+    for (int64_t i = b; i < e; ++i) block(i * size, std::min(size, x.rows - i * size));
+  };
+  const int64_t blocks = (x.rows + size - 1) / size;
+  if (pool.threads == 1 || blocks == 1) return body(0, blocks);
+  pool.run(blocks, (blocks + pool.threads - 1) / pool.threads, body);
+}
+
+void state_mm(const Pool& pool, const Sizes& z, int64_t rows, int64_t c, const float* deter, const int64_t* index,
+              const float* kernel, float* y) {
+  gemm(pool, rows, c, z.deter, row_major(deter, z.deter), row_major(kernel, c), y, c);
+  auto body = [&](int64_t b, int64_t e) {
+    gather_rows(e - b, z.stoch, z.classes, index + b * z.stoch, kernel + z.deter * c, c, y + b * c, c);
+  };
+  if (pool.threads == 1 || rows * z.stoch * c < (1 << 19)) return body(0, rows);
+  pool.run(rows, (rows + pool.threads - 1) / pool.threads, body);
+}
+
+void state_mm_bwd(const Pool& pool, const Sizes& z, int64_t rows, int64_t c, const float* dy, const float* deter,
+                  const int64_t* index, const float* kernel, float* ddeter, float* dstoch, float* dkernel) {
+  const int64_t d = z.deter, latent = z.latent();
+  if (ddeter) gemm(pool, rows, d, c, row_major(dy, c), row_major(kernel, c).t(), ddeter, d);
+  if (dstoch) gemm(pool, rows, latent, c, row_major(dy, c), row_major(kernel + d * c, c).t(), dstoch, latent);
+  if (!dkernel) return;
+  gemm(pool, d, c, rows, row_major(deter, d).t(), row_major(dy, c), dkernel, c);
+  auto body = [&](int64_t b, int64_t e) {
+    scatter_rows(rows, z.stoch, b, e, z.classes, index, dy, c, dkernel + d * c);
+  };
+  if (pool.threads == 1 || rows * z.stoch * c < (1 << 19)) return body(0, z.stoch);
+  pool.run(z.stoch, (z.stoch + pool.threads - 1) / pool.threads, body);
+}
+
+}  // namespace hd::cpu

@@ -1,0 +1,206 @@
+// Row kernels of the CPU sequence loops, vectorised by the compiler: exponentials and logarithms are branch-free
+// polynomials (about 1 ulp) so that the loops around them become vector code, one clone per instruction set.
+#include "cpu/scan_rows.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "cpu/simd.h"
+
+namespace hd::cpu {
+namespace {
+
+constexpr float kEps = 1e-3f;
+
+HD_INLINE void moments(int64_t c, const float* x, float* stats) {
+  float sum = 0;
+  for (int64_t j = 0; j < c; ++j) sum += x[j];
+  const float mean = sum / static_cast<float>(c);
+  float square = 0;
+  for (int64_t j = 0; j < c; ++j) square += (x[j] - mean) * (x[j] - mean);
+  stats[0] = mean;
+  stats[1] = 1.0f / std::sqrt(square / static_cast<float>(c) + kEps);
+}
+
+}  // namespace
+
+HD_CLONES void norm_silu(int64_t rows, int64_t c, const float* x, const float* scale, const float* bias, float* y,
+                         int64_t ldy, float* stats) {
+  for (int64_t i = 0; i < rows; ++i, x += c, y += ldy, stats += 2) {
+    moments(c, x, stats);
+    const float mean = stats[0], rstd = stats[1];
+    for (int64_t j = 0; j < c; ++j) {
+      const float v = (x[j] - mean) * rstd * scale[j] + bias[j];
+      y[j] = v * fsigmoid(v);
+    }
+  }
+}
+
+HD_CLONES void norm_silu_bwd(int64_t rows, int64_t c, const float* dy, int64_t ldy, const float* x, const float* stats,
+                             const float* scale, const float* bias, float* dx, float* dscale, float* dbias) {
+  const float inv = 1.0f / static_cast<float>(c);
+  for (int64_t i = 0; i < rows; ++i, dy += ldy, x += c, stats += 2, dx += c) {
+    const float mean = stats[0], rstd = stats[1];
+    float m1 = 0, m2 = 0;
+    for (int64_t j = 0; j < c; ++j) {
+      const float xh = (x[j] - mean) * rstd, v = xh * scale[j] + bias[j], s = fsigmoid(v);
+      const float d = dy[j] * s * (1.0f + v * (1.0f - s)), w = d * scale[j];
+      dscale[j] += d * xh;
+      dbias[j] += d;
+      dx[j] = w;
+      m1 += w;
+      m2 += w * xh;
+    }
+    m1 *= inv;
+    m2 *= inv;
+    for (int64_t j = 0; j < c; ++j) dx[j] = rstd * (dx[j] - m1 - (x[j] - mean) * rstd * m2);
+  }
+}
+
+HD_CLONES void gates(int64_t rows, int64_t d, const float* x, const float* h, int64_t ldh, const float* scale,
+                     const float* bias, float* out, int64_t ldo, float* stats) {
+  for (int64_t i = 0; i < rows; ++i, x += 3 * d, h += ldh, out += ldo, stats += 2) {
+    moments(3 * d, x, stats);
+    const float mean = stats[0], rstd = stats[1];
+    for (int64_t j = 0; j < d; ++j) {
+      const float r = fsigmoid((x[j] - mean) * rstd * scale[j] + bias[j]);
+      const float c = ftanh(r * ((x[d + j] - mean) * rstd * scale[d + j] + bias[d + j]));
+      const float u = fsigmoid((x[2 * d + j] - mean) * rstd * scale[2 * d + j] + bias[2 * d + j] - 1.0f);
+      out[j] = u * c + (1.0f - u) * h[j];
+    }
+  }
+}
+
+HD_CLONES void gates_bwd(int64_t rows, int64_t d, const float* dout, const float* x, const float* stats,
+                         const float* h, int64_t ldh, const float* scale, const float* bias, float* dx, float* dh,
+                         float* dscale, float* dbias) {
+  const float inv = 1.0f / static_cast<float>(3 * d);
+  for (int64_t i = 0; i < rows; ++i, dout += d, x += 3 * d, stats += 2, h += ldh, dx += 3 * d, dh += d) {
+    const float mean = stats[0], rstd = stats[1];
+    float m1 = 0, m2 = 0;
+    for (int64_t j = 0; j < d; ++j) {
+      const float xr = (x[j] - mean) * rstd, xc = (x[d + j] - mean) * rstd, xu = (x[2 * d + j] - mean) * rstd;
+      const float r = fsigmoid(xr * scale[j] + bias[j]), ac = xc * scale[d + j] + bias[d + j];
+      const float c = ftanh(r * ac), u = fsigmoid(xu * scale[2 * d + j] + bias[2 * d + j] - 1.0f);
+      const float du = dout[j] * (c - h[j]) * u * (1.0f - u), ds = dout[j] * u * (1.0f - c * c);
+      const float dc = ds * r, dr = ds * ac * r * (1.0f - r);
+      dh[j] = dout[j] * (1.0f - u);
+      dscale[j] += dr * xr, dscale[d + j] += dc * xc, dscale[2 * d + j] += du * xu;
+      dbias[j] += dr, dbias[d + j] += dc, dbias[2 * d + j] += du;
+      const float wr = dr * scale[j], wc = dc * scale[d + j], wu = du * scale[2 * d + j];
+      dx[j] = wr, dx[d + j] = wc, dx[2 * d + j] = wu;
+      m1 += wr + wc + wu;
+      m2 += wr * xr + wc * xc + wu * xu;
+    }
+    m1 *= inv;
+    m2 *= inv;
+    for (int64_t j = 0; j < 3 * d; ++j) dx[j] = rstd * (dx[j] - m1 - (x[j] - mean) * rstd * m2);
+  }
+}
+
+HD_CLONES void unimix(int64_t groups, int64_t k, const float* logit, float mix, float* logp) {
+  const float floor = mix / static_cast<float>(k);
+  for (int64_t g = 0; g < groups; ++g, logit += k, logp += k) {
+    float top = logit[0], sum = 0;
+    for (int64_t j = 0; j < k; ++j) top = logit[j] > top ? logit[j] : top;
+    for (int64_t j = 0; j < k; ++j) {
+      const float e = fexp_bounded(logit[j] - top);
+      logp[j] = e;
+      sum += e;
+    }
+    const float scale = (1.0f - mix) / sum;
+    for (int64_t j = 0; j < k; ++j) logp[j] = flog(logp[j] * scale + floor);
+  }
+}
+
+HD_CLONES void sample(int64_t groups, int64_t k, const float* logp, const float* u, int64_t* index) {
+  float q[64];
+  for (int64_t g = 0; g < groups; ++g, logp += k) {
+    double sum = 0;
+    int64_t found = 0;
+    for (int64_t j0 = 0; j0 < k; j0 += 64) {
+      const int64_t n = std::min<int64_t>(64, k - j0);
+      for (int64_t j = 0; j < n; ++j) q[j] = fexp_bounded(logp[j0 + j]);
+      int64_t j = 0;
+      for (; j < n; ++j) {
+        sum += q[j];
+        if (static_cast<float>(sum) > u[g]) break;
+      }
+      found += j;
+      if (j < n) break;
+    }
+    index[g] = std::min(found, k - 1);
+  }
+}
+
+HD_CLONES void unimix_bwd(int64_t groups, int64_t k, const float* dlogp, const float* dprob, const float* logp,
+                          float mix, float* dlogit) {
+  const float floor = mix / static_cast<float>(k), inv = 1.0f / (1.0f - mix);
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t o = g * k;
+    float sum = 0;
+    for (int64_t j = o; j < o + k; ++j) {
+      const float q = fexp_bounded(logp[j]), s = (q - floor) * inv;
+      const float w = (dlogp ? dlogp[j] / q : 0.0f) + (dprob ? dprob[j] : 0.0f);
+      dlogit[j] = w;
+      sum += s * w;
+    }
+    for (int64_t j = o; j < o + k; ++j) dlogit[j] = (fexp_bounded(logp[j]) - floor) * (dlogit[j] - sum);
+  }
+}
+
+// Blocks of 128 columns: the part of w in use (s * k * 512 bytes) stays in L2 for all rows.
+HD_CLONES void gather_rows(int64_t rows, int64_t s, int64_t k, const int64_t* index, const float* w, int64_t c,
+                           float* out, int64_t ldo) {
+  for (int64_t j0 = 0; j0 < c; j0 += 128) {
+    const int64_t n = std::min<int64_t>(128, c - j0);
+    for (int64_t i = 0; i < rows; ++i) {
+      float sum[128];
+      float* o = out + i * ldo + j0;
+      if (n == 128) {
+        for (int j = 0; j < 128; ++j) sum[j] = o[j];
+        for (int64_t g = 0; g < s; ++g) {
+          const float* row = w + (g * k + index[i * s + g]) * c + j0;
+          for (int j = 0; j < 128; ++j) sum[j] += row[j];
+        }
+        for (int j = 0; j < 128; ++j) o[j] = sum[j];
+      } else {
+        for (int64_t g = 0; g < s; ++g) {
+          const float* row = w + (g * k + index[i * s + g]) * c + j0;
+          for (int64_t j = 0; j < n; ++j) o[j] += row[j];
+        }
+      }
+    }
+  }
+}
+
+HD_CLONES void scatter_rows(int64_t rows, int64_t s, int64_t s0, int64_t s1, int64_t k, const int64_t* index,
+                            const float* d, int64_t c, float* dw) {
+  for (int64_t j0 = 0; j0 < c; j0 += 128) {
+    const int64_t n = std::min<int64_t>(128, c - j0);
+    for (int64_t i = 0; i < rows; ++i) {
+      const float* row = d + i * c + j0;
+      for (int64_t g = s0; g < s1; ++g) {
+        float* o = dw + (g * k + index[i * s + g]) * c + j0;
+        for (int64_t j = 0; j < n; ++j) o[j] += row[j];
+      }
+    }
+  }
+}
+
+void one_hot(int64_t groups, int64_t k, const int64_t* index, float* out) {
+  std::memset(out, 0, sizeof(float) * groups * k);
+  for (int64_t g = 0; g < groups; ++g) out[g * k + index[g]] = 1.0f;
+}
+
+HD_CLONES void column_sums(int64_t rows, int64_t c, const float* x, float* out) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < c; ++j) out[j] += x[i * c + j];
+}
+
+void fill_rows(int64_t rows, int64_t c, const float* row, float* out) {
+  for (int64_t i = 0; i < rows; ++i) std::memcpy(out + i * c, row, sizeof(float) * c);
+}
+
+}  // namespace hd::cpu

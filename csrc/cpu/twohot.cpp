@@ -1,0 +1,137 @@
+// CPU version of twohot: rows of logits with the exponential vectorised; equations in kernels/twohot.h.
+#include <algorithm>
+
+#include "cpu/simd.h"
+#include "kernels/twohot.h"
+#include "kernels/twohot_math.h"
+
+namespace hd::cpu {
+namespace {
+
+constexpr int LANES = 16;  // independent maxima: a vector, whatever its width, instead of one dependent chain
+
+HD_INLINE float row_max(const float* row, int64_t cols) {
+  float top[LANES];
+  for (int j = 0; j < LANES; ++j) top[j] = -INFINITY;
+  int64_t k = 0;
+  for (; k + LANES <= cols; k += LANES)
+    for (int j = 0; j < LANES; ++j) top[j] = row[k + j] > top[j] ? row[k + j] : top[j];
+  for (; k < cols; ++k) top[0] = row[k] > top[0] ? row[k] : top[0];
+  for (int j = 1; j < LANES; ++j) top[0] = top[j] > top[0] ? top[j] : top[0];
+  return top[0];
+}
+
+HD_CLONES void stats_rows(const float* logit, int64_t cols, float* stats, int64_t begin, int64_t end) {
+  for (int64_t n = begin; n < end; ++n) {
+    const float* __restrict row = logit + n * cols;
+    const float top = row_max(row, cols);
+    float sum = 0.f;
+    for (int64_t k = 0; k < cols; ++k) sum += fexp(row[k] - top);
+    stats[2 * n] = top;
+    stats[2 * n + 1] = logf(sum);
+  }
+}
+
+// (logit - top) - log_sum, in this order: a large maximum must not meet the small logarithm.
+HD_INLINE float log_prob(float logit, float top, float log_sum) { return HD_KEEP(logit - top) - log_sum; }
+
+HD_CLONES void softmax_row(const float* __restrict row, int64_t cols, const float* stats, float coef,
+                           float* __restrict out) {
+  const float top = stats[0], log_sum = stats[1];
+  for (int64_t k = 0; k < cols; ++k) out[k] = coef * fexp(log_prob(row[k], top, log_sum));
+}
+
+HD_CLONES void center_rows(const TwohotMeanArgs& a, int64_t begin, int64_t end) {
+  for (int64_t n = begin; n < end; ++n) {
+    const float* __restrict row = a.logit + n * a.cols;
+    const float top = row_max(row, a.cols);
+    float sum = 0.f, center = 0.f;
+    for (int64_t k = 0; k < a.cols; ++k) {
+      const float e = fexp(row[k] - top);
+      sum += e;
+      center += e * a.bins[k];
+    }
+    a.stats[2 * n] = top;
+    a.stats[2 * n + 1] = logf(sum);
+    a.center[n] = center / sum;
+  }
+}
+
+HD_CLONES void mean_bwd_row(const float* __restrict row, const float* __restrict bins, int64_t cols,
+                            const float* stats, float center, float slope, float* __restrict out) {
+  const float top = stats[0], log_sum = stats[1];
+  for (int64_t k = 0; k < cols; ++k)
+    out[k] = slope * fexp(log_prob(row[k], top, log_sum)) * (bins[k] - center);
+}
+
+HD_CLONES void symlog_values(const SymArgs& a, int64_t begin, int64_t end) {
+  const float* __restrict x = a.x;
+  float* __restrict y = a.y;
+  for (int64_t i = begin; i < end; ++i) y[i] = copysign(flog1p(fabs(x[i])), x[i]);
+}
+
+HD_CLONES void symexp_values(const SymArgs& a, int64_t begin, int64_t end) {
+  const float* __restrict x = a.x;
+  float* __restrict y = a.y;
+  for (int64_t i = begin; i < end; ++i) y[i] = copysign(fexpm1(fabs(x[i])), x[i]);
+}
+
+HD_CLONES void symexp_slope(const SymArgs& a, int64_t begin, int64_t end) {
+  const float* __restrict x = a.x, * __restrict dy = a.dy;
+  float* __restrict y = a.y;
+  for (int64_t i = begin; i < end; ++i) y[i] = select(x[i] == 0.f, 0.f, dy[i] * fexp(fabs(x[i])));
+}
+
+HD_CLONES void symlog_slope(const SymArgs& a, int64_t begin, int64_t end) {
+  const float* __restrict x = a.x, * __restrict dy = a.dy;
+  float* __restrict y = a.y;
+  for (int64_t i = begin; i < end; ++i) y[i] = select(x[i] == 0.f, 0.f, dy[i] / (1.f + fabs(x[i])));
+}
+
+}  // namespace
+
+void symlog_fwd(const SymArgs& a, int64_t begin, int64_t end) { symlog_values(a, begin, end); }
+void symexp_fwd(const SymArgs& a, int64_t begin, int64_t end) { symexp_values(a, begin, end); }
+void symlog_bwd(const SymArgs& a, int64_t begin, int64_t end) { symlog_slope(a, begin, end); }
+void symexp_bwd(const SymArgs& a, int64_t begin, int64_t end) { symexp_slope(a, begin, end); }
+
+void twohot_loss_fwd(const TwohotLossArgs& a, int64_t begin, int64_t end) {
+  stats_rows(a.logit, a.cols, a.stats, begin, end);
+  for (int64_t m = 0; m < a.targets; ++m) {
+    for (int64_t n = begin; n < end; ++n) {
+      const float* row = a.logit + n * a.cols;
+      const BinPair p = bin_pair(symlog(a.target[m * a.rows + n]), a.bins, a.cols);
+      const float top = a.stats[2 * n], log_sum = a.stats[2 * n + 1];
+      a.loss[m * a.rows + n] = -((1.f - p.weight) * log_prob(row[p.below], top, log_sum) +
+                                 p.weight * log_prob(row[p.above], top, log_sum));
+    }
+  }
+}
+
+void twohot_loss_bwd(const TwohotLossArgs& a, int64_t begin, int64_t end) {
+  for (int64_t n = begin; n < end; ++n) {
+    float* out = a.dlogit + n * a.cols;
+    float coef = 0.f;
+    for (int64_t m = 0; m < a.targets; ++m) coef += a.dloss[m * a.rows + n];
+    softmax_row(a.logit + n * a.cols, a.cols, a.stats + 2 * n, coef, out);
+    for (int64_t m = 0; m < a.targets; ++m) {
+      const float d = a.dloss[m * a.rows + n];
+      const BinPair p = bin_pair(symlog(a.target[m * a.rows + n]), a.bins, a.cols);
+      out[p.below] -= d * (1.f - p.weight);
+      out[p.above] -= d * p.weight;
+    }
+  }
+}
+
+void twohot_mean_fwd(const TwohotMeanArgs& a, int64_t begin, int64_t end) {
+  center_rows(a, begin, end);
+  for (int64_t n = begin; n < end; ++n) a.mean[n] = symexp(a.center[n]);
+}
+
+void twohot_mean_bwd(const TwohotMeanArgs& a, int64_t begin, int64_t end) {
+  for (int64_t n = begin; n < end; ++n)
+    mean_bwd_row(a.logit + n * a.cols, a.bins, a.cols, a.stats + 2 * n, a.center[n],
+                 a.center[n] == 0.f ? 0.f : a.dmean[n] * expf(fabsf(a.center[n])), a.dlogit + n * a.cols);
+}
+
+}  // namespace hd::cpu

@@ -1,0 +1,45 @@
+// gather.cpp -- see gather.h. Rows are kilobytes long, so memcpy moves them at the speed of memory; the next
+// row is prefetched, since its address is unrelated to this one's.
+#include "host/gather.h"
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+namespace hd::host {
+namespace {
+
+void gather_part(const uint8_t* ring, int64_t row_bytes, const int64_t* index, int64_t begin, int64_t end,
+                 uint8_t* out) {
+  for (int64_t i = begin; i < end; ++i) {
+    if (i + 1 < end) __builtin_prefetch(ring + index[i + 1] * row_bytes);
+    std::memcpy(out + i * row_bytes, ring + index[i] * row_bytes, size_t(row_bytes));
+  }
+}
+
+// Joins what was started, also when starting the next thread throws.
+struct Joined {
+  std::vector<std::thread> threads;
+  ~Joined() {
+    for (std::thread& t : threads) t.join();
+  }
+};
+
+}  // namespace
+
+void gather_rows(const uint8_t* ring, int64_t row_bytes, const int64_t* index, int64_t count, uint8_t* out,
+                 int threads) {
+  constexpr int64_t BYTES_PER_THREAD = 1 << 20;
+  const int64_t useful = count * row_bytes / BYTES_PER_THREAD;
+  const int64_t parts =
+      std::clamp<int64_t>(std::min<int64_t>(threads, useful), 1, std::max<int64_t>(count, 1));
+  Joined others;
+  others.threads.reserve(size_t(parts - 1));
+  for (int64_t p = 1; p < parts; ++p)
+    others.threads.emplace_back(gather_part, ring, row_bytes, index, p * count / parts,
+                                (p + 1) * count / parts, out);
+  gather_part(ring, row_bytes, index, 0, count / parts, out);
+}
+
+}  // namespace hd::host

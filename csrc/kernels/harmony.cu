@@ -1,0 +1,14 @@
+// Launchers of harmony.
+#include "kernels/harmony.cuh"
+
+namespace hd {
+
+void launch_harmony_fwd(const HarmonyArgs& args, hdStream stream) {
+  HD_LAUNCH(harmony_fwd_kernel, 1, HARMONY_THREADS, 0, stream, args);
+}
+
+void launch_harmony_bwd(const HarmonyArgs& args, hdStream stream) {
+  HD_LAUNCH(harmony_bwd_kernel, 1, 1, 0, stream, args);
+}
+
+}  // namespace hd

@@ -1,0 +1,73 @@
+// Kernels of latent; equations in latent.h.
+//
+// Tiling: one warp per group, eight groups per block of 256 threads. The 32 classes of a Dreamer latent are
+// one value a lane, so the CDF is a prefix sum of five shuffles and the sample a ballot; more classes take
+// more values a lane (up to 1024 classes), fewer leave lanes idle. Everything between the one read and the
+// writes stays in registers.
+#pragma once
+#include "kernels/categorical.cuh"
+#include "kernels/latent.h"
+
+namespace hd {
+
+constexpr int LATENT_THREADS = 256;
+constexpr int LATENT_GROUPS = LATENT_THREADS / 32;  // per block
+
+template <class T, int ITER>
+__global__ void __launch_bounds__(LATENT_THREADS) latent_fwd_kernel(LatentFwdArgs a) {
+  const int lane = int(threadIdx.x) % 32;
+  const int64_t group = int64_t(blockIdx.x) * LATENT_GROUPS + threadIdx.x / 32;
+  if (group >= a.groups) return;  // whole warps
+  const int64_t base = group * a.classes;
+  const Categorical<ITER> c =
+      categorical<ITER>(static_cast<const T*>(a.logit) + base, a.classes, a.mix, a.normalised);
+  int64_t index = -1;
+  if (a.u != nullptr) {
+    const float u = a.u[group];
+    float before = 0.f;  // probability of the classes in earlier elements
+    index = 0;
+#pragma unroll
+    for (int i = 0; i < ITER; ++i) {
+      const float cdf = before + warp_prefix_sum(c.q[i]);
+      const bool passed = HD_MUTATE(LATENT_CDF, cdf <= u, cdf - c.q[i] <= u);
+      index += __popc(__ballot_sync(0xffffffffu, i * 32 + lane < a.classes && passed));
+      before = __shfl_sync(0xffffffffu, cdf, 31);
+    }
+    if (index > a.classes - 1) index = a.classes - 1;  // the sum may round to less than u
+    if (a.index != nullptr && lane == 0) a.index[group] = index;
+  }
+#pragma unroll
+  for (int i = 0; i < ITER; ++i) {
+    const int64_t k = i * 32 + lane;
+    if (k >= a.classes) continue;
+    if (a.logp != nullptr) static_cast<T*>(a.logp)[base + k] = from_float<T>(c.logq[i]);
+    if (a.onehot != nullptr) static_cast<T*>(a.onehot)[base + k] = from_float<T>(k == index ? 1.f : 0.f);
+  }
+}
+
+template <class T, int ITER>
+__global__ void __launch_bounds__(LATENT_THREADS) latent_bwd_kernel(LatentBwdArgs a) {
+  const int lane = int(threadIdx.x) % 32;
+  const int64_t group = int64_t(blockIdx.x) * LATENT_GROUPS + threadIdx.x / 32;
+  if (group >= a.groups) return;
+  const int64_t base = group * a.classes;
+  const Categorical<ITER> c =
+      categorical<ITER>(static_cast<const T*>(a.logit) + base, a.classes, a.mix, a.normalised);
+  float w[ITER];
+#pragma unroll
+  for (int i = 0; i < ITER; ++i) {
+    const int64_t k = i * 32 + lane;
+    const float dq =
+        k < a.classes && a.donehot != nullptr ? to_float(static_cast<const T*>(a.donehot)[base + k]) : 0.f;
+    const float dlogq =
+        k < a.classes && a.dlogp != nullptr ? to_float(static_cast<const T*>(a.dlogp)[base + k]) : 0.f;
+    if (a.normalised) w[i] = dq * c.q[i] + dlogq;
+    else w[i] = k < a.classes ? dq + dlogq / c.q[i] : 0.f;
+  }
+  if (!a.normalised) softmax_backward(c, w, HD_MUTATE(LATENT_MIX, a.mix, 0.f));
+#pragma unroll
+  for (int i = 0; i < ITER; ++i)
+    if (i * 32 + lane < a.classes) static_cast<T*>(a.dlogit)[base + i * 32 + lane] = from_float<T>(w[i]);
+}
+
+}  // namespace hd

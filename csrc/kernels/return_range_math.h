@@ -1,0 +1,40 @@
+// return_range_math.h -- keys, interpolation and moving average of return_range; shared by the kernel and the
+// CPU code.
+#pragma once
+#include <cstring>
+
+#include "device/hd_math.h"
+#include "kernels/return_range.h"
+
+namespace hd {
+
+// Unsigned order of keys = order of floats: negative numbers reversed, positive ones moved above them.
+HD_FN uint32_t float_key(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+HD_FN float key_float(uint32_t key) {
+  const uint32_t bits = key & 0x80000000u ? key & 0x7fffffffu : ~key;
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+
+// From the end that is nearer, so that both ends are exact.
+HD_FN float interpolate(float a, float b, float fraction) {
+  return fraction < 0.5f ? a + fraction * (b - a) : b - (b - a) * (1.f - fraction);
+}
+
+// `order` holds the RANGE_RANKS order statistics.
+HD_FN void range_finish(const ReturnRangeArgs& a, const float* order, bool has_nan) {
+  const float low = has_nan ? NAN : interpolate(order[0], order[1], a.fraction[0]);
+  const float high = has_nan ? NAN : interpolate(order[2], order[3], a.fraction[1]);
+  a.out[0] = a.decay * *a.low + a.rest * low;
+  a.out[1] = a.decay * *a.high + a.rest * high;
+  const float width = a.out[1] - a.out[0];
+  a.out[2] = width < a.floor ? a.floor : width;  // NaN stays NaN
+}
+
+}  // namespace hd

@@ -1,0 +1,80 @@
+// actor_loss.cpp -- REINFORCE with entropy bonus as torch ops; the math stands in kernels/actor_loss.h.
+#include "kernels/actor_loss.h"
+
+#include "ops/glue.h"
+
+namespace hd::ops {
+namespace {
+
+ActorLossArgs checked(const Tensor& logit, const Tensor& action, const Tensor& advantage,
+                      const Tensor& weight, double entropy, const char* what) {
+  HD_CHECK(logit.dim() == 2 && cols(logit) >= 1, what, ": logit must be (rows, actions)");
+  check_layout(logit, logit, what);
+  check_type(logit, ScalarType::Float, what);
+  check_layout(action, logit, what);
+  check_type(action, ScalarType::Long, what);
+  check_shape(action, {rows(logit)}, what);
+  for (const Tensor& t : {advantage, weight}) {
+    check_layout(t, logit, what);
+    check_type(t, ScalarType::Float, what);
+    check_shape(t, {rows(logit)}, what);
+  }
+  ActorLossArgs args{};
+  args.logit = in(logit), args.action = in<int64_t>(action), args.advantage = in(advantage),
+  args.weight = in(weight);
+  args.rows = rows(logit), args.actions = cols(logit), args.entropy = float(entropy);
+  return args;
+}
+
+// logit (N, A) log-probabilities, action (N,) int64, advantage, weight (N,) -> loss, logp, ent (N,)
+std::tuple<Tensor, Tensor, Tensor> actor_loss_fwd(Tensor logit, Tensor action, Tensor advantage,
+                                                  Tensor weight, double entropy) {
+  ActorLossArgs args = checked(logit, action, advantage, weight, entropy, "actor_loss_fwd");
+  Tensor loss = new_rows(logit), logp = new_rows(logit), ent = new_rows(logit);
+  args.loss = out(loss), args.logp = out(logp), args.ent = out(ent);
+  run(
+      logit, [&](auto stream) { launch_actor_loss_fwd(args, stream); },
+      [&](auto threads) {
+        threads.split(args.rows, 4 * args.actions,
+                      [&](int64_t begin, int64_t end) { cpu::actor_loss_fwd(args, begin, end); });
+      });
+  return {loss, logp, ent};
+}
+
+// dloss, dlogp, dent (N,), then the inputs of the forward -> dlogit (N, A)
+Tensor actor_loss_bwd(Tensor dloss, Tensor dlogp, Tensor dent, Tensor logit, Tensor action, Tensor advantage,
+                      Tensor weight, double entropy) {
+  ActorLossArgs args = checked(logit, action, advantage, weight, entropy, "actor_loss_bwd");
+  for (const Tensor& t : {dloss, dlogp, dent}) {
+    check_layout(t, logit, "actor_loss_bwd: dloss, dlogp or dent");
+    check_type(t, ScalarType::Float, "actor_loss_bwd: dloss, dlogp or dent");
+    check_shape(t, {rows(logit)}, "actor_loss_bwd: dloss, dlogp or dent");
+  }
+  Tensor dlogit = new_like(logit);
+  args.dloss = in(dloss), args.dlogp = in(dlogp), args.dent = in(dent), args.dlogit = out(dlogit);
+  run(
+      logit, [&](auto stream) { launch_actor_loss_bwd(args, stream); },
+      [&](auto threads) {
+        threads.split(args.rows, 4 * args.actions,
+                      [&](int64_t begin, int64_t end) { cpu::actor_loss_bwd(args, begin, end); });
+      });
+  return dlogit;
+}
+
+}  // namespace
+}  // namespace hd::ops
+
+HD_LIBRARY(m) {
+  m.def(
+      "actor_loss_fwd(Tensor logit, Tensor action, Tensor advantage, Tensor weight, float entropy) -> "
+      "(Tensor loss, Tensor logp, Tensor ent)");
+  m.def(
+      "actor_loss_bwd(Tensor dloss, Tensor dlogp, Tensor dent, Tensor logit, Tensor action, Tensor "
+      "advantage, "
+      "Tensor weight, float entropy) -> Tensor");
+}
+
+HD_IMPLEMENT(m) {
+  m.impl("actor_loss_fwd", TORCH_BOX(&hd::ops::actor_loss_fwd));
+  m.impl("actor_loss_bwd", TORCH_BOX(&hd::ops::actor_loss_bwd));
+}

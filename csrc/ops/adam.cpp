@@ -1,0 +1,56 @@
+// adam.cpp -- clip by global norm and Adam over a flat arena as one torch op; the math stands in
+// kernels/adam.h.
+#include "kernels/adam.h"
+
+#include "ops/glue.h"
+
+namespace hd::ops {
+namespace {
+
+// param, grad, mean, var (size,) float32 and step () int64, all changed in place; slow (size,) or none ->
+// norm ()
+Tensor adam_step(Tensor param, Tensor grad, Tensor mean, Tensor var, Tensor step, std::optional<Tensor> slow,
+                 double lr, double eps, double clip, double beta1, double beta2, double slow_fraction) {
+  HD_CHECK(param.dim() == 1, "adam_step: param must be a flat arena");
+  for (const Tensor& t : {param, grad, mean, var, slow ? *slow : param}) {
+    check_layout(t, param, "adam_step: param, grad, mean, var or slow");
+    check_type(t, ScalarType::Float, "adam_step: param, grad, mean, var or slow");
+    check_same_shape(t, param, "adam_step: param, grad, mean, var or slow");
+    HD_CHECK(reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0, "adam_step: arenas must start on 16 bytes");
+  }
+  check_layout(step, param, "adam_step: step");
+  check_type(step, ScalarType::Long, "adam_step: step");
+  HD_CHECK(step.numel() == 1, "adam_step: step must be one number");
+  const int64_t blocks = adam_blocks(param.numel());
+  Tensor norm = empty(param, {}), scratch = empty(param, {blocks + 4});
+  AdamArgs args{};
+  args.param = out(param), args.grad = out(grad), args.mean = out(mean), args.var = out(var);
+  args.slow = slow ? out(*slow) : nullptr;
+  args.step = out<int64_t>(step), args.norm = out(norm);
+  args.partial = out(scratch), args.scale = out(scratch) + blocks;
+  args.size = param.numel();
+  args.lr = lr, args.eps = eps, args.clip = clip, args.beta1 = beta1, args.beta2 = beta2;
+  args.slow_fraction = slow_fraction;
+  run(
+      param, [&](auto stream) { launch_adam(args, stream); },
+      [&](auto threads) {
+        threads.split(blocks, ADAM_BLOCK / 4,
+                      [&](int64_t begin, int64_t end) { cpu::adam_norm(args, begin, end); });
+        cpu::adam_finish(args);
+        threads.split(blocks, ADAM_BLOCK,
+                      [&](int64_t begin, int64_t end) { cpu::adam_apply(args, begin, end); });
+      });
+  return norm;
+}
+
+}  // namespace
+}  // namespace hd::ops
+
+HD_LIBRARY(m) {
+  m.def(
+      "adam_step(Tensor(a!) param, Tensor(b!) grad, Tensor(c!) mean, Tensor(d!) var, Tensor(e!) step, "
+      "Tensor(f!)? slow, float lr, float eps, float clip, float beta1, float beta2, float slow_fraction) -> "
+      "Tensor");
+}
+
+HD_IMPLEMENT(m) { m.impl("adam_step", TORCH_BOX(&hd::ops::adam_step)); }

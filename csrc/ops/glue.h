@@ -1,0 +1,174 @@
+// glue.h -- from tensors to raw pointers: the pattern every csrc/ops/<family>.cpp follows.
+//
+// A family is one file: schemas, checks and one function per op that fills the family's argument struct and
+// hands it to `run`, which picks the device launcher or the CPU code. The file is compiled twice: into the
+// shipped library (namespace `hdfast`), and with -DHD_EMU into the test library (`hdfast_emu`), where tensors
+// live on the CPU and the launchers are those of the very same .cu files compiled for the emulator.
+//
+// Only the stable ABI of libtorch is used here, target 2.11: no at::Tensor, no pybind11, no c10/cuda. Checks
+// in this layer guard memory; the readable ones stand in hdfast/ops/<family>.py and come first.
+#pragma once
+
+// The name the 2.11 headers give to the macro that later ones call STABLE_TORCH_ERROR_CODE_CHECK.
+#include <torch/headeronly/util/shim_utils.h>
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <initializer_list>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "kernels/types.h"
+
+#ifdef HD_EMU
+#define HD_NAMESPACE hdfast_emu
+#else
+#define HD_NAMESPACE hdfast
+#endif
+// 1 where the launchers of this file's family are linked in: set per file by CMakeLists.txt.
+#ifndef HD_DEVICE_KERNELS
+#define HD_DEVICE_KERNELS 0
+#endif
+
+// HD_LIBRARY(m) { m.def("op(Tensor x) -> Tensor"); }   HD_IMPLEMENT(m) { m.impl("op", TORCH_BOX(&op)); }
+// HD_IMPLEMENT's body is registered for the CPU key and, where the device kernels are linked, for the CUDA
+// key.
+#define HD_LIBRARY(m) STABLE_TORCH_LIBRARY_FRAGMENT(HD_NAMESPACE, m)
+#if HD_DEVICE_KERNELS && !defined(HD_EMU)
+#define HD_IMPLEMENT(m)                                                             \
+  static void hd_implement(torch::stable::detail::StableLibrary& m);                \
+  STABLE_TORCH_LIBRARY_IMPL(HD_NAMESPACE, CPU, hd_library_cpu) { hd_implement(hd_library_cpu); }    \
+  STABLE_TORCH_LIBRARY_IMPL(HD_NAMESPACE, CUDA, hd_library_cuda) { hd_implement(hd_library_cuda); } \
+  static void hd_implement(torch::stable::detail::StableLibrary& m)
+#else
+#define HD_IMPLEMENT(m) STABLE_TORCH_LIBRARY_IMPL(HD_NAMESPACE, CPU, m)
+#endif
+
+namespace hd::ops {
+
+using torch::headeronly::IntHeaderOnlyArrayRef;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// torch's current CUDA stream of a device; looked up at run time because libtorch_cuda may not be there at
+// all.
+hdStream current_stream(int32_t device);
+
+// ---- checks -----------------------------------------------------------------------------------------------
+// `what` names op and argument: HD_CHECK(cond, "norm_act_fwd: x must ...").
+#define HD_CHECK(...) STD_TORCH_CHECK(__VA_ARGS__)
+
+inline void check_layout(const Tensor& t, const Tensor& like, const char* what) {
+  HD_CHECK(t.is_contiguous(), what, " must be contiguous");
+  HD_CHECK(t.is_cuda() == like.is_cuda() && t.get_device() == like.get_device(), what,
+           " is on another device");
+}
+inline void check_type(const Tensor& t, ScalarType type, const char* what) {
+  HD_CHECK(t.scalar_type() == type, what, " has the wrong dtype");
+}
+inline void check_shape(const Tensor& t, std::initializer_list<int64_t> shape, const char* what) {
+  bool same = t.dim() == int64_t(shape.size());
+  int64_t d = 0;
+  for (int64_t n : shape) same = same && t.size(d++) == n;
+  HD_CHECK(same, what, " has the wrong shape");
+}
+inline void check_same_shape(const Tensor& t, const Tensor& like, const char* what) {
+  bool same = t.dim() == like.dim();
+  for (int64_t d = 0; same && d < t.dim(); ++d) same = t.size(d) == like.size(d);
+  HD_CHECK(same, what, " has the wrong shape");
+}
+// Storage type of an activation tensor: float32 or bfloat16.
+inline DType storage(const Tensor& t, const char* what) {
+  const ScalarType type = t.scalar_type();
+  HD_CHECK(type == ScalarType::Float || type == ScalarType::BFloat16, what, " must be float32 or bfloat16");
+  return type == ScalarType::Float ? DType::F32 : DType::BF16;
+}
+
+// ---- tensors ----------------------------------------------------------------------------------------------
+inline int64_t cols(const Tensor& t) { return t.size(t.dim() - 1); }
+// Product of all sizes but the last `trailing` ones; right for empty tensors too.
+inline int64_t rows(const Tensor& t, int64_t trailing = 1) {
+  int64_t n = 1;
+  for (int64_t d = 0; d < t.dim() - trailing; ++d) n *= t.size(d);
+  return n;
+}
+inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape,
+                    ScalarType type = ScalarType::Float) {
+  return torch::stable::new_empty(like, IntHeaderOnlyArrayRef(shape.begin(), shape.size()), type);
+}
+// Contiguous, of the shape and device of `like`, its dtype unless one is given.
+inline Tensor new_like(const Tensor& like, std::optional<ScalarType> type = std::nullopt) {
+  std::vector<int64_t> shape(like.dim());
+  for (int64_t d = 0; d < like.dim(); ++d) shape[d] = like.size(d);
+  return torch::stable::new_empty(like, IntHeaderOnlyArrayRef(shape.data(), shape.size()),
+                                  type ? *type : like.scalar_type());
+}
+// The same without its last `trailing` dimensions.
+inline Tensor new_rows(const Tensor& like, int64_t trailing = 1, ScalarType type = ScalarType::Float) {
+  std::vector<int64_t> shape(like.dim() - trailing);
+  for (int64_t d = 0; d < like.dim() - trailing; ++d) shape[d] = like.size(d);
+  return torch::stable::new_empty(like, IntHeaderOnlyArrayRef(shape.data(), shape.size()), type);
+}
+template <class T = float>
+inline const T* in(const Tensor& t) {
+  return static_cast<const T*>(t.data_ptr());
+}
+template <class T = float>
+inline T* out(const Tensor& t) {
+  return static_cast<T*>(t.data_ptr());
+}
+
+// ---- execution --------------------------------------------------------------------------------------------
+// Given to the CPU branch of `run`: splits [0, n) over torch's threads. `cost` is the number of elements
+// (about 1 ns each) that one of the n items touches; slices shorter than about 50 us are not worth waking a
+// thread.
+struct Threads {
+  template <class F>
+  void split(int64_t n, int64_t cost, const F& f) const {
+    if (n <= 0) return;
+    const int64_t grain = std::max<int64_t>(1, 50000 / std::max<int64_t>(1, cost));
+    if (n <= grain) return f(int64_t(0), n);
+    torch::stable::parallel_for(0, n, grain, f);
+  }
+};
+
+// run(x, [&](auto stream) { launch_op(args, stream); }, [&](auto threads) { threads.split(n, cost, ...); });
+// Both are generic lambdas: the branch that is not linked in is never instantiated.
+template <class Device, class Cpu>
+void run(const Tensor& x, const Device& device, const Cpu& cpu) {
+#if defined(HD_EMU)
+  device(hdStream(nullptr));
+#else
+#if HD_DEVICE_KERNELS
+  if (x.is_cuda()) {
+    torch::stable::accelerator::DeviceGuard guard(x.get_device());
+    device(current_stream(x.get_device()));
+    return;
+  }
+#endif
+  cpu(Threads{});
+#endif
+}
+
+// For a number that the two sides choose differently (sizes of scratch): pick(x, [](auto) {...}, [](auto)
+// {...}).
+template <class Device, class Cpu>
+int64_t pick(const Tensor& x, const Device& device, const Cpu& cpu) {
+#if defined(HD_EMU)
+  return device(0);
+#else
+#if HD_DEVICE_KERNELS
+  if (x.is_cuda()) return device(0);
+#endif
+  return cpu(0);
+#endif
+}
+
+}  // namespace hd::ops

@@ -1,0 +1,123 @@
+// observe_scan.cpp -- the posterior scan as torch ops on the CPU; the algorithm stands in cpu/scan_observe.cpp.
+#include "cpu/scan_rows.h"
+#include "ops/scan_glue.h"
+
+namespace hd::ops {
+namespace {
+
+using Tensors = std::vector<Tensor>;
+
+cpu::Sizes sizes(const Tensor& embed, const Tensor& action, const Tensors& p, int64_t classes, double mix) {
+  HD_CHECK(embed.dim() == 3 && action.dim() == 3, "observe_scan: embed and action must be (T, B, ...)");
+  HD_CHECK(p.size() == kRssmParameters && p[7].dim() == 2 && p[10].dim() == 2, "observe_scan: wrong parameters");
+  HD_CHECK(classes > 0 && p[10].size(1) % classes == 0, "observe_scan: classes do not divide the latent");
+  HD_CHECK(mix >= 0 && mix < 1, "observe_scan: mix must be in [0, 1)");
+  return {embed.size(2), action.size(2), p[7].size(0), p[7].size(1), p[10].size(1) / classes, classes, float(mix)};
+}
+
+// Offsets of the kept tensors in one flat buffer: three pre-activations of U, one of 3D, four pairs of statistics.
+int64_t saved_size(const cpu::Sizes& z, int64_t rows) { return rows * (3 * z.units + 3 * z.deter + 8); }
+
+cpu::Observe arguments(const cpu::Sizes& z, const Tensor& embed, const Tensor& action, const Tensor& is_first,
+                       const Tensor& saved, const Tensor& start) {
+  const int64_t t = embed.size(0), b = embed.size(1), n = t * b;
+  cpu::Observe x{};
+  x.length = t;
+  x.batch = b;
+  x.embed = take(embed, {t, b, z.embed}, "observe_scan: embed");
+  x.action = take(action, {t, b, z.actions}, "observe_scan: action");
+  HD_CHECK(!is_first.is_cuda() && is_first.is_contiguous(), "observe_scan: is_first must be contiguous on the CPU");
+  check_type(is_first, ScalarType::Bool, "observe_scan: is_first");
+  check_shape(is_first, {t, b}, "observe_scan: is_first");
+  x.first = in<bool>(is_first);
+  take(saved, {saved_size(z, n)}, "observe_scan: saved");
+  float* p = out(saved);
+  auto next = [&](int64_t size) { return (p += size) - size; };
+  x.saved.pre_in = next(n * z.units);
+  x.saved.pre_gru = next(3 * n * z.deter);
+  x.saved.pre_obs = next(n * z.units);
+  x.saved.pre_img = next(n * z.units);
+  x.saved.stat_in = next(2 * n);
+  x.saved.stat_gru = next(2 * n);
+  x.saved.stat_obs = next(2 * n);
+  x.saved.stat_img = next(2 * n);
+  x.saved.start = out<int64_t>(start);
+  return x;
+}
+
+// -> deter (T, B, D), stoch one-hot (T, B, S, K), index (T, B, S), post, prior (T, B, S, K), saved, start
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> observe_scan_fwd(
+    Tensor embed, Tensor action, Tensor is_first, Tensor u, Tensors params, int64_t classes, double mix) {
+  const cpu::Sizes z = sizes(embed, action, params, classes, mix);
+  const cpu::Rssm p = rssm(params, z, true, "observe_scan: parameter");
+  const int64_t t = embed.size(0), b = embed.size(1);
+  Tensor deter = empty(embed, {t, b, z.deter}), index = empty(embed, {t, b, z.stoch}, ScalarType::Long);
+  Tensor post = empty(embed, {t, b, z.stoch, classes}), prior = empty(embed, {t, b, z.stoch, classes});
+  Tensor stoch = empty(embed, {t, b, z.stoch, classes});
+  Tensor saved = empty(embed, {saved_size(z, t * b)}), start = empty(embed, {z.stoch}, ScalarType::Long);
+  cpu::Observe x = arguments(z, embed, action, is_first, saved, start);
+  x.u = take(u, {t, b, z.stoch}, "observe_scan: u");
+  x.deter = out(deter);
+  x.index = out<int64_t>(index);
+  x.post = out(post);
+  x.prior = out(prior);
+  cpu::observe_scan(torch_pool(), z, p, x);
+  cpu::one_hot(t * b * z.stoch, classes, x.index, out(stoch));
+  return {deter, stoch, index, post, prior, saved, start};
+}
+
+// Gradients of embed (empty where not wanted) and of the 17 parameters, in their order.
+Tensors observe_scan_bwd(std::optional<Tensor> ddeter, std::optional<Tensor> dstoch, std::optional<Tensor> dpost,
+                         std::optional<Tensor> dprior, Tensor embed, Tensor action, Tensor is_first, Tensors params,
+                         Tensor deter, Tensor index, Tensor post, Tensor prior, Tensor saved, Tensor start,
+                         int64_t classes, double mix, bool need_embed) {
+  const cpu::Sizes z = sizes(embed, action, params, classes, mix);
+  const cpu::Rssm p = rssm(params, z, true, "observe_scan: parameter");
+  const int64_t t = embed.size(0), b = embed.size(1);
+  check_indices(index, {t, b, z.stoch}, classes, "observe_scan: index");
+  check_indices(start, {z.stoch}, classes, "observe_scan: start");
+  cpu::Observe x = arguments(z, embed, action, is_first, saved, start);
+  const std::initializer_list<int64_t> latent{t, b, z.stoch, classes}, flat{t, b, z.deter};
+  x.deter = const_cast<float*>(take(deter, flat, "observe_scan: deter"));
+  x.post = const_cast<float*>(take(post, latent, "observe_scan: post"));
+  x.prior = const_cast<float*>(take(prior, latent, "observe_scan: prior"));
+  x.index = out<int64_t>(index);
+  Tensors grads{need_embed ? empty(embed, {t, b, z.embed}) : empty(embed, {0})};
+  const cpu::ObserveGrad d{ddeter ? take(*ddeter, flat, "observe_scan: ddeter") : nullptr,
+                           dstoch ? take(*dstoch, latent, "observe_scan: dstoch") : nullptr,
+                           dpost ? take(*dpost, latent, "observe_scan: dpost") : nullptr,
+                           dprior ? take(*dprior, latent, "observe_scan: dprior") : nullptr,
+                           need_embed ? out(grads[0]) : nullptr};
+  for (const Tensor& w : params)
+    grads.push_back(w.dim() == 1 ? zeros(w, {w.size(0)}) : zeros(w, {w.size(0), w.size(1)}));
+  auto at = [&](size_t i) { return out(grads[i + 1]); };
+  cpu::RssmGrad g;
+  g.initial = at(0);
+  g.img_in = {at(1), at(2), at(3)};
+  g.gru = {at(4), at(5), at(6)};
+  g.img_out = {at(7), at(8), at(9)};
+  g.img_stats = {at(10), at(11)};
+  g.obs_out = {at(12), at(13), at(14)};
+  g.obs_stats = {at(15), at(16)};
+  cpu::observe_scan_bwd(torch_pool(), z, p, x, d, g);
+  return grads;
+}
+
+}  // namespace
+}  // namespace hd::ops
+
+HD_LIBRARY(m) {
+  m.def(
+      "observe_scan_fwd(Tensor embed, Tensor action, Tensor is_first, Tensor u, Tensor[] params, int classes, "
+      "float mix) -> (Tensor deter, Tensor stoch, Tensor index, Tensor post, Tensor prior, Tensor saved, "
+      "Tensor start)");
+  m.def(
+      "observe_scan_bwd(Tensor? ddeter, Tensor? dstoch, Tensor? dpost, Tensor? dprior, Tensor embed, Tensor action, "
+      "Tensor is_first, Tensor[] params, Tensor deter, Tensor index, Tensor post, Tensor prior, Tensor saved, "
+      "Tensor start, int classes, float mix, bool need_embed) -> Tensor[]");
+}
+
+HD_IMPLEMENT(m) {
+  m.impl("observe_scan_fwd", TORCH_BOX(&hd::ops::observe_scan_fwd));
+  m.impl("observe_scan_bwd", TORCH_BOX(&hd::ops::observe_scan_bwd));
+}

@@ -1,0 +1,99 @@
+"""The measured process of this project: `python -m hdfast.bench.ours PRESET BACKEND THREADS`.
+
+BACKEND is reference (plain PyTorch), compile (the reference under torch.compile, part by part) or native. Cases:
+`update`, the loops and the ops. An update starts from uint8 images and draws its own uniforms, as in training.
+"""
+
+import sys
+from collections.abc import Callable
+
+import torch
+
+from hdfast import ops
+from hdfast.bench import cases, serve, workload
+from hdfast.config import Config
+from hdfast.errors import ConfigError
+from hdfast.learner import Learner, Uniforms
+from hdfast.machine import git_revision
+from hdfast.world_model import Sequences
+
+BACKENDS = ("reference", "compile", "native")
+PACKAGES = ("hdfast", "torch", "numpy")
+
+
+def native_is_there() -> bool:
+    """Whether the native library can be selected in this process."""
+    try:
+        with ops.use("native"):
+            return True
+    except ConfigError:
+        return False
+
+
+def tensors(config: Config) -> tuple[torch.Tensor, Callable[[torch.Tensor], Sequences]]:
+    """The synthetic batch: images (T, B, h, w, c) uint8, and what makes Sequences of them."""
+    data = {name: torch.from_numpy(value) for name, value in workload.synthetic(config).items()}
+    action = torch.nn.functional.one_hot(data["action"], workload.ACTIONS).float()
+    previous = torch.cat([torch.zeros_like(action[:1]), action[:-1]])
+    cont = 1 - data["is_terminal"]
+    return data["image"], lambda image: Sequences(image.float() / 255, previous, data["reward"], cont,
+                                                  data["is_first"])
+
+
+def build_learner(config: Config) -> Learner:
+    torch.manual_seed(workload.SEED)
+    return Learner((config.env.size, config.env.size, 3), workload.ACTIONS, config, torch.device("cpu"))
+
+
+def compile_parts(learner: Learner) -> None:
+    """Compile the parts of the reference. The whole update would be unrolled over all steps: minutes to hours."""
+    model, behaviour = learner.world_model, learner.actor_critic
+    for part in (model.encoder, model.decoder, model.reward, model.cont, behaviour.actor, behaviour.critic,
+                 behaviour.slow):
+        part.compile(fullgraph=True)
+    model.rssm.obs_step = torch.compile(model.rssm.obs_step)
+    model.rssm.img_step = torch.compile(model.rssm.img_step)
+
+
+def build_update(config: Config, backend: str) -> Callable[[], object]:
+    """One whole learner update on the synthetic batch."""
+    learner, generator = build_learner(config), torch.Generator().manual_seed(workload.SEED)
+    if backend == "compile":
+        compile_parts(learner)
+    image, sequences = tensors(config)
+    length, batch, m = config.run.batch_length, config.run.batch_size, config.model
+
+    def update() -> None:
+        u = Uniforms.draw(length, batch, config.behavior.horizon, m.stoch, generator=generator)
+        learner.update(sequences(image), u)
+
+    return update
+
+
+def build_loop(config: Config, backend: str, name: str) -> Callable[[], object]:
+    learner = build_learner(config)
+    if backend == "compile":
+        compile_parts(learner)
+    return cases.LOOPS[name](learner, config)
+
+
+def all_cases(config: Config, backend: str) -> serve.Cases:
+    """{case: builder}: `update`, every loop and every op in every mode it has."""
+    out = {"update": lambda: build_update(config, backend)}
+    out |= {name: lambda name=name: build_loop(config, backend, name) for name in cases.LOOPS}
+    for name, op in cases.OPS.items():
+        for mode in op.modes:
+            out[f"{name}.{mode}"] = lambda op=op, mode=mode: op.build(config, mode, compiled=backend == "compile").run
+    return out
+
+
+def main(preset: str, backend: str, threads: str) -> None:
+    torch.set_num_threads(int(threads))
+    ops.set_backend("native" if backend == "native" else "reference")
+    config = workload.sized(preset, backend="native" if backend == "native" else "reference")
+    found = {"hdfast": git_revision() or "unknown"} | serve.versions(PACKAGES)
+    serve.serve(all_cases(config, backend), found)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

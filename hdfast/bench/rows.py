@@ -1,0 +1,180 @@
+"""Measuring rows: each in a child process with its own threads, the processes taking turns on the machine.
+
+Machines drift. The rows of one case therefore run in rounds, A B C, C B A, A B C, ..., and a ratio is the median over
+rounds of two rows' times in the same round, never the quotient of two separate runs.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hdfast.bench import peers
+from hdfast.bench.peers import PEERS
+from hdfast.bench.serve import MARK
+from hdfast.errors import RunError
+
+OURS = "hdfast"
+TURN = 0.5  # seconds a row runs in one turn, if one run of it is shorter
+BURN_IN = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured row: wall and CPU seconds of one run, over all rounds. Ratios are against `against`."""
+
+    name: str
+    case: str
+    preset: str
+    backend: str
+    precision: str
+    threads: int
+    median_s: float
+    min_s: float
+    cpu_s: float
+    peak_rss_mb: float
+    versions: dict[str, str]
+    against: str = ""
+    ratio: float | None = None
+    cpu_ratio: float | None = None
+    rounds: tuple[tuple[float, float], ...] = field(default=(), repr=False)  # medians of wall and CPU, per round
+
+    def as_json(self) -> str:
+        """The row on one line, without the rounds."""
+        return json.dumps({k: v for k, v in vars(self).items() if k != "rounds"})
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} {self.backend}"
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to start for a row: the command and the name it goes by."""
+
+    name: str
+    backend: str
+    command: tuple[str, ...]
+
+
+def ours(preset: str, backend: str, threads: int) -> Program:
+    return Program(OURS, backend, (sys.executable, "-m", "hdfast.bench.ours", preset, backend, str(threads)))
+
+
+def peer(name: str, preset: str, threads: int) -> Program:
+    command = str(peers.python(name)), str(peers.script(name)), preset, str(threads)
+    return Program(name, PEERS[name].framework, command)
+
+
+class Measured:
+    """A measured process that takes requests. Leaving the context ends it."""
+
+    def __init__(self, program: Program, threads: int):
+        path = os.pathsep.join(filter(None, [str(peers.ROOT), os.environ.get("PYTHONPATH")]))
+        env = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads),
+                            "OMP_WAIT_POLICY": "passive", "PYTHONPATH": path}
+        self.program, self.log = program, tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(program.command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=self.log, text=True)
+        try:
+            self.versions: dict[str, str] = self.answer()["versions"]
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Measured":
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+        self.log.close()
+
+    def answer(self) -> dict[str, Any]:
+        for line in self.process.stdout:
+            if line.startswith(MARK):
+                return json.loads(line.removeprefix(MARK))
+        self.process.wait()
+        self.log.seek(0)
+        last = [line for line in self.log.read().splitlines() if line.strip()][-1:]
+        raise RunError(f"{self.program.name} {self.program.backend} ended with code {self.process.returncode} while it "
+                       f"was measured: {last[0] if last else 'it said nothing'}")
+
+    def run(self, case: str, count: int) -> dict[str, Any]:
+        try:
+            print(json.dumps({"case": case, "count": count}), file=self.process.stdin, flush=True)
+        except BrokenPipeError:
+            pass  # it has ended: `answer` says why
+        return self.answer()
+
+
+@dataclass
+class _Samples:
+    """What one row has gathered."""
+
+    process: Measured
+    count: int
+    seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    rounds: list[tuple[float, float]] = field(default_factory=list)
+    peak: float = 0.0
+
+    def turn(self, case: str) -> None:
+        found = self.process.run(case, self.count)
+        self.seconds += found["seconds"]
+        self.cpu += found["cpu"]
+        self.rounds.append((statistics.median(found["seconds"]), statistics.median(found["cpu"])))
+        self.peak = max(self.peak, found["peak_rss_mb"])
+
+
+def measure(processes: Sequence[Measured], case: str, *, preset: str, threads: int, rounds: int) -> list[Row]:
+    """One row a process: burn in, then `rounds` turns each, in an order that turns back every other round."""
+    samples = []
+    for process in processes:
+        once = min(process.run(case, BURN_IN)["seconds"])
+        samples.append(_Samples(process, max(1, round(TURN / max(once, 1e-6)))))
+    for number in range(rounds):
+        for sample in samples[::-1 if number % 2 else 1]:
+            sample.turn(case)
+    return [Row(s.process.program.name, case, preset, s.process.program.backend, "fp32", threads,
+                statistics.median(s.seconds), min(s.seconds), statistics.mean(s.cpu), s.peak, s.process.versions,
+                rounds=tuple(s.rounds)) for s in samples]
+
+
+def with_ratios(rows: Sequence[Row]) -> list[Row]:
+    """The rows of one case with their ratios to the fastest peer, or to our reference where no peer was measured."""
+    others = [row for row in rows if row.name != OURS]
+    first = [row for row in rows if row.backend == "reference"]
+    if not rows or not (others or first):
+        return list(rows)
+    base = min(others, key=lambda row: row.median_s) if others else first[0]
+    out = []
+    for row in rows:
+        wall, cpu = zip(*((a / b, c / d) for (a, c), (b, d) in zip(row.rounds, base.rounds, strict=True)), strict=True)
+        out.append(replace(row, against=base.label, ratio=statistics.median(wall), cpu_ratio=statistics.median(cpu)))
+    return out
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as text, times in milliseconds below a second."""
+    head = ("case", "row", "median", "min", "CPU", "peak MiB", "time ratio", "CPU ratio")
+    body = [(row.case, row.label, _time(row.median_s), _time(row.min_s), _time(row.cpu_s), f"{row.peak_rss_mb:,.0f}",
+             *("" if x is None else f"{x:.2f}" for x in (row.ratio, row.cpu_ratio))) for row in rows]
+    width = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+    return "\n".join("  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in
+                               enumerate(zip(line, width, strict=True))).rstrip() for line in [head, *body])
+
+
+def _time(seconds: float) -> str:
+    for unit, scale in (("s", 1), ("ms", 1e-3)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds / 1e-6:.3g} us"

@@ -1,0 +1,39 @@
+"""Clip by global norm and one Adam step over a flat arena, as one native op that works in place."""
+
+import torch
+from torch import Tensor
+
+from hdfast.ops import checks, library
+
+OPS = ("adam_step",)
+PUBLIC = ()
+
+
+def adam_step(param: Tensor, grad: Tensor, mean: Tensor, var: Tensor, step: Tensor, *, lr: float, eps: float,
+              clip: float, beta1: float, beta2: float, slow: Tensor | None = None,
+              slow_fraction: float = 1.0) -> Tensor:
+    """Update param, mean, var (size,) and step () int64 in place -> the gradient's norm before clipping, ().
+
+    f = min(1, clip / norm); mean, var follow f grad and its square; param -= lr mean' / (sqrt(var') + eps) with the
+    bias-corrected moments (optax's scale_by_adam). grad is scaled by f only where f < 1. `slow` (size,) becomes
+    param at the first step and mix param + (1 - mix) slow, mix = slow_fraction, at later ones. Nothing is read back to
+    the host. All arenas are contiguous float32 and start on 16 bytes.
+    """
+    arenas = {"param": param, "grad": grad, "mean": mean, "var": var} | ({} if slow is None else {"slow": slow})
+    for name, x in arenas.items():
+        checks.dtype("adam_step", name, x, torch.float32)
+        checks.shape("adam_step", name, x, (param.numel(),), "(size,), that of param")
+        if not x.is_contiguous():
+            raise ValueError(f"adam_step: {name} must be contiguous, got strides {x.stride()}; it is updated in place")
+    checks.dtype("adam_step", "step", step, torch.int64)
+    checks.devices("adam_step", **arenas, step=step)
+    return library.op("adam_step")(param, grad, mean, var, step, slow, lr, eps, clip, beta1, beta2, slow_fraction)
+
+
+def register(namespace: str) -> None:
+    """Shapes for tracing; an optimiser's step has no derivative."""
+
+    def fake(param, grad, mean, var, step, slow, lr, eps, clip, beta1, beta2, slow_fraction):
+        return param.new_empty(())
+
+    torch.library.register_fake(f"{namespace}::adam_step", fake)

@@ -1,0 +1,39 @@
+"""Checks of the native ops' inputs, before the library sees them: what was expected, what came, what to do."""
+
+from torch import Tensor, bfloat16, float32
+
+STORAGE = (float32, bfloat16)
+
+
+def storage(op: str, name: str, x: Tensor) -> None:
+    """Activations are float32 or bfloat16; everything inside is computed in float32."""
+    if x.dtype not in STORAGE:
+        raise TypeError(f"{op}: {name} must be float32 or bfloat16, got {str(x.dtype).removeprefix('torch.')}; convert "
+                        f"it, or compute in other types with hdfast.ops.use('reference')")
+
+
+def dtype(op: str, name: str, x: Tensor, expected) -> None:
+    if x.dtype != expected:
+        raise TypeError(f"{op}: {name} must be {str(expected).removeprefix('torch.')}, got "
+                        f"{str(x.dtype).removeprefix('torch.')}; convert it")
+
+
+def shape(op: str, name: str, x: Tensor, expected: tuple[int, ...], meaning: str) -> None:
+    """`meaning` says where the expected shape comes from: '(C,), the last axis of x'."""
+    if tuple(x.shape) != tuple(expected):
+        raise ValueError(f"{op}: {name} must have shape {tuple(expected)} = {meaning}, got {tuple(x.shape)}; reshape "
+                         f"or expand it")
+
+
+def devices(op: str, **tensors: Tensor) -> None:
+    """All on one device, and one for which the loaded library has code."""
+    (first, x), *rest = tensors.items()
+    for name, other in rest:
+        if other.device != x.device:
+            raise ValueError(f"{op}: {name} must be on {x.device} as {first} is, got {other.device}; move it there")
+    if x.device.type != "cpu":
+        from hdfast.ops import library
+        if not library.runs_on(x.device):
+            raise RuntimeError(f"{op}: {first} must be on a device that the native library has code for, got "
+                               f"{x.device}; reinstall where nvcc is found (HDFAST_CUDA=1 pip install .), or compute "
+                               f"with hdfast.ops.use('reference')")

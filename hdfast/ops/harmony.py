@@ -1,0 +1,71 @@
+"""Harmonised mean of the world-model losses as one native op; its backward is arithmetic on a dozen numbers."""
+
+import torch
+from torch import Tensor
+
+from hdfast.ops import checks, library
+
+OPS = ("harmony_fwd", "harmony_bwd")
+PUBLIC = ("harmony_loss",)
+
+NAMES = ("reward", "image", "dyn", "rep", "cont")
+MODES = {"rectified": 0, "plain": 1, "off": 2}
+
+
+def harmony_loss(losses: dict[str, Tensor], s: Tensor, *, mode: str = "rectified",
+                 dyn_share: float = 5 / 6) -> tuple[Tensor, Tensor]:
+    """losses {'reward', 'image', 'dyn', 'rep', 'cont'}, each (...) of one shape, s (3,) -> total (), terms (3,)."""
+    if mode not in ("rectified", "plain"):
+        raise ValueError(f"harmony_loss: mode must be 'rectified' or 'plain', got {mode!r}; fixed weights are "
+                         f"weighted_loss")
+    checks.dtype("harmony_loss", "s", s, torch.float32)
+    checks.shape("harmony_loss", "s", s, (3,), "(3,), for reward, image and KL")
+    checks.devices("harmony_loss", s=s, **losses)
+    return library.op("harmony_fwd")(*flat(losses), s.contiguous(), MODES[mode], dyn_share, [])[:2]
+
+
+def weighted_loss(losses: dict[str, Tensor], scales: dict[str, float]) -> tuple[Tensor, Tensor]:
+    """Mode 'off': the same mean with fixed scales by name -> total (), terms (3,) of reward, image and KL."""
+    fixed = [float(scales[name]) for name in NAMES]
+    return library.op("harmony_fwd")(*flat(losses), None, MODES["off"], 1.0, fixed)[:2]
+
+
+def flat(losses: dict[str, Tensor]) -> list[Tensor]:
+    """The five losses in order, as contiguous float32 vectors."""
+    if set(losses) != set(NAMES):
+        raise ValueError(f"harmony_loss: losses must be {sorted(NAMES)}, got {sorted(losses)}; give each by its name")
+    shape = losses["reward"].shape
+    if not shape.numel():
+        raise ValueError(f"harmony_loss: losses must not be empty, got {tuple(shape)}; they need a mean")
+    for name in NAMES:
+        checks.storage("harmony_loss", name, losses[name])
+        checks.shape("harmony_loss", name, losses[name], shape, "(...), that of the reward loss")
+    return [losses[name].float().reshape(-1).contiguous() for name in NAMES]
+
+
+def register(namespace: str) -> None:
+    """Shapes for tracing and the derivative, for the raw ops of one library."""
+    backward_op = getattr(torch.ops, namespace).harmony_bwd.default
+
+    def fake_fwd(reward, image, dyn, rep, cont, s, mode, dyn_share, scales):
+        return reward.new_empty(()), reward.new_empty(3), reward.new_empty(5)
+
+    def fake_bwd(dtotal, dterms, mean, s, size, mode, dyn_share, scales):
+        return mean.new_empty(5), mean.new_empty(3)
+
+    def setup_context(ctx, inputs, output):
+        ctx.size, s, *ctx.options = inputs[0].numel(), *inputs[5:]
+        ctx.has_s = s is not None
+        ctx.mark_non_differentiable(output[2])
+        ctx.save_for_backward(output[2], *([s] if ctx.has_s else []))
+
+    def backward(ctx, dtotal, dterms, _mean):
+        mean, *s = ctx.saved_tensors
+        coef, ds = backward_op(dtotal.contiguous(), dterms.contiguous(), mean, s[0] if s else None, ctx.size,
+                               *ctx.options)
+        each = (coef[i].expand(ctx.size) for i in range(5))  # one number per loss: nothing of the batch's size is made
+        return *each, ds if ctx.has_s else None, None, None, None
+
+    torch.library.register_fake(f"{namespace}::harmony_fwd", fake_fwd)
+    torch.library.register_fake(f"{namespace}::harmony_bwd", fake_bwd)
+    torch.library.register_autograd(f"{namespace}::harmony_fwd", backward, setup_context=setup_context)

@@ -1,0 +1,83 @@
+"""The imagined rollout as one native call, and products with model states that gather their one-hot part."""
+
+import torch
+from torch import Tensor
+
+from hdfast.ops import checks
+from hdfast.ops.observe_scan import PARAMETERS
+
+OPS = ("imagine", "state_mm_fwd", "state_mm_bwd", "mm")
+PUBLIC = ()
+
+
+def imagine(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: list[Tensor], actor: list[Tensor], *,
+            classes: int, mix: float, keep_prior: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Roll the dynamics forward under the actor, without gradients.
+
+    Starts deter (N, D) and index (N, S); u (H, N, S) and u_action (H or H + 1, N) uniforms; params as
+    observe_scan.PARAMETERS lists them; actor: kernel, scale, bias of each hidden layer, then kernel and bias ->
+    deter (H+1, N, D), index (H+1, N, S), prior log-probabilities (H, N, S, K) (empty without keep_prior), action like
+    u_action.
+    """
+    if len(params) != len(PARAMETERS):
+        raise ValueError(f"imagine: params must be the {len(PARAMETERS)} tensors of PARAMETERS, got {len(params)}")
+    for name, x in (("deter", deter), ("u", u), ("u_action", u_action)):
+        checks.dtype("imagine", name, x, torch.float32)
+    checks.dtype("imagine", "index", index, torch.int64)
+    return torch.ops.hdfast.imagine.default(
+        *(x.detach().contiguous() for x in (deter, index, u, u_action)), [p.detach().contiguous() for p in params],
+        [p.detach().contiguous() for p in actor], classes, mix, keep_prior)
+
+
+def state_mm(deter: Tensor, stoch: Tensor | None, index: Tensor, kernel: Tensor, *, classes: int) -> Tensor:
+    """[deter, onehot(index)] @ kernel: deter (..., D), index (..., S), kernel (D + S*K, C) -> (..., C).
+
+    stoch (..., S, K), if given, is the one-hot tensor of `index`: its values are not read, its gradient is computed.
+    """
+    checks.dtype("state_mm", "deter", deter, torch.float32)
+    checks.shape("state_mm", "index", index, (*deter.shape[:-1], index.shape[-1]), "(..., S)")
+    flat = None if stoch is None else stoch.flatten(-2).flatten(0, -2)
+    y = torch.ops.hdfast.state_mm_fwd.default(deter.flatten(0, -2).contiguous(), flat,
+                                              index.flatten(0, -2).contiguous(), kernel.contiguous(), classes)
+    return y.unflatten(0, deter.shape[:-1])
+
+
+def register(namespace: str) -> None:
+    """Shapes for tracing and derivatives, for the raw ops of one library."""
+    ops = getattr(torch.ops, namespace)
+
+    def fake_imagine(deter, index, u, u_action, params, actor, classes, mix, keep_prior):
+        steps, rows, stoch = u.shape
+        prior = u.new_empty(steps, rows, stoch, classes) if keep_prior else u.new_empty(0)
+        return (deter.new_empty(steps + 1, *deter.shape), index.new_empty(steps + 1, *index.shape), prior,
+                torch.empty_like(u_action, dtype=torch.int64))
+
+    def setup_context(ctx, inputs, output):
+        deter, stoch, index, kernel, classes = inputs
+        ctx.save_for_backward(deter, index, kernel)
+        ctx.extra = classes, deter.requires_grad, stoch is not None and stoch.requires_grad, kernel.requires_grad
+
+    def backward(ctx, dy):
+        grads = ops.state_mm_bwd.default(dy.contiguous(), *ctx.saved_tensors, *ctx.extra)
+        ddeter, dstoch, dkernel = (g if need else None for g, need in zip(grads, ctx.extra[1:], strict=True))
+        return ddeter, dstoch, None, dkernel, None
+
+    def fake_state_mm_bwd(dy, deter, index, kernel, classes, need_deter, need_stoch, need_kernel):
+        return (torch.empty_like(deter) if need_deter else deter.new_empty(0),
+                deter.new_empty(len(deter), index.shape[1] * classes) if need_stoch else deter.new_empty(0),
+                torch.empty_like(kernel) if need_kernel else deter.new_empty(0))
+
+    def mm_backward(ctx, dy):
+        a, b = ctx.saved_tensors
+        return (ops.mm.default(dy, b.t()) if ctx.needs_input_grad[0] else None,
+                ops.mm.default(a.t(), dy) if ctx.needs_input_grad[1] else None)
+
+    torch.library.register_fake(f"{namespace}::imagine", fake_imagine)
+    torch.library.register_fake(
+        f"{namespace}::state_mm_fwd",
+        lambda deter, stoch, index, kernel, classes: deter.new_empty(len(deter), kernel.shape[1]))
+    torch.library.register_fake(f"{namespace}::state_mm_bwd", fake_state_mm_bwd)
+    torch.library.register_autograd(f"{namespace}::state_mm_fwd", backward, setup_context=setup_context)
+    torch.library.register_fake(f"{namespace}::mm", lambda a, b: a.new_empty(a.shape[0], b.shape[1]))
+    torch.library.register_autograd(f"{namespace}::mm", mm_backward,
+                                    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))

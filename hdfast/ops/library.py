@@ -1,0 +1,116 @@
+"""The native op library: finding it, loading it, and the raw ops of the namespace in use.
+
+`_ops.abi3.so` is one file for every torch from 2.11 on, with or without a GPU. Loading it defines `torch.ops.hdfast.*`;
+each module of this package with a list OPS is a family and adds what is written in Python: shapes for tracing
+(`register_fake`) and derivatives (`register_autograd`). The tests load a second library of the same ops, made of the
+CUDA sources compiled for the CPU, under the name `hdfast_emu`.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import pkgutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+NAMESPACE = "hdfast"
+FILES = {"hdfast": "_ops.abi3.so", "hdfast_emu": "_emu.abi3.so"}
+
+_loaded: dict[str, list[ModuleType]] = {}
+_raw: dict[str, Callable] = {}
+_raw_of: dict[str, dict[str, Callable]] = {}
+_active = ""
+
+
+def path(namespace: str = NAMESPACE) -> Path:
+    """Where the library is expected: the folder HDFAST_LIBRARY_DIR names, else the installed package."""
+    folder = os.environ.get("HDFAST_LIBRARY_DIR")
+    if folder and (Path(folder) / FILES[namespace]).exists():
+        return Path(folder) / FILES[namespace]
+    return Path(__file__).resolve().parents[1] / FILES[namespace]
+
+
+def problem(namespace: str = NAMESPACE) -> str | None:
+    """Why the library cannot be used, or None: then it is loaded."""
+    if namespace in _loaded:
+        return None
+    file = path(namespace)
+    if not file.exists():
+        return f"{file} was not built"
+    try:
+        load(namespace, file)
+    except OSError as error:
+        return f"{file} does not load: {' '.join(str(error).split())}"
+    return None
+
+
+def load(namespace: str, file: Path) -> None:
+    """Load a library and register the families which it holds completely."""
+    torch.ops.load_library(str(file))
+    ops = getattr(torch.ops, namespace)
+    found = [family for family in families_here() if all(hasattr(ops, name) for name in family.OPS)]
+    for family in found:
+        family.register(namespace)
+    _loaded[namespace] = found
+    _raw_of[namespace] = {name: getattr(ops, name).default for family in found for name in family.OPS}
+    if not _active:
+        activate(namespace)
+
+
+def families_here() -> list[ModuleType]:
+    """The family modules of this package: those with a list OPS."""
+    package = __name__.rpartition(".")[0]
+    names = sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__))
+    modules = [importlib.import_module(f"{package}.{name}") for name in names]
+    return [module for module in modules if hasattr(module, "OPS")]
+
+
+def families(namespace: str = NAMESPACE) -> list[ModuleType]:
+    """The families that the library holds; none where it is not loaded."""
+    return _loaded.get(namespace, [])
+
+
+def activate(namespace: str) -> None:
+    global _active
+    _active = namespace
+    _raw.clear()
+    _raw.update(_raw_of[namespace])
+
+
+@contextlib.contextmanager
+def namespace(name: str) -> Iterator[None]:
+    """Take the raw ops from another library for a while: `hdfast` or, in tests, `hdfast_emu`."""
+    if reason := problem(name):
+        raise RuntimeError(f"no library for {name}: {reason}")
+    before = _active
+    activate(name)
+    try:
+        yield
+    finally:
+        activate(before)
+
+
+def op(name: str) -> Callable:
+    """A raw op of the active namespace: `op("norm_act_fwd")(x, scale, bias)`."""
+    return _raw[name]
+
+
+def build_info() -> dict[str, str] | None:
+    """How the library was built: version, torch, compiler, cuda ('' without CUDA kernels), archs. None: not loaded."""
+    if NAMESPACE not in _loaded:
+        return None
+    call = ctypes.CDLL(str(path())).hdfast_build_info
+    call.restype = ctypes.c_char_p
+    return json.loads(call())
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether the library has code for a device; meta tensors only need shapes."""
+    if device.type == "cuda":
+        return bool((build_info() or {}).get("cuda"))
+    return device.type in ("cpu", "meta")

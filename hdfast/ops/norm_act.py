@@ -1,0 +1,54 @@
+"""LayerNorm over the last axis, then SiLU, as one native op with its own backward pass.
+
+Forward saves x and two statistics per row; the normalised and the activated tensor are computed anew in backward, so
+that memory holds x and y alone where plain PyTorch holds a third tensor.
+"""
+
+import torch
+from torch import Tensor
+
+from hdfast.ops import checks, library
+
+OPS = ("norm_act_fwd", "norm_act_bwd")
+PUBLIC = ("norm_act",)
+
+
+def norm_act(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """x (..., C) float32 or bfloat16, scale (C,), bias (C,) -> (..., C) of x's dtype.
+
+    Statistics, parameters and their gradients are float32. Autocast leaves the op alone: x's dtype decides. A strided x
+    is copied first; channels-last images as (N, H, W, C) views are contiguous and are not.
+    """
+    if x.ndim == 0:
+        raise ValueError("norm_act: x must have shape (..., C), got a tensor without axes; add one")
+    checks.storage("norm_act", "x", x)
+    checks.shape("norm_act", "scale", scale, x.shape[-1:], "(C,), the last axis of x")
+    checks.shape("norm_act", "bias", bias, x.shape[-1:], "(C,), the last axis of x")
+    checks.devices("norm_act", x=x, scale=scale, bias=bias)
+    return library.op("norm_act_fwd")(x.contiguous(), scale.float().contiguous(), bias.float().contiguous())[0]
+
+
+def register(namespace: str) -> None:
+    """Shapes for tracing and the derivative, for the raw ops of one library."""
+    backward_op = getattr(torch.ops, namespace).norm_act_bwd.default
+
+    def fake_fwd(x, scale, bias):
+        rows = x.new_empty(x.shape[:-1], dtype=torch.float32)
+        return torch.empty_like(x, memory_format=torch.contiguous_format), rows, torch.empty_like(rows)
+
+    def fake_bwd(dy, x, mean, rstd, scale, bias):
+        return (torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(scale),
+                torch.empty_like(bias))
+
+    def setup_context(ctx, inputs, output):
+        x, scale, bias = inputs
+        _, mean, rstd = output
+        ctx.mark_non_differentiable(mean, rstd)
+        ctx.save_for_backward(x, mean, rstd, scale, bias)
+
+    def backward(ctx, dy, _mean, _rstd):
+        return backward_op(dy.contiguous(), *ctx.saved_tensors)
+
+    torch.library.register_fake(f"{namespace}::norm_act_fwd", fake_fwd)
+    torch.library.register_fake(f"{namespace}::norm_act_bwd", fake_bwd)
+    torch.library.register_autograd(f"{namespace}::norm_act_fwd", backward, setup_context=setup_context)

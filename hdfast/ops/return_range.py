@@ -1,0 +1,34 @@
+"""Moving percentiles of the imagined returns as one native op: order statistics by radix select instead of a sort."""
+
+import torch
+from torch import Tensor
+
+from hdfast.ops import checks, library
+
+OPS = ("return_range",)
+PUBLIC = ("return_range",)
+
+
+def return_range(ret: Tensor, low: Tensor, high: Tensor, *, decay: float = 0.99, percentiles=(5.0, 95.0),
+                 floor: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """ret any shape, not empty, low, high () float32 -> new low, new high, scale (). Without gradient."""
+    if not ret.numel():
+        raise ValueError(f"return_range: ret must not be empty, got {tuple(ret.shape)}; it needs returns to rank")
+    for name, x in (("ret", ret), ("low", low), ("high", high)):
+        checks.dtype("return_range", name, x, torch.float32)
+        if x is not ret:
+            checks.shape("return_range", name, x, (), "(), one number")
+    checks.devices("return_range", ret=ret, low=low, high=high)
+    with torch.no_grad():
+        out = library.op("return_range")(ret.detach().reshape(-1).contiguous(), low.detach(), high.detach(), decay,
+                                         *(float(p) for p in percentiles), floor)
+    return out[0], out[1], out[2]
+
+
+def register(namespace: str) -> None:
+    """Shapes for tracing; the percentiles carry no gradient."""
+
+    def fake(ret, low, high, decay, low_percentile, high_percentile, floor):
+        return ret.new_empty(3)
+
+    torch.library.register_fake(f"{namespace}::return_range", fake)

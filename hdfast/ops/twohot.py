@@ -1,0 +1,123 @@
+"""symlog, symexp and the two-hot categorical over symlog bins as native ops.
+
+The loss takes its two bins per target from index pairs: no target as wide as the bins exists in either direction.
+Forward saves the logits as they are and two numbers a row.
+"""
+
+import torch
+from torch import Tensor
+
+from hdfast.ops import checks, library
+from hdfast.ops.reference import twohot_bins
+
+OPS = ("symlog_fwd", "symlog_bwd", "symexp_fwd", "symexp_bwd", "twohot_loss_fwd", "twohot_loss_bwd", "twohot_mean_fwd",
+       "twohot_mean_bwd")
+PUBLIC = ("symlog", "symexp", "twohot_loss", "twohot_mean")
+
+
+def symlog(x: Tensor) -> Tensor:
+    """sign(x) log(1 + |x|), any shape, float32 or bfloat16, computed in float32."""
+    checks.storage("symlog", "x", x)
+    checks.devices("symlog", x=x)
+    return library.op("symlog_fwd")(x.float().contiguous()).to(x.dtype)
+
+
+def symexp(x: Tensor) -> Tensor:
+    """sign(x) (e^|x| - 1), any shape, float32 or bfloat16, computed in float32."""
+    checks.storage("symexp", "x", x)
+    checks.devices("symexp", x=x)
+    return library.op("symexp_fwd")(x.float().contiguous()).to(x.dtype)
+
+
+def twohot_loss(logit: Tensor, x: Tensor) -> Tensor:
+    """Cross-entropy with the two-hot code of symlog(x): logit (..., bins), x (...) without gradient -> (...)."""
+    return twohot_losses(logit, x)[0]
+
+
+def twohot_losses(logit: Tensor, *targets: Tensor) -> tuple[Tensor, ...]:
+    """twohot_loss of several targets (...) at once: one softmax, one gradient of the logits."""
+    checks.storage("twohot_loss", "logit", logit)
+    if logit.ndim == 0 or logit.shape[-1] < 2:
+        raise ValueError(f"twohot_loss: logit must have shape (..., bins) with two bins or more, got "
+                         f"{tuple(logit.shape)}; the bins are its last axis")
+    shape = logit.shape[:-1]
+    for x in targets:
+        checks.storage("twohot_loss", "x", x)
+        checks.shape("twohot_loss", "x", x, shape, "(...), logit's without its last axis")
+        checks.devices("twohot_loss", logit=logit, x=x)
+    target = torch.stack([x.detach().float().reshape(shape.numel()) for x in targets])
+    bins = bins_of(logit)
+    rows = logit.float().reshape(shape.numel(), logit.shape[-1]).contiguous()
+    loss, _ = library.op("twohot_loss_fwd")(rows, target, bins)
+    return tuple(loss.reshape(len(targets), *shape).unbind())
+
+
+def twohot_mean(logit: Tensor) -> Tensor:
+    """symexp of the expected bin: logit (..., bins) -> (...) float32 in reward units."""
+    checks.storage("twohot_mean", "logit", logit)
+    if logit.ndim == 0 or logit.shape[-1] < 2:
+        raise ValueError(f"twohot_mean: logit must have shape (..., bins) with two bins or more, got "
+                         f"{tuple(logit.shape)}; the bins are its last axis")
+    checks.devices("twohot_mean", logit=logit)
+    shape = logit.shape[:-1]
+    rows = logit.float().reshape(shape.numel(), logit.shape[-1]).contiguous()
+    return library.op("twohot_mean_fwd")(rows, bins_of(logit))[0].reshape(shape)
+
+
+def bins_of(logit: Tensor) -> Tensor:
+    return constant_bins(int(logit.shape[-1]), str(logit.device))
+
+
+@torch.compiler.assume_constant_result
+def constant_bins(bins: int, device: str) -> Tensor:
+    """The table, which a compiled graph must take as it is: computing it anew may round otherwise."""
+    return twohot_bins(bins, torch.device(device))
+
+
+def register(namespace: str) -> None:
+    """Shapes for tracing and the derivatives, for the raw ops of one library."""
+    raw = getattr(torch.ops, namespace)
+
+    def elementwise(name: str) -> None:
+        backward_op = getattr(raw, f"{name}_bwd").default
+
+        def setup_context(ctx, inputs, output):
+            ctx.save_for_backward(inputs[0])
+
+        def backward(ctx, dy):
+            return backward_op(dy.contiguous(), *ctx.saved_tensors)
+
+        torch.library.register_fake(f"{namespace}::{name}_fwd", torch.empty_like)
+        torch.library.register_fake(f"{namespace}::{name}_bwd", lambda dy, x: torch.empty_like(x))
+        torch.library.register_autograd(f"{namespace}::{name}_fwd", backward, setup_context=setup_context)
+
+    elementwise("symlog")
+    elementwise("symexp")
+
+    def fake_loss(logit, target, bins):
+        return torch.empty_like(target), logit.new_empty((logit.shape[0], 2))
+
+    def setup_loss(ctx, inputs, output):
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs, output[1])
+
+    def backward_loss(ctx, dloss, _stats):
+        return raw.twohot_loss_bwd.default(dloss.contiguous(), *ctx.saved_tensors), None, None
+
+    def fake_mean(logit, bins):
+        row = logit.new_empty(logit.shape[:1])
+        return row, torch.empty_like(row), logit.new_empty((logit.shape[0], 2))
+
+    def setup_mean(ctx, inputs, output):
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*inputs, *output[1:])
+
+    def backward_mean(ctx, dmean, _center, _stats):
+        return raw.twohot_mean_bwd.default(dmean.contiguous(), *ctx.saved_tensors), None
+
+    torch.library.register_fake(f"{namespace}::twohot_loss_fwd", fake_loss)
+    torch.library.register_fake(f"{namespace}::twohot_loss_bwd", lambda dloss, logit, *rest: torch.empty_like(logit))
+    torch.library.register_fake(f"{namespace}::twohot_mean_fwd", fake_mean)
+    torch.library.register_fake(f"{namespace}::twohot_mean_bwd", lambda dmean, logit, *rest: torch.empty_like(logit))
+    torch.library.register_autograd(f"{namespace}::twohot_loss_fwd", backward_loss, setup_context=setup_loss)
+    torch.library.register_autograd(f"{namespace}::twohot_mean_fwd", backward_mean, setup_context=setup_mean)

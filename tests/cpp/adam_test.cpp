@@ -1,0 +1,56 @@
+// adam_test.cpp -- the adam kernels against the update in double precision, under every schedule.
+#include "kernels/adam.h"
+
+#include "support.h"
+
+using namespace hd;
+using namespace hd::test;
+
+namespace {
+
+struct Adam : testing::TestWithParam<std::tuple<int64_t, double>> {};
+
+TEST_P(Adam, MatchesReference) {
+  const auto [size, clip] = GetParam();
+  const std::vector<double> g0 = normals(size, 1), m0 = normals(size, 2), v0 = uniforms(size, 3),
+                            p0 = normals(size, 4);
+  for_each_schedule([&] {
+    Buffer p(p0), g(g0), m(m0), v(v0), slow(normals(size, 5)), norm(1), partial(adam_blocks(size)), scale(4);
+    int64_t step = 6;
+    launch_adam({p.f32(), g.f32(), m.f32(), v.f32(), slow.f32(), &step, norm.f32(), partial.f32(),
+                 scale.f32(), size, 1e-2, 1e-8, clip, 0.9, 0.999, 0.02},
+                nullptr);
+    double sum = 0;
+    for (double x : g0) sum += x * x;
+    const double f = std::sqrt(sum) < clip ? 1 : clip / std::sqrt(sum), k = 7;
+    std::vector<double> want(size), want_slow(size);
+    const std::vector<double> slow0 = normals(size, 5);
+    for (int64_t i = 0; i < size; ++i) {
+      const double mi = m0[i] + 0.1 * (f * g0[i] - m0[i]), vi = 0.999 * v0[i] + 0.001 * f * g0[i] * f * g0[i];
+      want[i] =
+          p0[i] - 1e-2 / (1 - std::pow(0.9, k)) * mi / (std::sqrt(vi / (1 - std::pow(0.999, k))) + 1e-8);
+      want_slow[i] = 0.02 * want[i] + 0.98 * slow0[i];
+    }
+    EXPECT_EQ(step, 7);
+    expect_close(norm.values(), {std::sqrt(sum)}, 1e-6, 1, "norm");
+    expect_close(p.values(), want, 2e-6, size, "param");
+    expect_close(slow.values(), want_slow, 2e-6, size, "slow");
+    return std::vector<std::string>{p.raw(), g.raw(), m.raw(), v.raw(), slow.raw(), norm.raw()};
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, Adam,
+                         testing::Combine(testing::Values<int64_t>(1, 5, 4096, 4099, 9000),
+                                          testing::Values(1e9, 0.7)));
+
+TEST(AdamEdge, EmptyArenaStillCounts) {
+  Buffer norm(1), scale(4);
+  int64_t step = 0;
+  launch_adam({nullptr, nullptr, nullptr, nullptr, nullptr, &step, norm.f32(), nullptr, scale.f32(), 0, 1e-3,
+               1e-8, 1.0, 0.9, 0.999, 1.0},
+              nullptr);
+  EXPECT_EQ(step, 1);
+  EXPECT_EQ(norm.f32()[0], 0.f);
+}
+
+}  // namespace

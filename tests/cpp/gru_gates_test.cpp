@@ -1,0 +1,107 @@
+// gru_gates_test.cpp -- the gru_gates kernels against a double-precision reference under every schedule.
+#include "kernels/gru_gates.h"
+
+#include "support.h"
+
+using namespace hd;
+using namespace hd::test;
+
+namespace {
+
+using Vec = std::vector<double>;
+double sig(double x) { return 1 / (1 + std::exp(-x)); }
+
+struct Reference {
+  Vec next, dx, ddeter, dscale, dbias;
+};
+
+// The definition of gru_gates.h in double. The gates' derivatives are taken by central differences of the
+// cell, so they share nothing with the kernel's formulas.
+Reference reference(const Vec& x, const Vec& deter, const Vec& dnext, const Vec& scale, const Vec& bias,
+                    size_t rows, size_t size) {
+  const size_t all = 3 * size;
+  Reference r{Vec(rows * size), Vec(rows * all), Vec(rows * size), Vec(all), Vec(all)};
+  auto cell = [](const double* z, double h) {
+    const double u = sig(z[2] - 1);
+    return u * std::tanh(sig(z[0]) * z[1]) + (1 - u) * h;
+  };
+  for (size_t n = 0; n < rows; ++n) {
+    double mean = 0, var = 0, sum = 0, dot = 0;
+    for (size_t c = 0; c < all; ++c) mean += x[n * all + c] / double(all);
+    for (size_t c = 0; c < all; ++c) var += (x[n * all + c] - mean) * (x[n * all + c] - mean) / double(all);
+    const double rstd = 1 / std::sqrt(var + 1e-3);
+    Vec xhat(all), v(all);
+    for (size_t c = 0; c < all; ++c) xhat[c] = (x[n * all + c] - mean) * rstd;
+    for (size_t c = 0; c < size; ++c) {
+      double z[3];
+      for (size_t g = 0; g < 3; ++g) z[g] = xhat[g * size + c] * scale[g * size + c] + bias[g * size + c];
+      const double h = deter[n * size + c], d = dnext[n * size + c], step = 1e-5;
+      r.next[n * size + c] = cell(z, h);
+      r.ddeter[n * size + c] = d * (cell(z, h + 1) - cell(z, h));
+      for (size_t g = 0; g < 3; ++g) {
+        double up[3] = {z[0], z[1], z[2]}, down[3] = {z[0], z[1], z[2]};
+        up[g] += step, down[g] -= step;
+        const double dz = d * (cell(up, h) - cell(down, h)) / (2 * step);
+        const size_t k = g * size + c;
+        r.dscale[k] += dz * xhat[k];
+        r.dbias[k] += dz;
+        v[k] = dz * scale[k];
+        sum += v[k] / double(all);
+        dot += v[k] * xhat[k] / double(all);
+      }
+    }
+    for (size_t c = 0; c < all; ++c) r.dx[n * all + c] = rstd * (v[c] - sum - xhat[c] * dot);
+  }
+  return r;
+}
+
+struct GruGates : testing::TestWithParam<std::tuple<Shape, DType>> {};
+
+TEST_P(GruGates, MatchesReference) {
+  const auto [shape, dtype] = GetParam();
+  const auto [rows, size] = shape;
+  Buffer x(normals(rows * 3 * size, 1, 2, -0.5), dtype), deter(normals(rows * size, 2, 0.5)),
+      dnext(normals(rows * size, 3));
+  Buffer scale(normals(3 * size, 4, 0.3, 1)), bias(normals(3 * size, 5, 0.3));
+  const Reference want =
+      reference(x.values(), deter.values(), dnext.values(), scale.values(), bias.values(), rows, size);
+  for_each_schedule([&] {
+    const int64_t n = int64_t(rows), d = int64_t(size), parts = gru_gates_parts(n, d);
+    Buffer next(rows * size), copy(rows * size, dtype), mean(rows), rstd(rows), dx(rows * 3 * size, dtype),
+        ddeter(rows * size);
+    Buffer dscale(3 * size), dbias(3 * size), partial(size_t(parts) * 6 * size);
+    launch_gru_gates_fwd({x.data(), deter.f32(), scale.f32(), bias.f32(), next.f32(), copy.data(), mean.f32(),
+                          rstd.f32(), n, d, dtype},
+                         nullptr);
+    launch_gru_gates_bwd(
+        {dnext.f32(), x.data(), deter.f32(), mean.f32(), rstd.f32(), scale.f32(), bias.f32(), dx.data(),
+         ddeter.f32(), dscale.f32(), dbias.f32(), partial.f32(), parts, n, d, dtype},
+        nullptr);
+    expect_close(next.values(), want.next, 3e-6, size, "next");
+    expect_close(copy.values(), want.next, rounding(dtype, 3e-6), size, "next_copy");
+    expect_close(dx.values(), want.dx, rounding(dtype, 5e-6), 3 * size, "dx");
+    expect_close(ddeter.values(), want.ddeter, 3e-6, size, "ddeter");
+    expect_close(dscale.values(), want.dscale, 5e-6, 3 * size, "dscale");
+    expect_close(dbias.values(), want.dbias, 5e-6, 3 * size, "dbias");
+    return std::vector{next.raw(), copy.raw(), dx.raw(), ddeter.raw(), dscale.raw(), dbias.raw()};
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, GruGates,
+                         testing::Combine(testing::Values(Shape{1, 1}, Shape{5, 3}, Shape{4, 8},
+                                                          Shape{13, 128}, Shape{6, 132}, Shape{3, 127},
+                                                          Shape{9, 512}, Shape{1, 2048}, Shape{1, 2052}),
+                                          testing::Values(DType::F32, DType::BF16)),
+                         shape_name<GruGates>);
+
+TEST(GruGatesEdges, NoRowsGiveZeroParameterGradients) {
+  Buffer scale(Vec(24, 1.0)), bias(Vec(24, 0.0)), dscale(24), dbias(24), partial(48);
+  GruGatesBwdArgs args{};
+  args.scale = scale.f32(), args.bias = bias.f32(), args.dscale = dscale.f32(), args.dbias = dbias.f32();
+  args.partial = partial.f32(), args.parts = gru_gates_parts(0, 8), args.size = 8;
+  launch_gru_gates_bwd(args, nullptr);
+  EXPECT_EQ(dscale.values(), Vec(24, 0.0));
+  EXPECT_EQ(dbias.values(), Vec(24, 0.0));
+}
+
+}  // namespace

@@ -1,0 +1,121 @@
+// norm_act_test.cpp -- the norm_act kernels against a double-precision reference under every schedule.
+#include "kernels/norm_act.h"
+
+#include "support.h"
+
+using namespace hd;
+using namespace hd::test;
+
+namespace {
+
+using Vec = std::vector<double>;
+struct Reference {
+  Vec y, dx, dscale, dbias;
+};
+
+// The definition of norm_act.h, and its derivative, in double.
+Reference reference(const Vec& x, const Vec& dy, const Vec& scale, const Vec& bias, size_t rows,
+                    size_t cols) {
+  Reference r{Vec(rows * cols), Vec(rows * cols), Vec(cols), Vec(cols)};
+  for (size_t n = 0; n < rows; ++n) {
+    double mean = 0, var = 0, sum = 0, dot = 0;
+    for (size_t c = 0; c < cols; ++c) mean += x[n * cols + c] / double(cols);
+    for (size_t c = 0; c < cols; ++c)
+      var += (x[n * cols + c] - mean) * (x[n * cols + c] - mean) / double(cols);
+    const double rstd = 1 / std::sqrt(var + 1e-3);
+    Vec xhat(cols), v(cols);
+    for (size_t c = 0; c < cols; ++c) {
+      xhat[c] = (x[n * cols + c] - mean) * rstd;
+      const double z = xhat[c] * scale[c] + bias[c], s = 1 / (1 + std::exp(-z));
+      r.y[n * cols + c] = z * s;
+      const double dz = dy[n * cols + c] * s * (1 + z * (1 - s));
+      r.dscale[c] += dz * xhat[c];
+      r.dbias[c] += dz;
+      v[c] = dz * scale[c];
+      sum += v[c] / double(cols);
+      dot += v[c] * xhat[c] / double(cols);
+    }
+    for (size_t c = 0; c < cols; ++c) r.dx[n * cols + c] = rstd * (v[c] - sum - xhat[c] * dot);
+  }
+  return r;
+}
+
+struct NormAct : testing::TestWithParam<std::tuple<Shape, DType>> {};
+
+TEST_P(NormAct, MatchesReference) {
+  const auto [shape, dtype] = GetParam();
+  const auto [rows, cols] = shape;
+  const size_t size = rows * cols;
+  Buffer x(normals(size, 1, 2, 0.5), dtype), dy(normals(size, 2), dtype);
+  Buffer scale(normals(cols, 3, 0.3, 1)), bias(normals(cols, 4, 0.3));
+  const Reference want = reference(x.values(), dy.values(), scale.values(), bias.values(), rows, cols);
+  const double tolerance = rounding(dtype, 3e-6);
+  for_each_schedule([&] {
+    const int64_t parts = norm_act_parts(int64_t(rows), int64_t(cols));
+    Buffer y(size, dtype), mean(rows), rstd(rows), dx(size, dtype), dscale(cols), dbias(cols),
+        partial(size_t(parts) * 2 * cols);
+    launch_norm_act_fwd({x.data(), scale.f32(), bias.f32(), y.data(), mean.f32(), rstd.f32(), int64_t(rows),
+                         int64_t(cols), dtype},
+                        nullptr);
+    launch_norm_act_bwd(
+        {dy.data(), x.data(), mean.f32(), rstd.f32(), scale.f32(), bias.f32(), dx.data(), dscale.f32(),
+         dbias.f32(), partial.f32(), parts, int64_t(rows), int64_t(cols), dtype},
+        nullptr);
+    expect_close(y.values(), want.y, tolerance, cols, "y");
+    expect_close(dx.values(), want.dx, tolerance, cols, "dx");
+    expect_close(dscale.values(), want.dscale, 5e-6, cols, "dscale");
+    expect_close(dbias.values(), want.dbias, 5e-6, cols, "dbias");
+    return std::vector{y.raw(), dx.raw(), dscale.raw(), dbias.raw()};
+  });
+}
+
+// Every tile (lanes x loads) in both dtypes, full and partly filled; odd, tiny and long rows; rows that fill
+// no block.
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, NormAct,
+    testing::Combine(testing::Values(Shape{1, 1}, Shape{3, 3}, Shape{5, 8}, Shape{130, 16}, Shape{70, 32},
+                                     Shape{33, 40}, Shape{9, 64}, Shape{9, 128}, Shape{2, 129},
+                                     Shape{17, 256}, Shape{3, 512}, Shape{5, 520}, Shape{20, 1024},
+                                     Shape{2, 1032}, Shape{3, 1023}, Shape{7, 31}),
+                     testing::Values(DType::F32, DType::BF16)),
+    shape_name<NormAct>);
+
+TEST(NormActEdges, NoRowsGiveZeroParameterGradients) {
+  Buffer scale(Vec(16, 1.0)), bias(Vec(16, 0.0)), dscale(16), dbias(16), partial(32);
+  launch_norm_act_fwd({nullptr, scale.f32(), bias.f32(), nullptr, nullptr, nullptr, 0, 16, DType::F32},
+                      nullptr);
+  launch_norm_act_bwd({nullptr, nullptr, nullptr, nullptr, scale.f32(), bias.f32(), nullptr, dscale.f32(),
+                       dbias.f32(), partial.f32(), norm_act_parts(0, 16), 0, 16, DType::F32},
+                      nullptr);
+  EXPECT_EQ(dscale.values(), Vec(16, 0.0));
+  EXPECT_EQ(dbias.values(), Vec(16, 0.0));
+}
+
+TEST(NormActEdges, ConstantAndHugeRowsStayFinite) {
+  Vec values(2 * 64, 3e4);
+  for (size_t c = 0; c < 64; ++c) values[64 + c] = c % 2 ? 1e6 : -1e6;
+  Buffer x(values), scale(Vec(64, 1.0)), bias(Vec(64, 0.0)), y(128), mean(2), rstd(2);
+  use(SCHEDULES[0]);
+  launch_norm_act_fwd(
+      {x.data(), scale.f32(), bias.f32(), y.data(), mean.f32(), rstd.f32(), 2, 64, DType::F32}, nullptr);
+  for (size_t c = 0; c < 64; ++c) EXPECT_EQ(y.f32()[c], 0.f);
+  for (size_t c = 0; c < 64; ++c) EXPECT_NEAR(y.f32()[64 + c], c % 2 ? 0.7310586f : -0.2689414f, 1e-6);
+}
+
+// Pointers that are not 16-byte aligned take the row kernels and give the same numbers.
+TEST(NormActEdges, UnalignedRows) {
+  const size_t rows = 3, cols = 32;
+  Buffer x(normals(rows * cols + 1, 7)), scale(normals(cols, 8)), bias(normals(cols, 9)), y(rows * cols + 1),
+      mean(rows), rstd(rows);
+  const Vec all = x.values();
+  const Vec shifted(all.begin() + 1, all.end());
+  const Reference want = reference(shifted, shifted, scale.values(), bias.values(), rows, cols);
+  use(SCHEDULES[0]);
+  launch_norm_act_fwd(
+      {x.f32() + 1, scale.f32(), bias.f32(), y.f32() + 1, mean.f32(), rstd.f32(), 3, 32, DType::F32},
+      nullptr);
+  const Vec got = y.values();
+  expect_close(Vec(got.begin() + 1, got.end()), want.y, 3e-6, cols, "y");
+}
+
+}  // namespace

@@ -1,0 +1,61 @@
+// return_range_test.cpp -- the radix select against a sort, under every schedule.
+#include "kernels/return_range.h"
+
+#include "support.h"
+
+using namespace hd;
+using namespace hd::test;
+
+namespace {
+
+using Vec = std::vector<double>;
+
+// Order statistics `rank` of `values` as the kernel finds them: fractions 0 and 1 show them one by one.
+void check(const Vec& values) {
+  Vec sorted(values);
+  for (double& x : sorted) x = float(x);
+  std::sort(sorted.begin(), sorted.end());
+  const int64_t size = int64_t(values.size()), last = size - 1;
+  for (int64_t low : {int64_t(0), last / 20, last / 2, last}) {
+    for_each_schedule([&] {
+      Buffer ret(values), zero(Vec{0}), out(3);
+      const int64_t high = last - low;
+      ReturnRangeArgs a{
+          ret.f32(),    zero.f32(), zero.f32(), out.f32(), size, {low, std::min(low + 1, last), high, high},
+          {0.25f, 0.f}, 0.f,        1.f,        0.5f};
+      launch_return_range(a, nullptr);
+      const double next = sorted[std::min(low + 1, last)];
+      EXPECT_FLOAT_EQ(float(out.values()[0]), float(sorted[low] + 0.25 * (next - sorted[low])));
+      EXPECT_FLOAT_EQ(float(out.values()[1]), float(sorted[high]));
+      EXPECT_FLOAT_EQ(float(out.values()[2]),
+                      std::max(0.5f, float(out.values()[1]) - float(out.values()[0])));
+      return std::vector<std::string>{out.raw()};
+    });
+  }
+}
+
+TEST(ReturnRange, FindsOrderStatistics) {
+  check({1.5});
+  check({2, -1});
+  check(normals(100, 1));
+  check(normals(1500, 2, 1e-3, -5));
+  check(Vec(37, -2.5));
+  Vec mixed = normals(300, 3);
+  for (size_t i = 0; i < mixed.size(); i += 3) mixed[i] *= 1e30;
+  check(mixed);
+}
+
+TEST(ReturnRange, NanShows) {
+  Vec values = normals(50, 1);
+  values[20] = NAN;
+  for_each_schedule([&] {
+    Buffer ret(values), zero(Vec{0}), out(3);
+    launch_return_range(
+        {ret.f32(), zero.f32(), zero.f32(), out.f32(), 50, {2, 3, 46, 47}, {0.5f, 0.5f}, 0.9f, 0.1f, 1.f},
+        nullptr);
+    for (double x : out.values()) EXPECT_TRUE(std::isnan(x));
+    return std::vector<std::string>{out.raw()};
+  });
+}
+
+}  // namespace

@@ -1,0 +1,90 @@
+"""adam: the flat-arena step against float64, its clip, its slow copy, and the arena that uses it."""
+
+import pytest
+import torch
+from loss_cases import assert_as_exact_as_eager, on_device, rand  # noqa: F401
+
+from hdfast.ops import library
+from hdfast.ops.adam import adam_step
+
+OPTIONS = dict(lr=1e-3, eps=1e-8, clip=100.0, beta1=0.9, beta2=0.999)
+
+
+def reference_step(p, g, m, v, k, *, lr, eps, clip, beta1, beta2):
+    norm = g.square().sum().sqrt()
+    g = g * torch.where(norm < clip, 1.0, clip / norm)
+    m = m + (1 - beta1) * (g - m)
+    v = beta2 * v + (1 - beta2) * g * g
+    return p - lr / (1 - beta1 ** k) * m / ((v / (1 - beta2 ** k)).sqrt() + eps), g, m, v, norm
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 7, 4095, 4096, 4097, 3 * 4096 + 5])
+@pytest.mark.parametrize("clip", [1e9, 0.5])
+def test_three_steps_equal_the_equations(native, size, clip):
+    options = OPTIONS | {"clip": clip}
+    p, g, m, v = rand(size), rand(size, seed=1), rand(size, seed=2), rand(size, seed=3).square()
+    step = torch.tensor(4)
+    for k in (5, 6, 7):
+        g = rand(size, seed=k)
+        exact = reference_step(p.double(), g.double(), m.double(), v.double(), k, **options)
+        eager = reference_step(p, g, m, v, k, **options)
+        norm = adam_step(p, g, m, v, step, **options)
+        names, got = ("param", "grad", "mean", "var", "norm"), (p, g, m, v, norm)
+        for name, a, e, x in zip(names, got, eager, exact, strict=True):
+            assert_as_exact_as_eager(name, a, e, x)
+        assert step.item() == k
+
+
+def test_the_gradient_is_left_alone_without_a_clip(native):
+    p, g, m, v = rand(5000), rand(5000, seed=1), torch.zeros(5000), torch.zeros(5000)
+    before = g.clone()
+    norm = adam_step(p, g, m, v, torch.tensor(0), **OPTIONS | {"clip": 1e9})
+    assert torch.equal(g, before)
+    torch.testing.assert_close(norm, before.norm())
+
+
+def test_the_slow_copy_starts_as_a_copy_and_then_follows(native):
+    p, m, v, step = rand(4100), torch.zeros(4100), torch.zeros(4100), torch.tensor(0)
+    slow = rand(4100, seed=9)
+    adam_step(p, rand(4100, seed=1), m, v, step, **OPTIONS, slow=slow, slow_fraction=0.02)
+    assert torch.equal(slow, p)
+    before = slow.clone()
+    adam_step(p, rand(4100, seed=2), m, v, step, **OPTIONS, slow=slow, slow_fraction=0.02)
+    torch.testing.assert_close(slow, 0.02 * p + 0.98 * before)
+
+
+def test_a_nan_gradient_shows_in_every_parameter(native):
+    p, g = rand(64), rand(64, seed=1)
+    g[5] = torch.nan
+    norm = adam_step(p, g, torch.zeros(64), torch.zeros(64), torch.tensor(0), **OPTIONS)
+    assert norm.isnan() and p.isnan().all()
+
+
+def test_nothing_depends_on_the_number_of_threads(native):
+    results = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            p, g, m, v = rand(300_000), rand(300_000, seed=1), torch.zeros(300_000), torch.zeros(300_000)
+            results.append((adam_step(p, g, m, v, torch.tensor(0), **OPTIONS | {"clip": 1.0}), p, m, v))
+        finally:
+            torch.set_num_threads(1)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_wrong_arenas_are_named(native):
+    a = torch.zeros(8)
+    with pytest.raises(ValueError, match="grad must have shape"):
+        adam_step(a, a[:4], a, a, torch.tensor(0), **OPTIONS)
+    with pytest.raises(TypeError, match="mean must be float32"):
+        adam_step(a, a, a.double(), a, torch.tensor(0), **OPTIONS)
+    with pytest.raises(RuntimeError, match="16 bytes"):
+        big = torch.zeros(9)
+        adam_step(big[1:], a, a, a, torch.tensor(0), **OPTIONS)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_opcheck(native, slow):
+    args = [rand(100), rand(100, seed=1), torch.zeros(100), torch.zeros(100), torch.tensor(0),
+            rand(100) if slow else None, 1e-3, 1e-8, 100.0, 0.9, 0.999, 0.02]
+    torch.library.opcheck(library.op("adam_step"), args, test_utils=("test_schema", "test_faketensor"))

@@ -1,0 +1,103 @@
+"""The imagined rollout in one native call, products with model states, and the matrix products behind them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_observe_scan import make, native  # noqa: F401
+
+from hdfast import ops
+from hdfast.actor_critic import ActorCritic
+from hdfast.config import Config
+from hdfast.imagination import imagine
+from hdfast.ops import gemm
+from hdfast.ops.imagine import state_mm
+from hdfast.rssm import State
+
+# T, B, E, A, D, U, S, K; H, N, actor layers
+CASES = [((1, 1, 1, 1, 1, 2, 1, 2), 1, 1, 1), ((1, 1, 3, 5, 16, 12, 3, 5), 4, 7, 2),
+         ((1, 1, 3, 6, 40, 33, 4, 32), 3, 300, 3)]
+
+
+def rollout(sizes, horizon, rows, layers, extra=0):
+    rssm, _ = make(sizes)
+    _, _, _, actions, deter, units, stoch, classes = sizes
+    config = Config.preset("atari100k", **{"model.units": units, "model.mlp_layers": layers})
+    actor_critic = ActorCritic(deter + stoch * classes, actions, config.model, config.behavior)
+    index = torch.randint(classes, (rows, stoch))
+    start = State(torch.randn(rows, deter), F.one_hot(index, classes).float(), index)
+    u, u_action = torch.rand(horizon, rows, stoch), torch.rand(horizon + extra, rows)
+    return (rssm, actor_critic.policy, start, u, u_action), actor_critic.actor
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+@pytest.mark.parametrize("sizes, horizon, rows, layers", CASES, ids=str)
+def test_equals_the_reference(sizes, horizon, rows, layers, extra):
+    args, actor = rollout(sizes, horizon, rows, layers, extra)
+    got = imagine(*args, actor=actor)
+    with ops.use("reference"):
+        want = imagine(*args, actor=actor)
+    assert got.features is None and want.features is not None
+    assert torch.equal(got.index, want.index) and torch.equal(got.action, want.action)
+    for name in ("deter", "prior", "feat"):
+        torch.testing.assert_close(getattr(got, name), getattr(want, name), rtol=2e-5, atol=5e-6)
+
+
+def test_threads_do_not_change_a_bit():
+    args, actor = rollout(*CASES[2])
+    one = imagine(*args, actor=actor)
+    torch.set_num_threads(2)
+    two = imagine(*args, actor=actor)
+    assert torch.equal(one.deter, two.deter) and torch.equal(one.action, two.action)
+
+
+@pytest.mark.parametrize("rows, deter, stoch, classes, columns",
+                         [(1, 1, 1, 2, 1), (9, 5, 3, 4, 7), (50, 64, 8, 8, 200)])
+def test_state_product(rows, deter, stoch, classes, columns):
+    torch.manual_seed(0)
+    index = torch.randint(classes, (2, rows, stoch))
+    leaves = [torch.randn(2, rows, deter), F.one_hot(index, classes).float(),
+              torch.randn(deter + stoch * classes, columns)]
+    leaves = [x.requires_grad_() for x in leaves]
+    dy = torch.randn(2, rows, columns)
+
+    def run(product, dtype):
+        h, z, w = (x.detach().to(dtype).requires_grad_() for x in leaves)
+        y = product(h, z, w)
+        return [y.detach(), *torch.autograd.grad(y, (h, z, w), dy.to(dtype))]
+
+    got = run(lambda h, z, w: state_mm(h, z, index, w, classes=classes), torch.float32)
+    exact = run(lambda h, z, w: torch.cat([h, z.flatten(-2)], -1) @ w, torch.float64)
+    for g, e in zip(got, exact, strict=True):
+        torch.testing.assert_close(g.double(), e, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("m, k, n", [(1, 1, 1), (4, 130, 33), (15, 385, 31), (16, 32, 64), (129, 800, 530), (3, 0, 5)])
+def test_own_matrix_product(m, k, n):
+    torch.manual_seed(0)
+    a, b = torch.randn(m, k), torch.randn(k, n)
+    want = a.double() @ b.double()
+    limit = 1e-6 * max(k, 1) ** 0.5 * 4
+    for x in (a, a.t().contiguous().t()):
+        for y in (b, b.t().contiguous().t()):
+            assert (torch.ops.hdfast.mm(x, y).double() - want).abs().max() <= limit
+
+
+@pytest.mark.parametrize("path", gemm.PATHS)
+def test_every_path_of_large_products(path, monkeypatch):
+    if path not in gemm.available():
+        pytest.skip(f"no {path} here")
+    monkeypatch.setenv("HDFAST_GEMM", path)
+    gemm.chosen.cache_clear()
+    x, w, b = (torch.randn(s, requires_grad=True) for s in ((2, 300, 260), (260, 256), (256,)))
+    y = gemm.linear(x, w, b)
+    want = [y.detach().double(), *(g.double() for g in torch.autograd.grad(y.square().sum(), (x, w, b)))]
+    xd, wd, bd = (t.detach().double().requires_grad_() for t in (x, w, b))
+    exact = xd @ wd + bd
+    for g, e in zip(want, [exact.detach(), *torch.autograd.grad(exact.square().sum(), (xd, wd, bd))], strict=True):
+        torch.testing.assert_close(g, e, rtol=1e-4, atol=1e-5 * float(e.abs().max()))
+    gemm.chosen.cache_clear()
+
+
+def test_path_is_measured():
+    speed = gemm.measure(64, 64, 64, rounds=1)
+    assert set(speed) == set(gemm.available()) and min(speed.values()) > 0

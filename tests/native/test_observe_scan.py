@@ -1,0 +1,148 @@
+"""The posterior scan: one native call each way, equal to RSSM.observe step by step, with every gradient."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tolerance import assert_as_accurate
+
+from hdfast import ops
+from hdfast.ops import library
+from hdfast.ops.observe_scan import PARAMETERS, observe_scan
+from hdfast.rssm import RSSM
+
+# T, B, E, A, D, U, S, K
+SIZES = [(1, 1, 1, 1, 1, 2, 1, 2), (2, 1, 5, 3, 7, 6, 2, 3), (7, 3, 20, 5, 16, 12, 3, 5), (5, 17, 40, 4, 33, 37, 4, 32),
+         (4, 2, 9, 2, 24, 24, 2, 70)]
+OUTPUTS = ("deter", "stoch", "index", "post", "prior")
+
+
+@pytest.fixture(autouse=True)
+def native():
+    if reason := library.problem():
+        pytest.skip(f"the native library is not there: {reason}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with ops.use("native"):
+        yield
+    torch.set_num_threads(before)
+
+
+def make(sizes, *, seed=0, mix=0.01, first=0.3):
+    """A model with no parameter at a special value, and a batch: embed, action, is_first, u."""
+    length, batch, embed, actions, deter, units, stoch, classes = sizes
+    torch.manual_seed(seed)
+    rssm = RSSM(embed=embed, actions=actions, deter=deter, units=units, stoch=stoch, classes=classes, unimix=mix)
+    with torch.no_grad():
+        for p in rssm.parameters():
+            if p.ndim == 1:
+                p.add_(0.3 * torch.randn_like(p))
+    is_first = torch.rand(length, batch) < first
+    is_first[0] = True
+    batch = (torch.randn(length, batch, embed), F.one_hot(torch.randint(actions, (length, batch)), actions).float(),
+             is_first, torch.rand(length, batch, stoch))
+    return rssm, batch
+
+
+def native_scan(rssm, embed, action, is_first, u):
+    named = dict(rssm.named_parameters())
+    return observe_scan(embed, action, is_first, u, [named[n] for n in PARAMETERS], classes=rssm.classes, mix=rssm.mix)
+
+
+def reference_scan(rssm, embed, action, is_first, u):
+    with ops.use("reference"):
+        o = rssm.observe(embed, action, is_first, u)
+    return o.state.deter, o.state.stoch, o.state.index, o.post, o.prior
+
+
+def gradients(scan, rssm, batch, used=("deter", "stoch", "post", "prior")):
+    """Outputs, and the gradients of a fixed weighting of the used ones for embed and all parameters."""
+    embed = batch[0].clone().requires_grad_()
+    out = dict(zip(OUTPUTS, scan(rssm, embed, *batch[1:]), strict=True))
+    rng = torch.Generator().manual_seed(1)
+    weights = {k: torch.randn(out[k].shape, generator=rng) for k in ("deter", "stoch", "post", "prior")}
+    loss = sum((out[k] * weights[k].to(out[k].dtype)).sum() for k in used)
+    leaves = {"embed": embed, **dict(rssm.named_parameters())}
+    grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    return out, {k: torch.zeros_like(x) if g is None else g for (k, x), g in zip(leaves.items(), grads, strict=True)}
+
+
+def compare(sizes, **options):
+    used = options.pop("used", ("deter", "stoch", "post", "prior"))
+    rssm, batch = make(sizes, **options)
+    out, grads = gradients(native_scan, rssm, batch, used)
+    eager_out, eager_grads = gradients(reference_scan, rssm, batch, used)
+    exact = (batch[0].double(), batch[1].double(), batch[2], batch[3].double())
+    exact_out, exact_grads = gradients(reference_scan, make(sizes, **options)[0].double(), exact, used)
+    assert torch.equal(out["index"], eager_out["index"]) and torch.equal(out["index"], exact_out["index"])
+    assert torch.equal(out["stoch"], F.one_hot(out["index"], rssm.classes).float())
+    for name in ("deter", "post", "prior"):
+        assert_as_accurate(out[name], eager_out[name], exact_out[name], floor=2e-6, name=name)
+    for name, exact in exact_grads.items():
+        assert_as_accurate(grads[name], eager_grads[name], exact, floor=2e-6, name=f"d {name}")
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_equals_the_reference(sizes):
+    compare(sizes)
+
+
+@pytest.mark.parametrize("first", [0.0, 1.0])
+@pytest.mark.parametrize("mix", [0.0, 0.3])
+def test_masks_and_mixes(first, mix):
+    compare((6, 4, 10, 3, 8, 8, 3, 4), first=first, mix=mix)
+
+
+@pytest.mark.parametrize("used", [("deter",), ("stoch",), ("post",), ("prior",)])
+def test_each_output_alone_has_its_gradient(used):
+    compare((6, 4, 10, 3, 8, 8, 3, 4), used=used)
+
+
+def test_threads_do_not_change_a_bit():
+    rssm, batch = make((6, 16, 300, 6, 256, 256, 16, 16))
+    one = gradients(native_scan, rssm, batch)
+    torch.set_num_threads(2)
+    two = gradients(native_scan, rssm, batch)
+    for a, b in zip(one, two, strict=True):
+        assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_strided_inputs():
+    rssm, (embed, action, is_first, u) = make((5, 4, 10, 3, 8, 8, 3, 4))
+    want = native_scan(rssm, embed, action, is_first, u)
+    swap = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (embed, action, is_first, u)]
+    assert all(torch.equal(a, b) for a, b in zip(want, native_scan(rssm, *swap), strict=True))
+
+
+def test_model_uses_it_under_the_native_backend():
+    rssm, batch = make((5, 4, 10, 3, 8, 8, 3, 4))
+    out, want = rssm.observe(*batch), native_scan(rssm, *batch)
+    assert torch.equal(out.state.deter, want[0]) and torch.equal(out.prior, want[4])
+
+
+def test_compiles_without_graph_break():
+    rssm, batch = make((5, 4, 10, 3, 8, 8, 3, 4))
+    params = [dict(rssm.named_parameters())[n] for n in PARAMETERS]
+
+    def loss(embed):
+        out = observe_scan(embed, *batch[1:], params, classes=4, mix=0.01)
+        return out[0].square().sum() + out[3].square().sum()
+
+    embed = batch[0].clone().requires_grad_()
+    want = torch.autograd.grad(loss(embed), embed)[0]
+    got = torch.autograd.grad(torch.compile(loss, fullgraph=True, backend="aot_eager")(embed), embed)[0]
+    torch.testing.assert_close(got, want)
+
+
+def test_opcheck():
+    rssm, (embed, action, is_first, u) = make((3, 2, 6, 3, 5, 4, 2, 3))
+    params = [dict(rssm.named_parameters())[n] for n in PARAMETERS]
+    torch.library.opcheck(torch.ops.hdfast.observe_scan_fwd.default,
+                          (embed.requires_grad_(), action, is_first, u, params, 3, 0.01))
+
+
+def test_errors_say_what_is_wrong():
+    rssm, (embed, action, is_first, u) = make((3, 2, 6, 3, 5, 4, 2, 3))
+    with pytest.raises(TypeError, match="is_first must be bool"):
+        native_scan(rssm, embed, action, is_first.float(), u)
+    with pytest.raises(ValueError, match="action must have shape"):
+        native_scan(rssm, embed, action[..., :2], is_first, u)
