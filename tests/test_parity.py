@@ -1,8 +1,8 @@
 """hdfast against the official HarmonyDream code, number for number.
 
-With HDFAST_GOLDEN_DIR set, every .npz in that directory is walked: each figure in it is computed by us and
-compared, and a figure that we do not compute fails the test. Without the variable the committed digest of official figures is
-used instead (tests/golden/official_digest.json).
+With HDFAST_GOLDEN_DIR set, every .npz in that directory is walked: each figure in it is computed by us and compared,
+and one that we do not compute fails the test. Without the variable the committed digest of official figures is used
+instead (tests/golden/official_digest.json).
 """
 
 import os
