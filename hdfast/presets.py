@@ -53,7 +53,7 @@ PRESETS: dict[str, Preset] = {
         "replay.capacity": 100_000,
         "model.deter": 128, "model.units": 128, "model.stoch": 16, "model.classes": 16, "model.cnn_depth": 8,
         "behavior.horizon": 10,
-        "optim.model_lr": 3e-4, "optim.actor_lr": 1e-4, "optim.critic_lr": 1e-4,
+        "optim.model_lr": 1e-3, "optim.actor_lr": 1e-4, "optim.critic_lr": 1e-4,
         "run.steps": 4000, "run.prefill": 400, "run.batch_size": 8, "run.batch_length": 32, "run.train_ratio": 32.0,
         "run.eval_every": 2000, "run.eval_episodes": 4, "run.eval_envs": 4,
         "run.log_every": 100, "run.save_every": 500, "run.video_every": 1000,
