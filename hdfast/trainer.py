@@ -19,7 +19,7 @@ from hdfast import checkpoint, ops
 from hdfast.agent import Agent, PolicyState
 from hdfast.config import Config
 from hdfast.envs import Step, VectorEnv, make_envs
-from hdfast.errors import ConfigError, RunError
+from hdfast.errors import RunError
 from hdfast.evaluation import Stopped, evaluate, frames_per_step
 from hdfast.logger import Logger
 from hdfast.machine import pick_device
@@ -41,9 +41,7 @@ def train(config: Config, *, dry_run: bool = False) -> None:
     KeyboardInterrupt after SIGINT and SystemExit(143) after SIGTERM.
     """
     device = pick_device(config.device)
-    if config.backend not in ("auto", ops.backend()):
-        raise ConfigError(f"--backend {config.backend} is not part of this installation, which has the "
-                          f"{ops.backend()} operations; use --backend auto")
+    ops.set_backend(config.backend, device)
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     if dry_run:

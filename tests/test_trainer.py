@@ -16,6 +16,7 @@ from hdfast.errors import ConfigError
 from hdfast.evaluation import evaluate
 from hdfast.jsonl import read_rows
 from hdfast.machine import pick_device
+from hdfast.ops import library
 from hdfast.schedule import Schedule, crossed
 from hdfast.trainer import Trainer
 from scripted_run import ScriptedAgent, ScriptedEnvs, small_config
@@ -237,6 +238,7 @@ def test_a_missing_device_is_named(monkeypatch):
         pick_device("cuda:1")
 
 
-def test_a_backend_that_is_not_there_is_refused(tmp_path):
+def test_a_backend_that_is_not_there_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(library, "problem", lambda: "it was not built")
     with pytest.raises(ConfigError, match="--backend auto"):
         trainer.train(small_config(backend="native", logdir=str(tmp_path / "run")))

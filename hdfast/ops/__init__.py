@@ -3,7 +3,8 @@
 Ops are pure: whatever is random comes in as a tensor of uniforms. Every op has a definition in plain PyTorch
 (`hdfast.ops.reference`), most also native code. `backend()` says which of the two runs, `set_backend` and `use` choose:
 'native' where the library was built, unless told otherwise. Ops without native code run their definition under either;
-`native_families()` names those that have it.
+`native_families()` names those that have it. Native code is for float32 (and bfloat16 where an op says so): float64
+tensors, which tests use, always take the definition.
 """
 
 import contextlib
@@ -27,9 +28,12 @@ _backend = ""
 
 def _dispatching(name: str) -> Callable:
     """The public function: looks up the implementation that is in force when it is called."""
-    @functools.wraps(getattr(reference, name))
+    definition = getattr(reference, name)
+
+    @functools.wraps(definition)
     def op(*args, **kwargs):
-        return _implementation[name](*args, **kwargs)
+        double = any(isinstance(x, torch.Tensor) and x.dtype is torch.float64 for x in args)
+        return (definition if double else _implementation[name])(*args, **kwargs)
 
     op.__module__ = __name__
     return op

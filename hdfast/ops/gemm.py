@@ -2,8 +2,9 @@
 
 torch.mm goes through MKL, whose speed depends on the vendor of the processor; oneDNN and the project's own kernel do
 not look at it. Small products always take torch.mm, which starts fastest; products of 16 M multiply-adds or more take
-the path that won one measurement at the first of them. HDFAST_GEMM=mkl|onednn|native settles the choice: their sums
-are ordered differently, so results are bit-identical between runs only on the same path.
+the first of onednn, native, mkl that comes near the fastest in one measurement at the first of them.
+HDFAST_GEMM=mkl|onednn|native settles the choice: their sums are ordered differently, so results are bit-identical
+between runs only on the same path.
 """
 
 import functools
@@ -61,7 +62,8 @@ def chosen(threads: int) -> str:
         return name
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         speed = measure()
-    return max(speed, key=speed.get)
+    # Near the best is good enough: noise must not decide, or runs would not repeat.
+    return next(name for name in ("onednn", "native", "mkl") if speed.get(name, 0) >= 0.8 * max(speed.values()))
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
