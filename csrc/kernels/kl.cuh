@@ -28,9 +28,9 @@ __global__ void __launch_bounds__(KL_THREADS) balanced_kl_kernel(BalancedKlArgs 
     for (int i = 0; i < ITER; ++i) sum += p.q[i] * (p.logq[i] - q.logq[i]);
   }
   const float kl = block_sum<KL_THREADS>(sum);
-  [[maybe_unused]] const bool on = kl >= a.free_nats;
+  const bool on = !(kl < a.free_nats);  // a KL that is not a number must not hide behind the free nats
   if (threadIdx.x == 0) {
-    const float loss = fmaxf(kl, a.free_nats);
+    const float loss = on ? kl : a.free_nats;
     if (a.dyn != nullptr) a.dyn[row] = loss;
     if (a.rep != nullptr) a.rep[row] = loss;
     if (a.kl != nullptr) a.kl[row] = kl;

@@ -41,8 +41,10 @@ def test_the_reference_can_always_be_chosen():
 @needs_library
 def test_native_is_the_default_and_comes_back():
     assert ops.backend() == "native"
+    x = torch.randn(3, 8, dtype=torch.float64)  # takes the definition: no native op is for float64
+    assert ops.norm_act(x, x[0], x[1]).dtype == torch.float64
     with pytest.raises(TypeError), ops.use("native"):
-        ops.norm_act(torch.randn(3, 8, dtype=torch.float64), torch.ones(8), torch.ones(8))
+        ops.norm_act(torch.randn(3, 8, dtype=torch.float16), torch.ones(8), torch.ones(8))
     with ops.use("reference"):
         pass
     assert ops.backend() == "native"

@@ -142,7 +142,7 @@ def test_meta_tensors_have_shapes(native):
 
 
 @pytest.mark.parametrize(("change", "error", "message"), [
-    (lambda x, s, b: (x.double(), s, b), TypeError, "x must be float32 or bfloat16, got float64; .*use.'reference'"),
+    (lambda x, s, b: (x.half(), s, b), TypeError, "x must be float32 or bfloat16, got float16; .*use.'reference'"),
     (lambda x, s, b: (x, s[:-1], b), ValueError, r"scale must have shape \(8,\) = .*got \(7,\); reshape"),
     (lambda x, s, b: (x, s, b[None]), ValueError, r"bias must have shape \(8,\) = .*got \(1, 8\); reshape"),
     (lambda x, s, b: (x, s.to("meta"), b), ValueError, "scale must be on .* got meta; move it there"),

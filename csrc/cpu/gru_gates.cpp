@@ -1,0 +1,119 @@
+// gru_gates.cpp -- the GRU's LayerNorm and gates on the CPU; equations in kernels/gru_gates.h.
+//
+// One row at a time, so that its passes find it in L1 and memory sees it once. Forward is the row kernel of
+// the sequence loops, cpu/scan_rows.h, which computes in float32: a bfloat16 row is widened into scratch
+// first. Backward stores either type itself.
+#include "kernels/gru_gates.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+
+#include "cpu/scan_rows.h"
+#include "cpu/simd.h"
+
+namespace hd::cpu {
+namespace {
+
+HD_CLONES void widen(const Bf16* __restrict x, int64_t n, float* __restrict y) {
+  for (int64_t j = 0; j < n; ++j) y[j] = load(x + j);
+}
+HD_CLONES void narrow(const float* __restrict x, int64_t n, Bf16* __restrict y) {
+  for (int64_t j = 0; j < n; ++j) store(y + j, x[j]);
+}
+
+// One row's part of the sums of LayerNorm's backward, over [dr, dc, du] times scale.
+struct RowSums {
+  float sum, dot;
+};
+
+// The row in front of the LayerNorm: [dr, dc, du] * scale to `g`, the state's gradient to `dh`; `dscale` and
+// `dbias` are added to. Parameters, not locals, because there the compiler believes what __restrict says; so
+// many pointers it would not check at run time but leave the loop scalar.
+template <class T>
+HD_INLINE RowSums gates_row(int64_t d, const T* __restrict x, float mean, float rstd,
+                            const float* __restrict h, const float* __restrict dnext,
+                            const float* __restrict scale,
+                            const float* __restrict bias, float* __restrict dh, float* __restrict g,
+                            float* __restrict dscale, float* __restrict dbias) {
+  float sum = 0.f, dot = 0.f;
+  for (int64_t j = 0; j < d; ++j) {
+    const float xr = (load(x + j) - mean) * rstd, xc = (load(x + d + j) - mean) * rstd;
+    const float xu = (load(x + 2 * d + j) - mean) * rstd;
+    const float r = fsigmoid(xr * scale[j] + bias[j]), c = xc * scale[d + j] + bias[d + j];
+    const float cand = ftanh(r * c), u = fsigmoid(xu * scale[2 * d + j] + bias[2 * d + j] - 1.f);
+    const float dt = dnext[j] * u * (1.f - cand * cand);
+    const float dr = dt * c * r * (1.f - r), dc = dt * r, du = dnext[j] * (cand - h[j]) * u * (1.f - u);
+    dh[j] = dnext[j] * (1.f - u);
+    dscale[j] += dr * xr, dscale[d + j] += dc * xc, dscale[2 * d + j] += du * xu;
+    dbias[j] += dr, dbias[d + j] += dc, dbias[2 * d + j] += du;
+    const float gr = dr * scale[j], gc = dc * scale[d + j], gu = du * scale[2 * d + j];
+    g[j] = gr, g[d + j] = gc, g[2 * d + j] = gu;
+    sum += gr + gc + gu;
+    dot += gr * xr + gc * xc + gu * xu;
+  }
+  return {sum / float(3 * d), dot / float(3 * d)};
+}
+
+// `g` is scratch for one row. Sums over rows go to `dscale` and `dbias` (of this slice).
+template <class T>
+HD_CLONES void backward(const GruGatesBwdArgs& a, int64_t begin, int64_t end, float* dscale, float* dbias,
+                        float* g) {
+  const int64_t d = a.size, all = 3 * d;
+  for (int64_t i = begin; i < end; ++i) {
+    const T* __restrict x = static_cast<const T*>(a.x) + i * all;
+    T* __restrict dx = static_cast<T*>(a.dx) + i * all;
+    const float mean = a.mean[i], rstd = a.rstd[i];
+    const RowSums m = gates_row(d, x, mean, rstd, a.deter + i * d, a.dnext + i * d, a.scale, a.bias,
+                                a.ddeter + i * d, g, dscale, dbias);
+    for (int64_t j = 0; j < all; ++j)
+      store(dx + j, rstd * (g[j] - m.sum - (load(x + j) - mean) * rstd * m.dot));
+  }
+}
+
+}  // namespace
+
+// At least 16 rows a slice, at most 64 slices: adding up the slices' sums stays small beside the rows.
+int64_t gru_gates_parts(int64_t rows, int64_t) { return std::clamp<int64_t>(rows / 16, 1, 64); }
+
+void gru_gates_fwd(const GruGatesFwdArgs& a, int64_t begin, int64_t end) {
+  const int64_t d = a.size, all = 3 * d;
+  const bool f32 = a.dtype == DType::F32;
+  const std::unique_ptr<float[]> scratch(f32 ? nullptr : new float[all]);
+  for (int64_t i = begin; i < end; ++i) {
+    const float* x = f32 ? static_cast<const float*>(a.x) + i * all : scratch.get();
+    if (!f32) widen(static_cast<const Bf16*>(a.x) + i * all, all, scratch.get());
+    float stats[2];
+    float* next = a.next + i * d;
+    gates(1, d, x, a.deter + i * d, d, a.scale, a.bias, next, d, stats);
+    a.mean[i] = stats[0];
+    a.rstd[i] = stats[1];
+    if (!a.next_copy) continue;
+    if (f32) std::memcpy(static_cast<float*>(a.next_copy) + i * d, next, d * sizeof(float));
+    else narrow(next, d, static_cast<Bf16*>(a.next_copy) + i * d);
+  }
+}
+
+void gru_gates_bwd(const GruGatesBwdArgs& a, int64_t begin, int64_t end) {
+  const int64_t all = 3 * a.size;
+  const std::unique_ptr<float[]> g(new float[all]);
+  for (int64_t p = begin; p < end; ++p) {
+    float *dscale = a.partial + p * 2 * all, *dbias = dscale + all;
+    std::memset(dscale, 0, 2 * all * sizeof(float));
+    const int64_t first = p * a.rows / a.parts, last = (p + 1) * a.rows / a.parts;
+    a.dtype == DType::F32 ? backward<float>(a, first, last, dscale, dbias, g.get())
+                          : backward<Bf16>(a, first, last, dscale, dbias, g.get());
+  }
+}
+
+void gru_gates_bwd_finish(const GruGatesBwdArgs& a) {
+  const int64_t all = 3 * a.size;
+  std::memset(a.dscale, 0, all * sizeof(float));
+  std::memset(a.dbias, 0, all * sizeof(float));
+  for (int64_t p = 0; p < a.parts; ++p) {
+    column_sums(1, all, a.partial + p * 2 * all, a.dscale);
+    column_sums(1, all, a.partial + p * 2 * all + all, a.dbias);
+  }
+}
+
+}  // namespace hd::cpu

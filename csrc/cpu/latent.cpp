@@ -1,0 +1,98 @@
+// latent.cpp -- unimix and the inverse-CDF sample on the CPU; equations in kernels/latent.h.
+//
+// One group at a time, in scratch that stays in L1: memory sees each class once per operand. The CDF is
+// summed in double and rounded at each class, as PyTorch's cumsum does it. 32 classes, what a Dreamer latent
+// has, are compiled as a constant: without it the loops' prologues cost more than their bodies.
+#include "kernels/latent.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/categorical.h"
+
+namespace hd::cpu {
+namespace {
+
+// min(#{j : cdf_j <= u}, k - 1).
+HD_INLINE int64_t inverse_cdf(const float* q, int64_t k, float u) {
+  double cdf = 0;
+  int64_t j = 0;
+  for (; j < k; ++j) {
+    cdf += q[j];
+    if (!(float(cdf) <= u)) break;
+  }
+  return std::min(j, k - 1);
+}
+
+// `WIDTH` is the number of classes where it is known at compile time, else 0.
+template <class T, int WIDTH>
+HD_INLINE void forward_groups(const LatentFwdArgs& a, int64_t begin, int64_t end) {
+  const int64_t k = WIDTH ? WIDTH : a.classes;
+  float s[LATENT_MAX_CLASSES], q[LATENT_MAX_CLASSES];
+  for (int64_t g = begin; g < end; ++g) {
+    const T* logit = static_cast<const T*>(a.logit) + g * k;
+    if (a.normalised) exp_row(logit, k, q);
+    else softmax_row(logit, k, s), mix_row(s, k, a.mix, q);
+    if (a.logp) {
+      T* __restrict logp = static_cast<T*>(a.logp) + g * k;
+      if (a.normalised) std::memcpy(logp, logit, k * sizeof(T));
+      else
+        for (int64_t j = 0; j < k; ++j) store(logp + j, flog(q[j]));
+    }
+    if (!a.u) continue;
+    const int64_t index = inverse_cdf(q, k, a.u[g]);
+    if (a.index) a.index[g] = index;
+    if (a.onehot) {
+      T* onehot = static_cast<T*>(a.onehot) + g * k;
+      std::memset(onehot, 0, k * sizeof(T));
+      store(onehot + index, 1.f);
+    }
+  }
+}
+
+template <class T, int WIDTH>
+HD_INLINE void backward_groups(const LatentBwdArgs& a, int64_t begin, int64_t end) {
+  const int64_t k = WIDTH ? WIDTH : a.classes;
+  float s[LATENT_MAX_CLASSES], q[LATENT_MAX_CLASSES], w[LATENT_MAX_CLASSES];
+  for (int64_t g = begin; g < end; ++g) {
+    const T* logit = static_cast<const T*>(a.logit) + g * k;
+    const T* __restrict donehot = a.donehot ? static_cast<const T*>(a.donehot) + g * k : nullptr;
+    const T* __restrict dlogp = a.dlogp ? static_cast<const T*>(a.dlogp) + g * k : nullptr;
+    T* __restrict dlogit = static_cast<T*>(a.dlogit) + g * k;
+    for (int64_t j = 0; j < k; ++j) w[j] = donehot ? load(donehot + j) : 0.f;
+    if (a.normalised) {
+      exp_row(logit, k, q);
+      for (int64_t j = 0; j < k; ++j) store(dlogit + j, w[j] * q[j] + (dlogp ? load(dlogp + j) : 0.f));
+    } else {
+      softmax_row(logit, k, s);
+      mix_row(s, k, a.mix, q);
+      if (dlogp)
+        for (int64_t j = 0; j < k; ++j) w[j] += load(dlogp + j) / q[j];
+      softmax_backward_row(s, w, k, a.mix, dlogit);
+    }
+  }
+}
+
+template <class T>
+HD_CLONES void forward(const LatentFwdArgs& a, int64_t begin, int64_t end) {
+  if (a.classes == 32) return forward_groups<T, 32>(a, begin, end);
+  forward_groups<T, 0>(a, begin, end);
+}
+
+template <class T>
+HD_CLONES void backward(const LatentBwdArgs& a, int64_t begin, int64_t end) {
+  if (a.classes == 32) return backward_groups<T, 32>(a, begin, end);
+  backward_groups<T, 0>(a, begin, end);
+}
+
+}  // namespace
+
+void latent_fwd(const LatentFwdArgs& a, int64_t begin, int64_t end) {
+  a.dtype == DType::F32 ? forward<float>(a, begin, end) : forward<Bf16>(a, begin, end);
+}
+
+void latent_bwd(const LatentBwdArgs& a, int64_t begin, int64_t end) {
+  a.dtype == DType::F32 ? backward<float>(a, begin, end) : backward<Bf16>(a, begin, end);
+}
+
+}  // namespace hd::cpu

@@ -1,0 +1,83 @@
+"""Categorical latents and actions as native ops: uniform mixing, inverse-CDF sample, straight-through gradient.
+
+Forward saves its input alone; the probabilities are computed anew in backward.
+"""
+
+import torch
+from torch import Tensor
+
+from hdfast.ops import checks, library
+
+OPS = ("unimix_fwd", "unimix_bwd", "sample_index", "sample_latent_fwd", "sample_latent_bwd")
+PUBLIC = ("unimix", "sample_index", "sample_latent")
+MAX_CLASSES = 1024
+
+
+def unimix(logit: Tensor, mix: float) -> Tensor:
+    """Log-probabilities of (1 - mix) softmax(logit) + mix / K: logit (..., K) -> (..., K) of its dtype, K <= 1024."""
+    check_classes("unimix", logit)
+    checks.devices("unimix", logit=logit)
+    return library.op("unimix_fwd")(logit.contiguous(), mix)
+
+
+def sample_index(logit: Tensor, u: Tensor) -> Tensor:
+    """Inverse-CDF sample: logit (..., K) log-probabilities, u (...) float32 in [0, 1) -> index (...) int64."""
+    check_sample("sample_index", logit, u)
+    return library.op("sample_index")(logit.detach().contiguous(), u.detach().contiguous())
+
+
+def sample_latent(logit: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """One-hot sample with the gradient of the probabilities, and its index.
+
+    logit (..., S, K) log-probabilities, u (..., S) float32 -> one-hot (..., S, K) of logit's dtype, index (..., S).
+    """
+    check_sample("sample_latent", logit, u)
+    return library.op("sample_latent_fwd")(logit.contiguous(), u.detach().contiguous())
+
+
+def check_sample(op: str, logit: Tensor, u: Tensor) -> None:
+    check_classes(op, logit)
+    checks.dtype(op, "u", u, torch.float32)
+    checks.shape(op, "u", u, logit.shape[:-1], "(...), logit's without its last axis")
+    checks.devices(op, logit=logit, u=u)
+
+
+def check_classes(op: str, logit: Tensor) -> None:
+    checks.storage(op, "logit", logit)
+    if logit.ndim == 0 or logit.shape[-1] < 1:
+        raise ValueError(f"{op}: logit must have shape (..., K) with one class or more, got {tuple(logit.shape)}; the "
+                         f"classes are its last axis")
+    if logit.shape[-1] > MAX_CLASSES:
+        raise ValueError(f"{op}: logit must have at most {MAX_CLASSES} classes, got {logit.shape[-1]}; take fewer, or "
+                         f"compute with hdfast.ops.use('reference')")
+
+
+def register(namespace: str) -> None:
+    """Shapes for tracing and the derivatives, for the raw ops of one library."""
+    raw = getattr(torch.ops, namespace)
+
+    def fake_index(logp, u):
+        return torch.empty_like(u, dtype=torch.int64)
+
+    def setup_unimix(ctx, inputs, output):
+        ctx.save_for_backward(inputs[0])
+        ctx.mix = inputs[1]
+
+    def backward_unimix(ctx, dlogp):
+        return raw.unimix_bwd.default(dlogp.contiguous(), *ctx.saved_tensors, ctx.mix), None
+
+    def setup_latent(ctx, inputs, output):
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(inputs[0])
+
+    def backward_latent(ctx, donehot, _index):
+        return raw.sample_latent_bwd.default(donehot.contiguous(), *ctx.saved_tensors), None
+
+    torch.library.register_fake(f"{namespace}::unimix_fwd", lambda logit, mix: torch.empty_like(logit))
+    torch.library.register_fake(f"{namespace}::unimix_bwd", lambda dlogp, logit, mix: torch.empty_like(logit))
+    torch.library.register_fake(f"{namespace}::sample_index", fake_index)
+    torch.library.register_fake(f"{namespace}::sample_latent_fwd",
+                                lambda logp, u: (torch.empty_like(logp), fake_index(logp, u)))
+    torch.library.register_fake(f"{namespace}::sample_latent_bwd", lambda donehot, logp: torch.empty_like(logp))
+    torch.library.register_autograd(f"{namespace}::unimix_fwd", backward_unimix, setup_context=setup_unimix)
+    torch.library.register_autograd(f"{namespace}::sample_latent_fwd", backward_latent, setup_context=setup_latent)
