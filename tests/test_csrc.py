@@ -1,0 +1,49 @@
+"""The layers of csrc/: includes point down, torch stays in ops/, and kernels are launched through one macro."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+CSRC = Path(__file__).parent.parent / "csrc"
+BELOW = {"device": {"device", "kernels/types.h"}, "kernels": {"device", "kernels"}, "cpu": {"device", "kernels", "cpu"},
+         "ops": {"device", "kernels", "cpu", "ops"}, "host": {"host"}}
+FILES = sorted(path for path in CSRC.rglob("*") if path.suffix in (".h", ".cuh", ".cu", ".cpp"))
+INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]', re.MULTILINE)
+
+
+def problems(layer: str, text: str) -> list[str]:
+    """What a file of a layer includes or does against the rules."""
+    found = []
+    for kind, name in INCLUDE.findall(text):
+        # A name without a folder is a file beside this one, or the generated build_info.h.
+        if kind == '"' and "/" in name and not ({name, name.split("/")[0]} & BELOW[layer]):
+            found.append(f"includes {name}")
+        if name.startswith(("torch/", "ATen/", "c10/")) and layer != "ops":
+            found.append(f"includes {name}: torch headers belong to ops/ alone")
+    code = re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.DOTALL)
+    if "<<<" in code and layer != "device":
+        found.append("launches with <<<>>>: use HD_LAUNCH")
+    if layer in ("kernels", "device") and re.search(r"\batomicAdd\s*\(\s*(?:\(float|reinterpret_cast<float)", code):
+        found.append("adds floats atomically: sums must not depend on the order of blocks")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CSRC)))
+def test_layers(path):
+    assert problems(path.relative_to(CSRC).parts[0], path.read_text()) == []
+
+
+def test_every_folder_has_its_place():
+    assert {path.relative_to(CSRC).parts[0] for path in FILES} == set(BELOW)
+
+
+def test_the_rules_can_fail():
+    assert problems("kernels", '#include "ops/glue.h"') and problems("cpu", "#include <torch/library.h>")
+    assert problems("kernels", "f<<<1, 2>>>(x);") and problems("device", '#include "cpu/simd.h"')
+    assert problems("ops", '#include "kernels/adam.h"\n#include <torch/csrc/stable/library.h>') == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CSRC)))
+def test_size(path):
+    assert len(path.read_text().splitlines()) <= 400
