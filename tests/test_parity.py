@@ -14,6 +14,8 @@ import pytest
 import golden_digest
 from golden_case import Runner, load_case
 from golden_unit import unit_figures
+from hdfast import ops
+from hdfast.ops import library
 
 GOLDEN = os.environ.get("HDFAST_GOLDEN_DIR")
 FILES = sorted(Path(GOLDEN).glob("*.npz")) if GOLDEN else []
@@ -95,12 +97,21 @@ def show(problems: list[str]) -> str:
     return "\n".join([f"{len(problems)} figures differ from the official code:", *problems[:40]])
 
 
+@pytest.fixture(params=["reference", "native"])
+def backend(request):
+    """Each implementation of the ops in turn."""
+    if request.param == "native" and (reason := library.problem()):
+        pytest.skip(f"the native library is not there: {reason}")
+    with ops.use(request.param):
+        yield request.param
+
+
 WITHOUT = pytest.param(None, id="none", marks=pytest.mark.skip(
     reason="HDFAST_GOLDEN_DIR is not set: parity is checked on the committed digest of official figures only"))
 
 
 @pytest.mark.parametrize("path", FILES if GOLDEN else [WITHOUT], ids=lambda path: path.stem)
-def test_official_figures(path: Path):
+def test_official_figures(path: Path, backend: str):
     """Every figure of a golden file: unit vectors, or forward, losses, gradients, imagination, updates, acting."""
     if path.with_name(f"{path.stem}.params.json").exists():
         case, official = load_case(path)
@@ -114,7 +125,7 @@ def test_official_figures(path: Path):
 
 
 @pytest.mark.parametrize("name", golden_digest.names())
-def test_official_digest(name: str):
+def test_official_digest(name: str, backend: str):
     """The committed digest: a few hundred official figures of each case."""
     case, official = golden_digest.load(name)
     problems = compare(golden_digest.reduce(Runner(case).all(), official), official)
