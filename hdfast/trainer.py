@@ -299,7 +299,9 @@ class Trainer:
         config, space = self.config, self.envs.obs_space
         self._run_dir = run_dir
         found = checkpoint.latest(self.logdir / "ckpt")
-        self.replay = Replay(config.replay.capacity, self.envs.num_envs, space.shape, space.dtype,
+        count = self.envs.num_envs
+        capacity = min(config.replay.capacity, config.run.steps + count)  # small machines refuse what a run cannot fill
+        self.replay = Replay(capacity, count, space.shape, space.dtype,
                              directory=self.logdir / "replay", seed=stream_seed(config.seed, REPLAY))
         try:
             self._load(found)
