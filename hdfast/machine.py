@@ -1,5 +1,7 @@
-"""The machine a run is on: choosing the device, and the facts that go into a run's meta.json."""
+"""The machine a run is on: choosing the device, keeping its memory, and the facts that go into a run's meta.json."""
 
+import contextlib
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -29,6 +31,19 @@ def pick_device(name: str) -> torch.device:
             raise ConfigError(f"--device {name} asks for a CUDA device that is not there: found {found}; use "
                               "--device cpu or --device auto, and see `hdfast doctor`")
     return device
+
+
+def keep_memory() -> None:
+    """Let the C library keep freed memory for the next allocation, for the life of this process. Linux, glibc only.
+
+    An update on the CPU frees and allocates the same large tensors again. glibc gives each above 32 MiB back to the
+    system and takes fresh zeroed pages for the next: 550,000 page faults an update, a tenth of its CPU time.
+    """
+    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def cpu_name() -> str:

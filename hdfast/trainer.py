@@ -22,7 +22,7 @@ from hdfast.envs import Step, VectorEnv, make_envs
 from hdfast.errors import RunError
 from hdfast.evaluation import Stopped, evaluate, frames_per_step
 from hdfast.logger import Logger
-from hdfast.machine import pick_device
+from hdfast.machine import keep_memory, pick_device
 from hdfast.replay import Replay
 from hdfast.run_dir import RunDir, check_settings, finished_step, spaces
 from hdfast.schedule import Schedule, crossed
@@ -44,6 +44,8 @@ def train(config: Config, *, dry_run: bool = False) -> None:
     ops.set_backend(config.backend, device)
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
+    if device.type == "cpu":
+        keep_memory()
     if dry_run:
         from hdfast import dry_run as dry
         return dry.dry_run(config, device)

@@ -1,7 +1,10 @@
 """The training loop: how many updates when, in which order, what evaluation may touch, and what a signal does."""
 
 import os
+import platform
 import signal
+import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -242,3 +245,24 @@ def test_a_backend_that_is_not_there_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(library, "problem", lambda: "it was not built")
     with pytest.raises(ConfigError, match="--backend auto"):
         trainer.train(small_config(backend="native", logdir=str(tmp_path / "run")))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="keep_memory is for glibc")
+def test_kept_memory_is_not_given_back():
+    code = """if True:
+        import resource, sys, numpy
+        from hdfast.machine import keep_memory
+        if sys.argv[1] == "keep":
+            keep_memory()
+        numpy.full(1 << 26, 1, numpy.uint8)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(4):
+            numpy.full(1 << 26, 1, numpy.uint8)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"""
+    env = os.environ | {"NUMPY_MADVISE_HUGEPAGE": "0"}  # pages of 4 KiB, so that they count
+
+    def faults(mode):
+        return int(subprocess.run([sys.executable, "-c", code, mode], env=env, capture_output=True, text=True,
+                                  check=True).stdout)
+
+    assert faults("keep") < 1000 < faults("as it is")

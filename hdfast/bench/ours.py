@@ -14,7 +14,7 @@ from hdfast.bench import cases, serve, workload
 from hdfast.config import Config
 from hdfast.errors import ConfigError
 from hdfast.learner import Learner, Uniforms
-from hdfast.machine import git_revision
+from hdfast.machine import git_revision, keep_memory
 from hdfast.world_model import Sequences
 
 BACKENDS = ("reference", "compile", "native")
@@ -89,6 +89,7 @@ def all_cases(config: Config, backend: str) -> serve.Cases:
 
 def main(preset: str, backend: str, threads: str) -> None:
     torch.set_num_threads(int(threads))
+    keep_memory()  # as training does
     ops.set_backend("native" if backend == "native" else "reference")
     config = workload.sized(preset, backend="native" if backend == "native" else "reference")
     found = {"hdfast": git_revision() or "unknown"} | serve.versions(PACKAGES)
