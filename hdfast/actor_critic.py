@@ -78,5 +78,5 @@ class ActorCritic(nn.Module):
 
     def critic_loss(self, logit: Tensor, ret: Tensor, slow_value: Tensor, weight: Tensor) -> CriticLoss:
         """logit (H, N, bins) of the critic, targets ret, slow_value and weight (H, N). Official VFunction.loss."""
-        nll, reg = ops.twohot_loss(logit, ret), ops.twohot_loss(logit, slow_value)
+        nll, reg = ops.twohot_losses(logit, ret, slow_value)
         return CriticLoss((weight * (nll + self.behavior.slow_reg * reg)).mean(), nll, reg)

@@ -14,13 +14,16 @@ class Arena:
     """Adam over a flat arena: global-norm clip, bias-corrected moments (optax semantics), constant learning rate.
 
     The given parameters become views into `param` and their `.grad` views into `grad`; autograd accumulates there in
-    place. `step` counts updates on the device, so an update never reads anything back to the host.
+    place. `step` counts updates on the device, so an update never reads anything back to the host. An arena that was
+    told to `lead` moves a slow copy of its parameters with every step.
     Official jaxutils.py, class Optimizer (clip_by_global_norm, then scale_by_adam).
     """
 
     def __init__(self, params: dict[str, nn.Parameter], *, lr: float, eps: float, clip: float,
                  beta1: float = 0.9, beta2: float = 0.999):
         self.lr, self.eps, self.clip, self.beta1, self.beta2 = lr, eps, clip, beta1, beta2
+        self.slow: Tensor | None = None
+        self.slow_fraction = 1.0
         self.slices, size = {}, 0
         for name, p in params.items():
             self.slices[name] = (size, p.numel(), p.shape)
@@ -42,6 +45,10 @@ class Arena:
             p.data = view
         return flat
 
+    def lead(self, params: dict[str, nn.Parameter], fraction: float) -> None:
+        """Let parameters of the same names and shapes follow: a copy after the first step, then a share per step."""
+        self.slow, self.slow_fraction = self.mirror(params), fraction
+
     def view(self, flat: Tensor, name: str) -> Tensor:
         """The part of `flat` (param, grad, mean or var) that belongs to parameter `name`, in its shape."""
         start, size, shape = self.slices[name]
@@ -52,10 +59,11 @@ class Arena:
 
     @torch.no_grad()
     def update(self) -> Tensor:
-        """Clip by the global norm, take one Adam step, and return the norm before clipping, ()."""
+        """Clip by the global norm, take one Adam step, move the slow copy; returns the norm before clipping, ()."""
         if ops.backend() == "native" and "adam" in ops.native_families():
             return adam_step(self.param, self.grad, self.mean, self.var, self.step, lr=self.lr, eps=self.eps,
-                             clip=self.clip, beta1=self.beta1, beta2=self.beta2)
+                             clip=self.clip, beta1=self.beta1, beta2=self.beta2, slow=self.slow,
+                             slow_fraction=self.slow_fraction)
         norm = torch.linalg.vector_norm(torch.linalg.vector_norm(self.grad.view(-1, BLOCK), dim=1))
         self.grad.mul_(torch.where(norm < self.clip, 1.0, self.clip / norm))
         self.step += 1
@@ -65,6 +73,9 @@ class Arena:
         mean_scale = (self.lr / (1 - self.beta1 ** step)).float()
         var_scale = (1 / (1 - self.beta2 ** step)).float()
         self.param -= mean_scale * self.mean / ((self.var * var_scale).sqrt() + self.eps)
+        if self.slow is not None:
+            mix = torch.where(self.step == 1, 1.0, self.slow_fraction)
+            self.slow.copy_(mix * self.param + (1 - mix) * self.slow)
         return norm
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ class Harmonizer(nn.Module):
         """losses {'reward', 'image', 'dyn', 'rep', 'cont'}, each (T, B) -> total (), metrics by name, each ()."""
         assert set(losses) == set(self.scales), (set(losses), set(self.scales))
         if self.mode == "off":
-            return sum(self.scales[name] * losses[name].mean() for name in self.scales), {}
+            return ops.weighted_loss(losses, self.scales)[0], {}
         s = self.s()
         total, terms = ops.harmony_loss(losses, s, mode=self.mode, dyn_share=self.dyn_share)
         metrics = {}

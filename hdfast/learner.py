@@ -63,20 +63,19 @@ class Learner:
                                clip=o.actor_clip, **betas)
         self.critic_opt = Arena(dict(self.actor_critic.critic.named_parameters()), lr=o.critic_lr, eps=o.critic_eps,
                                 clip=o.critic_clip, **betas)
-        self.slow = self.critic_opt.mirror(dict(self.actor_critic.slow.named_parameters()))
+        self.critic_opt.lead(dict(self.actor_critic.slow.named_parameters()), config.behavior.slow_fraction)
 
     @property
     def optimisers(self) -> dict[str, Arena]:
         return {"model": self.model_opt, "actor": self.actor_opt, "critic": self.critic_opt}
 
     def update(self, data: Sequences, u: Uniforms) -> dict[str, Tensor]:
-        """One train step; returns metrics (), all on the device and without gradient. Nothing is read by the host."""
+        """One train step; returns metrics (), all on the device and without gradient.
+
+        Nothing is read by the host and no shape depends on data, so that the step can be captured in CUDA graphs.
+        """
         out, metrics = self.update_model(data, u.post)
-        behaviour = self.imagine(out.observed.state, data.cont, u.prior, u.action)
-        metrics |= self.update_actor(behaviour)
-        metrics |= self.update_critic(behaviour)
-        self.update_slow()
-        return metrics
+        return metrics | self.update_behaviour(out.observed.state, data.cont, u)
 
     def update_model(self, data: Sequences, u: Tensor) -> tuple[WorldModelOutput, dict[str, Tensor]]:
         """Step 1: world-model loss at the current parameters and its Adam step; u (T, B, S)."""
@@ -84,6 +83,11 @@ class Learner:
         out = self.world_model(data, u)
         out.total.backward()
         return out, out.metrics | self.step(self.model_opt, "model")
+
+    def update_behaviour(self, post: State, cont: Tensor, u: Uniforms) -> dict[str, Tensor]:
+        """Steps 2 to 4 from the posterior states (T, B, ...) of a batch and its cont (T, B): imagine, actor, critic."""
+        behaviour = self.imagine(post, cont, u.prior, u.action)
+        return self.update_actor(behaviour) | self.update_critic(behaviour)
 
     @torch.no_grad()
     def imagine(self, post: State, cont: Tensor, u: Tensor, u_action: Tensor) -> Behaviour:
@@ -126,7 +130,8 @@ class Learner:
         return metrics | self.step(self.actor_opt, "actor")
 
     def update_critic(self, b: Behaviour) -> dict[str, Tensor]:
-        """Step 4: critic loss on the same trajectory and its Adam step."""
+        """Step 4: critic loss on the same trajectory and its Adam step, after which the slow critic follows: a copy at
+        the first update, `slow_fraction` of the critic at later ones."""
         self.critic_opt.zero_grad()
         out = self.critic_loss(b)
         out.loss.backward()
@@ -139,13 +144,6 @@ class Learner:
         norm = optimiser.update()
         return {f"opt/{name}_grad_norm": norm, f"opt/{name}_grad_scale": (optimiser.clip / norm).clamp(max=1.0),
                 f"opt/{name}_updates": optimiser.step.float()}
-
-    @torch.no_grad()
-    def update_slow(self) -> None:
-        """Step 5: the first update copies the critic into the slow critic, later ones mix in `slow_fraction` of it."""
-        first = self.critic_opt.step == 1
-        mix = torch.where(first, 1.0, self.config.behavior.slow_fraction)
-        self.slow.copy_(mix * self.critic_opt.param + (1 - mix) * self.slow)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that an update reads or writes, by flat name; the tensors are live views, not copies."""

@@ -271,7 +271,6 @@ class Runner:
                 self.margin("updates", logit, uniform)
             metrics = self.model_metrics(model, scalars) | self.behaviour_metrics(b, actor, critic)
             norms |= learner.update_actor(b) | learner.update_critic(replace(b, critic_logit=ac.critic(t.heads())))
-            learner.update_slow()
             figures = {"retnorm_low": ac.low.clone(), "retnorm_high": ac.high.clone(),
                        "post_index": model.observed.state.index, "stoch_index": self.starts(t.index[1:]),
                        "action_index": self.starts(t.action)}

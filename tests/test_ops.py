@@ -110,6 +110,12 @@ def test_twohot_loss_is_cross_entropy_with_the_encoded_target():
     assert gradcheck(lambda z: ops.twohot_loss(z, x), with_grad(rand(5, 41)))
 
 
+def test_twohot_losses_are_one_loss_per_target():
+    logit, targets = rand(5, 41), (rand(5), 3 * rand(5, seed=1))
+    for got, x in zip(ops.twohot_losses(logit, *targets), targets, strict=True):
+        torch.testing.assert_close(got, ops.twohot_loss(logit, x))
+
+
 def test_twohot_mean_of_a_sharp_distribution_is_its_bin():
     logit = torch.full((1, 255), -1e4)
     logit[0, 200] = 0
@@ -143,6 +149,13 @@ def test_harmony_equation_and_gradient(mode):
     torch.testing.assert_close(terms.sum() + data["cont"].mean(), total)
     grad, = torch.autograd.grad(total, s)
     torch.testing.assert_close(ops.harmony_grad(data, s.detach(), mode=mode), grad)
+
+
+def test_weighted_loss_is_the_scaled_sum_of_means():
+    data, scales = losses(), {"reward": 1.0, "image": 2.0, "dyn": 0.5, "rep": 0.1, "cont": 3.0}
+    total, terms = ops.weighted_loss(data, scales)
+    torch.testing.assert_close(total, sum(scales[name] * data[name].mean() for name in scales))
+    torch.testing.assert_close(terms[2], 0.5 * data["dyn"].mean() + 0.1 * data["rep"].mean())
 
 
 def test_harmony_modes_share_weights_and_differ_in_the_regulariser():

@@ -32,7 +32,8 @@ def _dispatching(name: str) -> Callable:
 
     @functools.wraps(definition)
     def op(*args, **kwargs):
-        double = any(isinstance(x, torch.Tensor) and x.dtype is torch.float64 for x in args)
+        first = args[0].values() if isinstance(args[0], dict) else args  # of losses by name
+        double = any(isinstance(x, torch.Tensor) and x.dtype is torch.float64 for x in first)
         return (definition if double else _implementation[name])(*args, **kwargs)
 
     op.__module__ = __name__

@@ -6,7 +6,7 @@ from torch import Tensor
 from hdfast.ops import checks, library
 
 OPS = ("harmony_fwd", "harmony_bwd")
-PUBLIC = ("harmony_loss",)
+PUBLIC = ("harmony_loss", "weighted_loss")
 
 NAMES = ("reward", "image", "dyn", "rep", "cont")
 MODES = {"rectified": 0, "plain": 1, "off": 2}

@@ -133,6 +133,11 @@ def twohot_loss(logit: Tensor, x: Tensor) -> Tensor:
     return -((1 - weight) * at_below + weight * at_above)
 
 
+def twohot_losses(logit: Tensor, *targets: Tensor) -> tuple[Tensor, ...]:
+    """twohot_loss of several targets (...) against the same logits (..., bins): one (...) each."""
+    return tuple(twohot_loss(logit, x) for x in targets)
+
+
 def twohot_mean(logit: Tensor) -> Tensor:
     """symexp of the expected bin: logit (..., bins) -> (...) in reward units. Official jaxutils.py, DiscDist.mean."""
     return symexp((torch.softmax(logit, -1) * twohot_bins(logit.shape[-1], logit.device)).sum(-1))
@@ -175,6 +180,16 @@ def harmony_loss(losses: dict[str, Tensor], s: Tensor, *, mode: str = "rectified
         reward * mean["reward"] + reg_reward,
         image * mean["image"] + reg_image,
         dyn_share * (kl * mean["dyn"] + reg_kl) + (1 - dyn_share) * kl * mean["rep"]])
+    return terms.sum() + mean["cont"], terms
+
+
+def weighted_loss(losses: dict[str, Tensor], scales: dict[str, float]) -> tuple[Tensor, Tensor]:
+    """The losses' means with fixed weights, DreamerV3's own sum: both dicts as in harmony_loss -> total (), terms (3,).
+
+    terms are the weighted reward, image and KL parts of the total.
+    """
+    mean = {name: scales[name] * value.mean() for name, value in losses.items()}
+    terms = torch.stack([mean["reward"], mean["image"], mean["dyn"] + mean["rep"]])
     return terms.sum() + mean["cont"], terms
 
 

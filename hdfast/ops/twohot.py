@@ -12,7 +12,7 @@ from hdfast.ops.reference import twohot_bins
 
 OPS = ("symlog_fwd", "symlog_bwd", "symexp_fwd", "symexp_bwd", "twohot_loss_fwd", "twohot_loss_bwd", "twohot_mean_fwd",
        "twohot_mean_bwd")
-PUBLIC = ("symlog", "symexp", "twohot_loss", "twohot_mean")
+PUBLIC = ("symlog", "symexp", "twohot_loss", "twohot_losses", "twohot_mean")
 
 
 def symlog(x: Tensor) -> Tensor:
