@@ -140,7 +140,7 @@ def configs(parsed: Parsed[ConfigsFlags]) -> int:
         return 0
     if not presets and not parsed.settings:
         print("# presets, for --configs; later ones win")
-        print("\n".join(f"{name:<10}  # {preset.about}" for name, preset in PRESETS.items()) + "\n")
+        print("\n".join(f"{name:<16}  # {preset.about}" for name, preset in PRESETS.items()) + "\n")
     for group, values in grouped(config.flat()).items():
         print(f"# {group}")
         print("\n".join(_line(name, value, settings()[name].metadata["help"]) for name, value in values.items()) + "\n")
