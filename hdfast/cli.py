@@ -51,6 +51,11 @@ class EvalFlags:
 
 
 @dataclass(frozen=True)
+class WatchFlags:
+    once: bool = opt(False, "print the table once as plain text, for scripts")
+
+
+@dataclass(frozen=True)
 class ConfigsFlags:
     diff: tuple = opt((), "print only what differs between two presets or stacks: --diff small atari100k+cpu")
     json: bool = opt(False, "print JSON")
@@ -125,6 +130,16 @@ def evaluate(parsed: Parsed[EvalFlags]) -> int:
     return 0
 
 
+def watch(parsed: Parsed[WatchFlags]) -> int:
+    """Show the runs below a directory: state, step, score, speed and time left, until Ctrl-C."""
+    from hdfast import watch
+    try:
+        watch.watch(Path(*(parsed.arguments or ("runs",))).expanduser(), once=parsed.own.once)
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
 def configs(parsed: Parsed[ConfigsFlags]) -> int:
     """Print a resolved configuration, the difference of two, or every preset and setting."""
     flags, presets = parsed.own, parsed.presets + parsed.arguments
@@ -140,7 +155,7 @@ def configs(parsed: Parsed[ConfigsFlags]) -> int:
         return 0
     if not presets and not parsed.settings:
         print("# presets, for --configs; later ones win")
-        print("\n".join(f"{name:<10}  # {preset.about}" for name, preset in PRESETS.items()) + "\n")
+        print("\n".join(f"{name:<16}  # {preset.about}" for name, preset in PRESETS.items()) + "\n")
     for group, values in grouped(config.flat()).items():
         print(f"# {group}")
         print("\n".join(_line(name, value, settings()[name].metadata["help"]) for name, value in values.items()) + "\n")
@@ -183,6 +198,7 @@ VERBS = {
                   TrainFlags, train, with_settings=True),
     "eval": Verb("play episodes with the agent of a run", "hdfast eval LOGDIR [flags]",
                  EvalFlags, evaluate, arguments=1),
+    "watch": Verb("show all runs below a directory", "hdfast watch [DIR] [--once]", WatchFlags, watch, arguments=1),
     "configs": Verb("print presets and resolved settings", "hdfast configs [PRESET ...] [flags]",
                     ConfigsFlags, configs, with_settings=True, arguments=len(PRESETS)),
     "bench": Verb("time the learner, its loops and its ops", "hdfast bench [--preset reduced|full] [flags]",

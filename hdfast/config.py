@@ -76,6 +76,7 @@ class LossConfig:
     image_scale: float = opt(1.0, "weight of the reconstruction loss when harmony is off", low=0.0)
     reward_scale: float = opt(1.0, "weight of the reward loss when harmony is off", low=0.0)
     cont_scale: float = opt(1.0, "weight of the continue loss", low=0.0)
+    reward_grad: bool = opt(True, "the reward loss shapes the model's states, not only its own head")
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,18 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         return [row for row in map(_parse, path.read_bytes().splitlines()) if row is not None]
 
 
+def last_rows(path: Path, window: int = 1 << 16) -> list[dict[str, Any]]:
+    """Rows in the last `window` bytes of a file, in order; none where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            start = max(0, os.fstat(file.fileno()).st_size - window)
+            file.seek(start)
+            lines = file.read().splitlines()
+    except OSError:
+        return []
+    return [row for row in map(_parse, lines[start > 0:]) if row is not None]
+
+
 def trim(path: Path, last_step: int) -> int:
     """Drop the rows beyond `last_step` (environment frames) and every torn line; returns how many went.
 

@@ -20,6 +20,11 @@ def _sizes(deter: int, units: int, cnn_depth: int, mlp_layers: int) -> dict[str,
             "model.stoch": 32, "model.classes": 32}
 
 
+def _fixed(values: dict[str, Any]) -> dict[str, Any]:
+    """An ablation with fixed loss scales: those of DreamerV3 but for `values`."""
+    return {"harmony.mode": "off", "loss.image_scale": 1.0, "loss.reward_scale": 1.0, "loss.reward_grad": True} | values
+
+
 PRESETS: dict[str, Preset] = {
     OFFICIAL: Preset("the official Atari 100K protocol and hyper-parameters: the default of every setting"),
     "small": Preset("network sizes of Atari 100K, 18M parameters", _sizes(512, 512, 32, 2)),
@@ -27,6 +32,13 @@ PRESETS: dict[str, Preset] = {
     "large": Preset("larger networks: deter 2048, 4 hidden layers", _sizes(2048, 768, 64, 4)),
     "xlarge": Preset("larger networks: deter 4096, 5 hidden layers", _sizes(4096, 1024, 96, 5)),
     "baseline": Preset("DreamerV3 without harmony: fixed loss scales", {"harmony.mode": "off"}),
+    "plain": Preset("harmony by the paper's Eq. 4, without rectification", {"harmony.mode": "plain"}),
+    "reward10": Preset("DreamerV3 with the reward loss times 10", _fixed({"loss.reward_scale": 10.0})),
+    "reward100": Preset("DreamerV3 with the reward loss times 100", _fixed({"loss.reward_scale": 100.0})),
+    "observation_only": Preset("DreamerV3 whose model states learn from observations alone; rewards are read off them",
+                               _fixed({"loss.reward_grad": False})),
+    "reward_only": Preset("DreamerV3 without reconstruction: model states learn from rewards",
+                          _fixed({"loss.image_scale": 0.0})),
     "debug": Preset("a tiny network and a few hundred steps: any task in seconds, to see that everything runs", {
         "env.size": 16, "env.max_episode_frames": 400,
         "replay.capacity": 10_000,

@@ -1,4 +1,4 @@
-"""The progress line: how far a run is, how long it takes, how it scores. Rich is imported here alone."""
+"""What a person watches: the progress line of a run, the table of many. Rich is imported here alone."""
 
 import math
 import sys
@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hdfast.durable import disk_errors
@@ -162,15 +163,59 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}h{minutes % 60:02d}m" if hours < 24 else f"{hours // 24}d{hours % 24:02d}h"
 
 
-def _live() -> Any:
-    """A started rich live display on a terminal, else None."""
+class LiveTable:
+    """A table on a terminal, redrawn in place; usable as a context manager, which leaves its last state standing."""
+
+    STATES = MappingProxyType({"failed": "red", "died": "red", "retried": "yellow", "running": "green",
+                               "finished": "cyan"})
+
+    def __init__(self, header: Sequence[str], live: Any):
+        self._header, self._live = header, live
+
+    @classmethod
+    def on_terminal(cls, header: Sequence[str]) -> "LiveTable | None":
+        """The table, or None where standard output is no terminal."""
+        live = _live(transient=False)
+        return live and cls(header, live)
+
+    def show(self, title: str, rows: Sequence[Sequence[str]]) -> None:
+        """Draw the rows; columns after the third are numbers. What does not fit on the screen is left out."""
+        from rich.table import Table
+
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        for i, name in enumerate(self._header):
+            table.add_column(name, justify="right" if i > 2 else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*row, style=self.STATES.get(row[2], ""))
+        self._live.update(table, refresh=True)
+
+    def message(self, text: str) -> None:
+        """Print a note above the table."""
+        self._live.console.print(text, highlight=False, markup=False)
+
+    def __enter__(self) -> "LiveTable":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as aligned columns of plain text, two spaces apart."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+                     for row in rows)
+
+
+def _live(*, transient: bool = True) -> Any:
+    """A started rich live display on a terminal, else None; a transient one disappears when it stops."""
     from rich.console import Console
     from rich.live import Live
 
     console = Console(file=sys.stdout)
     if not console.is_terminal or console.is_dumb_terminal:
         return None
-    live = Live(console=console, auto_refresh=False, transient=True)
+    live = Live(console=console, auto_refresh=False, transient=transient)
     live.start()
     return live
 

@@ -23,6 +23,10 @@ class State:
         """Input of every head, deter first: (..., D + S*K)."""
         return torch.cat([self.deter, self.stoch.flatten(-2)], -1)
 
+    def detach(self) -> "State":
+        """The same state without gradient."""
+        return State(self.deter.detach(), self.stoch.detach(), self.index)
+
     def heads(self) -> "State | Tensor":
         """What heads read: the state itself where the native ops take it apart, else its features."""
         return self if usable(self.deter) else self.feat()

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import platform
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from hdfast.envs import ActSpace, ObsSpace
 from hdfast.errors import ConfigError, RunError
 from hdfast.jsonl import replace
 from hdfast.machine import facts, pick_device
+from hdfast.method import method_name
 
 
 class RunDir:
@@ -42,11 +44,11 @@ class RunDir:
                 raise RunError(f"another process is training in {self.path}; wait for it, stop it, or choose another "
                                "--logdir") from error
             check_settings(self.path, config)
-            self._started = time.monotonic()
+            self._started, self._method = time.monotonic(), method_name(config)
             self._meta = _read_json(self.path / "meta.json")
             self._starts: list[dict[str, Any]] = [s for s in self._meta.get("starts", []) if isinstance(s, dict)]
             self._starts.append({"argv": sys.argv, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "pid": os.getpid(),
-                                 **facts(device)})
+                                 "host": platform.node(), **facts(device)})
             replace(self.path / "config.json", config.to_json().encode())
             self.note("running")
         except BaseException:
@@ -67,7 +69,8 @@ class RunDir:
         self._starts[-1] |= {"status": status, "seconds": round(time.monotonic() - self._started, 1)}
         if step is not None:
             self._starts[-1]["step"] = step
-        meta = {"status": status, "finished": self._starts[-1].get("step") if finished else None,
+        meta = {"method": self._method, "status": status,
+                "finished": self._starts[-1].get("step") if finished else None,
                 "seconds": round(self.seconds_before + self._starts[-1]["seconds"], 1), "starts": self._starts}
         replace(self.path / "meta.json", json.dumps(meta, indent=2).encode() + b"\n")
 

@@ -44,7 +44,7 @@ class WorldModel(nn.Module):
     def __init__(self, obs_shape: tuple[int, ...], actions: int, model: ModelConfig, harmony: HarmonyConfig,
                  loss: LossConfig):
         super().__init__()
-        self.is_image, self.free_nats = len(obs_shape) == 3, loss.free_nats
+        self.is_image, self.free_nats, self.reward_grad = len(obs_shape) == 3, loss.free_nats, loss.reward_grad
         feat = model.deter + model.stoch * model.classes
         if self.is_image:
             self.encoder = ImageEncoder(obs_shape, model.cnn_depth)
@@ -68,7 +68,8 @@ class WorldModel(nn.Module):
         """Losses of one batch with posterior uniforms u (T, B, S). Official agent.py, WorldModel.loss."""
         observed = self.rssm.observe(self.encoder(data.obs), data.prev_action, data.is_first, u)
         feat = observed.state.heads()
-        recon, reward_logit, cont_logit = self.decoder(feat), self.reward(feat), self.cont_logit(feat)
+        reward_feat = feat if self.reward_grad else feat.detach()
+        recon, reward_logit, cont_logit = self.decoder(feat), self.reward(reward_feat), self.cont_logit(feat)
         dyn, rep, kl = ops.balanced_kl(observed.post, observed.prior, self.free_nats)
         losses = {
             "reward": ops.twohot_loss(reward_logit, data.reward),

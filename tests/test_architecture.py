@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hdfast"
 
 # Names, settings and file formats: standard library only.
-BASE = {"errors", "tasks", "presets", "config", "flags", "schedule", "scores", "jsonl", "durable"}
+BASE = {"errors", "tasks", "presets", "config", "method", "flags", "schedule", "scores", "jsonl", "durable"}
 # Lowest first. A module may import from lower layers. A package (ops, envs) is one entry.
 LAYERS = (
     BASE | {"ops"},
@@ -27,7 +27,7 @@ LAYERS = (
 # Layers whose modules may import one another. The parts of layer 3 meet only in the learner.
 PEERS_ALLOWED = {0, 4, 6, 7}
 # Beside the model: they know the base and third-party libraries, never the model; from the agent up all may use them.
-SIDE = {"envs", "replay", "replay_store", "logger", "progress", "visuals"}
+SIDE = {"envs", "replay", "replay_store", "logger", "progress", "visuals", "watch"}
 SIDE_USED_FROM = 5
 # Libraries which cost a second or hundreds of megabytes: imported in these files only, inside a function.
 HEAVY = {

@@ -257,7 +257,7 @@ def test_configs_alone_lists_presets_and_settings(capsys):
     assert cli.main(["configs"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for name, preset in PRESETS.items():
-        assert f"{name:<10}  # {preset.about}" in lines
+        assert f"{name:<16}  # {preset.about}" in lines
     assert all(any(line.startswith(f"{name} ") for line in lines) for name in settings())
 
 

@@ -21,6 +21,7 @@ from hdfast.config import (
 )
 from hdfast.errors import ConfigError, RunError
 from hdfast.harmonizer import Harmonizer
+from hdfast.method import method_name
 from hdfast.ops import reference
 from hdfast.presets import FIXED, PRESETS
 from hdfast.tasks import TASK_EXCEPTIONS
@@ -34,7 +35,7 @@ OFFICIAL = {
     "model.mlp_layers": 2, "model.bins": 255, "model.unimix": 0.01,
     "harmony.mode": "rectified",
     "loss.free_nats": 1.0, "loss.dyn_scale": 0.5, "loss.rep_scale": 0.1, "loss.image_scale": 1.0,
-    "loss.reward_scale": 1.0, "loss.cont_scale": 1.0,
+    "loss.reward_scale": 1.0, "loss.cont_scale": 1.0, "loss.reward_grad": True,
     "behavior.horizon": 15, "behavior.discount_horizon": 333.0, "behavior.lam": 0.95, "behavior.entropy": 3e-4,
     "behavior.slow_fraction": 0.02, "behavior.slow_reg": 1.0, "behavior.return_decay": 0.99,
     "behavior.return_low": 5.0, "behavior.return_high": 95.0, "behavior.return_floor": 1.0,
@@ -102,6 +103,18 @@ def test_presets_stack(name):
     batch = alone.run.batch_size * alone.run.batch_length
     assert alone.run.prefill - alone.env.num_envs * (alone.run.batch_length - 1) >= batch, "a batch of distinct windows"
     assert alone.run.eval_envs <= alone.run.eval_episodes
+
+
+@pytest.mark.parametrize(("presets", "overrides", "name"), [
+    (["atari100k"], {}, "HarmonyDream"), (["plain"], {}, "HarmonyDream (plain)"), (["baseline"], {}, "DreamerV3"),
+    (["reward10"], {}, "DreamerV3 (reward x10)"), (["debug", "reward100"], {}, "DreamerV3 (reward x100)"),
+    (["observation_only"], {}, "DreamerV3 (observation only)"), (["reward_only"], {}, "DreamerV3 (reward only)"),
+    (["reward10", "reward_only"], {}, "DreamerV3 (reward only)"),
+    (["reward100", "baseline", "plain"], {}, "HarmonyDream (plain)"),
+    (["reward10"], {"loss.image_scale": 0.5}, "DreamerV3 (reward x10, image x0.5)"),
+    ([], {"loss.reward_grad": False}, "HarmonyDream (observation only)")])
+def test_method_names(presets, overrides, name):
+    assert method_name(Config.preset(*presets, **overrides)) == name
 
 
 def test_what_presets_are_for():

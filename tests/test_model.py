@@ -149,6 +149,21 @@ def test_fixed_scales_weigh_the_losses():
     torch.testing.assert_close(out.total, 0.5 * m["dyn"] + 0.1 * m["rep"] + 10 * m["reward"] + m["cont"])
 
 
+@pytest.mark.parametrize(("overrides", "silent"), [
+    ({"loss.reward_grad": False}, "reward"), ({"loss.image_scale": 0.0}, "image"), ({}, None)])
+def test_which_losses_shape_the_states(overrides, silent):
+    """Without reward_grad the reward loss trains its head alone; without image_scale the decoder is not trained."""
+    learner, data = make_learner(**overrides, **{"harmony.mode": "off"}), make_data()
+    wm = learner.world_model
+    learner.update(data, draw())  # the reward head starts at zero, where no gradient passes
+    for name, head in (("reward", wm.reward), ("image", wm.decoder)):
+        learner.model_opt.zero_grad()
+        (wm.harmonizer.scales[name] * wm(data, draw().post).losses[name]).mean().backward()
+        reached = {part: any(p.grad.any() for p in module.parameters())
+                   for part, module in (("encoder", wm.encoder), ("rssm", wm.rssm), ("head", head))}
+        assert reached == {"encoder": silent != name, "rssm": silent != name, "head": (silent, name) != ("image",) * 2}
+
+
 def test_vector_observations_train():
     learner = make_learner((7,))
     metrics = learner.update(make_data((7,)), draw())
