@@ -1,4 +1,4 @@
-// Launchers of gru_gates.
+// Launchers of gru_gates. Compiled alone.
 #include "kernels/gru_gates.cuh"
 
 namespace hd {

@@ -1,4 +1,4 @@
-// Launchers of kl.
+// Launchers of kl. Compiled alone.
 #include "kernels/kl.cuh"
 
 namespace hd {

@@ -1,4 +1,4 @@
-// Launchers of latent.
+// Launchers of latent. Compiled alone.
 #include "kernels/latent.cuh"
 
 namespace hd {

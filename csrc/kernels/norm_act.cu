@@ -1,4 +1,4 @@
-// Launchers of norm_act.
+// Launchers of norm_act. Compiled alone.
 #include "kernels/norm_act.cuh"
 
 #include <type_traits>

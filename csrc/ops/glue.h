@@ -3,7 +3,9 @@
 // A family is one file: schemas, checks and one function per op that fills the family's argument struct and
 // hands it to `run`, which picks the device launcher or the CPU code. The file is compiled twice: into the
 // shipped library (namespace `hdfast`), and with -DHD_EMU into the test library (`hdfast_emu`), where tensors
-// live on the CPU and the launchers are those of the very same .cu files compiled for the emulator.
+// live on the CPU and the launchers are those of the very same .cu files compiled for the emulator. The
+// families of a library are one translation unit (two, where some lack kernels), so that torch's headers are
+// read once: names in their anonymous namespaces must differ, or differ in their arguments.
 //
 // Only the stable ABI of libtorch is used here, target 2.11: no at::Tensor, no pybind11, no c10/cuda. Checks
 // in this layer guard memory; the readable ones stand in hdfast/ops/<family>.py and come first.
@@ -42,11 +44,12 @@
 // key.
 #define HD_LIBRARY(m) STABLE_TORCH_LIBRARY_FRAGMENT(HD_NAMESPACE, m)
 #if HD_DEVICE_KERNELS && !defined(HD_EMU)
-#define HD_IMPLEMENT(m)                                                             \
-  static void hd_implement(torch::stable::detail::StableLibrary& m);                \
-  STABLE_TORCH_LIBRARY_IMPL(HD_NAMESPACE, CPU, hd_library_cpu) { hd_implement(hd_library_cpu); }    \
-  STABLE_TORCH_LIBRARY_IMPL(HD_NAMESPACE, CUDA, hd_library_cuda) { hd_implement(hd_library_cuda); } \
-  static void hd_implement(torch::stable::detail::StableLibrary& m)
+#define HD_IMPLEMENT(m) HD_IMPLEMENT_AS(m, C10_CONCATENATE(hd_implement_, C10_UID))
+#define HD_IMPLEMENT_AS(m, implement)                                                            \
+  static void implement(torch::stable::detail::StableLibrary& m);                                \
+  STABLE_TORCH_LIBRARY_IMPL(HD_NAMESPACE, CPU, hd_library_cpu) { implement(hd_library_cpu); }    \
+  STABLE_TORCH_LIBRARY_IMPL(HD_NAMESPACE, CUDA, hd_library_cuda) { implement(hd_library_cuda); } \
+  static void implement(torch::stable::detail::StableLibrary& m)
 #else
 #define HD_IMPLEMENT(m) STABLE_TORCH_LIBRARY_IMPL(HD_NAMESPACE, CPU, m)
 #endif
