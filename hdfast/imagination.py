@@ -10,7 +10,7 @@ from torch import Tensor
 from hdfast import ops
 from hdfast.nets import MLP
 from hdfast.ops.imagine import imagine as native_imagine
-from hdfast.ops.observe_scan import usable
+from hdfast.ops.observe_scan import path
 from hdfast.rssm import RSSM, State
 
 
@@ -47,13 +47,13 @@ def imagine(rssm: RSSM, policy: Callable[[Tensor], Tensor], start: State, u: Ten
 
     policy maps features (N, F) to action log-probabilities (N, A); u (H, N, S) latent uniforms; u_action (H, N), or
     (H+1, N) to also sample an action at the last state (training never uses it). `actor` is the network of a policy
-    that is unimix(actor(feat), rssm.mix): the native backend then makes the whole rollout in one call.
+    that is unimix(actor(feat), rssm.mix): the native backend then makes the whole rollout by itself.
     """
-    if actor is not None and usable(start.deter):
+    if actor is not None and path(start.deter):
         hidden = [p for layer in actor.hidden for p in (layer.kernel, layer.norm.scale, layer.norm.bias)]
-        out = native_imagine(start.deter, start.index, u, u_action, rssm.parameter_list(),
-                             [*hidden, actor.out.kernel, actor.out.bias], classes=rssm.classes, mix=rssm.mix)
-        return Trajectory(*out, rssm.classes)
+        *out, feat = native_imagine(start.deter, start.index, u, u_action, rssm.parameter_list(),
+                                    [*hidden, actor.out.kernel, actor.out.bias], classes=rssm.classes, mix=rssm.mix)
+        return Trajectory(*out, rssm.classes, feat)
     states, priors, actions, feats = [start], [], [], [start.feat()]
     for step, uniforms in enumerate(u):
         logit = policy(feats[-1])

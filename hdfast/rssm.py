@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hdfast import ops
 from hdfast.nets import Affine, Dense, Norm, init_normal_
-from hdfast.ops.observe_scan import PARAMETERS, observe_scan, usable
+from hdfast.ops.observe_scan import PARAMETERS, observe_scan, path, usable
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class RSSM(nn.Module):
         is_first[0] all true, u (T, B, S) -> Observed. The embedding's product and the prior head run for all steps at
         once: nothing in the recurrence depends on them.
         """
-        if usable(embed):
+        if path(embed):
             deter, stoch, index, post, prior = observe_scan(embed, action, is_first, u, self.parameter_list(),
                                                             classes=self.classes, mix=self.mix)
             return Observed(State(deter, stoch, index), post, prior)

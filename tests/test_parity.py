@@ -5,6 +5,7 @@ and one that we do not compute fails the test. Without the variable the committe
 instead (tests/golden/official_digest.json).
 """
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from golden_case import Runner, load_case
 from golden_unit import unit_figures
 from hdfast import ops
 from hdfast.ops import library
+from hdfast.ops.observe_scan import stepwise
 
 GOLDEN = os.environ.get("HDFAST_GOLDEN_DIR")
 FILES = sorted(Path(GOLDEN).glob("*.npz")) if GOLDEN else []
@@ -97,12 +99,13 @@ def show(problems: list[str]) -> str:
     return "\n".join([f"{len(problems)} figures differ from the official code:", *problems[:40]])
 
 
-@pytest.fixture(params=["reference", "native"])
+@pytest.fixture(params=["reference", "native", "steps"])
 def backend(request):
-    """Each implementation of the ops in turn."""
-    if request.param == "native" and (reason := library.problem()):
+    """Each implementation of the ops in turn; steps: native, with the sequence ops as they run on CUDA."""
+    if request.param != "reference" and (reason := library.problem()):
         pytest.skip(f"the native library is not there: {reason}")
-    with ops.use(request.param):
+    steps = request.param == "steps"
+    with ops.use("native" if steps else request.param), stepwise() if steps else contextlib.nullcontext():
         yield request.param
 
 

@@ -1,32 +1,36 @@
-"""The imagined rollout as one native call, and products with model states that gather their one-hot part."""
+"""The imagined rollout (one native call on the CPU, a fixed sequence of launches on CUDA), and products with model
+states that gather their one-hot part."""
 
 import torch
 from torch import Tensor
 
-from hdfast.ops import checks
-from hdfast.ops.observe_scan import PARAMETERS
+from hdfast.ops import checks, imagine_steps, library
+from hdfast.ops.observe_scan import PARAMETERS, usable
+from hdfast.ops.observe_steps import onehot
 
 OPS = ("imagine", "state_mm_fwd", "state_mm_bwd", "mm")
 PUBLIC = ()
 
 
 def imagine(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: list[Tensor], actor: list[Tensor], *,
-            classes: int, mix: float, keep_prior: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            classes: int, mix: float, keep_prior: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """Roll the dynamics forward under the actor, without gradients.
 
     Starts deter (N, D) and index (N, S); u (H, N, S) and u_action (H or H + 1, N) uniforms; params as
     observe_scan.PARAMETERS lists them; actor: kernel, scale, bias of each hidden layer, then kernel and bias ->
     deter (H+1, N, D), index (H+1, N, S), prior log-probabilities (H, N, S, K) (empty without keep_prior), action like
-    u_action.
+    u_action, and the features (H+1, N, D + S*K) where the execution makes them, else None.
     """
     if len(params) != len(PARAMETERS):
         raise ValueError(f"imagine: params must be the {len(PARAMETERS)} tensors of PARAMETERS, got {len(params)}")
     for name, x in (("deter", deter), ("u", u), ("u_action", u_action)):
         checks.dtype("imagine", name, x, torch.float32)
     checks.dtype("imagine", "index", index, torch.int64)
-    return torch.ops.hdfast.imagine.default(
-        *(x.detach().contiguous() for x in (deter, index, u, u_action)), [p.detach().contiguous() for p in params],
-        [p.detach().contiguous() for p in actor], classes, mix, keep_prior)
+    inputs = (*(x.detach().contiguous() for x in (deter, index, u, u_action)), *(
+        [p.detach().contiguous() for p in group] for group in (params, actor)), classes, mix, keep_prior)
+    if usable(deter):
+        return *torch.ops.hdfast.imagine.default(*inputs), None
+    return torch.ops.hdfast.imagine_steps.default(*inputs)
 
 
 def state_mm(deter: Tensor, stoch: Tensor | None, index: Tensor, kernel: Tensor, *, classes: int) -> Tensor:
@@ -36,6 +40,9 @@ def state_mm(deter: Tensor, stoch: Tensor | None, index: Tensor, kernel: Tensor,
     """
     checks.dtype("state_mm", "deter", deter, torch.float32)
     checks.shape("state_mm", "index", index, (*deter.shape[:-1], index.shape[-1]), "(..., S)")
+    if not usable(deter):
+        latent = onehot(index, classes, deter) if stoch is None else stoch.flatten(-2)
+        return torch.cat([deter, latent], -1) @ kernel
     flat = None if stoch is None else stoch.flatten(-2).flatten(0, -2)
     y = torch.ops.hdfast.state_mm_fwd.default(deter.flatten(0, -2).contiguous(), flat,
                                               index.flatten(0, -2).contiguous(), kernel.contiguous(), classes)
@@ -81,3 +88,16 @@ def register(namespace: str) -> None:
     torch.library.register_fake(f"{namespace}::mm", lambda a, b: a.new_empty(a.shape[0], b.shape[1]))
     torch.library.register_autograd(f"{namespace}::mm", mm_backward,
                                     setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
+
+
+def define_steps() -> None:
+    """The step path as an op, which tracing keeps whole; its shapes come from running it without values."""
+    name = f"{library.NAMESPACE}::imagine_steps"
+    torch.library.define(name, "(Tensor deter, Tensor index, Tensor u, Tensor u_action, Tensor[] params, "
+                               "Tensor[] actor, int classes, float mix, bool keep_prior) -> (Tensor deter, "
+                               "Tensor index, Tensor prior, Tensor action, Tensor feat)")
+    torch.library.impl(name, "default", imagine_steps.rollout)
+    torch.library.register_fake(name, imagine_steps.rollout)
+
+
+define_steps()

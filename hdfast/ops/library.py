@@ -82,6 +82,11 @@ def activate(namespace: str) -> None:
     _raw.update(_raw_of[namespace])
 
 
+def active() -> str:
+    """The namespace that raw ops come from now; empty where no library is loaded."""
+    return _active
+
+
 @contextlib.contextmanager
 def namespace(name: str) -> Iterator[None]:
     """Take the raw ops from another library for a while: `hdfast` or, in tests, `hdfast_emu`."""

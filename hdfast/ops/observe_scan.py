@@ -1,13 +1,16 @@
-"""The posterior scan of a batch of sequences as one native call each way.
+"""The posterior scan of a batch of sequences: one native call each way on the CPU, a sequence of launches on CUDA.
 
 The recurrence keeps only what depends on the step before: embedding and action parts, the prior head and all weight
 gradients are single products over all steps, and the one-hot latent is gathered, not multiplied.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from hdfast.ops import checks
+from hdfast.ops import checks, library, observe_steps
 
 OPS = ("observe_scan_fwd", "observe_scan_bwd")
 PUBLIC = ()
@@ -18,11 +21,34 @@ PARAMETERS = ("initial", "img_in.kernel", "img_in.norm.scale", "img_in.norm.bias
               "obs_stats.bias")
 
 
-def usable(x: Tensor) -> bool:
-    """Whether the sequence ops serve this tensor now: native backend, on the CPU, float32."""
+_stepwise = False
+
+
+def path(x: Tensor) -> str:
+    """How the sequence ops serve this tensor now: 'call', one C++ call (CPU); 'steps', a launch after another (CUDA,
+    and shapes alone on meta); '' not at all. Both need the native backend and float32."""
     from hdfast import ops
-    return (ops.backend() == "native" and x.device.type == "cpu" and x.dtype == torch.float32
-            and hasattr(torch.ops.hdfast, OPS[0]))
+    if ops.backend() != "native" or x.dtype != torch.float32 or not library.runs_on(x.device):
+        return ""
+    if _stepwise or x.device.type != "cpu" or library.active() != library.NAMESPACE:
+        return "steps"
+    return "call"
+
+
+def usable(x: Tensor) -> bool:
+    """Whether the C++ calls of the sequence ops serve this tensor now: native backend, on the CPU, float32."""
+    return path(x) == "call"
+
+
+@contextlib.contextmanager
+def stepwise() -> Iterator[None]:
+    """CPU tensors take the path of CUDA ones for a while, to compare the two."""
+    global _stepwise
+    before, _stepwise = _stepwise, True
+    try:
+        yield
+    finally:
+        _stepwise = before
 
 
 def observe_scan(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, params: list[Tensor], *, classes: int,
@@ -47,15 +73,14 @@ def observe_scan(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, par
     checks.shape("observe_scan", "action", action, (length, batch, actions), "(T, B, A)")
     checks.shape("observe_scan", "is_first", is_first, (length, batch), "(T, B)")
     checks.shape("observe_scan", "u", u, (length, batch, latents), "(T, B, S)")
-    return torch.ops.hdfast.observe_scan_fwd.default(
+    op = torch.ops.hdfast.observe_scan_fwd if path(embed) == "call" else torch.ops.hdfast.observe_steps_fwd
+    return op.default(
         embed.contiguous(), action.contiguous(), is_first.contiguous(), u.contiguous(),
         [p.contiguous() for p in params], classes, mix)[:5]
 
 
 def register(namespace: str) -> None:
     """Shapes for tracing and the derivative, for the raw ops of one library."""
-    backward_op = getattr(torch.ops, namespace).observe_scan_bwd.default
-
     def fake_fwd(embed, action, is_first, u, params, classes, mix):
         length, batch = is_first.shape
         deter, units = params[7].shape
@@ -69,6 +94,14 @@ def register(namespace: str) -> None:
     def fake_bwd(ddeter, dstoch, dpost, dprior, embed, action, is_first, params, deter, index, post, prior, saved,
                  start, classes, mix, need_embed):
         return [torch.empty_like(embed) if need_embed else embed.new_empty(0), *(torch.empty_like(p) for p in params)]
+
+    torch.library.register_fake(f"{namespace}::observe_scan_fwd", fake_fwd)
+    torch.library.register_fake(f"{namespace}::observe_scan_bwd", fake_bwd)
+    register_derivative(f"{namespace}::observe_scan_fwd", getattr(torch.ops, namespace).observe_scan_bwd.default)
+
+
+def register_derivative(name: str, backward_op) -> None:
+    """The derivative of a forward op by its backward op; both have one signature for the two executions."""
 
     def setup_context(ctx, inputs, output):
         embed, action, is_first, _, params, classes, mix = inputs
@@ -85,6 +118,24 @@ def register(namespace: str) -> None:
                                        *ctx.extra)
         return dembed if ctx.extra[2] else None, None, None, None, dparams, None, None
 
-    torch.library.register_fake(f"{namespace}::observe_scan_fwd", fake_fwd)
-    torch.library.register_fake(f"{namespace}::observe_scan_bwd", fake_bwd)
-    torch.library.register_autograd(f"{namespace}::observe_scan_fwd", backward, setup_context=setup_context)
+    torch.library.register_autograd(name, backward, setup_context=setup_context)
+
+
+def define_steps() -> None:
+    """The step path as two ops, which tracing keeps whole; their shapes come from running them without values."""
+    grads, inputs = "Tensor? ddeter, Tensor? dstoch, Tensor? dpost, Tensor? dprior", "Tensor embed, Tensor action, "
+    inputs += "Tensor is_first"
+    schemas = {
+        "fwd": f"({inputs}, Tensor u, Tensor[] params, int classes, float mix) -> (Tensor deter, Tensor stoch, "
+               f"Tensor index, Tensor post, Tensor prior, Tensor saved, Tensor start)",
+        "bwd": f"({grads}, {inputs}, Tensor[] params, Tensor deter, Tensor index, Tensor post, Tensor prior, "
+               f"Tensor saved, Tensor start, int classes, float mix, bool need_embed) -> Tensor[]"}
+    for which, run in (("fwd", observe_steps.forward), ("bwd", observe_steps.backward)):
+        name = f"{library.NAMESPACE}::observe_steps_{which}"
+        torch.library.define(name, schemas[which])
+        torch.library.impl(name, "default", run)
+        torch.library.register_fake(name, run)
+    register_derivative(f"{library.NAMESPACE}::observe_steps_fwd", torch.ops.hdfast.observe_steps_bwd.default)
+
+
+define_steps()

@@ -19,6 +19,7 @@ import torch
 
 from hdfast import ops
 from hdfast.ops import library
+from hdfast.ops.observe_scan import stepwise
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEDULES = (("fwd", "rr"), ("rev", "rr"), ("rand", "greedy"))
@@ -45,6 +46,8 @@ PARAMS = [
     *(pytest.param(Native("hdfast_emu", schedule=s), id=f"emu-{'-'.join(s)}") for s in SCHEDULES),
     pytest.param(Native("hdfast", "cuda"), id="cuda", marks=pytest.mark.gpu),
 ]
+SEQUENCES = {"call": Native("hdfast"), "steps": Native("hdfast"),
+             **{f"steps-emu-{'-'.join(s)}": Native("hdfast_emu", schedule=s) for s in SCHEDULES}}
 
 
 def build_emulated() -> str | None:
@@ -74,10 +77,9 @@ def emulated_library() -> str | None:
     return build_emulated()
 
 
-@pytest.fixture(params=PARAMS)
-def native(request, monkeypatch):
-    """Runs the test with each library in force; `native.device` is where its tensors live."""
-    which: Native = request.param
+@contextlib.contextmanager
+def in_force(which: Native, request, monkeypatch):
+    """A library in force; skips where it cannot be."""
     if which.device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     if which.namespace == "hdfast_emu":
@@ -90,6 +92,22 @@ def native(request, monkeypatch):
     if which.device == "cuda" and not library.runs_on(torch.device("cuda")):
         pytest.skip("the native library was built without CUDA kernels")
     with ops.use("native"), library.namespace(which.namespace), one_thread():
+        yield which
+
+
+@pytest.fixture(params=PARAMS)
+def native(request, monkeypatch):
+    """Runs the test with each library in force; `native.device` is where its tensors live."""
+    with in_force(request.param, request, monkeypatch):
+        yield request.param
+
+
+@pytest.fixture(params=[*SEQUENCES, pytest.param("cuda", marks=pytest.mark.gpu)])
+def sequences(request, monkeypatch):
+    """The sequence ops as one C++ call, and as steps over each library in force."""
+    which = SEQUENCES.get(request.param, Native("hdfast", "cuda"))
+    steps = contextlib.nullcontext() if request.param == "call" else stepwise()
+    with in_force(which, request, monkeypatch), steps:
         yield which
 
 

@@ -3,14 +3,16 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from test_observe_scan import make, native  # noqa: F401
+from test_observe_scan import TRACED, make
 
 from hdfast import ops
 from hdfast.actor_critic import ActorCritic
 from hdfast.config import Config
 from hdfast.imagination import imagine
-from hdfast.ops import gemm
+from hdfast.ops import gemm, library
+from hdfast.ops.imagine import imagine as native_imagine
 from hdfast.ops.imagine import state_mm
+from hdfast.ops.observe_scan import path
 from hdfast.rssm import State
 
 # T, B, E, A, D, U, S, K; H, N, actor layers
@@ -18,31 +20,33 @@ CASES = [((1, 1, 1, 1, 1, 2, 1, 2), 1, 1, 1), ((1, 1, 3, 5, 16, 12, 3, 5), 4, 7,
          ((1, 1, 3, 6, 40, 33, 4, 32), 3, 300, 3)]
 
 
-def rollout(sizes, horizon, rows, layers, extra=0):
+def rollout(sizes, horizon, rows, layers, extra=0, device="cpu"):
     rssm, _ = make(sizes)
     _, _, _, actions, deter, units, stoch, classes = sizes
     config = Config.preset("atari100k", **{"model.units": units, "model.mlp_layers": layers})
     actor_critic = ActorCritic(deter + stoch * classes, actions, config.model, config.behavior)
     index = torch.randint(classes, (rows, stoch))
-    start = State(torch.randn(rows, deter), F.one_hot(index, classes).float(), index)
-    u, u_action = torch.rand(horizon, rows, stoch), torch.rand(horizon + extra, rows)
+    start = State(*(x.to(device) for x in (torch.randn(rows, deter), F.one_hot(index, classes).float(), index)))
+    u, u_action = (x.to(device) for x in (torch.rand(horizon, rows, stoch), torch.rand(horizon + extra, rows)))
+    rssm, actor_critic = rssm.to(device), actor_critic.to(device)
     return (rssm, actor_critic.policy, start, u, u_action), actor_critic.actor
 
 
 @pytest.mark.parametrize("extra", [0, 1])
 @pytest.mark.parametrize("sizes, horizon, rows, layers", CASES, ids=str)
-def test_equals_the_reference(sizes, horizon, rows, layers, extra):
-    args, actor = rollout(sizes, horizon, rows, layers, extra)
+def test_equals_the_reference(sequences, sizes, horizon, rows, layers, extra):
+    args, actor = rollout(sizes, horizon, rows, layers, extra, sequences.device)
     got = imagine(*args, actor=actor)
     with ops.use("reference"):
         want = imagine(*args, actor=actor)
-    assert got.features is None and want.features is not None
+    assert (got.features is None) == (path(got.deter) == "call") and want.features is not None
     assert torch.equal(got.index, want.index) and torch.equal(got.action, want.action)
     for name in ("deter", "prior", "feat"):
         torch.testing.assert_close(getattr(got, name), getattr(want, name), rtol=2e-5, atol=5e-6)
 
 
-def test_threads_do_not_change_a_bit():
+@pytest.mark.parametrize("sequences", ["call"], indirect=True)
+def test_threads_do_not_change_a_bit(sequences):
     args, actor = rollout(*CASES[2])
     one = imagine(*args, actor=actor)
     torch.set_num_threads(2)
@@ -52,13 +56,13 @@ def test_threads_do_not_change_a_bit():
 
 @pytest.mark.parametrize("rows, deter, stoch, classes, columns",
                          [(1, 1, 1, 2, 1), (9, 5, 3, 4, 7), (50, 64, 8, 8, 200)])
-def test_state_product(rows, deter, stoch, classes, columns):
+def test_state_product(sequences, rows, deter, stoch, classes, columns):
     torch.manual_seed(0)
-    index = torch.randint(classes, (2, rows, stoch))
+    index = torch.randint(classes, (2, rows, stoch)).to(sequences.device)
     leaves = [torch.randn(2, rows, deter), F.one_hot(index, classes).float(),
               torch.randn(deter + stoch * classes, columns)]
-    leaves = [x.requires_grad_() for x in leaves]
-    dy = torch.randn(2, rows, columns)
+    leaves = [x.to(sequences.device).requires_grad_() for x in leaves]
+    dy = torch.randn(2, rows, columns).to(sequences.device)
 
     def run(product, dtype):
         h, z, w = (x.detach().to(dtype).requires_grad_() for x in leaves)
@@ -71,6 +75,13 @@ def test_state_product(rows, deter, stoch, classes, columns):
         torch.testing.assert_close(g.double(), e, rtol=1e-5, atol=2e-5)
 
 
+@pytest.fixture
+def library_here():
+    if reason := library.problem():
+        pytest.skip(f"the native library is not there: {reason}")
+
+
+@pytest.mark.usefixtures("library_here")
 @pytest.mark.parametrize("m, k, n", [(1, 1, 1), (4, 130, 33), (15, 385, 31), (16, 32, 64), (129, 800, 530), (3, 0, 5)])
 def test_own_matrix_product(m, k, n):
     torch.manual_seed(0)
@@ -82,11 +93,12 @@ def test_own_matrix_product(m, k, n):
             assert (torch.ops.hdfast.mm(x, y).double() - want).abs().max() <= limit
 
 
-@pytest.mark.parametrize("path", gemm.PATHS)
-def test_every_path_of_large_products(path, monkeypatch):
-    if path not in gemm.available():
-        pytest.skip(f"no {path} here")
-    monkeypatch.setenv("HDFAST_GEMM", path)
+@pytest.mark.usefixtures("library_here")
+@pytest.mark.parametrize("name", gemm.PATHS)
+def test_every_path_of_large_products(name, monkeypatch):
+    if name not in gemm.available():
+        pytest.skip(f"no {name} here")
+    monkeypatch.setenv("HDFAST_GEMM", name)
     gemm.chosen.cache_clear()
     x, w, b = (torch.randn(s, requires_grad=True) for s in ((2, 300, 260), (260, 256), (256,)))
     y = gemm.linear(x, w, b)
@@ -101,3 +113,37 @@ def test_every_path_of_large_products(path, monkeypatch):
 def test_path_is_measured():
     speed = gemm.measure(64, 64, 64, rounds=1)
     assert set(speed) == set(gemm.available()) and min(speed.values()) > 0
+
+
+@TRACED
+def test_opcheck(sequences):
+    (rssm, _, start, u, u_action), actor = rollout(*CASES[1], device=sequences.device)
+    hidden = [p for layer in actor.hidden for p in (layer.kernel, layer.norm.scale, layer.norm.bias)]
+    op = torch.ops.hdfast.imagine if path(u) == "call" else torch.ops.hdfast.imagine_steps
+    params = [[p.detach() for p in group] for group in (rssm.parameter_list(),
+                                                        (*hidden, actor.out.kernel, actor.out.bias))]
+    torch.library.opcheck(op.default, (start.deter, start.index, u, u_action, *params, 5, 0.01, True))
+
+
+@pytest.mark.usefixtures("library_here")
+def test_opcheck_of_products():
+    deter, kernel = torch.randn(3, 4, requires_grad=True), torch.randn(4 + 2 * 3, 5, requires_grad=True)
+    index = torch.randint(3, (3, 2))
+    stoch = F.one_hot(index, 3).float().flatten(1).requires_grad_()
+    torch.library.opcheck(torch.ops.hdfast.state_mm_fwd.default, (deter, stoch, index, kernel, 3))
+    torch.library.opcheck(torch.ops.hdfast.mm.default, (deter, torch.randn(4, 3, requires_grad=True)))
+
+
+@TRACED
+def test_compiles_without_graph_break(sequences):
+    (rssm, _, start, u, u_action), actor = rollout(*CASES[1], device=sequences.device)
+    hidden = [p for layer in actor.hidden for p in (layer.kernel, layer.norm.scale, layer.norm.bias)]
+
+    def run(deter):
+        out = native_imagine(deter, start.index, u, u_action, rssm.parameter_list(),
+                             [*hidden, actor.out.kernel, actor.out.bias], classes=5, mix=0.01)
+        return out[0], state_mm(out[0], None, out[1], rssm.img_in.kernel.new_ones(31, 2), classes=5)
+
+    for got, want in zip(torch.compile(run, fullgraph=True, backend="aot_eager")(start.deter), run(start.deter),
+                         strict=True):
+        torch.testing.assert_close(got, want)

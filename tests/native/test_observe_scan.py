@@ -1,4 +1,4 @@
-"""The posterior scan: one native call each way, equal to RSSM.observe step by step, with every gradient."""
+"""The posterior scan, as one native call each way and as steps: equal to RSSM.observe, with every gradient."""
 
 import pytest
 import torch
@@ -6,25 +6,16 @@ import torch.nn.functional as F
 from tolerance import assert_as_accurate
 
 from hdfast import ops
-from hdfast.ops import library
-from hdfast.ops.observe_scan import PARAMETERS, observe_scan
+from hdfast.ops.observe_scan import PARAMETERS, observe_scan, path
 from hdfast.rssm import RSSM
 
 # T, B, E, A, D, U, S, K
 SIZES = [(1, 1, 1, 1, 1, 2, 1, 2), (2, 1, 5, 3, 7, 6, 2, 3), (7, 3, 20, 5, 16, 12, 3, 5), (5, 17, 40, 4, 33, 37, 4, 32),
          (4, 2, 9, 2, 24, 24, 2, 70)]
+# Tracing does not see which library computes.
+TRACED = pytest.mark.parametrize("sequences", ["call", "steps", pytest.param("cuda", marks=pytest.mark.gpu)],
+                                 indirect=True)
 OUTPUTS = ("deter", "stoch", "index", "post", "prior")
-
-
-@pytest.fixture(autouse=True)
-def native():
-    if reason := library.problem():
-        pytest.skip(f"the native library is not there: {reason}")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with ops.use("native"):
-        yield
-    torch.set_num_threads(before)
 
 
 def make(sizes, *, seed=0, mix=0.01, first=0.3):
@@ -41,6 +32,10 @@ def make(sizes, *, seed=0, mix=0.01, first=0.3):
     batch = (torch.randn(length, batch, embed), F.one_hot(torch.randint(actions, (length, batch)), actions).float(),
              is_first, torch.rand(length, batch, stoch))
     return rssm, batch
+
+
+def on(device, rssm, batch):
+    return rssm.to(device), tuple(x.to(device) for x in batch)
 
 
 def native_scan(rssm, embed, action, is_first, u):
@@ -60,16 +55,18 @@ def gradients(scan, rssm, batch, used=("deter", "stoch", "post", "prior")):
     out = dict(zip(OUTPUTS, scan(rssm, embed, *batch[1:]), strict=True))
     rng = torch.Generator().manual_seed(1)
     weights = {k: torch.randn(out[k].shape, generator=rng) for k in ("deter", "stoch", "post", "prior")}
-    loss = sum((out[k] * weights[k].to(out[k].dtype)).sum() for k in used)
+    loss = sum((out[k] * weights[k].to(out[k])).sum() for k in used)
     leaves = {"embed": embed, **dict(rssm.named_parameters())}
     grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
     return out, {k: torch.zeros_like(x) if g is None else g for (k, x), g in zip(leaves.items(), grads, strict=True)}
 
 
-def compare(sizes, **options):
+def compare(sizes, device="cpu", **options):
     used = options.pop("used", ("deter", "stoch", "post", "prior"))
     rssm, batch = make(sizes, **options)
-    out, grads = gradients(native_scan, rssm, batch, used)
+    out, grads = gradients(native_scan, *on(device, rssm, batch), used)
+    out, grads = ({k: x.cpu() for k, x in named.items()} for named in (out, grads))
+    rssm = rssm.cpu()
     eager_out, eager_grads = gradients(reference_scan, rssm, batch, used)
     exact = (batch[0].double(), batch[1].double(), batch[2], batch[3].double())
     exact_out, exact_grads = gradients(reference_scan, make(sizes, **options)[0].double(), exact, used)
@@ -82,22 +79,23 @@ def compare(sizes, **options):
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_equals_the_reference(sizes):
-    compare(sizes)
+def test_equals_the_reference(sequences, sizes):
+    compare(sizes, sequences.device)
 
 
 @pytest.mark.parametrize("first", [0.0, 1.0])
 @pytest.mark.parametrize("mix", [0.0, 0.3])
-def test_masks_and_mixes(first, mix):
-    compare((6, 4, 10, 3, 8, 8, 3, 4), first=first, mix=mix)
+def test_masks_and_mixes(sequences, first, mix):
+    compare((6, 4, 10, 3, 8, 8, 3, 4), sequences.device, first=first, mix=mix)
 
 
 @pytest.mark.parametrize("used", [("deter",), ("stoch",), ("post",), ("prior",)])
-def test_each_output_alone_has_its_gradient(used):
-    compare((6, 4, 10, 3, 8, 8, 3, 4), used=used)
+def test_each_output_alone_has_its_gradient(sequences, used):
+    compare((6, 4, 10, 3, 8, 8, 3, 4), sequences.device, used=used)
 
 
-def test_threads_do_not_change_a_bit():
+@pytest.mark.parametrize("sequences", ["call"], indirect=True)
+def test_threads_do_not_change_a_bit(sequences):
     rssm, batch = make((6, 16, 300, 6, 256, 256, 16, 16))
     one = gradients(native_scan, rssm, batch)
     torch.set_num_threads(2)
@@ -106,21 +104,22 @@ def test_threads_do_not_change_a_bit():
         assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_strided_inputs():
-    rssm, (embed, action, is_first, u) = make((5, 4, 10, 3, 8, 8, 3, 4))
+def test_strided_inputs(sequences):
+    rssm, (embed, action, is_first, u) = on(sequences.device, *make((5, 4, 10, 3, 8, 8, 3, 4)))
     want = native_scan(rssm, embed, action, is_first, u)
     swap = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (embed, action, is_first, u)]
     assert all(torch.equal(a, b) for a, b in zip(want, native_scan(rssm, *swap), strict=True))
 
 
-def test_model_uses_it_under_the_native_backend():
-    rssm, batch = make((5, 4, 10, 3, 8, 8, 3, 4))
+def test_model_uses_it_under_the_native_backend(sequences):
+    rssm, batch = on(sequences.device, *make((5, 4, 10, 3, 8, 8, 3, 4)))
     out, want = rssm.observe(*batch), native_scan(rssm, *batch)
     assert torch.equal(out.state.deter, want[0]) and torch.equal(out.prior, want[4])
 
 
-def test_compiles_without_graph_break():
-    rssm, batch = make((5, 4, 10, 3, 8, 8, 3, 4))
+@TRACED
+def test_compiles_without_graph_break(sequences):
+    rssm, batch = on(sequences.device, *make((5, 4, 10, 3, 8, 8, 3, 4)))
     params = [dict(rssm.named_parameters())[n] for n in PARAMETERS]
 
     def loss(embed):
@@ -133,14 +132,16 @@ def test_compiles_without_graph_break():
     torch.testing.assert_close(got, want)
 
 
-def test_opcheck():
-    rssm, (embed, action, is_first, u) = make((3, 2, 6, 3, 5, 4, 2, 3))
-    params = [dict(rssm.named_parameters())[n] for n in PARAMETERS]
-    torch.library.opcheck(torch.ops.hdfast.observe_scan_fwd.default,
-                          (embed.requires_grad_(), action, is_first, u, params, 3, 0.01))
+@TRACED
+def test_opcheck(sequences):
+    rssm, (embed, action, is_first, u) = on(sequences.device, *make((3, 2, 6, 3, 5, 4, 2, 3)))
+    params = rssm.parameter_list()
+    op = torch.ops.hdfast.observe_scan_fwd if path(embed) == "call" else torch.ops.hdfast.observe_steps_fwd
+    torch.library.opcheck(op.default, (embed.requires_grad_(), action, is_first, u, params, 3, 0.01))
 
 
-def test_errors_say_what_is_wrong():
+@pytest.mark.parametrize("sequences", ["call", "steps"], indirect=True)
+def test_errors_say_what_is_wrong(sequences):
     rssm, (embed, action, is_first, u) = make((3, 2, 6, 3, 5, 4, 2, 3))
     with pytest.raises(TypeError, match="is_first must be bool"):
         native_scan(rssm, embed, action, is_first.float(), u)
