@@ -4,14 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hdfast import ops
 from hdfast.config import Config
+from hdfast.cuda_graph import Graphs
 from hdfast.envs import ActSpace, ObsSpace, Step
 from hdfast.errors import RunError
-from hdfast.learner import Learner, Uniforms
+from hdfast.learner import Learner, behaviour_shapes, draw
+from hdfast.nets import one_hot
 from hdfast.replay import Batch
 from hdfast.rssm import State
 from hdfast.visuals import openloop_grid
@@ -26,10 +27,36 @@ class PolicyState:
     action: Tensor
 
 
+class Meter:
+    """Sums of named numbers in one device buffer, which only `means_sync` reads."""
+
+    def __init__(self):
+        self.names: list[str] = []
+        self.sums: Tensor | None = None
+        self.count = 0  # of additions: the caller's, since a graph that adds runs no Python
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        """Add one number () per name; the first call fixes the names."""
+        values = torch.stack(list(metrics.values()))
+        if self.sums is None:
+            self.names, self.sums = list(metrics), torch.zeros_like(values)
+        self.sums += values
+
+    def means_sync(self) -> dict[str, float]:
+        """Means since the last call, for which the host waits; empty without additions."""
+        if not self.count:
+            return {}
+        values = (self.sums / self.count).tolist()
+        self.sums.zero_()
+        self.count = 0
+        return dict(zip(self.names, values, strict=True))
+
+
 class Agent:
     """HarmonyDream agent for discrete actions. Official agent.py, class Agent.
 
-    Acting and learning draw from two generators seeded by `config.seed`, so that evaluating never changes training.
+    Acting and learning draw from two generators seeded by `config.seed`, so that evaluating never changes training. On
+    CUDA the two halves of an update and the acting step are captured in graphs (config.cuda_graphs).
     """
 
     def __init__(self, obs_space: ObsSpace, act_space: ActSpace, config: Config, *,
@@ -41,9 +68,13 @@ class Agent:
             self.learner = Learner(obs_space.shape, act_space.n, config, self.device)
         self.act_rng, self.learn_rng = (torch.Generator(self.device).manual_seed(seed) for seed in
                                         np.random.SeedSequence(config.seed).generate_state(2).tolist())
-        self._metric_names: list[str] = []
-        self._metric_sum: Tensor | None = None
-        self._metric_count = 0
+        self._meter = Meter()
+        graphs = config.cuda_graphs and self.device.type == "cuda"
+        learning, acting = Graphs(self.device, graphs), Graphs(self.device, graphs)
+        rng = [self.learn_rng]
+        self.model_step = learning.of(self._update_model, "world-model update", generators=rng, shared=True)
+        self.behaviour_step = learning.of(self._update_behaviour, "actor-critic update", generators=rng, shared=True)
+        self.acting_step = acting.of(self._act, "acting step")
 
     @property
     def updates(self) -> int:
@@ -74,9 +105,18 @@ class Agent:
         """
         n, rng = len(step.is_first), generator or self.act_rng
         u = torch.rand(n, self.config.model.stoch + 1, generator=rng, device=self.device)
-        action, _, state = self.policy(self.observation(step.obs), torch.from_numpy(step.is_first).to(self.device),
-                                       state, u[:, :-1], u[:, -1])
-        return action.cpu().numpy(), state
+        latent = state.latent
+        action, *carried = self.acting_step(torch.from_numpy(step.obs), torch.from_numpy(step.is_first), latent.deter,
+                                            latent.stoch, latent.index, state.action, u)
+        return action.cpu().numpy(), PolicyState(State(*carried[:3]), carried[3])
+
+    def _act(self, obs: Tensor, is_first: Tensor, deter: Tensor, stoch: Tensor, index: Tensor, action: Tensor,
+             u: Tensor) -> tuple[Tensor, ...]:
+        """`policy` on raw observations (N, ...) and uniforms (N, S + 1), as tensors in and out."""
+        obs, is_first = self.observation(obs), is_first.to(self.device)
+        action, _, state = self.policy(obs, is_first, PolicyState(State(deter, stoch, index), action), u[:, :-1],
+                                       u[:, -1])
+        return action, state.latent.deter, state.latent.stoch, state.latent.index, state.action
 
     @torch.no_grad()
     def policy(self, obs: Tensor, is_first: Tensor, state: PolicyState, u: Tensor,
@@ -88,41 +128,66 @@ class Agent:
         latent, _ = wm.rssm.obs_step(state.latent, state.action, part, is_first, u, wm.rssm.initial_state())
         logit = self.learner.actor_critic.policy(latent.feat())
         action = ops.sample_index(logit, u_action)
-        return action, logit, PolicyState(latent, F.one_hot(action, self.act_space.n).to(logit.dtype))
+        return action, logit, PolicyState(latent, one_hot(action, self.act_space.n, logit.dtype))
 
-    def observation(self, obs: np.ndarray) -> Tensor:
+    def observation(self, obs: Tensor) -> Tensor:
         """Environment observations on the device as float32: images in [0, 1], vectors as they are."""
-        obs = torch.from_numpy(obs).to(self.device)
-        return obs.float() / 255 if self.obs_space.is_image else obs.float()
+        obs = obs.to(self.device, non_blocking=True).float()
+        return obs / 255 if self.obs_space.is_image else obs
 
     # Learning
 
     def sequences(self, batch: Batch) -> Sequences:
         """A replay batch on the device in the form the learner takes; the action is shifted by one step."""
-        action = torch.from_numpy(batch.action).to(self.device)
-        onehot = (action.unsqueeze(-1) == torch.arange(self.act_space.n, device=self.device)).float()
+        return self._sequences(*self._tensors(batch))
+
+    def _sequences(self, obs: Tensor, action: Tensor, reward: Tensor, is_first: Tensor,
+                   is_terminal: Tensor) -> Sequences:
+        action, reward, is_first, is_terminal = (x.to(self.device, non_blocking=True)
+                                                 for x in (action, reward, is_first, is_terminal))
+        onehot = one_hot(action, self.act_space.n)
         prev = torch.cat([torch.zeros_like(onehot[:1]), onehot[:-1]])
-        reward, is_first, is_terminal = (torch.from_numpy(x).to(self.device)
-                                         for x in (batch.reward, batch.is_first, batch.is_terminal))
-        return Sequences(self.observation(batch.obs), prev, reward, 1 - is_terminal.float(), is_first)
+        return Sequences(self.observation(obs), prev, reward, 1 - is_terminal.float(), is_first)
+
+    def _tensors(self, batch: Batch) -> list[Tensor]:
+        """What an update needs of a batch, arrays or tensors; from the host by way of pinned memory, so that copying
+        it waits for nothing."""
+        fields = batch.obs, batch.action, batch.reward, batch.is_first, batch.is_terminal
+        tensors = [torch.as_tensor(x) for x in fields]
+        if self.device.type != "cuda":
+            return tensors
+        return [x if x.is_cuda else x.pin_memory() for x in tensors]
 
     def update(self, batch: Batch) -> None:
-        """One train step on a batch (T, B, ...); its metrics are summed on the device until `read_metrics_sync`."""
-        u = Uniforms.draw(*batch.reward.shape, self.config.behavior.horizon, self.config.model.stoch,
-                          generator=self.learn_rng)
-        metrics = self.learner.update(self.sequences(batch), u)
-        values = torch.stack(list(metrics.values()))
-        self._metric_names = list(metrics)
-        self._metric_sum = values if self._metric_sum is None else self._metric_sum + values
-        self._metric_count += 1
+        """One train step on a batch (T, B, ...); its metrics are summed on the device until `read_metrics_sync`.
+
+        The fields of the batch are arrays or tensors. Graphs read device tensors where they lay at the capture: a
+        replay that always fills the same ones saves the copy.
+        """
+        post = self.model_step(*self._tensors(batch))
+        self.behaviour_step(*post)
+        self._meter.count += 1
+
+    def _update_model(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """World-model update on what `_tensors` gives -> posterior deter, stoch, index, cont (T, B, ...), metrics."""
+        data = self._sequences(*tensors)
+        u, = draw((*data.reward.shape, self.config.model.stoch), generator=self.learn_rng)
+        out, metrics = self.learner.update_model(data, u)
+        self._model_metrics = list(metrics)
+        post = out.observed.state
+        return (*(x.detach() for x in (post.deter, post.stoch, post.index)), data.cont, torch.stack(
+            list(metrics.values())))
+
+    def _update_behaviour(self, deter: Tensor, stoch: Tensor, index: Tensor, cont: Tensor, model: Tensor) -> None:
+        """Actor-critic update from what the world-model update returned; adds the metrics of both to the meter."""
+        shapes = behaviour_shapes(self.config.behavior.horizon, cont.numel(), self.config.model.stoch)
+        u, u_action = draw(*shapes, generator=self.learn_rng)
+        metrics = self.learner.update_behaviour(State(deter, stoch, index), cont, u, u_action)
+        self._meter.add(dict(zip(self._model_metrics, model.unbind(), strict=True)) | metrics)
 
     def read_metrics_sync(self) -> dict[str, float]:
         """Means of the metrics since the last call, named `train/...`; waits for the device. Empty without updates."""
-        if self._metric_sum is None:
-            return {}
-        values = (self._metric_sum / self._metric_count).tolist()
-        self._metric_sum, self._metric_count = None, 0
-        return {f"train/{name}": value for name, value in zip(self._metric_names, values, strict=True)}
+        return {f"train/{name}": value for name, value in self._meter.means_sync().items()}
 
     @torch.no_grad()
     def openloop(self, batch: Batch, context: int = 5, sequences: int = 6) -> np.ndarray:

@@ -131,6 +131,8 @@ class Config:
     logdir: str = opt("runs/{task}/{seed}", "run directory; {task}, {seed} and {timestamp} expand")
     device: str = opt("auto", "auto, cpu, cuda or cuda:N")
     backend: str = opt("auto", "implementation of the ops", choices=("auto", "reference", "native"))
+    cuda_graphs: bool = opt(True, "capture acting and updates in CUDA graphs; nothing on the CPU")
+    deterministic: bool = opt(False, "equal bits from equal runs on CUDA, at some cost in time")
     env: EnvConfig = field(default_factory=EnvConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -240,12 +242,13 @@ def settings() -> Mapping[str, dataclasses.Field]:
     return MappingProxyType(out)
 
 
-MACHINE_SETTINGS = frozenset({"task", "seed", "logdir", "device", "backend", "env.backend", "env.num_threads",
-                              "run.threads"})
+MACHINE_SETTINGS = frozenset({"task", "seed", "logdir", "device", "backend", "cuda_graphs",
+                              "deterministic", "env.backend", "env.num_threads", "run.threads"})
 """What to run and where: no part of the official protocol, so `atari100k` leaves these alone."""
 
-RESUME_MAY_CHANGE = frozenset({"logdir", "device", "backend", "env.num_threads", "run.threads", "run.steps",
-                               "run.log_every", "run.save_every", "run.eval_every", "run.video_every"})
+RESUME_MAY_CHANGE = frozenset({"logdir", "device", "backend", "cuda_graphs", "deterministic", "env.num_threads",
+                               "run.threads", "run.steps", "run.log_every", "run.save_every", "run.eval_every",
+                               "run.video_every"})
 """Settings that a resumed run may change: where it runs, how long, and how often it reports."""
 
 

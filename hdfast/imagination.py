@@ -4,11 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hdfast import ops
-from hdfast.nets import MLP
+from hdfast.nets import MLP, one_hot
 from hdfast.ops.imagine import imagine as native_imagine
 from hdfast.ops.observe_scan import path
 from hdfast.rssm import RSSM, State
@@ -31,7 +30,7 @@ class Trajectory:
         """Features (H+1, N, F); made anew where the rollout did not need them."""
         if self.features is not None:
             return self.features
-        return torch.cat([self.deter, F.one_hot(self.index, self.classes).flatten(-2).to(self.deter.dtype)], -1)
+        return torch.cat([self.deter, one_hot(self.index, self.classes, self.deter.dtype).flatten(-2)], -1)
 
     def heads(self, begin: int | None = None, end: int | None = None) -> State | Tensor:
         """What heads read of the steps [begin, end): states where the native ops take them apart, else features."""
@@ -58,7 +57,7 @@ def imagine(rssm: RSSM, policy: Callable[[Tensor], Tensor], start: State, u: Ten
     for step, uniforms in enumerate(u):
         logit = policy(feats[-1])
         action = ops.sample_index(logit, u_action[step])
-        state, prior = rssm.img_step(states[-1], F.one_hot(action, logit.shape[-1]).to(logit.dtype), uniforms)
+        state, prior = rssm.img_step(states[-1], one_hot(action, logit.shape[-1], logit.dtype), uniforms)
         actions.append(action)
         states.append(state)
         priors.append(prior)

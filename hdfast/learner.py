@@ -25,11 +25,21 @@ class Uniforms:
 
     @classmethod
     def draw(cls, length: int, batch: int, horizon: int, stoch: int, *, generator: torch.Generator) -> "Uniforms":
-        """Fresh uniforms in [0, 1) from one call of the generator, on its device."""
-        starts = length * batch
-        shapes = (length, batch, stoch), (horizon, starts, stoch), (horizon, starts)
-        flat = torch.rand(sum(map(math.prod, shapes)), generator=generator, device=generator.device)
-        return cls(*(x.view(s) for x, s in zip(flat.split([math.prod(s) for s in shapes]), shapes, strict=True)))
+        """Fresh uniforms in [0, 1) on the generator's device, as one update draws them."""
+        post = draw((length, batch, stoch), generator=generator)[0]
+        return cls(post, *draw(*behaviour_shapes(horizon, length * batch, stoch), generator=generator))
+
+
+def behaviour_shapes(horizon: int, starts: int, stoch: int) -> tuple[tuple[int, ...], ...]:
+    """Shapes of an imagination's uniforms, prior (H, N, S) and action (H, N)."""
+    return (horizon, starts, stoch), (horizon, starts)
+
+
+def draw(*shapes: tuple[int, ...], generator: torch.Generator) -> list[Tensor]:
+    """Uniforms in [0, 1) of several shapes by one call of the generator, on its device."""
+    sizes = [math.prod(shape) for shape in shapes]
+    flat = torch.rand(sum(sizes), generator=generator, device=generator.device)
+    return [x.view(shape) for x, shape in zip(flat.split(sizes), shapes, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,7 @@ class Learner:
         Nothing is read by the host and no shape depends on data, so that the step can be captured in CUDA graphs.
         """
         out, metrics = self.update_model(data, u.post)
-        return metrics | self.update_behaviour(out.observed.state, data.cont, u)
+        return metrics | self.update_behaviour(out.observed.state, data.cont, u.prior, u.action)
 
     def update_model(self, data: Sequences, u: Tensor) -> tuple[WorldModelOutput, dict[str, Tensor]]:
         """Step 1: world-model loss at the current parameters and its Adam step; u (T, B, S)."""
@@ -84,9 +94,9 @@ class Learner:
         out.total.backward()
         return out, out.metrics | self.step(self.model_opt, "model")
 
-    def update_behaviour(self, post: State, cont: Tensor, u: Uniforms) -> dict[str, Tensor]:
-        """Steps 2 to 4 from the posterior states (T, B, ...) of a batch and its cont (T, B): imagine, actor, critic."""
-        behaviour = self.imagine(post, cont, u.prior, u.action)
+    def update_behaviour(self, post: State, cont: Tensor, u: Tensor, u_action: Tensor) -> dict[str, Tensor]:
+        """Steps 2 to 4, imagination, actor and critic; arguments as those of `imagine`."""
+        behaviour = self.imagine(post, cont, u, u_action)
         return self.update_actor(behaviour) | self.update_critic(behaviour)
 
     @torch.no_grad()

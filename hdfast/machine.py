@@ -46,6 +46,18 @@ def keep_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def choose_algorithms(device: torch.device, deterministic: bool) -> None:
+    """With `deterministic`, let torch take CUDA algorithms that always give the same bits, and raise where it has none.
+
+    Call it before anything runs on the device: cuBLAS reads its setting once. CPU runs are deterministic anyway.
+    """
+    if deterministic and device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid: a launch for every empty tensor
+
+
 def cpu_name() -> str:
     """Model name of the processor."""
     try:

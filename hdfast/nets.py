@@ -30,6 +30,11 @@ def init_uniform_(weight: Tensor, fan: float) -> Tensor:
     return nn.init.uniform_(weight, -limit, limit)
 
 
+def one_hot(index: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """One-hot of index (...) -> (..., classes); unlike torch's it never looks at values on the host."""
+    return (index.unsqueeze(-1) == torch.arange(classes, device=index.device)).to(dtype)
+
+
 def project(x, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ kernel (+ bias), the native way where it serves.
 

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hdfast import ops
-from hdfast.nets import Affine, Dense, Norm, init_normal_
+from hdfast.nets import Affine, Dense, Norm, init_normal_, one_hot
 from hdfast.ops.observe_scan import PARAMETERS, observe_scan, path, usable
 
 
@@ -68,7 +67,7 @@ class RSSM(nn.Module):
         deter = torch.tanh(self.initial)
         with torch.no_grad():
             index = self.prior(deter[None])[0].argmax(-1)
-        return State(deter, F.one_hot(index, self.classes).to(deter.dtype), index)
+        return State(deter, one_hot(index, self.classes, deter.dtype), index)
 
     def reset_where(self, state: State, is_first: Tensor, initial: State) -> State:
         """Rows where is_first (B,) become the initial state."""

@@ -22,7 +22,7 @@ from hdfast.envs import Step, VectorEnv, make_envs
 from hdfast.errors import RunError
 from hdfast.evaluation import Stopped, evaluate, frames_per_step
 from hdfast.logger import Logger
-from hdfast.machine import keep_memory, pick_device
+from hdfast.machine import choose_algorithms, keep_memory, pick_device
 from hdfast.replay import Replay
 from hdfast.run_dir import RunDir, check_settings, finished_step, spaces
 from hdfast.schedule import Schedule, crossed
@@ -41,6 +41,7 @@ def train(config: Config, *, dry_run: bool = False) -> None:
     KeyboardInterrupt after SIGINT and SystemExit(143) after SIGTERM.
     """
     device = pick_device(config.device)
+    choose_algorithms(device, config.deterministic)
     ops.set_backend(config.backend, device)
     if config.run.threads:
         torch.set_num_threads(config.run.threads)

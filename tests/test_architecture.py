@@ -16,7 +16,7 @@ BASE = {"errors", "tasks", "presets", "config", "method", "flags", "schedule", "
 # Lowest first. A module may import from lower layers. A package (ops, envs) is one entry.
 LAYERS = (
     BASE | {"ops"},
-    {"nets", "harmonizer", "arena"},
+    {"nets", "harmonizer", "arena", "cuda_graph"},
     {"rssm"},
     {"world_model", "imagination", "actor_critic"},
     {"learner", "official"},

@@ -18,7 +18,7 @@ from hdfast.envs import make_envs
 from hdfast.errors import ConfigError
 from hdfast.evaluation import evaluate
 from hdfast.jsonl import read_rows
-from hdfast.machine import pick_device
+from hdfast.machine import choose_algorithms, pick_device
 from hdfast.ops import library
 from hdfast.schedule import Schedule, crossed
 from hdfast.trainer import Trainer
@@ -239,6 +239,23 @@ def test_a_missing_device_is_named(monkeypatch):
     assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
     with pytest.raises(ConfigError, match="--device cpu or --device auto"):
         pick_device("cuda:1")
+
+
+def test_deterministic_algorithms_are_for_cuda_alone(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory
+    try:
+        choose_algorithms(torch.device("cuda"), False)
+        choose_algorithms(torch.device("cpu"), True)
+        assert not torch.are_deterministic_algorithms_enabled() and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+        choose_algorithms(torch.device("cuda"), True)
+        assert torch.are_deterministic_algorithms_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert cudnn.deterministic and not torch.utils.deterministic.fill_uninitialized_memory
+    finally:
+        torch.use_deterministic_algorithms(False)
+        cudnn.deterministic, cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory = before
 
 
 def test_a_backend_that_is_not_there_is_refused(tmp_path, monkeypatch):

@@ -60,7 +60,7 @@ def sample_latent(logit: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """
     index = sample_index(logit, u)
     probs = logit.exp()
-    onehot = F.one_hot(index, logit.shape[-1]).to(probs.dtype)
+    onehot = (index.unsqueeze(-1) == torch.arange(logit.shape[-1], device=index.device)).to(probs.dtype)
     return onehot + (probs - probs.detach()), index
 
 
@@ -228,7 +228,7 @@ def return_range(ret: Tensor, low: Tensor, high: Tensor, *, decay: float = 0.99,
     ret any shape, low (), high () -> new low (), new high (), scale () = max(floor, high - low). Percentiles by linear
     interpolation; no bias correction. DreamerV3, Eq. 12; official jaxutils.py, Moments.
     """
-    at = torch.tensor([p / 100 for p in percentiles], dtype=ret.dtype, device=ret.device)
+    at = torch.cat([ret.new_full((1,), p / 100) for p in percentiles])
     new_low, new_high = torch.quantile(ret.flatten(), at).unbind()
     low = decay * low + (1 - decay) * new_low
     high = decay * high + (1 - decay) * new_high

@@ -1,0 +1,224 @@
+"""CUDA graphs: functions of tensors that are captured once and then replayed, and their eager twins.
+
+A captured function first runs `WARMUP` times as ordinary calls on a side stream, which count as what they are: updates
+or acting steps. Then it is recorded and from there on replayed: no Python, no dispatch, one launch. What it reads or
+writes must stay where it was: parameters and buffers do, inputs are copied into static ones, outputs are static.
+"""
+
+import ctypes
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from hdfast.errors import RunError
+
+WARMUP = 3  # calls before a capture: libraries and constant tables come up in them
+KEPT = 4  # shapes whose graphs a function keeps
+Function = Callable[..., Any]
+
+# Calls that read a tensor on the host or make one of Python values, which is a copy from the host.
+HOST_CALLS = {torch.tensor, torch.as_tensor, torch.from_numpy, torch.Tensor.item, torch.Tensor.tolist,
+              torch.Tensor.cpu, torch.Tensor.numpy, torch.Tensor.__bool__, torch.Tensor.__float__,
+              torch.Tensor.__int__, torch.Tensor.__index__}
+BY_MASK = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default,
+           torch.ops.aten._unsafe_index.Tensor}
+COMPOSITE = torch._C.DispatchKey.CompositeExplicitAutograd
+SHAPE_FROM_DATA = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
+
+
+def inner(func: torch._ops.OpOverload) -> Function | None:
+    """What an op of this project that is written in terms of other ops calls them by; None for any other op."""
+    if func.namespace != "hdfast" or not func.has_kernel_for_dispatch_key(COMPOSITE):
+        return None
+    return lambda *args, **kwargs: func._op_dk(COMPOSITE, *args, **kwargs)
+
+
+class Watch(TorchDispatchMode):
+    """Follows what runs in a region that shall be captured: `last` names the newest op, `ops` counts those that are not
+    views. Refuses, with a RunError that names the op, what no graph can hold: tensors of another device, shapes that
+    depend on data, host reads."""
+
+    def __init__(self, device: torch.device):
+        super().__init__()
+        self.device, self.last, self.ops = device, "its first operation", 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.last = str(func)
+        masked = func in BY_MASK
+        if SHAPE_FROM_DATA & set(func.tags) and not masked:
+            raise RunError(f"{func} has a shape or value that depends on data")
+        if masked and any(x.dtype in (torch.bool, torch.uint8) for x in args[1] if x is not None):
+            raise RunError(f"{func} by a mask has a shape that depends on data")
+        self.check_devices(func, (args, kwargs))
+        if opened := inner(func):
+            with self:
+                return opened(*args, **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        self.check_devices(func, out)
+        self.ops += not func.is_view
+        return out
+
+    def check_devices(self, func, tree: Any) -> None:
+        for x in tree_leaves(tree):
+            if isinstance(x, Tensor) and x.device.type != self.device.type:
+                raise RunError(f"{func} meets a tensor on {x.device} in a region on {self.device}")
+
+
+class _HostCalls(TorchFunctionMode):
+    """Refuses the Python calls that meet the host."""
+
+    def __init__(self, watch: Watch):
+        super().__init__()
+        self.watch = watch
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in HOST_CALLS:
+            self.watch.last = f"torch {func.__name__}"
+            raise RunError(f"{func.__name__} reads or makes a tensor on the host")
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def watched(device: torch.device) -> Iterator[Watch]:
+    """The region inside may only do what a CUDA graph can hold; RunError names the op that does not."""
+    watch = Watch(device)
+    with _HostCalls(watch), watch:
+        yield watch
+
+
+def record(function: Function, inputs: Sequence[Tensor], *, device: torch.device, pool: Any,
+           generators: Sequence[torch.Generator]) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """Capture function(*inputs), which does not run it -> the graph and the function's static outputs.
+
+    Each generator's draws are new in every replay, as they would be in calls. RunError names the op that could not be
+    captured.
+    """
+    graph = torch.cuda.CUDAGraph(keep_graph=True)
+    for generator in generators:
+        graph.register_generator_state(generator)
+    watch = Watch(device)
+    try:
+        with torch.cuda.graph(graph, pool=pool), _HostCalls(watch), watch:
+            outputs = function(*inputs)
+        graph.instantiate()
+    except Exception as error:
+        cause = error.__context__ if isinstance(error.__context__, RunError) else error
+        raise RunError(f"{watch.last} broke the capture ({' '.join(str(cause).split())})") from error
+    return graph, outputs
+
+
+def count_nodes(graph: torch.cuda.CUDAGraph) -> int:
+    """Nodes of a captured graph, by the driver."""
+    count = ctypes.c_size_t()
+    status = ctypes.CDLL("libcuda.so.1").cuGraphGetNodes(ctypes.c_void_p(graph.raw_cuda_graph()), None,
+                                                         ctypes.byref(count))
+    if status:
+        raise RunError(f"the CUDA driver cannot count the nodes of a graph: cuGraphGetNodes returned {status}")
+    return count.value
+
+
+class Eager:
+    """A function that is called as it is: the twin of Graph on the CPU and with --cuda_graphs False."""
+
+    def __init__(self, function: Function):
+        self.function = function
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        return self.function(*inputs)
+
+    def nodes(self) -> list[int]:
+        """Nodes of each graph: there is none."""
+        return []
+
+
+@dataclass
+class _Slot:
+    """What a Graph knows of inputs of one shape."""
+
+    calls: int = 0
+    inputs: Sequence[Tensor] = ()
+    graph: torch.cuda.CUDAGraph | None = None
+    outputs: Any = None
+
+
+class Graph:
+    """A function of tensors that runs `WARMUP` times and is then captured and replayed, for each shape of its inputs.
+
+    The function returns a tuple of tensors or None. Inputs may lie on the host; they are copied in, and outputs are
+    copied out. With `shared` they are not: inputs on the device are used where they lay at the capture, and copied
+    there only when a later call brings others; the next call overwrites the outputs. RunError where a capture fails.
+    """
+
+    def __init__(self, function: Function, name: str, *, device: torch.device, pool: Any,
+                 generators: Sequence[torch.Generator] = (), shared: bool = False):
+        self.function, self.name, self.device, self.pool = function, name, device, pool
+        self.generators, self.shared = generators, shared
+        self._slots: dict[tuple, _Slot] = {}
+        self._stream: torch.cuda.Stream | None = None
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        key = tuple((x.shape, x.dtype) for x in inputs)
+        slot = self._slots.pop(key, None) or _Slot()
+        self._slots[key] = slot  # the newest last
+        if len(self._slots) > KEPT:
+            del self._slots[next(iter(self._slots))]
+        if slot.graph is None:
+            slot.calls += 1
+            if slot.calls <= WARMUP:
+                with self._side_stream():
+                    return self.function(*inputs)
+            self._capture(slot, inputs)
+        for static, x in zip(slot.inputs, inputs, strict=True):
+            if static is not x:
+                static.copy_(x, non_blocking=True)
+        slot.graph.replay()
+        return slot.outputs if self.shared or slot.outputs is None else tuple(x.clone() for x in slot.outputs)
+
+    def nodes(self) -> list[int]:
+        """Nodes of each captured graph, oldest use first."""
+        return [count_nodes(slot.graph) for slot in self._slots.values() if slot.graph is not None]
+
+    def _capture(self, slot: _Slot, inputs: Sequence[Tensor]) -> None:
+        slot.inputs = [x if self.shared and x.device == self.device
+                       else torch.empty(x.shape, dtype=x.dtype, device=self.device).copy_(x) for x in inputs]
+        try:
+            slot.graph, slot.outputs = record(self.function, slot.inputs, device=self.device, pool=self.pool,
+                                              generators=self.generators)
+        except RunError as error:
+            raise RunError(f"the CUDA graph of the {self.name} cannot be made: {error}; --cuda_graphs False runs it "
+                           "without graphs") from error
+
+    @contextmanager
+    def _side_stream(self) -> Iterator[None]:
+        """Run on a stream of our own, in order with the current one."""
+        if self.device.type != "cuda":
+            yield
+            return
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self.device)
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._stream):
+            yield
+        torch.cuda.current_stream(self.device).wait_stream(self._stream)
+
+
+class Graphs:
+    """Makes the graphs of one device that share memory: only one of them may run at a time."""
+
+    def __init__(self, device: torch.device, enabled: bool):
+        self.device, self.enabled = device, enabled
+        self._pool = torch.cuda.graph_pool_handle() if enabled and device.type == "cuda" else None
+
+    def of(self, function: Function, name: str, *, generators: Sequence[torch.Generator] = (),
+           shared: bool = False) -> Graph | Eager:
+        """`function` as a Graph, or Eager where graphs are off; `name` says in errors what it is."""
+        if not self.enabled:
+            return Eager(function)
+        return Graph(function, name, device=self.device, pool=self._pool, generators=generators, shared=shared)

@@ -1,0 +1,216 @@
+"""An update and an acting step can be captured in CUDA graphs: shown without a GPU, on the meta device.
+
+Tensors there have shapes and no values, so whatever would need one fails: `.item()`, a branch on a tensor, a shape that
+depends on data. `cuda_graph.watched`, under which captures run too, refuses the rest: tensors of the host inside the
+region, and tensors made of Python values. One fault of each kind is planted into the update to show that it is found.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from hdfast import agent as agent_module
+from hdfast import learner, ops
+from hdfast.agent import Agent
+from hdfast.arena import Arena
+from hdfast.config import Config
+from hdfast.cuda_graph import watched
+from hdfast.envs import ActSpace, ObsSpace
+from hdfast.errors import RunError
+from hdfast.ops import library
+from hdfast.presets import OFFICIAL
+from hdfast.world_model import WorldModel
+
+META = torch.device("meta")
+SPACES = {"image": ObsSpace((16, 16, 3), "uint8"), "vector": ObsSpace((5,), "float32")}
+ACTIONS = 4
+
+
+@pytest.fixture(params=["native", "reference"])
+def backend(request):
+    if request.param == "native" and (reason := library.problem()):
+        pytest.skip(f"the native library is not there: {reason}")
+    with ops.use(request.param):
+        yield request.param
+
+
+def meta_agent(monkeypatch, space: ObsSpace = SPACES["image"], config: Config | None = None) -> Agent:
+    """An agent on the meta device, which has no generators: its draws have shapes alone."""
+    def draw(*shapes, generator):
+        return [torch.empty(shape, device=META) for shape in shapes]
+
+    with monkeypatch.context() as patch:
+        real = torch.Generator
+        patch.setattr(torch, "Generator", lambda device: real("cpu"))
+        made = Agent(space, ActSpace(ACTIONS), config or Config.preset("debug", task="dummy"), device=META)
+    for module in (learner, agent_module):
+        monkeypatch.setattr(module, "draw", draw)
+    return made
+
+
+def batch(config: Config, space: ObsSpace) -> list[Tensor]:
+    lead = config.run.batch_length, config.run.batch_size
+    dtypes = {"action": torch.int64, "reward": torch.float32, "is_first": torch.bool, "is_terminal": torch.bool}
+    obs = torch.empty(*lead, *space.shape, dtype=getattr(torch, space.dtype), device=META)
+    return [obs, *(torch.empty(lead, dtype=dtype, device=META) for dtype in dtypes.values())]
+
+
+def update(agent: Agent) -> None:
+    """What the two graphs of an update run."""
+    agent.behaviour_step.function(*agent.model_step.function(*batch(agent.config, agent.obs_space)))
+
+
+def act(agent: Agent, count: int = 3) -> None:
+    """What the graph of an acting step runs."""
+    state = agent.init_policy(count)
+    space = agent.obs_space
+    obs = torch.empty(count, *space.shape, dtype=getattr(torch, space.dtype), device=META)
+    agent.acting_step.function(obs, torch.empty(count, dtype=torch.bool, device=META), state.latent.deter,
+                               state.latent.stoch, state.latent.index, state.action,
+                               torch.empty(count, agent.config.model.stoch + 1, device=META))
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("harmony", ["rectified", "off"])
+def test_update_and_acting_can_be_captured(backend, monkeypatch, space, harmony):
+    agent = meta_agent(monkeypatch, SPACES[space], Config.preset("debug", task="dummy", **{"harmony.mode": harmony}))
+    for region in (update, act):
+        region(agent)  # as in life: tables of constants are made by the calls before a capture
+        with watched(META) as watch:
+            region(agent)
+        assert watch.ops > 40
+
+
+@pytest.mark.parametrize("batch_shape", [(1, 1), (3, 2)])
+def test_other_batch_shapes_can_be_captured(backend, monkeypatch, batch_shape):
+    length, size = batch_shape
+    agent = meta_agent(monkeypatch)
+    shaped = [torch.empty(max(length, 2), size, *x.shape[2:], dtype=x.dtype, device=META)
+              for x in batch(agent.config, agent.obs_space)]
+    agent.model_step.function(*shaped)
+    with watched(META):
+        agent.behaviour_step.function(*agent.model_step.function(*shaped))
+
+
+# Planted faults: what the check above is for
+
+def host_read(total: Tensor) -> Tensor:
+    return total * total.item()
+
+
+def list_read(total: Tensor) -> Tensor:
+    return total * total.detach().reshape(1).tolist()[0]
+
+
+def copy_to_host(total: Tensor) -> Tensor:
+    total.detach().cpu()
+    return total
+
+
+def branch(total: Tensor) -> Tensor:
+    return total if total > 0 else -total
+
+
+def host_constant(total: Tensor) -> Tensor:
+    return total * torch.ones(())
+
+
+def python_values(total: Tensor) -> Tensor:
+    return total * torch.tensor([1.0], device=total.device).sum()
+
+
+def shape_from_data(total: Tensor) -> Tensor:
+    return total + total.reshape(1)[total.reshape(1) > 0].sum()
+
+
+def assignment_by_mask(total: Tensor) -> Tensor:
+    scratch = torch.zeros(2, device=total.device)
+    scratch[scratch > 0] = torch.ones(2, device=total.device)
+    return total + scratch.sum()
+
+
+def unique_values(total: Tensor) -> Tensor:
+    return total * torch.unique(total.detach()).numel()
+
+
+class HostGradient(torch.autograd.Function):
+    """Reads its gradient in the backward pass."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, dx):
+        return dx * float(dx.sum())
+
+
+FAULTS = (host_read, list_read, copy_to_host, branch, host_constant, python_values, shape_from_data,
+          assignment_by_mask, unique_values, HostGradient.apply)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: getattr(f, "__name__", "fault"))
+def test_faults_in_the_model_loss_are_found(monkeypatch, fault: Callable):
+    agent, forward = meta_agent(monkeypatch), WorldModel.forward
+
+    def faulty(self, data, u):
+        out = forward(self, data, u)
+        return type(out)(**{**vars(out), "total": fault(out.total)})
+
+    update(agent)
+    monkeypatch.setattr(WorldModel, "forward", faulty)
+    with pytest.raises((RunError, RuntimeError, NotImplementedError)), watched(META):
+        update(agent)
+
+
+@pytest.mark.parametrize("fault", FAULTS[:-1], ids=lambda f: f.__name__)
+def test_faults_in_an_optimiser_are_found(monkeypatch, fault: Callable):
+    agent, step = meta_agent(monkeypatch), Arena.update
+    update(agent)
+    monkeypatch.setattr(Arena, "update", lambda self: fault(step(self)))
+    with pytest.raises((RunError, RuntimeError, NotImplementedError)), watched(META):
+        update(agent)
+
+
+@pytest.mark.parametrize("fault", FAULTS[:-1], ids=lambda f: f.__name__)
+def test_faults_in_acting_are_found(monkeypatch, fault: Callable):
+    agent = meta_agent(monkeypatch)
+    act(agent)
+    monkeypatch.setattr(agent_module.ops, "sample_index", lambda logit, u: fault(logit.sum()) + torch.zeros_like(u))
+    with pytest.raises((RunError, RuntimeError, NotImplementedError)), watched(META):
+        act(agent)
+
+
+@pytest.mark.parametrize("fault, named", [
+    (host_read, "item"), (copy_to_host, "cpu"), (branch, "__bool__"), (host_constant, "aten.ones.default"),
+    (python_values, "tensor"), (assignment_by_mask, "aten.index_put_.default"),
+    (lambda x: x.nonzero(), "aten.nonzero.default"), (lambda x: x + torch.rand(3), "aten.rand.default")])
+def test_a_refusal_names_the_operation(fault, named):
+    """On the CPU too, where nothing else would stop the fault: as in a capture on CUDA."""
+    device = torch.device("cpu")
+    if fault in (host_constant, python_values) or named == "aten.rand.default":
+        device = META
+    x = torch.ones((), device=device)
+    with pytest.raises(RunError, match=named), watched(device) as watch:
+        fault(x)
+    assert named.removeprefix("__").removesuffix("__") in watch.last
+
+
+def test_the_watch_looks_into_ops_that_are_made_of_ops():
+    library_ = torch.library.Library("hdfast", "FRAGMENT")
+    library_.define("planted(Tensor x) -> Tensor")
+    library_.impl("planted", lambda x: x * x.sum().item(), "CompositeExplicitAutograd")
+    with pytest.raises(RunError, match="item"), watched(torch.device("cpu")):
+        torch.ops.hdfast.planted(torch.ones(2))
+
+
+@pytest.mark.slow
+def test_the_official_sizes_can_be_captured(backend, monkeypatch):
+    agent = meta_agent(monkeypatch, ObsSpace((64, 64, 3), "uint8"), Config.preset(OFFICIAL))
+    update(agent)
+    with watched(META):
+        update(agent)
+        act(agent, 1)
+        act(agent, 100)

@@ -1,0 +1,196 @@
+"""Graphs of functions: warm-up, capture, replay, inputs, errors; on the CPU with a tape in place of CUDA graphs."""
+
+import pytest
+import torch
+
+import tape
+from hdfast import cuda_graph
+from hdfast.agent import Agent
+from hdfast.cuda_graph import WARMUP, Eager, Graph, Graphs
+from hdfast.errors import RunError
+from test_agent import IMAGE, VECTOR, make_agent, make_batch, make_step
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def taped(monkeypatch):
+    monkeypatch.setattr(cuda_graph, "record", tape.record)
+
+
+def graph_of(function, **options) -> Graph:
+    return Graphs(CPU, True).of(function, "test function", **options)
+
+
+def captured(agent: Agent) -> Agent:
+    """The agent with graphs, as on CUDA, of which the tape plays the part."""
+    learning, acting, rng = Graphs(CPU, True), Graphs(CPU, True), [agent.learn_rng]
+    agent.model_step = learning.of(agent._update_model, "world-model update", generators=rng, shared=True)
+    agent.behaviour_step = learning.of(agent._update_behaviour, "actor-critic update", generators=rng, shared=True)
+    agent.acting_step = acting.of(agent._act, "acting step")
+    return agent
+
+
+def assert_same(one: dict, two: dict) -> None:
+    different = [name for name in one if not torch.equal(one[name], two[name])]
+    assert not different and one.keys() == two.keys(), different
+
+
+# Whole agents
+
+@pytest.mark.parametrize("space", [IMAGE, VECTOR], ids=["image", "vector"])
+def test_replayed_updates_equal_eager_ones_bit_for_bit(taped, space):
+    eager, graphs = make_agent(space), captured(make_agent(space))
+    for k in range(WARMUP + 4):
+        for agent in (eager, graphs):
+            agent.update(make_batch(space=space, seed=k))
+        assert_same(eager.state_dict(), graphs.state_dict())
+        if k == 1:
+            assert eager.read_metrics_sync() == graphs.read_metrics_sync()
+    assert isinstance(graphs.model_step, Graph) and isinstance(eager.model_step, Eager)
+    assert eager.read_metrics_sync() == graphs.read_metrics_sync() != {}
+    assert eager.updates == graphs.updates == WARMUP + 4
+
+
+def test_updates_of_changing_shape_and_restored_states_stay_equal(taped):
+    eager, graphs = make_agent(), captured(make_agent())
+    for k in range(3 * (WARMUP + 2)):
+        for agent in (eager, graphs):
+            agent.update(make_batch(batch=2 + k % 2, seed=k))
+    saved = {name: x.clone() for name, x in eager.state_dict().items()}
+    for agent in (eager, graphs):
+        agent.update(make_batch(seed=99))
+        agent.load_state_dict(saved)
+        agent.update(make_batch(batch=2, seed=100))
+    assert_same(eager.state_dict(), graphs.state_dict())
+
+
+def test_replayed_acting_equals_eager_acting(taped):
+    """Training's and an evaluation's environments take turns, and parameters change in between."""
+    eager, graphs = make_agent(), captured(make_agent())
+    states = {agent: {n: agent.init_policy(n) for n in (1, 5)} for agent in (eager, graphs)}
+    for i in range(2 * WARMUP + 4):
+        for n in (1, 5):
+            both = []
+            for agent in (eager, graphs):
+                rng = torch.Generator().manual_seed(i) if n == 5 else None
+                action, states[agent][n] = agent.act(make_step(n, first=i == 0, seed=i), states[agent][n], rng)
+                both.append(action)
+            assert (both[0] == both[1]).all()
+            assert torch.equal(states[eager][n].latent.feat(), states[graphs][n].latent.feat())
+        for agent in (eager, graphs):
+            agent.update(make_batch(seed=i))
+
+
+def test_a_policy_state_outlives_later_steps(taped):
+    agent = captured(make_agent())
+    state = agent.init_policy(2)
+    for i in range(WARMUP + 2):
+        _, state = agent.act(make_step(2, first=i == 0, seed=i), state)
+    before = state.latent.feat().clone()
+    agent.act(make_step(2, seed=99), state)
+    assert torch.equal(state.latent.feat(), before)
+
+
+def test_without_a_gpu_or_with_graphs_off_everything_is_eager():
+    assert isinstance(make_agent().model_step, Eager) and isinstance(make_agent(cuda_graphs=False).acting_step, Eager)
+    eager = Graphs(CPU, False).of(lambda x: (x + 1,), "test function")
+    assert eager(torch.ones(2))[0].tolist() == [2, 2] and eager.nodes() == []
+
+
+# The graph of a function
+
+def test_the_tape_finds_state_that_python_keeps(taped):
+    """What a replay cannot repeat must show, or the tests above would prove nothing."""
+    calls = []
+
+    def counts(x):
+        calls.append(1)
+        return (x * len(calls),)
+
+    graph = graph_of(counts)
+    got = [graph(torch.ones(()))[0].item() for _ in range(WARMUP + 3)]
+    assert got == [1, 2, 3, 4, 4, 4]
+
+
+def test_static_inputs_are_copied_once_unless_shared(taped):
+    total = torch.zeros(2)
+    own, shared = graph_of(lambda x: (total.add_(x),)), graph_of(lambda x: (x * 2,), shared=True)
+    x = torch.ones(2)
+    for _ in range(WARMUP + 2):
+        own(x), shared(x)
+    x.fill_(5)
+    assert shared(x)[0].tolist() == [10, 10] and shared(x)[0] is shared(x)[0]
+    assert shared(torch.full((2,), 7.0))[0].tolist() == [14, 14] and x.tolist() == [7, 7]
+    before, first = total.clone(), own(torch.ones(2))[0]
+    assert torch.equal(first, before + 1) and own(torch.ones(2))[0] is not first
+
+
+def test_a_new_shape_or_type_is_captured_anew_and_old_ones_are_dropped(taped, monkeypatch):
+    records = []
+    monkeypatch.setattr(cuda_graph, "record", lambda *a, **k: records.append(1) or tape.record(*a, **k))
+    graph = graph_of(lambda x: (x + 1,))
+    for size in range(1, cuda_graph.KEPT + 2):
+        for _ in range(WARMUP + 2):
+            assert graph(torch.zeros(size))[0].tolist() == [1] * size
+    assert len(records) == cuda_graph.KEPT + 1
+    for _ in range(WARMUP + 1):
+        graph(torch.zeros(1))  # the oldest was dropped
+        graph(torch.zeros(2, dtype=torch.int64))
+    assert len(records) == cuda_graph.KEPT + 3
+
+
+def test_draws_are_new_in_every_replay_and_the_generator_goes_on(taped):
+    rng, twin = (torch.Generator().manual_seed(3) for _ in range(2))
+    graph = graph_of(lambda: (torch.rand(4, generator=rng),), generators=[rng])
+    for _ in range(WARMUP + 3):
+        assert torch.equal(graph()[0], torch.rand(4, generator=twin))
+    assert torch.equal(rng.get_state(), twin.get_state())
+
+
+def test_a_failed_capture_names_the_op_and_never_runs_eagerly(taped):
+    ran = []
+
+    def branches(x):
+        ran.append(1)
+        return (x * 2 if x.sum() > 0 else x,)
+
+    graph = graph_of(branches)
+    for _ in range(WARMUP):
+        graph(torch.ones(2))
+    for _ in range(2):  # nor does a second call
+        with pytest.raises(RunError, match=r"the CUDA graph of the test function cannot be made: __bool__ reads.*"
+                                           r"--cuda_graphs False"):
+            graph(torch.ones(2))
+    assert len(ran) == WARMUP + 2
+
+
+def test_the_error_of_a_real_capture_names_the_op(monkeypatch):
+    """torch.cuda.graph is replaced: it cannot be entered here. What is around it is what runs on CUDA."""
+    class Capture:
+        def __init__(self, graph, pool):
+            pass
+
+        def __enter__(self):
+            pass
+
+        def __exit__(self, *exc):
+            if exc[0]:
+                raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    class FakeGraph:
+        def __init__(self, keep_graph):
+            assert keep_graph  # or nobody could count its nodes
+
+        def instantiate(self):
+            pass
+
+    monkeypatch.setattr(torch.cuda, "graph", Capture)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    where = dict(device=CPU, pool=None, generators=())
+    with pytest.raises(RunError, match=r"aten.nonzero.default broke the capture \(aten.nonzero.default has a shape"):
+        cuda_graph.record(lambda x: (x.nonzero(),), [torch.ones(2)], **where)
+    with pytest.raises(RunError, match=r"aten.add.Tensor broke the capture"):
+        cuda_graph.record(lambda x: (x + torch.ones(3),), [torch.ones(2)], **where)
+    graph, out = cuda_graph.record(lambda x: (x + 1,), [torch.ones(2)], **where)
+    assert isinstance(graph, FakeGraph) and out[0].tolist() == [2, 2]
