@@ -47,3 +47,14 @@ def test_the_rules_can_fail():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CSRC)))
 def test_size(path):
     assert len(path.read_text().splitlines()) <= 400
+
+
+KERNELS = sorted(path.stem for path in (CSRC / "kernels").glob("*.cu"))
+
+
+@pytest.mark.parametrize("family", KERNELS)
+def test_every_family_has_a_planted_bug(family):
+    """tests/cpp builds each as a program whose suite must fail."""
+    headers = [CSRC / "kernels" / f"{family}{end}" for end in (".cuh", "_math.h")]
+    assert any("HD_MUTATE(" in path.read_text() for path in headers if path.exists())
+    assert (CSRC.parent / "tests/cpp" / f"{family}_test.cpp").exists()

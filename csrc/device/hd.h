@@ -8,9 +8,6 @@
 //   * inline PTX only inside the wrappers of hd_mma.h and hd_async.h;
 //   * warp collectives and barriers written as direct calls: under emulation they are macros that record
 //   file:line.
-//
-// HD_MUTATE(NAME, good, bad) yields `good`, and `bad` when -DHD_BUG_NAME=1 is given: the planted bugs with
-// which tests/cpp proves that its suite can fail. No product build defines any HD_BUG_*.
 #pragma once
 #include <cstdint>
 
@@ -68,14 +65,6 @@ __device__ __forceinline__ void hd_spin_pause() { __nanosleep(40); }
 #else
 #include "emu.h"
 #endif
-
-// `bad` when HD_BUG_<name> is defined as 1, else `good`. The two are expressions without bare commas.
-#define HD_MUTATE(name, good, bad) HD_MUTATE_EXPAND(HD_BUG_##name, good, bad)
-#define HD_MUTATE_EXPAND(flag, good, bad) HD_MUTATE_JOIN(flag, good, bad)
-#define HD_MUTATE_JOIN(flag, good, bad) HD_MUTATE_SECOND(HD_MUTATE_SHIFT_##flag bad, good, )
-#define HD_MUTATE_SHIFT_1 ,
-#define HD_MUTATE_SECOND(...) HD_MUTATE_SECOND_OF(__VA_ARGS__)
-#define HD_MUTATE_SECOND_OF(first, second, ...) second
 
 namespace hd {
 

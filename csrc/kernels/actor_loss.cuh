@@ -21,7 +21,8 @@ __global__ void __launch_bounds__(ACTOR_THREADS) actor_loss_fwd_kernel(ActorLoss
   if (n < a.rows)  // both halves of a warp take part in the shuffles
     for (int64_t k = lane; k < a.actions; k += ACTOR_LANES) ent -= expf(row[k]) * row[k];
 #pragma unroll
-  for (int step = ACTOR_LANES / 2; step > 0; step /= 2) ent += __shfl_xor_sync(0xffffffffu, ent, step);
+  for (int step = HD_MUTATE(ACTOR_OTHER_ROW, ACTOR_LANES / 2, ACTOR_LANES); step > 0; step /= 2)
+    ent += __shfl_xor_sync(0xffffffffu, ent, step);
   if (n >= a.rows || lane != 0) return;
   const int64_t action = a.action[n];
   const float logp = action >= 0 && action < a.actions ? row[action] : NAN;
@@ -33,13 +34,14 @@ __global__ void __launch_bounds__(ACTOR_THREADS) actor_loss_fwd_kernel(ActorLoss
 __global__ void __launch_bounds__(ACTOR_THREADS) actor_loss_bwd_kernel(ActorLossArgs a) {
   const int lane = int(threadIdx.x) % ACTOR_LANES;
   const int64_t n = int64_t(blockIdx.x) * ACTOR_ROWS + threadIdx.x / ACTOR_LANES;
-  if (n >= a.rows) return;
+  if (n >= HD_MUTATE(ACTOR_LAST_ROW, a.rows, a.rows - 1)) return;
   const float* row = a.logit + n * a.actions;
   const float scaled = a.dloss[n] * a.weight[n];
   const float to_logp = a.dlogp[n] - scaled * a.advantage[n], to_ent = a.dent[n] - scaled * a.entropy;
   const int64_t action = a.action[n];
   for (int64_t k = lane; k < a.actions; k += ACTOR_LANES)
-    a.dlogit[n * a.actions + k] = (k == action ? to_logp : 0.f) - to_ent * expf(row[k]) * (row[k] + 1.f);
+    a.dlogit[n * a.actions + k] =
+        (k == action ? to_logp : 0.f) - to_ent * expf(row[k]) * (row[k] + HD_MUTATE(ACTOR_ENTROPY, 1.f, 0.f));
 }
 
 }  // namespace hd

@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(ADAM_FINISH_THREADS) adam_finish_kernel(AdamAr
   __syncthreads();
   for (int half = ADAM_FINISH_THREADS / 2; half > 0; half /= 2) {
     if (tid < half) sums[tid] += sums[tid + half];
-    __syncthreads();
+    if (HD_MUTATE(ADAM_BARRIER, true, false)) __syncthreads();
   }
   if (tid == 0) adam_scalars(a, sums[0]);
 }
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(ADAM_THREADS) adam_apply_kernel(AdamArgs a) {
       *reinterpret_cast<float4*>(a.param + i) = p;
       *reinterpret_cast<float4*>(a.mean + i) = m;
       *reinterpret_cast<float4*>(a.var + i) = v;
-      if (s.factor != 1.f) *reinterpret_cast<float4*>(a.grad + i) = g;
+      if (HD_MUTATE(ADAM_CLIPPED, s.factor != 1.f, false)) *reinterpret_cast<float4*>(a.grad + i) = g;
       if (a.slow != nullptr) {
         float4 q = *reinterpret_cast<const float4*>(a.slow + i);
         q.x = s.mix * p.x + (1.f - s.mix) * q.x;
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(ADAM_THREADS) adam_apply_kernel(AdamArgs a) {
         *reinterpret_cast<float4*>(a.slow + i) = q;
       }
     } else {
-      for (int64_t k = i; k < a.size; ++k) {
+      for (int64_t k = i; k < HD_MUTATE(ADAM_TAIL, a.size, a.size - 1); ++k) {
         float p = a.param[k], g = a.grad[k], m = a.mean[k], v = a.var[k];
         adam_element(p, g, m, v, s);
         a.param[k] = p;

@@ -21,7 +21,7 @@ HD_FN void adam_scalars(const AdamArgs& a, double sum) {
   *a.norm = norm;
   a.scale[0] = norm < clip ? 1.f : clip / norm;  // NaN stays NaN
   a.scale[1] = float(a.lr / (1.0 - pow(a.beta1, double(k))));
-  a.scale[2] = float(1.0 / (1.0 - pow(a.beta2, double(k))));
+  a.scale[2] = float(1.0 / (1.0 - pow(HD_MUTATE(ADAM_BIAS, a.beta2, a.beta1), double(k))));
   a.scale[3] = k == 1 ? 1.f : float(a.slow_fraction);
 }
 

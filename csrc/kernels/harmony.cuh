@@ -13,7 +13,7 @@ constexpr int HARMONY_THREADS = 256;
 
 __global__ void __launch_bounds__(HARMONY_THREADS) harmony_fwd_kernel(HarmonyArgs a) {
   float sum[HARMONY_LOSSES] = {};
-  for (int64_t n = threadIdx.x; n < a.size; n += HARMONY_THREADS) {
+  for (int64_t n = threadIdx.x; n < HD_MUTATE(HARMONY_LAST, a.size, a.size - 1); n += HARMONY_THREADS) {
 #pragma unroll
     for (int i = 0; i < HARMONY_LOSSES; ++i) sum[i] += a.loss[i][n];
   }

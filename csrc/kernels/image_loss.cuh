@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(IMAGE_THREADS) image_loss_fwd_kernel(ImageLoss
       sum += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
     }
   } else {
-    for (int64_t i = tid; i < a.cols; i += IMAGE_THREADS)
+    for (int64_t i = tid; i < HD_MUTATE(IMAGE_TAIL, a.cols, a.cols - 1); i += IMAGE_THREADS)
       sum += (recon[i] - image[i]) * (recon[i] - image[i]);
   }
   sum = block_sum<IMAGE_THREADS>(sum);
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(IMAGE_THREADS) image_loss_bwd_kernel(ImageLoss
   const int64_t n = blockIdx.x, tid = threadIdx.x;
   const float *recon = a.recon + n * a.cols, *image = a.image + n * a.cols;
   float* out = a.drecon + n * a.cols;
-  const float scale = 2.f * a.dloss[n];
+  const float scale = HD_MUTATE(IMAGE_FACTOR, 2.f, 1.f) * a.dloss[n];
   if (a.cols % 4 == 0) {
     for (int64_t i = 4 * tid; i < a.cols; i += 4 * IMAGE_THREADS) {
       const float4 x = *reinterpret_cast<const float4*>(recon + i),

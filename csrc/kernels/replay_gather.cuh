@@ -15,7 +15,7 @@ constexpr int GATHER_THREADS = 256;
 __global__ void __launch_bounds__(GATHER_THREADS) replay_gather_kernel(ReplayGatherArgs a) {
   const int64_t n = blockIdx.x, tid = threadIdx.x, row = a.index[n];
   float* out = a.out + n * a.cols;
-  if (row < 0 || row >= a.capacity) {
+  if (row < 0 || row >= HD_MUTATE(GATHER_EDGE, a.capacity, a.capacity + 1)) {
     for (int64_t i = tid; i < a.cols; i += GATHER_THREADS) out[i] = NAN;
     return;
   }
@@ -25,8 +25,8 @@ __global__ void __launch_bounds__(GATHER_THREADS) replay_gather_kernel(ReplayGat
       const uint32_t v =
           *reinterpret_cast<const uint32_t*>(in + i);  // little-endian: first value in the low byte
       *reinterpret_cast<float4*>(out + i) =
-          make_float4(float(v & 255u) / 255.f, float(v >> 8 & 255u) / 255.f, float(v >> 16 & 255u) / 255.f,
-                      float(v >> 24) / 255.f);
+          make_float4(float(v & 255u) / 255.f, float(v >> HD_MUTATE(GATHER_BYTE, 8, 16) & 255u) / 255.f,
+                      float(v >> 16 & 255u) / 255.f, float(v >> 24) / 255.f);
     }
   } else {
     for (int64_t i = tid; i < a.cols; i += GATHER_THREADS) out[i] = float(in[i]) / 255.f;

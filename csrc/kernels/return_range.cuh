@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(RANGE_THREADS) return_range_kernel(ReturnRange
       for (int r = 0; r < RANGE_RANKS; ++r)
         if ((key & known) == prefix[r]) atomicAdd(&count[r][key >> shift & (RANGE_BINS - 1)], 1u);
     }
-    __syncthreads();
+    if (HD_MUTATE(RANGE_BARRIER, true, false)) __syncthreads();
     if (warp < RANGE_RANKS) {
       const int first = lane * RANGE_LANE_BINS;
       unsigned own = 0;
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(RANGE_THREADS) return_range_kernel(ReturnRange
         int b = first;
         for (; rank >= before + count[warp][b]; ++b) before += count[warp][b];
         prefix[warp] |= uint32_t(b) << shift;
-        left[warp] = rank - before;
+        left[warp] = HD_MUTATE(RANGE_RANK, rank - before, rank);
       }
     }
     __syncthreads();

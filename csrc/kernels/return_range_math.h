@@ -32,7 +32,7 @@ HD_FN void range_finish(const ReturnRangeArgs& a, const float* order, bool has_n
   const float low = has_nan ? NAN : interpolate(order[0], order[1], a.fraction[0]);
   const float high = has_nan ? NAN : interpolate(order[2], order[3], a.fraction[1]);
   a.out[0] = a.decay * *a.low + a.rest * low;
-  a.out[1] = a.decay * *a.high + a.rest * high;
+  a.out[1] = a.decay * *HD_MUTATE(RANGE_AVERAGE, a.high, a.low) + a.rest * high;
   const float width = a.out[1] - a.out[0];
   a.out[2] = width < a.floor ? a.floor : width;  // NaN stays NaN
 }

@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(TWOHOT_THREADS) symlog_kernel(SymArgs a) {
   if (OP == SymOp::LogFwd) a.y[i] = symlog(x);
   if (OP == SymOp::LogBwd) a.y[i] = symlog_slope(x, a.dy[i]);
   if (OP == SymOp::ExpFwd) a.y[i] = symexp(x);
-  if (OP == SymOp::ExpBwd) a.y[i] = x == 0.f ? 0.f : a.dy[i] * expf(fabsf(x));
+  if (OP == SymOp::ExpBwd) a.y[i] = x == 0.f ? 0.f : a.dy[i] * expf(HD_MUTATE(TWOHOT_SLOPE, fabsf(x), x));
 }
 
 // Maximum of a row by one warp, the same in every lane.
@@ -49,7 +49,8 @@ __global__ void __launch_bounds__(TWOHOT_THREADS) twohot_loss_fwd_kernel(TwohotL
   }
   for (int64_t m = lane; m < a.targets; m += 32) {
     const BinPair p = bin_pair(symlog(a.target[m * a.rows + n]), a.bins, a.cols);
-    a.loss[m * a.rows + n] = -((1.f - p.weight) * log_softmax(row[p.below], top, log_sum) +
+    const float below = row[HD_MUTATE(TWOHOT_BELOW, p.below, p.above)];
+    a.loss[m * a.rows + n] = -((1.f - p.weight) * log_softmax(below, top, log_sum) +
                                p.weight * log_softmax(row[p.above], top, log_sum));
   }
 }
@@ -69,7 +70,7 @@ __global__ void __launch_bounds__(TWOHOT_THREADS) twohot_loss_bwd_kernel(TwohotL
     const BinPair p = bin_pair(symlog(a.target[m * a.rows + n]), a.bins, a.cols);
     const float d = a.dloss[m * a.rows + n];
     if (p.below % 32 == lane) out[p.below] -= d * (1.f - p.weight);  // the lane that wrote it
-    if (p.above % 32 == lane) out[p.above] -= d * p.weight;
+    if (HD_MUTATE(TWOHOT_OWNER, p.above, p.below) % 32 == lane) out[p.above] -= d * p.weight;
   }
 }
 
@@ -102,7 +103,8 @@ __global__ void __launch_bounds__(TWOHOT_THREADS) twohot_mean_bwd_kernel(TwohotM
   const float top = a.stats[2 * n], log_sum = a.stats[2 * n + 1];
   const float center = a.center[n], slope = center == 0.f ? 0.f : a.dmean[n] * expf(fabsf(center));
   for (int64_t k = lane; k < a.cols; k += 32)
-    a.dlogit[n * a.cols + k] = slope * expf(log_softmax(row[k], top, log_sum)) * (a.bins[k] - center);
+    a.dlogit[n * a.cols + k] =
+        slope * expf(log_softmax(row[k], top, log_sum)) * (a.bins[k] - HD_MUTATE(TWOHOT_CENTER, center, 0.f));
 }
 
 }  // namespace hd

@@ -45,6 +45,16 @@ TEST(ReturnRange, FindsOrderStatistics) {
   check(mixed);
 }
 
+TEST(ReturnRange, MovesTheAverages) {
+  for_each_schedule([&] {
+    Buffer ret(Vec{3, -1, 2}), low(Vec{-10}), high(Vec{20}), out(3);
+    launch_return_range(
+        {ret.f32(), low.f32(), high.f32(), out.f32(), 3, {0, 1, 1, 2}, {0.5f, 0.5f}, 0.75f, 0.25f, 1.f}, nullptr);
+    EXPECT_EQ(out.values(), (Vec{-7.375, 15.625, 23}));  // 0.75 * -10 + 0.25 * 0.5; 0.75 * 20 + 0.25 * 2.5
+    return std::vector<std::string>{out.raw()};
+  });
+}
+
 TEST(ReturnRange, NanShows) {
   Vec values = normals(50, 1);
   values[20] = NAN;
