@@ -2,13 +2,14 @@
 //
 // One row at a time, so that its passes find it in L1 and memory sees it once. Forward is the row kernel of
 // the sequence loops, cpu/scan_rows.h, which computes in float32: a bfloat16 row is widened into scratch
-// first. Backward stores either type itself.
+// first. Backward is gru_row.h's, which stores either type itself.
 #include "kernels/gru_gates.h"
 
 #include <algorithm>
 #include <cstring>
 #include <memory>
 
+#include "cpu/gru_row.h"
 #include "cpu/scan_rows.h"
 #include "cpu/simd.h"
 
@@ -22,53 +23,14 @@ HD_CLONES void narrow(const float* __restrict x, int64_t n, Bf16* __restrict y) 
   for (int64_t j = 0; j < n; ++j) store(y + j, x[j]);
 }
 
-// One row's part of the sums of LayerNorm's backward, over [dr, dc, du] times scale.
-struct RowSums {
-  float sum, dot;
-};
-
-// The row in front of the LayerNorm: [dr, dc, du] * scale to `g`, the state's gradient to `dh`; `dscale` and
-// `dbias` are added to. Parameters, not locals, because there the compiler believes what __restrict says; so
-// many pointers it would not check at run time but leave the loop scalar.
-template <class T>
-HD_INLINE RowSums gates_row(int64_t d, const T* __restrict x, float mean, float rstd,
-                            const float* __restrict h, const float* __restrict dnext,
-                            const float* __restrict scale,
-                            const float* __restrict bias, float* __restrict dh, float* __restrict g,
-                            float* __restrict dscale, float* __restrict dbias) {
-  float sum = 0.f, dot = 0.f;
-  for (int64_t j = 0; j < d; ++j) {
-    const float xr = (load(x + j) - mean) * rstd, xc = (load(x + d + j) - mean) * rstd;
-    const float xu = (load(x + 2 * d + j) - mean) * rstd;
-    const float r = fsigmoid(xr * scale[j] + bias[j]), c = xc * scale[d + j] + bias[d + j];
-    const float cand = ftanh(r * c), u = fsigmoid(xu * scale[2 * d + j] + bias[2 * d + j] - 1.f);
-    const float dt = dnext[j] * u * (1.f - cand * cand);
-    const float dr = dt * c * r * (1.f - r), dc = dt * r, du = dnext[j] * (cand - h[j]) * u * (1.f - u);
-    dh[j] = dnext[j] * (1.f - u);
-    dscale[j] += dr * xr, dscale[d + j] += dc * xc, dscale[2 * d + j] += du * xu;
-    dbias[j] += dr, dbias[d + j] += dc, dbias[2 * d + j] += du;
-    const float gr = dr * scale[j], gc = dc * scale[d + j], gu = du * scale[2 * d + j];
-    g[j] = gr, g[d + j] = gc, g[2 * d + j] = gu;
-    sum += gr + gc + gu;
-    dot += gr * xr + gc * xc + gu * xu;
-  }
-  return {sum / float(3 * d), dot / float(3 * d)};
-}
-
-// `g` is scratch for one row. Sums over rows go to `dscale` and `dbias` (of this slice).
+// `g` is scratch for a bfloat16 row. Sums over rows go to `dscale` and `dbias` (of this slice).
 template <class T>
 HD_CLONES void backward(const GruGatesBwdArgs& a, int64_t begin, int64_t end, float* dscale, float* dbias,
                         float* g) {
   const int64_t d = a.size, all = 3 * d;
-  for (int64_t i = begin; i < end; ++i) {
-    const T* __restrict x = static_cast<const T*>(a.x) + i * all;
-    T* __restrict dx = static_cast<T*>(a.dx) + i * all;
-    const float mean = a.mean[i], rstd = a.rstd[i];
-    const RowSums m = gates_row(d, x, mean, rstd, a.deter + i * d, a.dnext + i * d, a.scale, a.bias,
-                                a.ddeter + i * d, g, dscale, dbias);
-    for (int64_t j = 0; j < all; ++j)
-      store(dx + j, rstd * (g[j] - m.sum - (load(x + j) - mean) * rstd * m.dot));
-  }
+  for (int64_t i = begin; i < end; ++i)
+    gates_bwd_row(d, static_cast<const T*>(a.x) + i * all, a.mean[i], a.rstd[i], a.deter + i * d, a.dnext + i * d,
+                  a.scale, a.bias, static_cast<T*>(a.dx) + i * all, a.ddeter + i * d, dscale, dbias, g);
 }
 
 }  // namespace
@@ -96,7 +58,7 @@ void gru_gates_fwd(const GruGatesFwdArgs& a, int64_t begin, int64_t end) {
 
 void gru_gates_bwd(const GruGatesBwdArgs& a, int64_t begin, int64_t end) {
   const int64_t all = 3 * a.size;
-  const std::unique_ptr<float[]> g(new float[all]);
+  const std::unique_ptr<float[]> g(a.dtype == DType::F32 ? nullptr : new float[all]);
   for (int64_t p = begin; p < end; ++p) {
     float *dscale = a.partial + p * 2 * all, *dbias = dscale + all;
     std::memset(dscale, 0, 2 * all * sizeof(float));

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "cpu/gru_row.h"
 #include "cpu/simd.h"
 
 namespace hd::cpu {
@@ -72,33 +73,12 @@ HD_CLONES void gates(int64_t rows, int64_t d, const float* x, const float* h, in
   }
 }
 
-// Without __restrict the compiler sees possible overlaps and leaves the loop scalar.
-HD_CLONES void gates_bwd(int64_t rows, int64_t d, const float* __restrict dout, const float* __restrict x,
-                         const float* __restrict stats, const float* __restrict h, int64_t ldh,
-                         const float* __restrict scale, const float* __restrict bias, float* __restrict dx,
-                         float* __restrict dh, float* __restrict dscale, float* __restrict dbias) {
-  const float inv = 1.0f / static_cast<float>(3 * d);
-  for (int64_t i = 0; i < rows; ++i, dout += d, x += 3 * d, stats += 2, h += ldh, dx += 3 * d, dh += d) {
-    const float mean = stats[0], rstd = stats[1];
-    float m1 = 0, m2 = 0;
-    for (int64_t j = 0; j < d; ++j) {
-      const float xr = (x[j] - mean) * rstd, xc = (x[d + j] - mean) * rstd, xu = (x[2 * d + j] - mean) * rstd;
-      const float r = fsigmoid(xr * scale[j] + bias[j]), ac = xc * scale[d + j] + bias[d + j];
-      const float c = ftanh(r * ac), u = fsigmoid(xu * scale[2 * d + j] + bias[2 * d + j] - 1.0f);
-      const float du = dout[j] * (c - h[j]) * u * (1.0f - u), ds = dout[j] * u * (1.0f - c * c);
-      const float dc = ds * r, dr = ds * ac * r * (1.0f - r);
-      dh[j] = dout[j] * (1.0f - u);
-      dscale[j] += dr * xr, dscale[d + j] += dc * xc, dscale[2 * d + j] += du * xu;
-      dbias[j] += dr, dbias[d + j] += dc, dbias[2 * d + j] += du;
-      const float wr = dr * scale[j], wc = dc * scale[d + j], wu = du * scale[2 * d + j];
-      dx[j] = wr, dx[d + j] = wc, dx[2 * d + j] = wu;
-      m1 += wr + wc + wu;
-      m2 += wr * xr + wc * xc + wu * xu;
-    }
-    m1 *= inv;
-    m2 *= inv;
-    for (int64_t j = 0; j < 3 * d; ++j) dx[j] = rstd * (dx[j] - m1 - (x[j] - mean) * rstd * m2);
-  }
+HD_CLONES void gates_bwd(int64_t rows, int64_t d, const float* dout, const float* x, const float* stats, const float* h,
+                         int64_t ldh, const float* scale, const float* bias, float* dx, float* dh, float* dscale,
+                         float* dbias) {
+  for (int64_t i = 0; i < rows; ++i)
+    gates_bwd_row(d, x + i * 3 * d, stats[2 * i], stats[2 * i + 1], h + i * ldh, dout + i * d, scale, bias,
+                  dx + i * 3 * d, dh + i * d, dscale, dbias, nullptr);
 }
 
 HD_CLONES void unimix(int64_t groups, int64_t k, const float* logit, float mix, float* logp) {
