@@ -41,9 +41,9 @@ def inner(func: torch._ops.OpOverload) -> Function | None:
 
 
 class Watch(TorchDispatchMode):
-    """Follows what runs in a region that shall be captured: `last` names the newest op, `ops` counts those that are not
-    views. Refuses, with a RunError that names the op, what no graph can hold: tensors of another device, shapes that
-    depend on data, host reads."""
+    """Follows what runs in a region that shall be captured: `last` names the newest op, `ops` counts those with work to
+    do. Refuses, with a RunError that names the op, what no graph can hold: tensors of another device, host reads, and
+    shapes that depend on data."""
 
     def __init__(self, device: torch.device):
         super().__init__()
@@ -62,7 +62,7 @@ class Watch(TorchDispatchMode):
                 return opened(*args, **(kwargs or {}))
         out = func(*args, **(kwargs or {}))
         self.check_devices(func, out)
-        self.ops += not func.is_view
+        self.ops += not func.is_view and "empty" not in self.last
         return out
 
     def check_devices(self, func, tree: Any) -> None:

@@ -57,7 +57,7 @@ def load_case(path: Path) -> tuple[Case, dict[str, np.ndarray]]:
 
 
 def array(x) -> np.ndarray:
-    return x.detach().numpy() if torch.is_tensor(x) else np.asarray(x)
+    return x.detach().cpu().numpy() if torch.is_tensor(x) else np.asarray(x)
 
 
 def stats(prefix: str, x: torch.Tensor, names=("mean", "std", "mag", "min", "max")) -> dict:
@@ -76,10 +76,10 @@ def balance(prefix: str, loss, pred, target, threshold: float) -> dict:
 
 
 class Runner:
-    """Computes our figures for a case, under the official names."""
+    """Computes our figures for a case on a device, under the official names."""
 
-    def __init__(self, case: Case):
-        self.case, self.margins, s = case, {}, case.sizes
+    def __init__(self, case: Case, device: str = "cpu"):
+        self.case, self.device, self.margins, s = case, torch.device(device), {}, case.sizes
         self.B, self.T, self.H, self.A = s["B"], s["T"], s["H"], s["A"]
         layers = sum(n.startswith("agent/wm/rew/h") and n.endswith("/kernel") for n in case.params)
         bins = case.params["agent/wm/rew/dist_out/out/bias"].size
@@ -88,7 +88,7 @@ class Runner:
             "model.classes": s["classes"], "model.cnn_depth": s["depth"], "model.mlp_layers": layers,
             "behavior.horizon": self.H, "harmony.mode": "rectified" if s["harmony"] else "off"})
         self.start()
-        t = {k: torch.from_numpy(np.ascontiguousarray(v)).transpose(0, 1) for k, v in case.inputs.items()
+        t = {k: self.tensor(np.ascontiguousarray(v)).transpose(0, 1) for k, v in case.inputs.items()
              if k != "policy_first"}
         prev = torch.cat([torch.zeros_like(t["action"][:1]), t["action"][:-1]])
         self.image = t["image"].float() / 255
@@ -96,8 +96,11 @@ class Runner:
 
     def start(self) -> None:
         """Fresh optimisers and return range at the case's parameters."""
-        self.learner = Learner(self.case.inputs["image"].shape[2:], self.A, self.config, torch.device("cpu"))
+        self.learner = Learner(self.case.inputs["image"].shape[2:], self.A, self.config, self.device)
         official.load(self.learner, self.case.params)
+
+    def tensor(self, x: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(x).to(self.device)
 
     # Layouts
 
@@ -113,9 +116,9 @@ class Runner:
     def uniforms(self, prefix: str) -> tuple[Uniforms, torch.Tensor]:
         """Our uniforms and those of all H+1 actions."""
         def ours(key):
-            x = torch.from_numpy(self.case.uniforms[f"{prefix}u/{key}"])
+            x = self.tensor(self.case.uniforms[f"{prefix}u/{key}"])
             return x.unflatten(1, (self.B, self.T)).transpose(1, 2).flatten(1, 2)
-        post = torch.from_numpy(self.case.uniforms[f"{prefix}u/post"])
+        post = self.tensor(self.case.uniforms[f"{prefix}u/post"])
         action = ours("act")
         return Uniforms(post, ours("prior"), action[:-1]), action
 
@@ -186,7 +189,7 @@ class Runner:
         t, ac, wm = b.trajectory, learner.actor_critic, learner.world_model
         with torch.no_grad():
             prior = torch.cat([self.out.observed.post.flatten(0, 1)[None], t.prior])
-            low, high = torch.tensor(-1.3), torch.tensor(2.9)
+            low, high = (torch.tensor(x, device=self.device) for x in (-1.3, 2.9))
             low2, _, scale2 = ops.return_range(b.ret, low, high)
             figures = {
                 "deter": t.deter, "logit": prior, "stoch_index": t.index, "action_index": t.action, "reward": b.reward,
@@ -231,12 +234,12 @@ class Runner:
         learner, rssm = self.learner, self.learner.world_model.rssm
         initial = rssm.initial_state()
         latent = State(*(x.expand(self.B, *x.shape) for x in (initial.deter, initial.stoch, initial.index)))
-        action, out = torch.zeros(self.B, self.A), {}
-        u, u_action = (torch.from_numpy(self.case.uniforms[f"u/policy_{k}"]) for k in ("post", "act"))
+        action, out = torch.zeros(self.B, self.A, device=self.device), {}
+        u, u_action = (self.tensor(self.case.uniforms[f"u/policy_{k}"]) for k in ("post", "act"))
         with torch.no_grad():
             for i in range(2):
                 part = rssm.embed_part(learner.world_model.encoder(self.image[i]))
-                first = torch.from_numpy(self.case.inputs["policy_first"][i])
+                first = self.tensor(self.case.inputs["policy_first"][i])
                 latent, logit = rssm.obs_step(latent, action, part, first, u[i], initial)
                 policy = learner.actor_critic.policy(latent.feat())
                 action = F.one_hot(ops.sample_index(policy, u_action[i]), self.A).float()

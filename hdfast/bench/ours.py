@@ -19,6 +19,7 @@ from hdfast.world_model import Sequences
 
 BACKENDS = ("reference", "compile", "native")
 PACKAGES = ("hdfast", "torch", "numpy")
+CPU = torch.device("cpu")
 
 
 def native_is_there() -> bool:
@@ -30,9 +31,9 @@ def native_is_there() -> bool:
         return False
 
 
-def tensors(config: Config) -> tuple[torch.Tensor, Callable[[torch.Tensor], Sequences]]:
+def tensors(config: Config, device: torch.device = CPU) -> tuple[torch.Tensor, Callable[[torch.Tensor], Sequences]]:
     """The synthetic batch: images (T, B, h, w, c) uint8, and what makes Sequences of them."""
-    data = {name: torch.from_numpy(value) for name, value in workload.synthetic(config).items()}
+    data = {name: torch.from_numpy(value).to(device) for name, value in workload.synthetic(config).items()}
     action = torch.nn.functional.one_hot(data["action"], workload.ACTIONS).float()
     previous = torch.cat([torch.zeros_like(action[:1]), action[:-1]])
     cont = 1 - data["is_terminal"]
@@ -40,9 +41,9 @@ def tensors(config: Config) -> tuple[torch.Tensor, Callable[[torch.Tensor], Sequ
                                                   data["is_first"])
 
 
-def build_learner(config: Config) -> Learner:
+def build_learner(config: Config, device: torch.device = CPU) -> Learner:
     torch.manual_seed(workload.SEED)
-    return Learner((config.env.size, config.env.size, 3), workload.ACTIONS, config, torch.device("cpu"))
+    return Learner((config.env.size, config.env.size, 3), workload.ACTIONS, config, device)
 
 
 def compile_parts(learner: Learner) -> None:

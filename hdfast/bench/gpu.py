@@ -1,0 +1,228 @@
+"""The measurements of bench/gpu.sh: `python -m hdfast.bench.gpu STEP OUT [--device cuda] [--preset full] [--rung ...]`.
+
+Each step appends its rows to OUT/rows.jsonl. On the CPU (`--device cpu`) everything runs, without graphs;
+its times say nothing about a GPU.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hdfast import cuda_graph, ops
+from hdfast.agent import Agent
+from hdfast.bench import micro, stages, workload
+from hdfast.bench.ours import build_learner, compile_parts, tensors
+from hdfast.config import Config
+from hdfast.envs import ActSpace, ObsSpace, Step
+from hdfast.learner import Uniforms
+from hdfast.machine import facts
+from hdfast.ops import library
+from hdfast.replay import Replay
+
+ENOUGH = 0.05  # seconds that one timed round takes at least
+ROUNDS = 5
+PRECISIONS = ("fp32", "tf32")
+RUNGS = {"reference": ("reference", False), "compile": ("reference", False), "native": ("native", False),
+         "graphs": ("native", True)}
+ACTING = (1, 16, 100)  # environments
+
+
+class Bench:
+    """Where and at which sizes is measured, and where rows go."""
+
+    def __init__(self, step: str, out: Path, device: torch.device, preset: str):
+        self.step, self.out, self.device, self.preset = step, out, device, preset
+
+    def row(self, case: str, precision: str, value: float | None, unit: str, expected: float | None = None,
+            note: str = "") -> None:
+        if self.device.type != "cuda" or self.preset != "full":
+            expected = None  # predictions are of the official sizes on a GPU
+        row = {"step": self.step, "case": case, "precision": precision, "value": value, "unit": unit,
+               "expected": expected, "note": note}
+        with (self.out / "rows.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        shown = "failed" if value is None else f"{value:.6g} {unit}"
+        shown += "" if expected is None else f", expected {expected:g}"
+        print(f"{self.step}: {case} {precision}: {shown} {note}", flush=True)
+
+    def attempt(self, case: str, precision: str, unit: str, measure: Callable[[], tuple]) -> None:
+        """A row of what `measure` returns, (value, expected, note), or one that says why there is none."""
+        try:
+            value, expected, note = measure()
+        except Exception as error:  # the next case may work
+            value, expected, note = None, None, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        self.row(case, precision, value, unit, expected, note)
+
+    def config(self, **overrides: Any) -> Config:
+        return workload.sized(self.preset, device=str(self.device), **overrides)
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def seconds(self, run: Callable[[], object]) -> float:
+        """Of one run: the median of rounds of ENOUGH seconds or more, by the host's clock."""
+        run()
+        self.wait()
+        found, count = [], 1
+        while len(found) < ROUNDS:
+            start = time.perf_counter()
+            for _ in range(count):
+                run()
+            self.wait()
+            taken = time.perf_counter() - start
+            if taken < ENOUGH and not found:
+                count *= 2 if taken > ENOUGH / 4 else 8
+            else:
+                found.append(taken / count)
+        return sorted(found)[ROUNDS // 2]
+
+    def captured(self, run: Callable[[], object]) -> Callable[[], object]:
+        """`run` as a graph, which has no cost on the host; on the CPU itself."""
+        if self.device.type != "cuda":
+            return run
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(cuda_graph.WARMUP):
+                run()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph, _ = cuda_graph.record(lambda: (run(), ())[1], (), device=self.device, pool=None, generators=())
+        return graph.replay
+
+
+def use_precision(name: str) -> None:
+    """float32 products and convolutions exactly, or in TF32."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
+
+
+def measure_facts(bench: Bench, _: str) -> None:
+    """What the machine is, into facts.json."""
+    ops.set_backend("auto", bench.device)
+    found = facts(bench.device) | {"build": library.build_info(), "torch": torch.__version__}
+    (bench.out / "facts.json").write_text(json.dumps(found, indent=2) + "\n")
+    bench.row("native library has CUDA code", "", float(library.runs_on(torch.device("cuda"))), "")
+
+
+def measure_micro(bench: Bench, _: str) -> None:
+    """The assumptions of the performance model."""
+    for name, it in micro.all_micro(bench.device, small=bench.preset != "full").items():
+        precision = next((p for p in micro.DTYPES if p in name), "")
+        use_precision(precision)
+        bench.attempt(name, precision, it.unit, lambda it=it: (
+            it.figure(bench.seconds(bench.captured(it.run)) / it.repeats), it.assumed, ""))
+
+
+def measure_stages(bench: Bench, _: str) -> None:
+    """Each stage of an update in a graph of its own, beside its prediction."""
+    ops.set_backend("auto", bench.device)
+    config = bench.config()
+    for precision in PRECISIONS:
+        use_precision(precision)
+        learner = build_learner(config, bench.device)
+        image, sequences = tensors(config, bench.device)
+        data = sequences(image)
+        u = Uniforms.draw(*data.reward.shape, config.behavior.horizon, config.model.stoch,
+                          generator=torch.Generator(bench.device).manual_seed(workload.SEED))
+        learner.update(data, u)
+        seconds: dict[str, float] = {}
+        for name, stage in (stages.model_stages(learner, image, data, u)
+                            | stages.behaviour_stages(learner, data, u)).items():
+            def measure(name=name, stage=stage, precision=precision, seconds=seconds) -> tuple:
+                seconds[name] = bench.seconds(bench.captured(stage.run))
+                return 1e6 * (seconds[name] - seconds.get(stage.less, 0.0)), stage.predicted.get(precision), ""
+
+            bench.attempt(name, precision, "us", measure)
+
+
+def agent_and_batch(bench: Bench, config: Config) -> tuple[Agent, Any]:
+    """An agent, and a batch from a replay of random steps."""
+    space, rng = ObsSpace((config.env.size, config.env.size, 3), "uint8"), np.random.default_rng(workload.SEED)
+    agent = Agent(space, ActSpace(workload.ACTIONS), config, device=bench.device)
+    run, no = config.run, np.zeros(1, bool)
+    replay = Replay(run.batch_length + 8, 1, space.shape, space.dtype, directory=None, seed=workload.SEED)
+    for i in range(run.batch_length + 8):
+        obs = rng.integers(0, 256, (1, *space.shape), dtype=np.uint8)
+        replay.add(Step(obs, np.zeros(1, np.float32), np.full(1, i == 0), no, no), rng.integers(0, workload.ACTIONS, 1))
+    return agent, replay.sample(run.batch_size, run.batch_length)
+
+
+def measure_update(bench: Bench, rung: str) -> None:
+    """ms of a whole update on one rung of the ladder, in each precision."""
+    backend, graphs = RUNGS[rung]
+    ops.set_backend(backend, bench.device)
+
+    for precision in PRECISIONS:
+        use_precision(precision)
+
+        def measure(precision=precision) -> tuple:
+            agent, batch = agent_and_batch(bench, bench.config(backend=backend, cuda_graphs=graphs))
+            if rung == "compile":
+                compile_parts(agent.learner)
+            if bench.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            for _ in range(cuda_graph.WARMUP + 2):
+                agent.update(batch)
+            seconds = bench.seconds(lambda: agent.update(batch))
+            memory = torch.cuda.max_memory_allocated() / 2**20 if bench.device.type == "cuda" else 0.0
+            nodes = [*agent.model_step.nodes(), *agent.behaviour_step.nodes()]
+            expected = stages.update_prediction(precision) if rung == "graphs" else None
+            return (1e3 * seconds, expected and expected / 1e3, f"peak {memory:.0f} MiB allocated, graph nodes {nodes}")
+
+        bench.attempt(f"update, {rung}", precision, "ms", measure)
+
+
+def measure_policy(bench: Bench, _: str) -> None:
+    """ms of an acting step, image in host memory to action in host memory."""
+    ops.set_backend("auto", bench.device)
+    for graphs in (False, True):
+        for count in ACTING:
+            use_precision("tf32")
+
+            def measure(graphs=graphs, count=count) -> tuple:
+                agent, _ = agent_and_batch(bench, bench.config(cuda_graphs=graphs))
+                obs = np.zeros((count, *agent.obs_space.shape), np.uint8)
+                no = np.zeros(count, bool)
+                step, state = Step(obs, np.zeros(count, np.float32), no, no, no), [agent.init_policy(count)]
+
+                def act() -> None:
+                    state[0] = agent.act(step, state[0])[1]
+
+                for _ in range(cuda_graph.WARMUP + 2):
+                    act()
+                return 1e3 * bench.seconds(act), 0.1 if count == 1 and graphs else None, ""
+
+            way = "graphs" if graphs else "calls"
+            bench.attempt(f"acting step, {count} environments, {way}", "tf32", "ms", measure)
+
+
+STEPS: dict[str, Callable[[Bench, str], None]] = {
+    "facts": measure_facts, "micro": measure_micro, "stages": measure_stages, "update": measure_update,
+    "policy": measure_policy}
+
+
+def arguments(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m hdfast.bench.gpu", description=__doc__.splitlines()[0])
+    parser.add_argument("step", choices=STEPS)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--preset", default="full", choices=tuple(workload.SIZES))
+    parser.add_argument("--rung", default="graphs", choices=tuple(RUNGS))
+    return parser.parse_args(words)
+
+
+def main(words: list[str] | None = None) -> None:
+    given = arguments(words)
+    if given.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("hdfast.bench.gpu: no usable CUDA device; --device cpu runs everything without one")
+    STEPS[given.step](Bench(given.step, given.out, torch.device(given.device), given.preset), given.rung)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""bench/gpu.sh and its Python part without a GPU: all runs on the CPU, failures are recorded, errors are clear."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hdfast.bench import gpu, micro, report, stages, workload
+from hdfast.bench.workload import Size
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "bench" / "gpu.sh"
+TINY = {"run.batch_size": 2, "run.batch_length": 3, "behavior.horizon": 2, "env.size": 16, "model.deter": 8,
+        "model.units": 8, "model.stoch": 2, "model.classes": 4, "model.cnn_depth": 2, "replay.capacity": 64}
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setitem(workload.SIZES, "tiny", Size("for this test", TINY))
+    monkeypatch.setattr(gpu, "ENOUGH", 0.0)
+    monkeypatch.setattr(gpu, "ROUNDS", 1)
+    monkeypatch.setattr(micro, "REPEATS", 2)
+
+
+def rows(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+
+
+def run_script(out: Path, **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run([str(SCRIPT), str(out)], env=os.environ | {"PYTHON": sys.executable} | env,
+                          capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("step", gpu.STEPS)
+def test_every_step_runs_on_the_cpu_and_no_case_fails(tiny, tmp_path, step):
+    gpu.main([step, str(tmp_path), "--device", "cpu", "--preset", "tiny"])
+    found = rows(tmp_path)
+    assert found and [row for row in found if row["value"] is None] == []
+    assert all(row["expected"] is None for row in found)  # predictions are for a GPU
+    report.report(tmp_path)
+    with (tmp_path / "rows.csv").open() as file:
+        assert [row["case"] for row in csv.DictReader(file)] == [row["case"] for row in found]
+    text = (tmp_path / "report.txt").read_text()
+    assert all(row["case"] in text for row in found)
+
+
+@pytest.mark.parametrize("rung", ["reference", "native", "graphs"])
+def test_every_rung_of_the_ladder_runs(tiny, tmp_path, rung):
+    gpu.main(["update", str(tmp_path), "--device", "cpu", "--preset", "tiny", "--rung", rung])
+    assert [row["precision"] for row in rows(tmp_path) if row["value"]] == list(gpu.PRECISIONS)
+
+
+def test_the_stages_predictions_are_those_of_the_update(tiny):
+    """Stage by stage they add up to the whole, within the model's own rounding."""
+    config = workload.sized("tiny")
+    learner = gpu.build_learner(config)
+    image, sequences = gpu.tensors(config)
+    data = sequences(image)
+    u = gpu.Uniforms.draw(3, 2, 2, 2, generator=torch.Generator())
+    learner.update(data, u)
+    found = stages.model_stages(learner, image, data, u) | stages.behaviour_stages(learner, data, u)
+    for precision in ("bf16", "tf32"):
+        total = sum(stage.predicted.get(precision, 0.0) for stage in found.values())
+        assert abs(total - stages.update_prediction(precision)) < 10
+    assert all(stage.less in found for stage in found.values() if stage.less)
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    for name, stage in found.items():
+        assert not stage.predicted or f"| {name} | {stage.predicted['bf16']:,} | {stage.predicted['tf32']:,} |" in page
+
+
+def test_a_case_that_fails_is_a_row_and_the_next_one_runs(tmp_path):
+    bench = gpu.Bench("step", tmp_path, torch.device("cuda"), "full")
+    bench.attempt("bad", "tf32", "ms", lambda: 1 / 0)
+    bench.attempt("good", "tf32", "ms", lambda: (2.0, 4.0, "a note"))
+    bad, good = rows(tmp_path)
+    assert bad["value"] is None and bad["note"].startswith("ZeroDivisionError")
+    assert good == {"step": "step", "case": "good", "precision": "tf32", "value": 2.0, "unit": "ms", "expected": 4.0,
+                    "note": "a note"}
+    report.report(tmp_path)
+    text = (tmp_path / "report.txt").read_text()
+    assert "failed" in text and "0.50  a note" in text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_without_a_gpu_the_script_and_the_module_say_so(tmp_path):
+    done = run_script(tmp_path)
+    assert done.returncode == 1 and "no torch with a usable CUDA device" in done.stderr
+    assert "HDFAST_GPU_DEVICE=cpu" in done.stderr and list(tmp_path.iterdir()) == []
+    with pytest.raises(SystemExit, match="no usable CUDA device"):
+        gpu.main(["micro", str(tmp_path)])
+
+
+def test_the_script_goes_on_after_failures_and_records_them(tmp_path):
+    """With an interpreter that fails in one of them."""
+    fake, out = tmp_path / "python", tmp_path / "out"
+    fake.write_text(f"""#!/bin/sh
+case "$*" in
+*"gpu facts"*) echo broken; exit 3 ;;
+*"bench.report"*) exec {sys.executable} "$@" ;;
+*) echo "ran $*" ;;
+esac
+""")
+    fake.chmod(0o755)
+    done = run_script(out, PYTHON=str(fake), HDFAST_GPU_DEVICE="cpu")
+    status = dict(line.split(",")[:2] for line in (out / "steps.csv").read_text().splitlines())
+    assert done.returncode == 1 and status.pop("facts") == "failed with 3"
+    assert set(status.values()) == {"ok"} and {"stages", "micro", "policy", "update native", "report"} <= set(status)
+    log = (out / "log.txt").read_text()
+    assert "broken" in log and "ran -m hdfast.bench.gpu stages" in log
+    assert "facts,failed with 3" in (out / "report.txt").read_text() and len(list(out.iterdir())) <= 8
+
+
+def test_the_script_wants_one_folder():
+    done = subprocess.run([str(SCRIPT)], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("usage:")
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_the_script_passes_shellcheck():
+    done = subprocess.run(["shellcheck", str(SCRIPT)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,161 @@
+"""Updates and acting on a CUDA device: official figures, graphs against ordinary calls, no waiting, graph sizes.
+
+Everything here skips where there is no device.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+import golden_digest
+from golden_case import Runner
+from hdfast import cuda_graph, ops
+from hdfast.agent import Agent
+from hdfast.config import Config
+from hdfast.cuda_graph import WARMUP, Graphs
+from hdfast.envs import ActSpace, ObsSpace
+from hdfast.errors import RunError
+from hdfast.machine import choose_algorithms
+from hdfast.ops import library
+from hdfast.presets import OFFICIAL
+from test_agent import ACTIONS, IMAGE, make_batch, make_step
+from test_parity import compare, show
+
+pytestmark = pytest.mark.gpu
+NODES = 1500  # of both graphs of an update at the official sizes
+
+
+@pytest.fixture(autouse=True)
+def float32(monkeypatch):
+    """Products and convolutions in float32, not TF32."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+
+
+@pytest.fixture
+def native():
+    if not (library.problem() is None and library.runs_on(torch.device("cuda"))):
+        pytest.skip("the native library was not built for CUDA")
+    with ops.use("native"):
+        yield
+
+
+@pytest.fixture(params=["reference", "native"])
+def backend(request):
+    if request.param == "native":
+        request.getfixturevalue("native")
+        yield "native"
+    else:
+        with ops.use("reference"):
+            yield "reference"
+
+
+@pytest.fixture
+def deterministic(monkeypatch, native):
+    """With native operations: torch has no deterministic cumulative sum on CUDA, which the reference samples with."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    choose_algorithms(torch.device("cuda"), True)
+    yield
+    torch.use_deterministic_algorithms(False)
+    cudnn.deterministic, cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory = before
+
+
+def make_agent(cuda_graphs: bool, preset: str = "debug", **overrides) -> Agent:
+    config = Config.preset(preset, task="dummy", cuda_graphs=cuda_graphs, **{"env.size": 16} | overrides)
+    return Agent(IMAGE, ActSpace(ACTIONS), config, device="cuda")
+
+
+@pytest.mark.parametrize("name", golden_digest.names())
+def test_official_digest_on_cuda(name, backend):
+    case, official = golden_digest.load(name)
+    problems = compare(golden_digest.reduce(Runner(case, "cuda").all(), official), official)
+    assert not problems, show(problems)
+
+
+@pytest.mark.parametrize("preset", ["debug", "small"])
+def test_replays_equal_ordinary_calls_bit_for_bit(deterministic, preset):
+    eager, graphs = make_agent(False, preset), make_agent(True, preset)
+    for k in range(WARMUP + 3):
+        for agent in (eager, graphs):
+            agent.update(make_batch(seed=k))
+    one, two = eager.state_dict(), graphs.state_dict()
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+    assert len(graphs.model_step.nodes()) == len(graphs.behaviour_step.nodes()) == 1
+    assert eager.read_metrics_sync() == graphs.read_metrics_sync()
+
+
+def test_equal_runs_give_equal_bits(deterministic):
+    states = []
+    for _ in range(2):
+        agent = make_agent(True)
+        for k in range(WARMUP + 3):
+            agent.update(make_batch(seed=k))
+        states.append({name: x.clone() for name, x in agent.state_dict().items()})
+    assert [name for name, x in states[0].items() if not torch.equal(x, states[1][name])] == []
+
+
+def test_acting_by_replay_equals_acting_by_calls(backend):
+    eager, graphs = make_agent(False), make_agent(True)
+    states = {agent: {n: agent.init_policy(n) for n in (1, 5)} for agent in (eager, graphs)}
+    for i in range(WARMUP + 4):
+        for n in (1, 5):
+            actions = []
+            for agent in (eager, graphs):
+                rng = torch.Generator("cuda").manual_seed(i) if n == 5 else None
+                action, states[agent][n] = agent.act(make_step(n, first=i == 0, seed=i), states[agent][n], rng)
+                actions.append(action)
+            np.testing.assert_array_equal(*actions)
+            torch.testing.assert_close(*(states[agent][n].latent.deter for agent in (eager, graphs)))
+    assert len(graphs.acting_step.nodes()) == 2
+
+
+def test_an_update_never_waits_for_the_device(backend):
+    eager, graphs = make_agent(False), make_agent(True)
+    for k in range(WARMUP + 1):  # with the captures, which may
+        for agent in (eager, graphs):
+            agent.update(make_batch(seed=k))
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for k in range(3):
+            for agent in (eager, graphs):
+                agent.update(make_batch(seed=k))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_nodes_of_an_official_update(native):
+    config, space = Config.preset(OFFICIAL), ObsSpace((64, 64, 3), "uint8")
+    agent = Agent(space, ActSpace(ACTIONS), config, device="cuda")
+    for _ in range(WARMUP + 1):
+        agent.update(make_batch(config.run.batch_length, config.run.batch_size, space))
+    nodes = agent.model_step.nodes() + agent.behaviour_step.nodes()
+    assert len(nodes) == 2 and sum(nodes) <= NODES, nodes
+
+
+@pytest.mark.parametrize("fault, named", [
+    (lambda x: (x * x.sum().item(),), "item"), (lambda x: (x.nonzero(),), "aten.nonzero.default"),
+    (lambda x: (x + torch.ones(3),), "aten.add.Tensor|aten.ones.default")])
+def test_a_failed_capture_names_the_op_and_the_device_goes_on(fault, named):
+    graph = Graphs(torch.device("cuda"), True).of(fault, "planted fault")
+    x = torch.ones((), device="cuda")
+    graph._slots[((x.shape, x.dtype),)] = cuda_graph._Slot(calls=WARMUP)
+    with pytest.raises(RunError, match=named):
+        graph(x)
+    assert (torch.ones(3, device="cuda") * 2).tolist() == [2, 2, 2]
+    good = Graphs(torch.device("cuda"), True).of(lambda x: (x + 1,), "sound function")
+    assert [good(x)[0].item() for _ in range(WARMUP + 2)] == [2] * (WARMUP + 2)
+
+
+def test_draws_in_a_graph_are_those_of_ordinary_calls():
+    rng, twin = (torch.Generator("cuda").manual_seed(3) for _ in range(2))
+    graph = Graphs(torch.device("cuda"), True).of(
+        lambda: (torch.rand(1000, generator=rng, device="cuda"),), "draw", generators=[rng])
+    for _ in range(WARMUP + 3):
+        assert torch.equal(graph()[0], torch.rand(1000, generator=twin, device="cuda"))
+    saved = rng.get_state()
+    after = graph()[0].clone()
+    rng.set_state(saved)
+    assert torch.equal(graph()[0], after)
