@@ -23,12 +23,12 @@ def report(folders: Sequence[Path], *, out: Path | None = None, score_paths: Seq
     is written unless `out` is given. `watch` repeats it every so many seconds until interrupted. Raises ConfigError
     where there is nothing to report on or a folder does not exist, RunError for a file that cannot be read or written.
     """
-    if not (folders or score_paths or published):
-        raise ConfigError("report needs run directories, as in `hdfast report runs`; --scores FILE for score files, "
-                          "--published for the published scores alone")
     if export and not folders:
         raise ConfigError("--export writes the scores of run directories; name some, as in "
                           "`hdfast report runs --export scores.json`")
+    if not (folders or score_paths or published):
+        raise ConfigError("report needs run directories, as in `hdfast report runs`; --scores FILE for score files, "
+                          "--published for the published scores alone")
     if out is None and (folders or score_paths):
         out = folders[0] / "report" if len(folders) == 1 else Path("report")
     while True:

@@ -333,6 +333,8 @@ def _short(x: float) -> str:
 
 
 def _harmony(groups: Sequence[Group], term: str, colours: dict[str, str], axes: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
     last = 1.0
     for group in groups:
         curves = [(xs[ys > 0], np.log(ys[ys > 0])) for run in group.runs if term in run.harmony
@@ -348,5 +350,7 @@ def _harmony(groups: Sequence[Group], term: str, colours: dict[str, str], axes: 
         last = max(last, *(float(curve[0][-1]) for curve in curves))
     _frames_axis(axes, last)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.axhline(1, color=MUTED, linewidth=1, linestyle="--")
     axes.set_title(f"{TERMS[term].capitalize()} loss")
