@@ -30,6 +30,7 @@ hdfast: HarmonyDream (DreamerV3 with harmonised losses) on Atari 100K
   hdfast train --configs cpu --task pong        a small run on real Atari frames, on a CPU
   hdfast train --configs atari100k --task pong  the full Atari 100K protocol
   hdfast eval runs/atari_pong/0 --video p.gif   play episodes with a trained agent
+  hdfast report runs                            tables and figures of many runs beside published scores
   hdfast bench --preset reduced --threads 2     time one learner update; --peers beside other Dreamers
   hdfast configs                                presets and settings; `hdfast configs cpu` prints one resolved
 
@@ -53,6 +54,17 @@ class EvalFlags:
 @dataclass(frozen=True)
 class WatchFlags:
     once: bool = opt(False, "print the table once as plain text, for scripts")
+
+
+@dataclass(frozen=True)
+class ReportFlags:
+    out: str = opt("", "folder to write; default: report/ in the folder given, or here for several")
+    scores: tuple = opt((), "score files of other methods, .json or .json.gz with task, method, seed, xs, ys")
+    export: str = opt("", "write the curves of the runs as such a score file, gzipped where the name ends in .gz")
+    published: bool = opt(False, "print the published scores alone; with --out, write their page too")
+    unfinished: bool = opt(False, "count runs that have not ended with the scores they have")
+    bootstrap: int = opt(10_000, "samples of the intervals", low=100, high=100_000)
+    watch: float = opt(0.0, "make the report again every so many seconds until interrupted; 0: once", low=0.0)
 
 
 @dataclass(frozen=True)
@@ -140,6 +152,18 @@ def watch(parsed: Parsed[WatchFlags]) -> int:
     return 0
 
 
+def report(parsed: Parsed[ReportFlags]) -> int:
+    """Write tables, figures and a page of the runs in some folders, beside random, human and published agents."""
+    from hdfast.report import build
+    flags = parsed.own
+    paths = {name: Path(text).expanduser() if text else None
+             for name, text in (("out", flags.out), ("export", flags.export))}
+    build.report([Path(word).expanduser() for word in parsed.arguments], **paths, published=flags.published,
+                 score_paths=[Path(name).expanduser() for name in flags.scores], unfinished=flags.unfinished,
+                 samples=flags.bootstrap, watch=flags.watch)
+    return 0
+
+
 def configs(parsed: Parsed[ConfigsFlags]) -> int:
     """Print a resolved configuration, the difference of two, or every preset and setting."""
     flags, presets = parsed.own, parsed.presets + parsed.arguments
@@ -199,6 +223,8 @@ VERBS = {
     "eval": Verb("play episodes with the agent of a run", "hdfast eval LOGDIR [flags]",
                  EvalFlags, evaluate, arguments=1),
     "watch": Verb("show all runs below a directory", "hdfast watch [DIR] [--once]", WatchFlags, watch, arguments=1),
+    "report": Verb("tables and figures of many runs", "hdfast report DIR ... [--scores FILE ...] [flags]",
+                   ReportFlags, report, arguments=10_000),
     "configs": Verb("print presets and resolved settings", "hdfast configs [PRESET ...] [flags]",
                     ConfigsFlags, configs, with_settings=True, arguments=len(PRESETS)),
     "bench": Verb("time the learner, its loops and its ops", "hdfast bench [--preset reduced|full] [flags]",

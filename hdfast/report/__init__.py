@@ -1,0 +1,11 @@
+"""`hdfast report`: the runs of a sweep beside random, human and published agents, as tables, figures and one page.
+
+    statistics   aggregates, intervals, profiles: numbers only
+    collect      run directories -> Run; what is broken or unfinished is named
+    score_files  score files in DreamerV3's schema: peers' curves in, own curves out
+    summary      runs and published scores -> Group, Block: everything the outputs show
+    tables       CSV, Markdown, LaTeX, terminal
+    figures      matplotlib, nowhere else
+    page         the HTML page
+    build        the verb: reads, computes, writes
+"""

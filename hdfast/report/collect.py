@@ -1,0 +1,223 @@
+"""Run directories -> Run: scores, curves and harmony coefficients; whatever is broken or unfinished becomes a note."""
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hdfast.config import MACHINE_SETTINGS, Config, differences
+from hdfast.errors import ConfigError, RunError
+from hdfast.jsonl import read_rows
+from hdfast.method import method_name
+from hdfast.presets import OFFICIAL, PRESETS
+
+LAST_EPISODES = 20
+CURVE_BINS = 20
+RECORDS = ("metrics.jsonl", "scores.jsonl", "eval.jsonl")
+TERMS = {"rew": "reward", "image": "observation", "kl": "dynamics"}
+"""Loss terms by the name they have in train/harmony/*_coeff, and the paper's words for them."""
+NO_METHOD = MACHINE_SETTINGS | {"run.log_every", "run.save_every", "run.eval_every", "run.video_every", "run.eval_envs",
+                                "run.eval_episodes", "harmony.mode", "loss.reward_grad", "loss.reward_scale",
+                                "loss.image_scale"}
+"""Settings that need no words: where a run is, how often it reports, and what `method_name` names already."""
+
+Curve = tuple[np.ndarray, np.ndarray]  # environment frames (n,), values (n,)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one method on one task; `final` is None where no episode has ended yet, and `how` says what it is.
+
+    `frames` is how far the run came, `total` what it is meant to reach (0 where unknown); `harmony` has a curve per
+    loss term.
+    """
+
+    task: str
+    method: str
+    seed: str
+    final: float | None
+    how: str
+    curve: Curve
+    curve_of: str
+    frames: int
+    total: int
+    finished: bool
+    path: str
+    harmony: dict[str, Curve] = field(default_factory=dict)
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, 0 to 1."""
+        return 1.0 if self.finished else min(1.0, self.frames / self.total) if self.total else 0.0
+
+
+def collect(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """Runs at or below the folders, and one note for each folder or file that gave less than it should.
+
+    Raises ConfigError for a folder that does not exist. Two runs of one method, task and seed count once: the one that
+    came further.
+    """
+    runs: dict[tuple[str, str, str], Run] = {}
+    notes: list[str] = []
+    names = _Names()
+    for folder in folders:
+        found = _run_directories(folder)
+        if not found:
+            notes.append(f"{folder}: no run directory in it (a run has a config.json)")
+        for path in found:
+            run = _read(path, names, notes)
+            if run is None:
+                continue
+            key = (run.method, run.task, run.seed)
+            if key in runs:
+                worse = min(run, runs[key], key=lambda r: (r.finished, r.frames))
+                notes.append(f"{worse.path}: left out, {run.method} has {run.task} seed {run.seed} twice")
+                if worse is run:
+                    continue
+            runs[key] = run
+    return sorted(runs.values(), key=lambda r: (r.method, r.task, _natural(r.seed))), notes
+
+
+def _natural(seed: str) -> tuple[int, str]:
+    return (int(seed) if seed.isdecimal() else -1, seed)
+
+
+def _run_directories(folder: Path) -> list[Path]:
+    """Directories at or below `folder` with records of a run; nothing inside a run is looked at."""
+    if not folder.is_dir():
+        raise ConfigError(f"report needs directories, got {folder}; give run directories or folders that hold them")
+    found = []
+    for where, below, files in os.walk(folder):
+        below.sort()
+        if "config.json" in files or set(RECORDS) & set(files):
+            found.append(Path(where))
+            below.clear()
+    return found
+
+
+def _read(path: Path, names: "_Names", notes: list[str]) -> Run | None:
+    """The run in one directory; None, with a note, where its settings cannot be read."""
+    try:
+        config = Config.from_json((path / "config.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        notes.append(f"{path}: left out, its config.json cannot be read ({error.strerror})")
+        return None
+    except (ConfigError, RunError, UnicodeDecodeError) as error:
+        notes.append(f"{path}: left out, its config.json cannot be used: {error}")
+        return None
+    rows = {name: _rows(path / name, notes) for name in RECORDS}
+    evals = _points(rows["eval.jsonl"], "eval/score")
+    episodes = _points(rows["scores.jsonl"], "episode/score")
+    final, how = _final(evals, rows["eval.jsonl"], episodes)
+    if final is None:
+        notes.append(f"{path}: no score yet, no evaluation and no training episode has ended")
+    repeat = config.env.frame_skip if config.task.startswith("atari_") else 1
+    meta = _meta(path / "meta.json")
+    frames = max([int(xs[-1]) for xs, _ in (evals, episodes, _points(rows["metrics.jsonl"], "step")) if len(xs)],
+                 default=0)
+    curve, curve_of = (evals, "evaluations") if len(evals[0]) > 1 else (_binned(episodes), "training episodes")
+    if not len(curve[0]):
+        curve, curve_of = evals, "evaluations"
+    harmony = {term: points for term in TERMS
+               if len((points := _points(rows["metrics.jsonl"], f"train/harmony/{term}_coeff"))[0])}
+    return Run(config.task, names.of(config), str(config.seed), final, how, curve, curve_of, frames,
+               config.run.steps * repeat, isinstance(meta.get("finished"), int), str(path), harmony)
+
+
+def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """Rows of a record, with a note where lines are broken or the file cannot be read."""
+    try:
+        rows = read_rows(path)
+        lines = len(path.read_bytes().splitlines()) if path.is_file() else 0
+    except (RunError, OSError) as error:
+        notes.append(str(error))
+        return []
+    if lines > len(rows):
+        notes.append(f"{path}: {lines - len(rows)} of {lines} lines are no JSON objects and are left out")
+    return rows
+
+
+def _meta(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _points(rows: list[dict[str, Any]], key: str) -> Curve:
+    """Steps and values of the rows that have both as finite numbers, by step."""
+    points = sorted((row["step"], row[key]) for row in rows if _number(row.get("step")) and _number(row.get(key)))
+    xs, ys = np.array(points, float).reshape(-1, 2).T
+    return xs, ys
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _final(evals: Curve, rows: list[dict[str, Any]], episodes: Curve) -> tuple[float | None, str]:
+    """Final score of a run and what it is."""
+    if len(evals[0]):
+        last = [row for row in rows if row.get("step") == evals[0][-1] and _number(row.get("eval/score"))][-1]
+        count = len(last["scores"]) if isinstance(last.get("scores"), list) else 0
+        over = f" over {count} episodes" if count else ""
+        return float(evals[1][-1]), f"evaluation{over} at {evals[0][-1]:,.0f} frames"
+    last_scores = episodes[1][-LAST_EPISODES:]
+    if len(last_scores):
+        return float(last_scores.mean()), f"last {len(last_scores)} training episodes"
+    return None, "no score yet"
+
+
+def _binned(points: Curve) -> Curve:
+    """At most CURVE_BINS points, each the mean of its span of frames."""
+    xs, ys = points
+    if len(xs) <= CURVE_BINS:
+        return points
+    edges = np.linspace(0, xs[-1], CURVE_BINS + 1)
+    place = np.clip(np.searchsorted(edges, xs, "left") - 1, 0, CURVE_BINS - 1)
+    filled = np.unique(place)
+    return edges[filled + 1], np.array([ys[place == i].mean() for i in filled])
+
+
+class _Names:
+    """Names of methods, each with the presets and settings in which it differs from the official protocol."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, list[dict[str, Any]]] = {}
+
+    def of(self, config: Config) -> str:
+        """The same name for the same settings, another for others."""
+        changed = _changed(config)
+        name = f"hdfast {method_name(config)}" + (f" [{_described(changed)}]" if changed else "")
+        same = self._taken.setdefault(name, [])
+        if changed not in same:
+            same.append(changed)
+        number = same.index(changed)
+        return f"{name} #{number + 1}" if number else name
+
+
+def _changed(config: Config) -> dict[str, Any]:
+    """{setting: value} of what differs from the official protocol on this task and is part of the method."""
+    official = Config.preset(OFFICIAL, task=config.task)
+    return {name: new for name, (_, new) in differences(official, config, ignore=NO_METHOD).items()}
+
+
+def _described(changed: dict[str, Any]) -> str:
+    """Presets whose every change is there, largest first, and up to two more settings by name."""
+    left, words = dict(changed), []
+    defaults = Config().flat()
+    blocks = {name: {k: v for k, v in preset.values.items() if k not in NO_METHOD and defaults[k] != v}
+              for name, preset in PRESETS.items()}
+    for name, block in sorted(blocks.items(), key=lambda item: -len(item[1])):
+        if block and block.items() <= left.items():
+            words.append(name)
+            left = {k: v for k, v in left.items() if k not in block}
+    shown = [f"{name} {value}" for name, value in list(left.items())[:2]]
+    more = len(left) - len(shown)
+    return ", ".join([*words, *shown, *([f"{more} more"] if more > 0 else [])])

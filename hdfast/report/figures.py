@@ -1,0 +1,356 @@
+"""Figures of the report: matplotlib is imported here, inside `render`.
+
+A Plot is a set of panels. As a file it is one picture (PNG, SVG); on the page every panel stands alone, so that a
+narrow screen stacks them, and its colours are CSS variables, so that it follows the page's dark mode.
+"""
+
+import io
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from hdfast import scores
+from hdfast.report import statistics
+from hdfast.report.collect import TERMS
+from hdfast.report.summary import (
+    METRICS,
+    OWN,
+    PUBLISHED,
+    Block,
+    Group,
+    Summary,
+    mean_curve,
+    normalized_curves,
+    title,
+)
+
+INK, MUTED, GRID = "#1b1f27", "#6b7280", "#e3e6eb"
+# The colours of Okabe and Ito, told apart by colour-blind readers, and two more.
+OTHERS = ("#0072B2", "#009E73", "#E69F00", "#56B4E9", "#882255", "#999933")
+FIXED = {"HarmonyDream": "#D55E00", "DreamerV3": "#AA4499"}
+CSS = {INK: "--ink", MUTED: "--muted", GRID: "--line",
+       **{colour: f"--c{i}" for i, colour in enumerate((*OTHERS, *FIXED.values()))}}
+"""CSS variable of every colour."""
+RC = {"font.family": "sans-serif", "font.size": 8.5, "axes.titlesize": 9.5, "axes.titleweight": "bold",
+      "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+      "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.7, "axes.edgecolor": MUTED,
+      "axes.labelcolor": INK, "text.color": INK, "axes.titlecolor": INK, "xtick.color": MUTED, "ytick.color": MUTED,
+      "xtick.labelcolor": INK, "ytick.labelcolor": INK, "legend.frameon": False, "lines.linewidth": 1.8,
+      "lines.solid_capstyle": "round", "svg.hashsalt": "hdfast", "axes.linewidth": 0.8, "figure.dpi": 200}
+NORMALIZED_TICKS = (0, 0.25, 0.5, 1, 2, 5, 10, 20, 50)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One picture: `panels` are (label for screen readers, function that draws on axes)."""
+
+    name: str
+    heading: str
+    caption: str
+    panels: tuple[tuple[str, Callable[[Any], None]], ...]
+    legend: tuple[tuple[str, str], ...]  # (name, colour)
+    size: tuple[float, float] = (3.4, 2.4)  # inches of a panel
+    columns: int = 4
+    margins: tuple[float, float, float, float] | None = None  # left, bottom, right, top of one panel
+
+
+def plots(summary: Summary) -> list[Plot]:
+    """Every picture that the summary has data for."""
+    colours = palette(summary.groups)
+    found = []
+    for number, block in enumerate(summary.blocks):
+        found += _block_plots(summary, block, colours, f"-{number + 1}" if number else "")
+    with_curves = [g for g in summary.groups if any(task in g.curves for task in summary.tasks)]
+    own = [g for g in with_curves if g.kind != PUBLISHED] or with_curves
+    tasks = [task for task in summary.tasks if any(task in g.curves for g in own)]
+    if tasks:
+        found.append(Plot(
+            "curves", "Scores over frames",
+            "Mean over seeds, with one standard deviation as band and single seeds as thin lines; published curves are "
+            "means. Dotted: random play; dashed: human.",
+            tuple((f"Scores of {title(t)} over frames", partial(_game, summary, t, colours)) for t in tasks),
+            _legend(with_curves, colours), columns=min(4, len(tasks)), margins=(0.13, 0.17, 0.95, 0.9)))
+    tuned = [g for g in summary.groups if any(run.harmony for run in g.runs)]
+    if tuned:
+        found.append(Plot(
+            "harmony", "Harmony coefficients",
+            "Learned weight of each loss over frames: geometric mean and range over runs; 1 at the start.",
+            tuple((f"Weight of the {words} loss over frames", partial(_harmony, tuned, term, colours))
+                  for term, words in TERMS.items()), _legend(tuned, colours), columns=3))
+    return found
+
+
+def _block_plots(summary: Summary, block: Block, colours: dict[str, str], suffix: str) -> list[Plot]:
+    groups, count = [row.group for row in block.rows], len(block.tasks)
+    over = f"{count} games" if count > 1 else title(block.tasks[0])
+    tall = 0.9 + 0.3 * len(groups)
+    legend = _legend(groups, colours)
+    found = [Plot(f"aggregates{suffix}", f"Aggregates over {over}",
+                  "Human-normalised, point estimate and 95% stratified bootstrap interval. Of the gap, less is better.",
+                  tuple((f"{label} over {over}", partial(_aggregate, block, name, colours))
+                        for name, label in METRICS.items()), (), size=(3.4, tall))]
+    if block.improvements:
+        found.append(Plot(f"improvement{suffix}", "Probability of improvement",
+                          "Chance that a run of the first method beats one of the second on a game drawn at random.",
+                          ((f"Probability of improvement over {over}", partial(_improvement, block, colours)),), (),
+                          size=(4.4, 0.6 + 0.32 * len(block.improvements)), columns=1))
+    if suffix:  # the smaller sets of games come with numbers alone
+        return found
+    found.append(Plot("profile", "Performance profile",
+                      "Share of runs above a human-normalised score, averaged over games, with 95% band.",
+                      ((f"Performance profile over {over}", partial(_profile, block, colours, summary.samples)),),
+                      legend, size=(4.4, 3.0), columns=1))
+    found.append(Plot("games", "Game by game", "Mean over seeds, human-normalised. 1 is human.",
+                      (("Human-normalised score of every game", partial(_games, block, colours)),), legend,
+                      size=(4.4, 1.0 + 0.19 * count), columns=1))
+    if all(task in g.curves for g in groups for task in block.tasks):
+        found.append(Plot("normalized", "Human-normalised score over frames",
+                          f"Mean and median over {over} of each game's mean curve.",
+                          tuple((f"{METRICS[name]} over frames", partial(_normalized, block, name, colours))
+                                for name in ("median", "mean")), legend, size=(4.4, 2.6), columns=2))
+    return found
+
+
+def palette(groups: Sequence[Group]) -> dict[str, str]:
+    """{method: colour}."""
+    free = [group.name for group in groups if group.name not in FIXED]
+    return FIXED | {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(free)}
+
+
+def _legend(groups: Sequence[Group], colours: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((group.name, colours[group.name]) for group in groups)
+
+
+# From plots to bytes
+
+def render(plot: Plot) -> tuple[dict[str, bytes], list[str]]:
+    """({ending: file} of the whole picture, one inline SVG a panel). Raises ImportError where matplotlib is missing."""
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except Exception as error:  # a broken installation raises its own kinds
+        raise ImportError(f"matplotlib cannot be imported ({error})") from error
+    with rc_context(RC):
+        figure = _whole(plot, Figure)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once, for both files
+        files = {}
+        for ending, extra in (("png", {"dpi": 200}), ("svg", {"metadata": {"Date": None, "Creator": None}})):
+            out = io.BytesIO()
+            figure.savefig(out, format=ending, **extra)
+            files[ending] = out.getvalue()
+    with rc_context(RC | {"svg.fonttype": "none"}):
+        panels = []
+        for label, draw in plot.panels:
+            figure = Figure(figsize=plot.size, layout=None if plot.margins else "constrained")
+            if plot.margins:
+                figure.subplots_adjust(*plot.margins)
+            draw(figure.add_subplot())
+            out = io.BytesIO()
+            figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+            panels.append(_inline(out.getvalue().decode(), label))
+    return files, panels
+
+
+def _whole(plot: Plot, new_figure: Callable[..., Any]) -> Any:
+    """All panels in one figure, with the legend below."""
+    from matplotlib.lines import Line2D
+
+    columns = min(plot.columns, len(plot.panels))
+    rows = -(-len(plot.panels) // columns)
+    width, height = columns * plot.size[0], rows * plot.size[1] + 0.35 * bool(plot.legend)
+    figure = new_figure(figsize=(width, height), layout="constrained")
+    for i, (_, draw) in enumerate(plot.panels):
+        draw(figure.add_subplot(rows, columns, i + 1))
+    if plot.legend:
+        handles = [Line2D([], [], color=colour, linewidth=2.2, label=name) for name, colour in plot.legend]
+        figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), int(width / 1.7))))
+    return figure
+
+
+def _inline(svg: str, label: str) -> str:
+    """An SVG file as element of a page: no header, no fixed size, no ids but those referred to, CSS colours."""
+    svg = svg[svg.index("<svg"):]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' id="[^"]*_\d+"', "", svg)
+    svg = re.sub(r"font: (\d+ )?([\d.]+px)[^;\"]*", lambda m: f"font: {m[1] or ''}{m[2]} var(--sans)", svg)
+    for colour, name in CSS.items():
+        svg = re.sub(colour, f"var({name})", svg, flags=re.IGNORECASE)
+    label = label.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    box = re.search(r'viewBox="[^"]*"', svg)[0]
+    return re.sub(r"<svg[^>]*>", lambda _: f'<svg {box} role="img" aria-label="{label}" '
+                  'xmlns:xlink="http://www.w3.org/1999/xlink">', svg, count=1, flags=re.DOTALL)
+
+
+# Panels
+
+def _aggregate(block: Block, name: str, colours: dict[str, str], axes: Any) -> None:
+    lines = [(row.group.name, colours[row.group.name], row.values[name], row.intervals[name]) for row in block.rows]
+    _intervals(axes, lines)
+    low, high = min(line[3][0] for line in lines), max(line[3][1] for line in lines)
+    room = (high - low or abs(high) or 1.0) * 0.08
+    axes.set_xlim(low - room, high + room)
+    axes.locator_params(axis="x", nbins=5)
+    axes.set_title(METRICS[name])
+
+
+def _intervals(axes: Any, lines: Sequence[tuple[str, str, float, tuple[float, float]]]) -> None:
+    """One bar from low to high a line, with a stroke at the value; lines are (label, colour, value, (low, high))."""
+    for place, (_, colour, value, (low, high)) in enumerate(lines):
+        axes.barh(place, high - low, left=low, height=0.5, color=colour, alpha=0.35, linewidth=0)
+        axes.plot([value] * 2, [place - 0.25, place + 0.25], color=colour, linewidth=2.2, solid_capstyle="butt")
+    axes.set_yticks(range(len(lines)), [textwrap.fill(line[0], 28) for line in lines])
+    axes.set_ylim(len(lines) - 0.4, -0.6)
+    axes.grid(False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def _improvement(block: Block, colours: dict[str, str], axes: Any) -> None:
+    axes.axvline(0.5, color=MUTED, linewidth=1, linestyle="--")
+    _intervals(axes, [(f"{v.ours} > {v.other}", colours[v.ours], v.value, v.interval) for v in block.improvements])
+    axes.set_xlim(0, 1)
+
+
+def _profile(block: Block, colours: dict[str, str], samples: int, axes: Any) -> None:
+    values = {row.group.name: row.group.normalized(block.tasks) for row in block.rows}
+    top = max(1.5, max(float(runs.max()) for games in values.values() for runs in games.values()))
+    thresholds = np.concatenate([np.linspace(0, 1, 61)[:-1], np.geomspace(1, top * 1.05, 60)])
+    for name, games in values.items():
+        low, high = statistics.profile_band(games, thresholds, samples=min(samples, 2000))
+        axes.fill_between(thresholds, low, high, color=colours[name], alpha=0.15, linewidth=0)
+        axes.plot(thresholds, statistics.profile(games, thresholds), color=colours[name])
+    axes.axvline(1, color=MUTED, linewidth=1, linestyle="--")
+    _normalized_scale(axes, 0, top * 1.05)
+    axes.set(ylim=(0, 1.02), xlabel="human-normalised score τ", ylabel="share of runs above τ")
+
+
+def _normalized_scale(axes: Any, low: float, high: float) -> None:
+    """x axis of human-normalised scores: linear up to human, logarithmic beyond."""
+    axes.set_xscale("symlog", linthresh=1, linscale=1.2)
+    axes.set_xlim(low, high)
+    shown = [tick for tick in NORMALIZED_TICKS if low <= tick <= high]
+    axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
+    axes.minorticks_off()
+
+
+def _normalized(block: Block, name: str, colours: dict[str, str], axes: Any) -> None:
+    last = max([run.total for row in block.rows for run in row.group.runs], default=scores.curve_frames()[-1])
+    for row in reversed(block.rows):
+        xs, values = normalized_curves(row.group, block.tasks)
+        if len(xs):
+            axes.plot(xs[xs <= last], values[name][xs <= last], color=colours[row.group.name])
+    _frames_axis(axes, last)
+    axes.axhline(0, color=MUTED, linewidth=1, linestyle=":")
+    if axes.get_ylim()[1] > 0.8:
+        axes.axhline(1, color=MUTED, linewidth=1, linestyle="--")
+    axes.set_title(f"{METRICS[name]} of {len(block.tasks)} game{'s' * (len(block.tasks) > 1)}")
+
+
+def _games(block: Block, colours: dict[str, str], axes: Any) -> None:
+    means = {row.group.name: {task: float(runs.mean()) for task, runs in row.group.normalized(block.tasks).items()}
+             for row in block.rows}
+    order = sorted(block.tasks, key=lambda task: max(games[task] for games in means.values()))
+    for place, task in enumerate(order):
+        found = [games[task] for games in means.values()]
+        axes.plot([min(found), max(found)], [place, place], color=GRID, linewidth=2.2, zorder=1)
+    for name, games in reversed(means.items()):
+        axes.scatter([games[task] for task in order], range(len(order)), s=22, color=colours[name], zorder=2,
+                     linewidth=0)
+    every = [value for games in means.values() for value in games.values()]
+    axes.axvline(1, color=MUTED, linewidth=1, linestyle="--", zorder=0)
+    axes.set_yticks(range(len(order)), list(map(title, order)))
+    axes.set_ylim(-0.7, len(order) - 0.3)
+    _normalized_scale(axes, min(-0.05, min(every) - 0.1), max(1.2, max(every) * 1.15))
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False, axis="y")
+    axes.set_xlabel("human-normalised score")
+
+
+def _game(summary: Summary, task: str, colours: dict[str, str], axes: Any) -> None:
+    groups = [g for g in summary.groups if task in g.curves]
+    last = max([run.total for g in groups for run in g.runs if run.task == task], default=scores.curve_frames()[-1])
+    seen: list[np.ndarray] = []
+    for group in reversed(groups):  # the user's own come last, on top
+        curves = [(xs[xs <= last], ys[xs <= last]) for xs, ys in group.curves[task]]
+        curves = [curve for curve in curves if len(curve[0])]
+        if not curves:
+            continue
+        colour = colours[group.name]
+        if group.kind == OWN and len(curves) > 1:
+            for curve in curves:
+                axes.plot(*curve, color=colour, linewidth=0.6, alpha=0.45)
+        xs, mean, std = mean_curve(curves)
+        axes.plot(xs, mean, color=colour, marker="o" if len(xs) == 1 else None, markersize=4)
+        if group.kind != PUBLISHED:
+            axes.fill_between(xs, mean - std, mean + std, color=colour, alpha=0.16, linewidth=0)
+        seen += [mean - std, mean + std, *(ys for _, ys in curves)]
+    _levels(axes, task, np.concatenate(seen) if seen else np.zeros(1))
+    _frames_axis(axes, last)
+    axes.set_title(title(task))
+
+
+def _levels(axes: Any, task: str, values: np.ndarray) -> None:
+    """Lines of random and human play, and the limits: human play far above is said in words."""
+    low, high = float(values.min()), float(values.max())
+    row = scores.reference(task)
+    if row:
+        low, high = min(low, row["random"]), max(high, row["random"])
+        if high - low < 0.01 * abs(row["human"] - row["random"]):  # noise around random play is not blown up
+            high = low + 0.1 * abs(row["human"] - row["random"])
+        axes.axhline(row["random"], color=MUTED, linewidth=1, linestyle=":")
+        if row["human"] < low + 2 * (high - low):
+            axes.axhline(row["human"], color=MUTED, linewidth=1, linestyle="--")
+            high = max(high, row["human"])
+        else:
+            axes.set_title(f"human {row['human']:,.0f} ↑", loc="right", color=MUTED, fontsize=7.5, fontweight="normal")
+    room = (high - low or max(1.0, abs(high))) * 0.06
+    axes.set_ylim(low - room, high + room * 1.5)
+
+
+def _frames_axis(axes: Any, last: float) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.set_xlim(0, last * 1.01)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 4, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _short(y)))
+    axes.set_xlabel("frames")
+
+
+def _short(x: float) -> str:
+    """1500 is 1.5K, 2000000 is 2M."""
+    for size, letter in ((1e6, "M"), (1e3, "K")):
+        if abs(x) >= size:
+            return f"{x / size:.6g}{letter}".replace("-", "\N{MINUS SIGN}")
+    return f"{x:.6g}".replace("-", "\N{MINUS SIGN}")
+
+
+def _harmony(groups: Sequence[Group], term: str, colours: dict[str, str], axes: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    last = 1.0
+    for group in groups:
+        curves = [(xs[ys > 0], np.log(ys[ys > 0])) for run in group.runs if term in run.harmony
+                  for xs, ys in [run.harmony[term]]]
+        curves = [curve for curve in curves if len(curve[0])]
+        if not curves:
+            continue
+        xs, mean, _ = mean_curve(curves)
+        every = np.array([np.interp(xs, *curve) for curve in curves])
+        axes.fill_between(xs, np.exp(every.min(0)), np.exp(every.max(0)), color=colours[group.name], alpha=0.16,
+                          linewidth=0)
+        axes.plot(xs, np.exp(mean), color=colours[group.name])
+        last = max(last, *(float(curve[0][-1]) for curve in curves))
+    _frames_axis(axes, last)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.axhline(1, color=MUTED, linewidth=1, linestyle="--")
+    axes.set_title(f"{TERMS[term].capitalize()} loss")

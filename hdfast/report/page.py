@@ -1,0 +1,168 @@
+"""The report as one HTML page: styles, script and figures inside, nothing fetched."""
+
+import html
+import time
+from collections.abc import Iterable, Sequence
+
+from hdfast import scores
+from hdfast.report import tables
+from hdfast.report.figures import CSS, Plot, palette
+from hdfast.report.style import SCRIPT, STYLE
+from hdfast.report.summary import METRICS, OWN, PUBLISHED, Block, Group, Summary, title
+
+
+def page(summary: Summary, pictures: Sequence[tuple[Plot, list[str]]], *, files: Iterable[str],
+         refresh: float = 0) -> str:
+    """The HTML text; `pictures` are plots with their inline SVGs, `files` the names that lie beside the page."""
+    by_name = {plot.name: (plot, panels) for plot, panels in pictures}
+    own = [group for group in summary.groups if group.kind == OWN]
+    name = "Atari 100K report" if set(summary.tasks) & set(scores.tasks()) else "hdfast report"
+    parts = [f"<h1>{name}</h1>", f'<p class="muted">{_subtitle(summary, own)}</p>', _tiles(summary), _missing(summary)]
+    if summary.notes:
+        parts.append('<ul class="notes">' + "".join(f"<li>{_text(note)}</li>" for note in summary.notes) + "</ul>")
+    for number, block in enumerate(summary.blocks):
+        parts += _block(block, by_name, f"-{number + 1}" if number else "")
+    parts.append(f'<h2>Final scores</h2><div class="card"><div class="scroll">{_games(summary)}</div></div>')
+    for picture in ("curves", "harmony"):
+        if picture in by_name:
+            parts.append(f"<h2>{by_name[picture][0].heading}</h2>{_figure(*by_name[picture], heading=False)}")
+    if summary.runs or any(group.runs for group in summary.groups):
+        parts.append(_runs(summary))
+    parts.append(_method(summary, files))
+    again = f'<meta http-equiv="refresh" content="{refresh:g}">' if refresh else ""
+    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{again}'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{name}</title>'
+            f'<link rel="icon" href="data:,"><style>{STYLE}</style></head><body><main>{"".join(parts)}</main>'
+            f"<script>{SCRIPT}</script></body></html>\n")
+
+
+def _text(text: str) -> str:
+    return html.escape(text)
+
+
+def _subtitle(summary: Summary, own: list[Group]) -> str:
+    runs = summary.runs
+    done = sum(run.finished for run in runs)
+    counted = f"{len(runs)} runs, {done} of them finished" if done < len(runs) else f"{len(runs)} finished runs"
+    what = f"{counted}, of {_text(', '.join(g.name for g in own))}" if own else "Published scores"
+    return f"{what}. {time.strftime('%Y-%m-%d %H:%M')}"
+
+
+def _tiles(summary: Summary) -> str:
+    """The four aggregates of the first method over its games, with the published ones below."""
+    if not summary.blocks:
+        return ""
+    first, *others = summary.blocks[0].rows
+    tiles = []
+    for name, label in METRICS.items():
+        below = "".join(f"<small>{_text(row.group.name)} {row.values[name]:.3f}</small>" for row in others)
+        tiles.append(f'<div class="tile"><small>{label}, {_text(first.group.name)}</small>'
+                     f"<b>{first.values[name]:.3f}</b>{below}</div>")
+    return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _missing(summary: Summary) -> str:
+    if not summary.missing:
+        return ""
+    lines = [f"<li>{_text(line)}</li>" for line in summary.missing]
+    more = (f"<details><summary>{len(lines) - 8} more</summary><ul>{''.join(lines[8:])}</ul></details>"
+            if len(lines) > 8 else "")
+    return f'<div class="card missing"><h2>What is missing</h2><ul>{"".join(lines[:8])}</ul>{more}</div>'
+
+
+def _block(block: Block, pictures: dict[str, tuple[Plot, list[str]]], suffix: str) -> list[str]:
+    def shown(name: str, **options: bool) -> str:
+        return _figure(*pictures[name + suffix], **options) if name + suffix in pictures else ""
+
+    few = 3 < len(block.tasks) < len(scores.tasks())
+    games = f'<p class="muted">{_text(", ".join(map(title, block.tasks)))}.</p>' if few else ""
+    return [f"<h2>{_text(tables.block_title(block))}</h2>{games}",
+            f'<div class="card"><div class="scroll">{_aggregates(block)}</div></div>',
+            shown("aggregates", heading=False),
+            f'<div class="pair"><div>{shown("profile")}{shown("improvement")}</div><div>{shown("games")}</div></div>',
+            shown("normalized")]
+
+
+def _figure(plot: Plot, panels: list[str], *, heading: bool = True) -> str:
+    legend = "".join(f'<span><i style="background:var({CSS[colour]})"></i>{_text(name)}</span>'
+                     for name, colour in plot.legend)
+    width = (1240 - 2 * 40) // plot.columns - 20
+    head = f"<h3>{_text(plot.heading)}</h3>" if heading else ""
+    return (f"<figure>{head}<figcaption>{_text(plot.caption)}</figcaption>"
+            + (f'<div class="legend">{legend}</div>' if legend else "")
+            + f'<div class="panels" style="--panel:{width}px;--most:{plot.size[0] * 72 * 1.55:.0f}px">'
+            + f'{"".join(panels)}</div></figure>')
+
+
+def _table(head: Sequence[str], rows: Iterable[str], *, sortable: bool, foot: str = "") -> str:
+    cells = "".join(f'<th scope="col"><button type="button">{h}</button></th>' if sortable
+                    else f'<th scope="col">{h}</th>' for h in head)
+    kind = ' class="sortable"' if sortable else ""
+    foot = f"<tfoot>{foot}</tfoot>" if foot else ""
+    return f"<table{kind}><thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody>{foot}</table>"
+
+
+def _cell(text: str, value: object = None, kind: str = "") -> str:
+    data = "" if value is None else f' data-value="{_text(str(value))}"'
+    return f"<td{data}{f' class={kind!r}' if kind else ''}>{text}</td>"
+
+
+def _aggregates(block: Block) -> str:
+    colours = palette([row.group for row in block.rows])
+    rows = []
+    for row in block.rows:
+        low, high = row.runs
+        mark = f'<i style="background:var({CSS[colours[row.group.name]]})"></i>'
+        cells = [_cell(f"{row.values[name]:.4f} <small>[{row.intervals[name][0]:.3f}, {row.intervals[name][1]:.3f}]"
+                       "</small>", row.values[name]) for name in METRICS]
+        rows.append(f"<tr>{_cell(mark + _text(row.group.name), row.group.name)}"
+                    f"{_cell(str(low) if low == high else f'{low}-{high}', low)}{''.join(cells)}</tr>")
+    return _table(["Method", "Runs a game", *METRICS.values()], rows, sortable=len(rows) > 2)
+
+
+def _games(summary: Summary) -> str:
+    """Scores of every method on every game, best mean in bold."""
+    head = ["Game", "Random", "Human",
+            *(f"{_text(group.name)}<br><small>score, normalised</small>" for group in summary.groups)]
+    rows = []
+    for task in summary.tasks:
+        row, winner = scores.reference(task) or {}, tables.best(summary, task)
+        cells = [_cell(_text(title(task)), title(task)),
+                 *(_cell(tables.number(row[key]) if row else "", row.get(key)) for key in ("random", "human"))]
+        for group in summary.groups:
+            text, normalized = tables.score_text(group, task), tables.normalized_text(group, task)
+            shown = f"<b>{text}</b>" if group.name == winner else text
+            cells.append(_cell(f"{shown} <small>{normalized}</small>", normalized))
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    return _table(head, rows, sortable=True)
+
+
+def _runs(summary: Summary) -> str:
+    rows = []
+    for run in (run for group in summary.groups for run in group.runs):
+        done = "finished" if run.finished else f"{run.progress:.0%}"
+        score = "" if run.final is None else tables.number(run.final)
+        rows.append("<tr>" + _cell(_text(run.method), run.method) + _cell(_text(title(run.task)), run.task, "left")
+                    + _cell(_text(run.seed), run.seed) + _cell(score, run.final)
+                    + _cell(_text(run.how), run.how, "left")
+                    + _cell(f"{run.frames:,}", run.frames) + _cell(done, run.progress)
+                    + _cell(f"<code>{_text(run.path)}</code>", run.path, "path") + "</tr>")
+    head = ["Method", "Task", "Seed", "Score", "The score is", "Frames", "Progress", "Path"]
+    return (f'<h2>Runs</h2><div class="card"><details><summary>{len(rows)} runs, with their scores and paths</summary>'
+            f'<div class="scroll">{_table(head, rows, sortable=True)}</div></details></div>')
+
+
+def _method(summary: Summary, files: Iterable[str]) -> str:
+    links = ", ".join(f'<a href="{_text(name)}">{_text(name)}</a>' for name in files)
+    published = any(group.kind == PUBLISHED for group in summary.groups)
+    return ("<h2>How this is computed</h2><div class='card'>"
+            "<p>Human-normalised: (score \u2212 random) / (human \u2212 random). Mean and median are over games, of "
+            "the mean over runs; IQM is the mean of the middle half of all runs; the optimality gap is the mean "
+            "shortfall below human. Intervals: 95%, percentile bootstrap stratified by game, "
+            f"{summary.samples:,} samples (Agarwal et al. 2021). Tables show mean ± sample standard deviation over "
+            "runs, and in brackets the number of runs where other games have more. The final score of a run is the "
+            "mean over the episodes of its last evaluation, unless the list of runs says otherwise.</p>"
+            "<p>Methods named hdfast are own runs; in square brackets stands what else differs from the official Atari "
+            "100K protocol.</p>"
+            + (f"<p>Published scores: {_text(scores.source())}.</p>" if published else "")
+            + (f"<p>Files: {links}.</p>" if links else "") + "</div>")

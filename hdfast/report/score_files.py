@@ -1,0 +1,78 @@
+"""Score files in DreamerV3's schema: records of task, method, seed, xs (environment frames), ys (scores), as JSON.
+
+One list of records, or a single record; gzipped where the name ends in .gz.
+"""
+
+import gzip
+import json
+import math
+import zlib
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hdfast.errors import ConfigError, RunError
+from hdfast.jsonl import plain, replace
+from hdfast.report.collect import Run
+from hdfast.tasks import canonical_task
+
+SUITE = "atari100k_"
+SCHEMA = "a list of records with task, method, seed, xs, ys"
+
+
+def read(path: Path) -> tuple[list[Run], list[str]]:
+    """Runs of a score file, and a note for each kind of record left out; RunError where the file cannot be used."""
+    try:
+        data = path.read_bytes()
+        records = json.loads(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"cannot read the score file {path}: {reason}; it must hold JSON, {SCHEMA}") from error
+    records = [records] if isinstance(records, dict) else records
+    if not isinstance(records, list):
+        raise RunError(f"the score file {path} must hold {SCHEMA}, got a {type(records).__name__}")
+    runs: dict[tuple[str, str, str], Run] = {}
+    refused: Counter[str] = Counter()
+    for record in records:
+        try:
+            run = _run(record, str(path))
+        except (ConfigError, KeyError, TypeError, ValueError, OverflowError) as error:
+            refused[f"no {error} in it" if isinstance(error, KeyError) else str(error)] += 1
+            continue
+        if (key := (run.method, run.task, run.seed)) in runs:
+            refused[f"{run.method} has {run.task} seed {run.seed} twice"] += 1
+        runs.setdefault(key, run)
+    return list(runs.values()), [f"{path}: {count} of {len(records)} records left out: {reason}"
+                                 for reason, count in refused.items()]
+
+
+def write(path: Path, runs: Iterable[Run]) -> Path:
+    """Write the curves of runs; RunError where there are none or the disk refuses."""
+    records = [{"task": run.task, "method": run.method, "seed": run.seed, "xs": run.curve[0], "ys": run.curve[1]}
+               for run in runs if len(run.curve[0])]
+    if not records:
+        raise RunError(f"nothing to write to {path}: no run has a score yet")
+    text = json.dumps(plain(records)).encode()
+    replace(path, gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
+    return path
+
+
+def _run(record: Any, path: str) -> Run:
+    if not isinstance(record, dict):
+        raise TypeError(f"a record must be an object, got a {type(record).__name__}")
+    task, xs, ys = record["task"], record["xs"], record["ys"]
+    if not (isinstance(xs, list) and isinstance(ys, list) and len(xs) == len(ys)):
+        raise ValueError("xs and ys must be lists of the same length")
+    points = sorted((float(x), float(y)) for x, y in zip(xs, ys, strict=True)
+                    if x is not None and y is not None and math.isfinite(float(x)) and math.isfinite(float(y)))
+    if not points:
+        raise ValueError("it has no finite point")
+    if isinstance(task, str) and task.startswith(SUITE):
+        task = "atari_" + task.removeprefix(SUITE)
+    curve = tuple(np.array(points).T)
+    frames = int(curve[0][-1])
+    return Run(canonical_task(task), str(record["method"]), str(record.get("seed", "0")), float(curve[1][-1]),
+               f"last point of the curve, at {frames:,} frames", curve, "score file", frames, frames, True, path)

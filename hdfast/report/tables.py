@@ -1,0 +1,220 @@
+"""The report as CSV, Markdown, LaTeX and terminal text."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+import numpy as np
+
+from hdfast import scores
+from hdfast.report.summary import METRICS, Block, Group, Summary, spread, title
+
+Cells = list[list[str]]
+
+
+def runs_csv(summary: Summary) -> str:
+    """One line a run of the user's own and of the score files."""
+    rows = [[run.method, run.task, run.seed, _exact(run.final), _exact(_normalized(run.task, run.final)),
+             run.how, str(run.frames), str(run.total), str(run.finished), run.path]
+            for group in summary.groups for run in group.runs]
+    return _csv(["method", "task", "seed", "final", "human_normalized", "final_is", "frames", "total_frames",
+                 "finished", "path"], rows)
+
+
+def games_csv(summary: Summary) -> str:
+    """One line a game and method: mean, std, human-normalised mean, number of runs; random and human as methods."""
+    rows = []
+    for task in summary.tasks:
+        row = scores.reference(task)
+        if row:
+            rows += [[task, name, _exact(row[name]), "", str(level), ""]
+                     for name, level in (("random", 0.0), ("human", 1.0))]
+        for group in summary.groups:
+            if task in group.finals:
+                found = group.finals[task]
+                rows.append([task, group.name, _exact(found.mean()), _exact(spread(found)),
+                             _exact(_normalized(task, found.mean())), str(len(found))])
+    return _csv(["task", "method", "mean", "std", "human_normalized", "runs"], rows)
+
+
+def aggregates_csv(summary: Summary) -> str:
+    """One line a block of games, method and aggregate, with its interval; probabilities of improvement at the end."""
+    rows = []
+    for block in summary.blocks:
+        rows += [[str(len(block.tasks)), row.group.name, name, _exact(row.values[name]),
+                  *map(_exact, row.intervals[name])] for row in block.rows for name in METRICS]
+        rows += [[str(len(block.tasks)), v.ours, f"probability_of_improvement over {v.other}", _exact(v.value),
+                  *map(_exact, v.interval)] for v in block.improvements]
+    return _csv(["games", "method", "statistic", "value", "low_95", "high_95"], rows)
+
+
+def markdown(summary: Summary) -> str:
+    """The tables of the page as Markdown."""
+    parts = ["# Scores\n"]
+    for block in summary.blocks:
+        parts += [f"## {block_title(block)}\n", _markdown(*aggregate_cells(block))]
+        if block.improvements:
+            parts += ["### Probability of improvement\n", _markdown(*improvement_cells(block))]
+    parts += ["## Final scores\n", _markdown(*game_cells(summary))]
+    for name, lines in (("To read with this", summary.notes), ("What is missing", summary.missing)):
+        if lines:
+            parts.append(f"## {name}\n\n" + "".join(f"- {line}\n" for line in lines))
+    return "\n".join(parts)
+
+
+def latex(summary: Summary) -> str:
+    """Tables for a paper, best mean of a game in bold; needs the package booktabs."""
+    parts = ["% Needs \\usepackage{booktabs}.\n"]
+    for number, block in enumerate(summary.blocks):
+        head, rows = aggregate_cells(block)
+        parts.append(_latex([head], [list(map(_escaped, row)) for row in rows], [],
+                            f"{block_title(block)}, with 95\\% stratified bootstrap intervals.",
+                            f"aggregates{number or ''}"))
+    parts.append(_latex([["Game", "Random", "Human", *(g.name for g in summary.groups)]],
+                        [_latex_game(summary, task) for task in summary.tasks], _latex_foot(summary),
+                        "Final scores, mean and standard deviation over seeds.", "games"))
+    return "\n".join(parts)
+
+
+def _latex_game(summary: Summary, task: str) -> list[str]:
+    row = scores.reference(task) or {}
+    winner = best(summary, task)
+    cells = [_escaped(score_text(g, task)) for g in summary.groups]
+    return [_escaped(title(task)), *(number(row[key]) if row else "" for key in ("random", "human")),
+            *(f"\\textbf{{{cell}}}" if g.name == winner else cell
+              for g, cell in zip(summary.groups, cells, strict=True))]
+
+
+def _latex_foot(summary: Summary) -> Cells:
+    """The aggregates of the largest block, as last lines of the table of games."""
+    if not summary.blocks:
+        return []
+    rows = {row.group.name: row for row in summary.blocks[0].rows}
+    level = {"mean": 1, "median": 1, "iqm": 1, "optimality_gap": 0}
+    return [[f"{label} ({len(summary.blocks[0].tasks)} games)", f"{1 - level[name]:.3f}", f"{level[name]:.3f}",
+             *(f"{rows[g.name].values[name]:.3f}" if g.name in rows else "" for g in summary.groups)]
+            for name, label in METRICS.items()]
+
+
+def terminal(summary: Summary) -> str:
+    """Aggregates for a terminal."""
+    parts = []
+    for block in summary.blocks:
+        head, rows = aggregate_cells(block)
+        widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+        lines = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w)
+                           for i, (cell, w) in enumerate(zip(row, widths, strict=True))) for row in [head, *rows]]
+        parts.append(f"{block_title(block)}\n" + "\n".join(f"  {line.rstrip()}" for line in lines))
+    return "\n\n".join(parts)
+
+
+def block_title(block: Block) -> str:
+    """What a block is over."""
+    if len(block.tasks) > 3:
+        return f"Human-normalised scores over {len(block.tasks)} games"
+    return f"Human-normalised scores on {', '.join(map(title, block.tasks))}"
+
+
+def aggregate_cells(block: Block) -> tuple[list[str], Cells]:
+    """Head and rows: method, runs a game, the four aggregates with their intervals."""
+    rows = []
+    for row in block.rows:
+        low, high = row.runs
+        cells = [f"{row.values[name]:.4f} [{row.intervals[name][0]:.3f}, {row.intervals[name][1]:.3f}]"
+                 for name in METRICS]
+        rows.append([row.group.name, f"{low}" if low == high else f"{low}-{high}", *cells])
+    return ["Method", "Runs", *METRICS.values()], rows
+
+
+def improvement_cells(block: Block) -> tuple[list[str], Cells]:
+    """Head and rows: two methods, and the probability that the first beats the second."""
+    return ["Method", "Over", "Probability"], [
+        [v.ours, v.other, f"{v.value:.3f} [{v.interval[0]:.3f}, {v.interval[1]:.3f}]"] for v in block.improvements]
+
+
+def game_cells(summary: Summary) -> tuple[list[str], Cells]:
+    """Head and rows: game, random, human, then score and human-normalised score of every method."""
+    head = ["Game", "Random", "Human"]
+    for group in summary.groups:
+        head += [group.name, "norm."]
+    rows = []
+    for task in summary.tasks:
+        row = scores.reference(task) or {}
+        cells = [title(task), *(number(row[key]) if row else "" for key in ("random", "human"))]
+        for group in summary.groups:
+            cells += [score_text(group, task), normalized_text(group, task)]
+        rows.append(cells)
+    return head, rows
+
+
+def score_text(group: Group, task: str) -> str:
+    """Mean ± standard deviation of a method on a task, with the number of runs where other games have more.
+
+    Where no run has ended, how far they are.
+    """
+    if task not in group.finals:
+        going = [run.progress for run in group.runs if run.task == task]
+        return f"at {np.mean(going):.0%}" if going else ""
+    found = group.finals[task]
+    digits = 0 if abs(found.mean()) >= 1000 else 1
+    text = f"{found.mean():,.{digits}f}" + (f" ± {spread(found):,.{digits}f}" if len(found) > 1 else "")
+    return text + (f" ({len(found)})" if len(found) < max(map(len, group.finals.values())) else "")
+
+
+def normalized_text(group: Group, task: str) -> str:
+    """Human-normalised mean of a method on a task."""
+    value = _normalized(task, group.finals[task].mean()) if task in group.finals else None
+    return "" if value is None else f"{value:.2f}"
+
+
+def number(value: float) -> str:
+    """A score with as many digits as are worth reading."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}"
+
+
+def best(summary: Summary, task: str) -> str | None:
+    """Name of the one method with the highest mean on a task, where there is something to compare."""
+    means = {g.name: g.finals[task].mean() for g in summary.groups if task in g.finals}
+    top = [name for name in means if means[name] == max(means.values())]
+    return top[0] if len(top) == 1 < len(means) else None
+
+
+def _normalized(task: str, score: float | None) -> float | None:
+    return None if score is None else scores.human_normalized(task, float(score))
+
+
+def _exact(value: float | None) -> str:
+    return "" if value is None else f"{value:.10g}"
+
+
+def _csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([head, *rows])
+    return out.getvalue()
+
+
+def _markdown(head: list[str], rows: Cells) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+    return line(head) + "|" + " --- |" + " ---: |" * (len(head) - 1) + "\n" + "".join(map(line, rows))
+
+
+def _latex(head: Cells, rows: Cells, foot: Cells, caption: str, label: str) -> str:
+    """One table; the cells of `rows` are LaTeX already."""
+    def lines(cells: Cells) -> str:
+        return "".join(" & ".join(row) + " \\\\\n" for row in cells)
+
+    columns = "l" + "r" * (len(head[0]) - 1)
+    body = [lines([[_escaped(cell) for cell in row] for row in head]), lines(rows), *([lines(foot)] if foot else [])]
+    return (f"\\begin{{table}}\n\\centering\n\\small\n\\caption{{{caption}}}\n\\label{{tab:{label}}}\n"
+            f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n" + "\\midrule\n".join(body) +
+            "\\bottomrule\n\\end{tabular}\n\\end{table}\n")
+
+
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+          **{c: f"\\{c}" for c in "&%$#_{}"}}
+
+
+def _escaped(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
