@@ -3,16 +3,27 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from test_observe_scan import native  # noqa: F401
 from tolerance import assert_as_accurate
 
 from hdfast import ops
+from hdfast.ops import library
 from hdfast.ops.conv import conv, deconv
 
 # Images N, sides h, w of the small image, channels C of the big one and D of the small one. Below 8 channels patches
 # are copied, from there on it is Winograd's algorithm, whose tiles have 2x2 pixels: odd sides leave half a tile.
 SIZES = [(3, 4, 4, 16, 32), (1, 1, 1, 8, 1), (5, 3, 2, 9, 13), (2, 7, 5, 20, 33), (70, 2, 2, 33, 50),
          (9, 16, 16, 32, 8), (2, 1, 1, 1, 1), (3, 5, 4, 3, 7), (2, 33, 9, 7, 6)]
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu():
+    if reason := library.problem():
+        pytest.skip(f"the native library is not there: {reason}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with ops.use("native"):
+        yield
+    torch.set_num_threads(before)
 
 
 def leaves(sizes, big):
