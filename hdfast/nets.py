@@ -1,16 +1,16 @@
 """Building blocks of the networks: dense layers, MLP heads, image and vector encoders and decoders.
 
-Images are channels-last (..., h, w, c) everywhere; convolutions see a permuted view, so nothing is copied. Initialisers
-are those of the official nets.py, class Initializer, with `fan = (fan_in + fan_out) / 2`.
+Images are channels-last (..., h, w, c) everywhere, so that nothing is copied between layers. Initialisers are those of
+the official nets.py, class Initializer, with `fan = (fan_in + fan_out) / 2`.
 """
 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hdfast import ops
+from hdfast.ops.conv import conv, deconv
 from hdfast.ops.gemm import linear
 from hdfast.ops.imagine import state_mm
 from hdfast.ops.observe_scan import usable
@@ -112,8 +112,7 @@ class ConvStage(nn.Module):
         self.norm = Norm(depth)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.conv2d(x.permute(0, 3, 1, 2), self.kernel, stride=2, padding=1)
-        return ops.norm_act(x.permute(0, 2, 3, 1), self.norm.scale, self.norm.bias)
+        return ops.norm_act(conv(x, self.kernel), self.norm.scale, self.norm.bias)
 
 
 class DeconvStage(nn.Module):
@@ -130,8 +129,8 @@ class DeconvStage(nn.Module):
         self.bias = nn.Parameter(torch.zeros(depth)) if last else None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.conv_transpose2d(x.permute(0, 3, 1, 2), self.kernel, self.bias, stride=2, padding=1).permute(0, 2, 3, 1)
-        return x if self.norm is None else ops.norm_act(x, self.norm.scale, self.norm.bias)
+        x = deconv(x, self.kernel)
+        return x.add_(self.bias) if self.norm is None else ops.norm_act(x, self.norm.scale, self.norm.bias)
 
 
 def stage_depths(size: int, depth: int) -> list[int]:
@@ -172,7 +171,7 @@ class ImageDecoder(nn.Module):
         lead, x = x.shape[:-1], x.reshape(-1, MIN_RES, MIN_RES, self.depth)
         for stage in self.stages:
             x = stage(x)
-        return (x + 0.5).unflatten(0, lead)
+        return x.add_(0.5).unflatten(0, lead)
 
 
 class VectorEncoder(nn.Module):

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 
 #if defined(__x86_64__)
 #define HD_TARGET(x) __attribute__((target(x)))
@@ -92,11 +93,17 @@ inline __attribute__((always_inline)) void transpose(const float* from, int64_t 
     for (int64_t j = 0; j < columns; ++j) to[j * to_stride + i] = from[i * from_stride + j];
 }
 
-// A rows [0, mr) x columns [0, kc) to k-major order.
-inline __attribute__((always_inline)) void pack_rows(const Mat& a, int64_t mr, int64_t kc, float* out) {
-  if (a.cs == 1) return transpose(a.p, a.rs, mr, kc, out, mr);
+// A rows [0, MR) x columns [0, kc) to k-major order. The number of rows is a constant so that a copied row is a few
+// moves and no call.
+template <int MR>
+inline __attribute__((always_inline)) void pack_rows(const Mat& a, int64_t kc, float* out) {
+  if (a.cs == 1) return transpose(a.p, a.rs, MR, kc, out, MR);
+  if (a.rs == 1) {
+    for (int64_t k = 0; k < kc; ++k) std::memcpy(out + k * MR, a.p + k * a.cs, sizeof(float) * MR);
+    return;
+  }
   for (int64_t k = 0; k < kc; ++k)
-    for (int64_t i = 0; i < mr; ++i) out[k * mr + i] = a.p[i * a.rs + k * a.cs];
+    for (int64_t i = 0; i < MR; ++i) out[k * MR + i] = a.p[i * a.rs + k * a.cs];
 }
 
 struct Block {
@@ -109,8 +116,9 @@ struct Block {
 };
 
 template <int W, int NV, int MR>
-inline __attribute__((always_inline)) void strip(const Block& x, const float* a, int64_t i) {
+inline __attribute__((always_inline)) void strip(const Block& x, float* a, int64_t i) {
   constexpr int64_t width = W * NV;
+  pack_rows<MR>(x.a.rows(i), x.kc, a);
   for (int64_t j = 0; j * width < x.n; ++j)
     tile<W, NV, MR>(x.kc, a, x.b + j * x.panel, x.c + i * x.ldc + j * width, x.ldc,
                     std::min(width, x.n - j * width), x.accumulate);
@@ -123,7 +131,6 @@ inline __attribute__((always_inline)) void block(const Block& x) {
   const int64_t strips = (x.m + MAX - 1) / MAX, height = (x.m + strips - 1) / strips;
   for (int64_t i = 0; i < x.m; i += height) {
     const int64_t mr = std::min(height, x.m - i);
-    pack_rows(x.a.rows(i), mr, x.kc, a);
     switch (mr) {
 #define HD_CASE(n) case n: if constexpr (n <= MAX) strip<W, NV, n>(x, a, i); break;
       HD_CASE(1) HD_CASE(2) HD_CASE(3) HD_CASE(4) HD_CASE(5) HD_CASE(6) HD_CASE(7)
@@ -213,14 +220,15 @@ void gemm(const Pool& pool, int64_t m, int64_t n, int64_t k, const Mat& a, const
   const int64_t width = isa().width;
   if (!m || !n) return;
   auto body = [&](int64_t i0, int64_t i1, int64_t n0, int64_t n1) {
-    std::vector<float> packed(std::min(k, kBlockK) * kBlockN);
+    const int64_t most = (std::min(kBlockN, n1 - n0) + width - 1) / width * width;
+    const auto packed = std::make_unique_for_overwrite<float[]>(std::min(k, kBlockK) * most);
     for (int64_t j = n0; j < n1; j += kBlockN)
       for (int64_t l = 0; l < k; l += kBlockK) {
         const int64_t columns = std::min(kBlockN, n1 - j), depth = std::min(kBlockK, k - l);
         for (int64_t p = 0; p < columns; p += width)
           pack_panel({b.p + l * b.rs + (j + p) * b.cs, b.rs, b.cs}, depth, std::min(width, columns - p), width,
-                     packed.data() + p * depth);
-        isa().block({i1 - i0, columns, depth, depth * width, {a.p + i0 * a.rs + l * a.cs, a.rs, a.cs}, packed.data(),
+                     packed.get() + p * depth);
+        isa().block({i1 - i0, columns, depth, depth * width, {a.p + i0 * a.rs + l * a.cs, a.rs, a.cs}, packed.get(),
                      c + i0 * ldc + j, ldc, accumulate || l > 0});
       }
   };

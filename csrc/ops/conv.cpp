@@ -1,0 +1,65 @@
+// conv.cpp -- convolutions of kernel 4x4, stride 2, padding 1 as torch ops on the CPU; cpu/conv.h says what they are.
+#include "cpu/conv.h"
+
+#include "ops/scan_glue.h"
+
+namespace hd::ops {
+namespace {
+
+// Sizes from the big image (N, 2h, 2w, C) or the small one (N, h, w, D), and a kernel (D, C, 4, 4).
+cpu::ConvSizes down_sizes(const Tensor& x, int64_t d, const char* what) {
+  HD_CHECK(x.dim() == 4 && x.size(1) % 2 == 0 && x.size(2) % 2 == 0, what, " must be (N, 2h, 2w, C)");
+  return {x.size(0), x.size(1) / 2, x.size(2) / 2, x.size(3), d};
+}
+const float* take_kernel(const Tensor& t, const cpu::ConvSizes& z, const char* what) {
+  HD_CHECK(z.c > 0 && z.d > 0, what, " must have channels");
+  return take(t, {z.d, z.c, 4, 4}, what);
+}
+const float* take_big(const Tensor& t, const cpu::ConvSizes& z, const char* what) {
+  return take(t, {z.images, 2 * z.h, 2 * z.w, z.c}, what);
+}
+const float* take_small(const Tensor& t, const cpu::ConvSizes& z, const char* what) {
+  return take(t, {z.images, z.h, z.w, z.d}, what);
+}
+
+// x (N, 2h, 2w, C), kernel (D, C, 4, 4) -> (N, h, w, D)
+Tensor conv_down(Tensor x, Tensor kernel) {
+  HD_CHECK(kernel.dim() == 4, "conv_down: kernel must be (D, C, 4, 4)");
+  const cpu::ConvSizes z = down_sizes(x, kernel.size(0), "conv_down: x");
+  Tensor y = empty(x, {z.images, z.h, z.w, z.d});
+  cpu::conv_down(torch_pool(), z, take_big(x, z, "conv_down: x"), take_kernel(kernel, z, "conv_down: kernel"), out(y));
+  return y;
+}
+
+// y (N, h, w, D), kernel (D, C, 4, 4) -> (N, 2h, 2w, C)
+Tensor conv_up(Tensor y, Tensor kernel) {
+  HD_CHECK(y.dim() == 4 && kernel.dim() == 4, "conv_up: y must be (N, h, w, D), kernel (D, C, 4, 4)");
+  const cpu::ConvSizes z{y.size(0), y.size(1), y.size(2), kernel.size(1), y.size(3)};
+  Tensor x = empty(y, {z.images, 2 * z.h, 2 * z.w, z.c});
+  cpu::conv_up(torch_pool(), z, take_small(y, z, "conv_up: y"), take_kernel(kernel, z, "conv_up: kernel"), out(x));
+  return x;
+}
+
+// x (N, 2h, 2w, C), y (N, h, w, D) -> (D, C, 4, 4)
+Tensor conv_kernel(Tensor x, Tensor y) {
+  HD_CHECK(y.dim() == 4, "conv_kernel: y must be (N, h, w, D)");
+  const cpu::ConvSizes z = down_sizes(x, y.size(3), "conv_kernel: x");
+  Tensor dkernel = empty(x, {z.d, z.c, 4, 4});
+  cpu::conv_kernel(torch_pool(), z, take_big(x, z, "conv_kernel: x"), take_small(y, z, "conv_kernel: y"), out(dkernel));
+  return dkernel;
+}
+
+}  // namespace
+}  // namespace hd::ops
+
+HD_LIBRARY(m) {
+  m.def("conv_down(Tensor x, Tensor kernel) -> Tensor");
+  m.def("conv_up(Tensor y, Tensor kernel) -> Tensor");
+  m.def("conv_kernel(Tensor x, Tensor y) -> Tensor");
+}
+
+HD_IMPLEMENT(m) {
+  m.impl("conv_down", TORCH_BOX(&hd::ops::conv_down));
+  m.impl("conv_up", TORCH_BOX(&hd::ops::conv_up));
+  m.impl("conv_kernel", TORCH_BOX(&hd::ops::conv_kernel));
+}
