@@ -1,8 +1,8 @@
 """Training: act, store, update, with evaluation, records and checkpoints at their steps. Official `train_eval`.
 
-One vector step: act on the record, store record and action, count, send the action, run the updates that are due while
-the environments step, receive the next record. The emulator needs only the action, so this is the official order with
-the waiting taken out.
+One vector step: act on the record, send the action, and while the environments step, store record and action, count,
+and run the updates that are due; then receive the next record. The emulator needs only the action, so this is the
+official order with the waiting taken out: the same parameters act, and updates find the same steps in the replay.
 """
 
 import signal
@@ -131,14 +131,14 @@ class Trainer:
             self._evaluate()  # an evaluation that was interrupted
         record, policy = self.envs.reset(), None
         while True:
+            more = self.step + count < steps
             with self.log.timer("act"):
                 action, policy = self._act(record, policy)
+                if more:
+                    self.envs.send(action)
                 self.replay.add(record, action)
             self.step += count
             self._count_episodes(record)
-            more = self.step < steps
-            if more:
-                self.envs.send(action)
             self._update()
             self._report(self.step - count)
             if self._signal is not None or not more:
