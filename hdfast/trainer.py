@@ -18,6 +18,7 @@ import torch
 from hdfast import checkpoint, ops, rng
 from hdfast.agent import Agent, PolicyState
 from hdfast.config import Config
+from hdfast.cuda_graph import Graphs
 from hdfast.envs import Step, VectorEnv, make_envs
 from hdfast.errors import RunError
 from hdfast.evaluation import Stopped, evaluate, frames_per_step
@@ -165,10 +166,10 @@ class Trainer:
 
     def _update(self) -> None:
         """Run the updates that are due at this step."""
-        run, due = self.config.run, self.schedule.updates_due(self.step)
+        due = self.schedule.updates_due(self.step)
         while self.updates < due:
             with self.log.timer("sample"):
-                batch = self.replay.sample(run.batch_size, run.batch_length)
+                batch = self._sample()
             with self.log.timer("train"):
                 self.agent.update(batch)
             self.updates += 1
@@ -309,6 +310,9 @@ class Trainer:
                              seed=stream_seed(config.seed, REPLAY), learner=device, threads=usable_cores(),
                              device=replay_device(config.replay.device, device,
                                                   ring_bytes(capacity, space.shape, space.dtype)))
+        graphs = Graphs(device, config.cuda_graphs and device.type == "cuda" and self.replay.capturable)
+        self._sample = graphs.of(lambda: self.replay.sample(config.run.batch_size, config.run.batch_length),
+                                 "drawing of a batch", generators=[self.replay.rng], shared=True)
         try:
             self._load(found)
             with Logger(self.logdir, action_repeat=frames_per_step(config), resume_step=found and found.step,

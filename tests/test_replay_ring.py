@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from hdfast import machine, replay_ring
+import tape
+from hdfast import cuda_graph, machine, replay_ring, rng
+from hdfast.cuda_graph import Graphs
 from hdfast.errors import ConfigError
 from hdfast.machine import replay_device
 from hdfast.replay import Replay
@@ -34,6 +36,24 @@ def test_sampling_needs_shapes_alone():
     batch = ring.windows(torch.empty(4, dtype=torch.float64, device="meta"), 6)
     assert {x.device.type for x in vars(batch).values()} == {"meta"}
     assert batch.rows.shape == batch.reward.shape == (6, 4) and batch.frames.shape == (100, 8, 8, 3)
+
+
+def test_a_captured_draw_follows_the_replay(monkeypatch):
+    """The tape plays the part of a CUDA graph: ops alone, no Python, always the same tensors."""
+    monkeypatch.setattr(cuda_graph, "record", tape.record)
+    plain, captured = filled(9, 40, 2, seed=5), filled(9, 40, 2, seed=5)
+    draw = Graphs(torch.device("cpu"), True).of(lambda: captured.sample(30, 8), "drawing of a batch",
+                                                generators=[captured.rng], shared=True)
+    drawn = set()
+    for step in range(9, 75, 3):  # filling, full and wrapped
+        batch, expected = draw(), plain.sample(30, 8)
+        assert_same_batch(batch, expected)
+        assert batch.frames is captured.ring.frames
+        if step > 9 + 3 * cuda_graph.WARMUP:
+            drawn.add(id(batch.rows))
+        for replay in (plain, captured):
+            extended(replay, step, step + 3, 2)
+    assert len(drawn) == 1 and rng.to_text(plain.rng) == rng.to_text(captured.rng)
 
 
 def test_the_replay_after_a_restore_has_no_windows_of_before(tmp_path):
