@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hdfast import ops
+from hdfast import ops, rng
 from hdfast.config import Config
 from hdfast.cuda_graph import Graphs
 from hdfast.envs import ActSpace, ObsSpace, Step
 from hdfast.errors import RunError
 from hdfast.learner import Learner, behaviour_shapes, draw
 from hdfast.nets import one_hot
-from hdfast.replay import Batch
+from hdfast.replay_ring import Batch
 from hdfast.rssm import State
 from hdfast.visuals import openloop_grid
 from hdfast.world_model import Sequences
@@ -138,31 +138,26 @@ class Agent:
     # Learning
 
     def sequences(self, batch: Batch) -> Sequences:
-        """A replay batch on the device in the form the learner takes; the action is shifted by one step."""
+        """A replay batch in the form the learner takes; the action is shifted by one step."""
         return self._sequences(*self._tensors(batch))
 
-    def _sequences(self, obs: Tensor, action: Tensor, reward: Tensor, is_first: Tensor,
-                   is_terminal: Tensor) -> Sequences:
-        action, reward, is_first, is_terminal = (x.to(self.device, non_blocking=True)
-                                                 for x in (action, reward, is_first, is_terminal))
+    def _sequences(self, *tensors: Tensor) -> Sequences:
+        """The same from what `_tensors` gives; those of another device are copied."""
+        frames, rows, action, reward, is_first, is_terminal = (x.to(self.device, non_blocking=True) for x in tensors)
         onehot = one_hot(action, self.act_space.n)
         prev = torch.cat([torch.zeros_like(onehot[:1]), onehot[:-1]])
-        return Sequences(self.observation(obs), prev, reward, 1 - is_terminal.float(), is_first)
+        obs = ops.replay_gather(frames, rows) if self.obs_space.is_image else frames[rows]
+        return Sequences(obs, prev, reward, 1 - is_terminal.float(), is_first)
 
-    def _tensors(self, batch: Batch) -> list[Tensor]:
-        """What an update needs of a batch, arrays or tensors; from the host by way of pinned memory, so that copying
-        it waits for nothing."""
-        fields = batch.obs, batch.action, batch.reward, batch.is_first, batch.is_terminal
-        tensors = [torch.as_tensor(x) for x in fields]
-        if self.device.type != "cuda":
-            return tensors
-        return [x if x.is_cuda else x.pin_memory() for x in tensors]
+    def _tensors(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What an update needs of a batch."""
+        return batch.frames, batch.rows, batch.action, batch.reward, batch.is_first, batch.is_terminal
 
     def update(self, batch: Batch) -> None:
         """One train step on a batch (T, B, ...); its metrics are summed on the device until `read_metrics_sync`.
 
-        The fields of the batch are arrays or tensors. Graphs read device tensors where they lay at the capture: a
-        replay that always fills the same ones saves the copy.
+        Graphs read device tensors where they lay at the capture, and copy there what a later batch brings in other
+        tensors: a replay that always fills the same ones saves the copy.
         """
         post = self.model_step(*self._tensors(batch))
         self.behaviour_step(*post)
@@ -227,10 +222,10 @@ class Agent:
             raise RunError(f"checkpoint entry '{name}' is {'missing' if name in own else 'unknown'}: it was written by "
                            "another model or version; resume with the run's own configuration or use a new logdir")
         for name, value in own.items():
-            if value.shape != state[name].shape:
+            if value.shape != state[name].shape and not name.startswith("rng/"):
                 raise RunError(f"checkpoint entry '{name}' has shape {tuple(state[name].shape)}, expected "
                                f"{tuple(value.shape)}; resume with the run's own configuration or use a new logdir")
             if not name.startswith("rng/"):
                 value.copy_(state[name])
-        self.act_rng.set_state(state["rng/act"].cpu())
-        self.learn_rng.set_state(state["rng/learn"].cpu())
+        rng.restore(self.act_rng, state["rng/act"])
+        rng.restore(self.learn_rng, state["rng/learn"])

@@ -48,6 +48,8 @@ class EnvConfig:
 @dataclass(frozen=True)
 class ReplayConfig:
     capacity: int = opt(1_000_000, "environment steps kept; the oldest go first", low=64, high=10**12)
+    device: str = opt("auto", "where the steps are kept: cuda is the learner's GPU, cpu host memory, auto the GPU if "
+                      "they take at most half of its free memory", choices=("auto", "cpu", "cuda"))
 
 
 @dataclass(frozen=True)
@@ -242,13 +244,13 @@ def settings() -> Mapping[str, dataclasses.Field]:
     return MappingProxyType(out)
 
 
-MACHINE_SETTINGS = frozenset({"task", "seed", "logdir", "device", "backend", "cuda_graphs",
-                              "deterministic", "env.backend", "env.num_threads", "run.threads"})
+MACHINE_SETTINGS = frozenset({"task", "seed", "logdir", "device", "backend", "cuda_graphs", "deterministic",
+                              "env.backend", "env.num_threads", "replay.device", "run.threads"})
 """What to run and where: no part of the official protocol, so `atari100k` leaves these alone."""
 
 RESUME_MAY_CHANGE = frozenset({"logdir", "device", "backend", "cuda_graphs", "deterministic", "env.num_threads",
-                               "run.threads", "run.steps", "run.log_every", "run.save_every", "run.eval_every",
-                               "run.video_every"})
+                               "replay.device", "run.threads", "run.steps", "run.log_every", "run.save_every",
+                               "run.eval_every", "run.video_every"})
 """Settings that a resumed run may change: where it runs, how long, and how often it reports."""
 
 

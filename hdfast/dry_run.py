@@ -12,7 +12,9 @@ from hdfast.agent import Agent
 from hdfast.config import Config
 from hdfast.envs import make_envs
 from hdfast.evaluation import frames_per_step
+from hdfast.machine import replay_device
 from hdfast.replay import Replay
+from hdfast.replay_ring import ring_bytes
 from hdfast.schedule import Schedule
 
 EXTRA = 8  # steps beyond one sequence, so that a batch has different windows
@@ -29,7 +31,8 @@ def dry_run(config: Config, device: torch.device) -> None:
         print_parameters(agent)
         print_memory(agent, config)
         rng, length = np.random.default_rng(config.seed), run.batch_length + EXTRA
-        replay = Replay(length * count, count, space.shape, space.dtype, directory=None, seed=config.seed)
+        replay = Replay(length * count, count, space.shape, space.dtype, directory=None, seed=config.seed,
+                        learner=device)
         start = time.perf_counter()
         record = envs.reset()
         for _ in range(length):
@@ -67,12 +70,13 @@ def print_parameters(agent: Agent) -> None:
 def print_memory(agent: Agent, config: Config) -> None:
     """Bytes of the parameters with gradients and moments, and of the replay when the run is at its end."""
     space = agent.obs_space
-    record = int(np.prod(space.shape)) * np.dtype(space.dtype).itemsize
     kept = min(config.replay.capacity, config.run.steps)
+    size = ring_bytes(kept, space.shape, space.dtype)
+    where = replay_device(config.replay.device, agent.device, size)
     trained = sum(agent.num_params().values())
     print("memory")
     print(f"  {FLOATS_PER_PARAMETER * 4 * trained / 2**20:>10,.0f} MiB  parameters, gradients and Adam moments")
-    print(f"  {kept * record / 2**20:>10,.0f} MiB  replay of {kept:,} steps")
+    print(f"  {size / 2**20:>10,.0f} MiB  replay of {kept:,} steps, on {where}")
 
 
 def _peak_bytes(device: torch.device) -> int:

@@ -58,6 +58,21 @@ def choose_algorithms(device: torch.device, deterministic: bool) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid: a launch for every empty tensor
 
 
+def replay_device(name: str, learner: torch.device, size: int) -> torch.device:
+    """Where a replay of `size` bytes lies for the setting `name` (auto, cpu, cuda), beside a learner that is built.
+
+    auto is the learner's GPU if the replay takes at most half of its free memory. ConfigError for cuda beside a learner
+    on the CPU.
+    """
+    if name == "cuda" and learner.type != "cuda":
+        raise ConfigError(f"--replay.device cuda keeps the replay on the learner's GPU, but the learner runs on "
+                          f"{learner}; use --replay.device auto, or --device cuda")
+    if name == "cpu" or learner.type != "cuda":
+        return torch.device("cpu")
+    fits = name == "cuda" or 2 * size <= torch.cuda.mem_get_info(learner)[0]
+    return learner if fits else torch.device("cpu")
+
+
 def cpu_name() -> str:
     """Model name of the processor."""
     try:

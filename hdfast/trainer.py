@@ -1,8 +1,8 @@
 """Training: act, store, update, with evaluation, records and checkpoints at their steps. Official `train_eval`.
 
-One vector step: act on the record, store record and action, count, send the action, run the updates that are due while
-the environments step, receive the next record. The emulator needs only the action, so this is the official order with
-the waiting taken out.
+One vector step: act on the record, send the action, and while the environments step, store record and action, count,
+and run the updates that are due; then receive the next record. The emulator needs only the action, so this is the
+official order with the waiting taken out: the same parameters act, and updates find the same steps in the replay.
 """
 
 import signal
@@ -15,15 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from hdfast import checkpoint, ops
+from hdfast import checkpoint, ops, rng
 from hdfast.agent import Agent, PolicyState
 from hdfast.config import Config
+from hdfast.cuda_graph import Graphs
 from hdfast.envs import Step, VectorEnv, make_envs
 from hdfast.errors import RunError
 from hdfast.evaluation import Stopped, evaluate, frames_per_step
 from hdfast.logger import Logger
-from hdfast.machine import choose_algorithms, keep_memory, pick_device
+from hdfast.machine import choose_algorithms, keep_memory, pick_device, replay_device, usable_cores
 from hdfast.replay import Replay
+from hdfast.replay_ring import ring_bytes
 from hdfast.run_dir import RunDir, check_settings, finished_step, spaces
 from hdfast.schedule import Schedule, crossed
 from hdfast.visuals import learning_curve
@@ -130,14 +132,14 @@ class Trainer:
             self._evaluate()  # an evaluation that was interrupted
         record, policy = self.envs.reset(), None
         while True:
+            more = self.step + count < steps
             with self.log.timer("act"):
                 action, policy = self._act(record, policy)
+                if more:
+                    self.envs.send(action)
                 self.replay.add(record, action)
             self.step += count
             self._count_episodes(record)
-            more = self.step < steps
-            if more:
-                self.envs.send(action)
             self._update()
             self._report(self.step - count)
             if self._signal is not None or not more:
@@ -164,10 +166,10 @@ class Trainer:
 
     def _update(self) -> None:
         """Run the updates that are due at this step."""
-        run, due = self.config.run, self.schedule.updates_due(self.step)
+        due = self.schedule.updates_due(self.step)
         while self.updates < due:
             with self.log.timer("sample"):
-                batch = self.replay.sample(run.batch_size, run.batch_length)
+                batch = self._sample()
             with self.log.timer("train"):
                 self.agent.update(batch)
             self.updates += 1
@@ -249,10 +251,9 @@ class Trainer:
         if not self.agent.obs_space.is_image or not self.config.run.video_every or not self.replay.windows(length):
             return
         with self.log.timer("log"):
-            state = self.replay.rng_state()
-            self.replay.set_rng_state(np.random.PCG64(stream_seed(self.config.seed, STRIP, self.step)).state)
-            batch = self.replay.sample(STRIP_SEQUENCES, length)
-            self.replay.set_rng_state(state)
+            seed = stream_seed(self.config.seed, STRIP, self.step)
+            generator = torch.Generator(self.replay.rng.device).manual_seed(seed)
+            batch = self.replay.sample(STRIP_SEQUENCES, length, generator)
             context = min(CONTEXT, length // 2)
             grid = self.agent.openloop(batch, context)
             self._pictures["predictions"] = self.log.openloop(grid, self.step, context=context)
@@ -268,7 +269,7 @@ class Trainer:
     def _save(self) -> None:
         with self.log.timer("save"):
             manifest = self._counters() | {
-                "replay": self.replay.flush(), "replay_rng": self.replay.rng_state(),
+                "replay": self.replay.flush(), "replay_rng": rng.to_text(self.replay.rng),
                 "prefill_rng": self._prefill_rng.bit_generator.state, "config": self.config.flat()}
             checkpoint.save(self.logdir / "ckpt", self.step, self.agent.state_dict(), manifest)
             self._run_dir.note("running", step=self.step)
@@ -294,7 +295,7 @@ class Trainer:
             setattr(self, name, counters[name])
         self.agent.load_state_dict(found.tensors)
         self.replay.restore(replay)
-        self.replay.set_rng_state(replay_rng)
+        rng.restore(self.replay.rng, rng.from_text(replay_rng))
 
     @contextmanager
     def _opened(self, run_dir: RunDir) -> Iterator[None]:
@@ -304,8 +305,14 @@ class Trainer:
         found = checkpoint.latest(self.logdir / "ckpt")
         count = self.envs.num_envs
         capacity = min(config.replay.capacity, config.run.steps + count)  # small machines refuse what a run cannot fill
-        self.replay = Replay(capacity, count, space.shape, space.dtype,
-                             directory=self.logdir / "replay", seed=stream_seed(config.seed, REPLAY))
+        device = self.agent.device
+        self.replay = Replay(capacity, count, space.shape, space.dtype, directory=self.logdir / "replay",
+                             seed=stream_seed(config.seed, REPLAY), learner=device, threads=usable_cores(),
+                             device=replay_device(config.replay.device, device,
+                                                  ring_bytes(capacity, space.shape, space.dtype)))
+        graphs = Graphs(device, config.cuda_graphs and device.type == "cuda" and self.replay.capturable)
+        self._sample = graphs.of(lambda: self.replay.sample(config.run.batch_size, config.run.batch_length),
+                                 "drawing of a batch", generators=[self.replay.rng], shared=True)
         try:
             self._load(found)
             with Logger(self.logdir, action_repeat=frames_per_step(config), resume_step=found and found.step,

@@ -3,7 +3,8 @@
 import numpy as np
 
 from hdfast.envs import Step
-from hdfast.replay import Batch, Replay
+from hdfast.replay import Replay
+from hdfast.replay_ring import Batch
 
 FIELDS = ("obs", "action", "reward", "is_first", "is_last", "is_terminal")
 EPISODE = 7  # steps

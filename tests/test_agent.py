@@ -8,7 +8,7 @@ from hdfast.agent import Agent
 from hdfast.config import Config
 from hdfast.envs import ActSpace, ObsSpace, Step
 from hdfast.errors import RunError
-from hdfast.replay import Batch
+from hdfast.replay_ring import Batch
 
 IMAGE = ObsSpace((16, 16, 3), "uint8")
 VECTOR = ObsSpace((5,), "float32")
@@ -30,8 +30,10 @@ def make_batch(length: int = 8, batch: int = 4, space: ObsSpace = IMAGE, seed: i
     first, last = rng.random((length, batch)) < 0.1, rng.random((length, batch)) < 0.1
     first[0] = True
     action = np.where(last, -1, rng.integers(0, ACTIONS, (length, batch)))
-    return Batch(rng.integers(0, 256, (length, batch, *space.shape)).astype(space.dtype), action,
-                 rng.normal(size=(length, batch)).astype(np.float32), first, last, last)
+    frames = rng.integers(0, 256, (length * batch, *space.shape)).astype(space.dtype)
+    reward = rng.normal(size=(length, batch)).astype(np.float32)
+    return Batch(torch.from_numpy(frames), torch.arange(length * batch).view(length, batch),
+                 *(torch.from_numpy(x) for x in (action, reward, first, last, last)))
 
 
 @pytest.mark.parametrize("space", [IMAGE, VECTOR])
@@ -54,9 +56,9 @@ def test_the_action_of_a_last_record_is_all_zeros():
     agent, batch = make_agent(), make_batch()
     prev = agent.sequences(batch).prev_action
     assert prev[0].sum() == 0
-    assert torch.equal(prev[1:].sum(-1) == 0, torch.from_numpy(batch.is_last[:-1]))
-    assert torch.equal(prev[1:].argmax(-1)[torch.from_numpy(~batch.is_last[:-1])],
-                       torch.from_numpy(batch.action[:-1][~batch.is_last[:-1]]))
+    assert torch.equal(prev[1:].sum(-1) == 0, batch.is_last[:-1])
+    assert torch.equal(prev[1:].argmax(-1)[~batch.is_last[:-1]],
+                       batch.action[:-1][~batch.is_last[:-1]])
 
 
 def test_the_policy_forgets_where_is_first():
@@ -130,3 +132,16 @@ def test_full_preset_has_the_published_number_of_parameters():
     count = agent.num_params()
     assert sum(count.values()) == 17_922_952 + 3 and count["harmony"] == 3
     assert count["rssm"] == 5_778_944 and count["decoder"] == 6_985_667
+
+
+def test_a_state_of_another_kind_of_device_loads():
+    agent = make_agent()
+    state = {name: x.clone() for name, x in agent.state_dict().items()}
+    agent.update(make_batch())
+    on_gpu = state | {"rng/act": torch.arange(16, dtype=torch.uint8), "rng/learn": torch.ones(16, dtype=torch.uint8)}
+    agent.load_state_dict(on_gpu)  # as a CUDA generator's
+    loaded = agent.state_dict()
+    assert all(torch.equal(loaded[name], x) for name, x in state.items() if not name.startswith("rng/"))
+    assert not torch.equal(loaded["rng/act"], loaded["rng/learn"])
+    with pytest.raises(RunError, match="generator state is damaged"):
+        agent.load_state_dict(state | {"rng/act": torch.zeros(17, dtype=torch.uint8)})

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from hdfast import checkpoint, trainer
+from hdfast import checkpoint, rng, trainer
 from hdfast.agent import Agent
 from hdfast.config import Config, RunConfig
 from hdfast.envs import make_envs
@@ -20,6 +20,7 @@ from hdfast.evaluation import evaluate
 from hdfast.jsonl import read_rows
 from hdfast.machine import choose_algorithms, pick_device
 from hdfast.ops import library
+from hdfast.replay_ring import ACTION
 from hdfast.schedule import Schedule, crossed
 from hdfast.trainer import Trainer
 from scripted_run import ScriptedAgent, ScriptedEnvs, small_config
@@ -88,7 +89,7 @@ def test_the_policy_takes_over_in_the_middle_of_an_episode(tmp_path):
     assert [s for _, s in agent.acted[1:18]] == [("carried", 1)] * 17
     random = np.concatenate(envs.actions[:22])
     assert set(random) == {0, 1, 2}
-    stored = [t.replay._action[i] for i in range(40)]
+    stored = t.replay.ring.meta[:40, 0, ACTION].tolist()
     assert stored[6] == -1 and stored[:6] == list(random[:6])  # the action after is_last is stored as none
 
 
@@ -170,7 +171,7 @@ def test_evaluation_changes_nothing_in_training(tmp_path):
         agent = Agent(envs.obs_space, envs.act_space, config)
         t = Trainer(config, agent, envs, tmp_path / name)
         t.run()
-        return {k: v.clone() for k, v in agent.state_dict().items()}, t.replay.checksum(), t.replay.rng_state()
+        return {k: v.clone() for k, v in agent.state_dict().items()}, t.replay.checksum(), rng.to_text(t.replay.rng)
 
     plain = final("plain")
     busy = final("busy", **{"run.eval_every": 25, "run.video_every": 30, "run.log_every": 7, "run.save_every": 50})

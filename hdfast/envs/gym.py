@@ -15,7 +15,8 @@ MakeEnv = Callable[[], Any]  # a function that returns a gymnasium.Env
 class GymnasiumDoor:
     """Gymnasium's SyncVectorEnv, stepped by one thread of its own, which also makes and closes the environments.
 
-    `send` returns at once; as far as the environments release the interpreter lock, they run beside the caller.
+    `send` returns at once; as far as they release the interpreter lock, environments and resizing run beside the
+    caller.
     Images become (size, size, c), or keep their own size where it is None.
     """
 
@@ -42,11 +43,10 @@ class GymnasiumDoor:
         return self._obs(obs)
 
     def send(self, action: np.ndarray) -> None:
-        self._pending = self._thread.submit(self._envs.step, action + self._first_action)
+        self._pending = self._thread.submit(self._step, action + self._first_action)
 
     def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        obs, reward, terminated, truncated, _ = self._pending.result()
-        return self._obs(obs), _finite("reward", reward), terminated, truncated
+        return self._pending.result()
 
     def close(self) -> None:
         self._call(self._envs.close)
@@ -54,6 +54,10 @@ class GymnasiumDoor:
 
     def _call(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
         return self._thread.submit(function, *args, **kwargs).result()
+
+    def _step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        obs, reward, terminated, truncated, _ = self._envs.step(action)
+        return self._obs(obs), _finite("reward", reward), terminated, truncated
 
     def _obs(self, obs: np.ndarray) -> np.ndarray:
         return self._convert(_finite("observation", obs))

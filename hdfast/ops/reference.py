@@ -245,3 +245,11 @@ def actor_loss(logit: Tensor, action: Tensor, advantage: Tensor, weight: Tensor,
     logp = logit.gather(-1, action.unsqueeze(-1)).squeeze(-1)
     ent = -(logit.exp() * logit).sum(-1)
     return weight.detach() * (-logp * advantage.detach() - entropy * ent), logp, ent
+
+
+def replay_gather(ring: Tensor, index: Tensor) -> Tensor:
+    """Rows of a ring of frames, normalised: ring (R, h, w, c) uint8, index (...) int64 -> (..., h, w, c) in [0, 1].
+
+    ring[index] / 255. Official agent.py, WorldModel.preprocess.
+    """
+    return ring[index].float() / 255
