@@ -1,5 +1,6 @@
 """Actor and critic: policy, values, slow critic, return range, and their losses on imagined trajectories."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,7 @@ class ActorCritic(nn.Module):
     def __init__(self, feat: int, actions: int, model: ModelConfig, behavior: BehaviorConfig):
         super().__init__()
         self.behavior, self.mix = behavior, model.unimix
+        self.gather: Callable[[Tensor], Tensor] | None = None  # returns of all processes, for the range
         self.actor = MLP(feat, model.units, model.mlp_layers, actions)
         self.critic, self.slow = (MLP(feat, model.units, model.mlp_layers, model.bins, init="zeros") for _ in range(2))
         self.slow.load_state_dict(self.critic.state_dict())
@@ -60,6 +62,8 @@ class ActorCritic(nn.Module):
     def update_range(self, ret: Tensor) -> Tensor:
         """Move the return range towards ret (H, N) and return the advantage's divisor ()."""
         b = self.behavior
+        if self.gather:
+            ret = self.gather(ret)
         low, high, scale = ops.return_range(ret, self.low, self.high, decay=b.return_decay,
                                             percentiles=(b.return_low, b.return_high), floor=b.return_floor)
         self.low.copy_(low)

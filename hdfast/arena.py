@@ -1,5 +1,7 @@
 """Flat parameter arenas: one optimiser's parameters, gradients and Adam moments in one fp32 tensor each."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,7 @@ class Arena:
     def __init__(self, params: dict[str, nn.Parameter], *, lr: float, eps: float, clip: float,
                  beta1: float = 0.9, beta2: float = 0.999):
         self.lr, self.eps, self.clip, self.beta1, self.beta2 = lr, eps, clip, beta1, beta2
+        self.reduce: Callable[[Tensor], None] | None = None  # averages `grad` over processes, in place
         self.slow: Tensor | None = None
         self.slow_fraction = 1.0
         self.slices, size = {}, 0
@@ -60,6 +63,8 @@ class Arena:
     @torch.no_grad()
     def update(self) -> Tensor:
         """Clip by the global norm, take one Adam step, move the slow copy; returns the norm before clipping, ()."""
+        if self.reduce:
+            self.reduce(self.grad)
         if ops.backend() == "native" and "adam" in ops.native_families():
             return adam_step(self.param, self.grad, self.mean, self.var, self.step, lr=self.lr, eps=self.eps,
                              clip=self.clip, beta1=self.beta1, beta2=self.beta2, slow=self.slow,

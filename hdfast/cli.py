@@ -31,6 +31,7 @@ hdfast: HarmonyDream (DreamerV3 with harmonised losses) on Atari 100K
   hdfast train --configs atari100k --task pong  the full Atari 100K protocol
   hdfast eval runs/atari_pong/0 --video p.gif   play episodes with a trained agent
   hdfast report runs                            tables and figures of many runs beside published scores
+  hdfast sweep --tasks atari26 --seeds 0-4      many runs, several at once; hdfast watch shows them
   hdfast bench --preset reduced --threads 2     time one learner update; --peers beside other Dreamers
   hdfast configs                                presets and settings; `hdfast configs cpu` prints one resolved
 
@@ -49,6 +50,17 @@ class EvalFlags:
     envs: int = opt(0, "parallel environments; 0 takes the run's run.eval_envs", low=0, high=4096)
     device: str = opt("auto", "auto, cpu, cuda or cuda:N")
     video: str = opt("", "write the first episode to this .gif or .mp4 file")
+
+
+@dataclass(frozen=True)
+class SweepFlags:
+    tasks: tuple = opt((), "tasks, or atari26 for the 26 games of Atari 100K; default: the presets' task")
+    seeds: tuple = opt(("0",), "seeds and ranges of seeds: --seeds 0-4, --seeds 0,2,7-9")
+    jobs_per_gpu: int = opt(1, "runs that share one GPU", low=1, high=100)
+    cpus_per_job: int = opt(1, "CPU cores of a run", low=1, high=1024)
+    cpus: int = opt(0, "CPU cores of this machine that the sweep may use; 0: all", low=0, high=4096)
+    retries: int = opt(3, "new starts of a run that was killed from outside", low=0, high=1000)
+    ray_address: str = opt("", "address of a Ray cluster (--ray.address HOST:PORT, or auto); empty: this machine")
 
 
 @dataclass(frozen=True)
@@ -142,6 +154,22 @@ def evaluate(parsed: Parsed[EvalFlags]) -> int:
     return 0
 
 
+def sweep(parsed: Parsed[SweepFlags]) -> int:
+    """Train every task with every seed, several at once; the same command continues, and skips what is finished."""
+    from hdfast import sweep
+    from hdfast.machine import usable_cores
+    flags = parsed.own
+    jobs = sweep.plan(parsed.presets, parsed.settings, flags.tasks, flags.seeds)
+    try:
+        done = sweep.sweep(jobs, retries=flags.retries, device=jobs[0].config.device, address=flags.ray_address,
+                           cpus=flags.cpus or usable_cores(), cpus_per_job=flags.cpus_per_job,
+                           jobs_per_gpu=flags.jobs_per_gpu)
+    except KeyboardInterrupt:
+        print("\nhdfast: interrupted; the same command continues the sweep", file=sys.stderr)
+        return INTERRUPTED
+    return 0 if done else 1
+
+
 def watch(parsed: Parsed[WatchFlags]) -> int:
     """Show the runs below a directory: state, step, score, speed and time left, until Ctrl-C."""
     from hdfast import watch
@@ -222,6 +250,9 @@ VERBS = {
                   TrainFlags, train, with_settings=True),
     "eval": Verb("play episodes with the agent of a run", "hdfast eval LOGDIR [flags]",
                  EvalFlags, evaluate, arguments=1),
+    "sweep": Verb("train tasks x seeds, several runs at once",
+                  "hdfast sweep --tasks TASK ... --seeds 0-4 [--configs PRESET ...] [flags]",
+                  SweepFlags, sweep, with_settings=True),
     "watch": Verb("show all runs below a directory", "hdfast watch [DIR] [--once]", WatchFlags, watch, arguments=1),
     "report": Verb("tables and figures of many runs", "hdfast report DIR ... [--scores FILE ...] [flags]",
                    ReportFlags, report, arguments=10_000),

@@ -1,6 +1,7 @@
-"""What replay chunks and checkpoints share to survive crashes: folder fsync, disk errors in plain words."""
+"""What the files of a run share: folder fsync, disk errors in plain words, the lock of a run directory."""
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from hdfast.errors import RunError
 
+LOCK = ".lock"  # in a run directory; held by flock while a process trains there
 REMEDIES = {
     errno.ENOSPC: "Free some space on that disk, then run the same command again.",
     errno.EDQUOT: "The disk quota is used up: free some space, then run the same command again.",
@@ -34,3 +36,15 @@ def sync_directory(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the run directory at `path`."""
+    try:
+        with open(path / LOCK, "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

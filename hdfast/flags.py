@@ -83,6 +83,8 @@ def _flag(token: str, known: Mapping[str, dataclasses.Field]) -> tuple[str, str 
     name = head.removeprefix("--").replace("-", "_")
     if not head.startswith("--") or name in ("", "_"):
         raise ConfigError(f"unexpected '{token}'; a flag starts with two dashes and a name, as in --run.steps 1000")
+    if name not in known and name.replace(".", "_") in known:
+        name = name.replace(".", "_")
     if name in known:
         return name, text if equals else None, None
     negated = name.removeprefix("no_")

@@ -14,6 +14,7 @@ import torch
 from hdfast import checkpoint
 from hdfast.agent import Agent
 from hdfast.config import RESUME_MAY_CHANGE, Config, differences
+from hdfast.durable import LOCK
 from hdfast.envs import ActSpace, ObsSpace
 from hdfast.errors import ConfigError, RunError
 from hdfast.jsonl import replace
@@ -33,7 +34,7 @@ class RunDir:
         self.path = Path(path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "ab")
+            self._lock = open(self.path / LOCK, "ab")
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot write in the run directory {self.path}: "
                               f"{getattr(error, 'strerror', None) or error}; choose another --logdir") from error

@@ -15,7 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
+<<<<<<< HEAD
 from hdfast import checkpoint, ops, rng
+=======
+from hdfast import checkpoint, distributed, ops
+>>>>>>> sweep
 from hdfast.agent import Agent, PolicyState
 from hdfast.config import Config
 from hdfast.cuda_graph import Graphs
@@ -42,29 +46,37 @@ def train(config: Config, *, dry_run: bool = False) -> None:
     that cannot be used here or differ from the run's, RunError where the run cannot go on, and, with everything saved,
     KeyboardInterrupt after SIGINT and SystemExit(143) after SIGTERM.
     """
-    device = pick_device(config.device)
-    choose_algorithms(device, config.deterministic)
-    ops.set_backend(config.backend, device)
-    if config.run.threads:
-        torch.set_num_threads(config.run.threads)
-    if device.type == "cpu":
-        keep_memory()
-    if dry_run:
-        from hdfast import dry_run as dry
-        return dry.dry_run(config, device)
+    with distributed.team(config) as team:
+        device = team.device if team else pick_device(config.device)
+        choose_algorithms(device, config.deterministic)
+        ops.set_backend(config.backend, device)
+        if config.run.threads:
+            torch.set_num_threads(config.run.threads)
+        if device.type == "cpu":
+            keep_memory()
+        if team and team.rank:
+            distributed.follow(config, team)
+        elif dry_run:
+            from hdfast import dry_run as dry
+            dry.dry_run(config, device)
+        else:
+            _train(config, device, team)
+
+
+def _train(config: Config, device: torch.device, team: distributed.Team | None) -> None:
     logdir = config.run_dir()
     if check_settings(logdir, config) and (done := finished_step(logdir) or 0) >= config.run.steps:
         print(f"{logdir} is finished: {done} steps of run.steps {config.run.steps}. Raise --run.steps to train on, or "
               "choose another --logdir for a new run.")
-        return None
+        return
     saved = checkpoint.existing(logdir / "ckpt", None)
     envs = make_envs(config.task, config.env, seed=stream_seed(config.seed, TRAIN_ENVS, saved[-1][0] if saved else 0))
     try:
-        agent = Agent(envs.obs_space, envs.act_space, config, device=device)
+        agent = distributed.LeadingAgent(envs.obs_space, envs.act_space, config, team=team) if team else \
+            Agent(envs.obs_space, envs.act_space, config, device=device)
         Trainer(config, agent, envs, logdir).run()
     finally:
         envs.close()
-    return None
 
 
 def stream_seed(seed: int, *stream: int) -> int:
@@ -327,7 +339,8 @@ class Trainer:
         self.log.message(
             f"hdfast: {config.task}, seed {config.seed}, harmony {config.harmony.mode}, "
             f"{sum(agent.num_params().values()):,} parameters\n  {agent.device} with {ops.backend()} operations, "
-            f"CPU threads: {torch.get_num_threads()}, environments: {self.envs.num_envs}\n  {config.run.steps:,} steps "
+            f"CPU threads: {torch.get_num_threads()}, environments: {self.envs.num_envs}"
+            f"{f', ranks: {ranks}' if (ranks := distributed.dist_size()) > 1 else ''}\n  {config.run.steps:,} steps "
             f"({config.run.steps * frames_per_step(config):,} frames), "
             f"{self.schedule.updates_due(config.run.steps):,} updates, in {self.logdir}")
         for warning in found.discarded if found else ():

@@ -21,13 +21,13 @@ LAYERS = (
     {"world_model", "imagination", "actor_critic"},
     {"learner", "official"},
     {"agent"},
-    {"machine", "checkpoint", "run_dir", "evaluation", "trainer", "dry_run", "doctor", "bench"},
+    {"machine", "checkpoint", "run_dir", "evaluation", "trainer", "dry_run", "doctor", "bench", "sweep", "distributed"},
     {"cli", "__main__", "__init__"},
 )
 # Layers whose modules may import one another. The parts of layer 3 meet only in the learner.
 PEERS_ALLOWED = {0, 4, 6, 7}
 # Beside the model: they know the base and third-party libraries, never the model; from the agent up all may use them.
-SIDE = {"envs", "replay", "replay_ring", "replay_store", "rng", "logger", "progress", "visuals", "watch", "report"}
+SIDE = {"envs", "replay", "replay_ring", "replay_store", "rng", "logger", "progress", "visuals", "watch", "report", "sweep_ray"}
 SIDE_USED_FROM = 5
 # Libraries which cost a second or hundreds of megabytes: imported in these files only, inside a function.
 HEAVY = {
@@ -36,6 +36,7 @@ HEAVY = {
     "gymnasium": {"envs/gym.py"},
     "tensorboard": {"logger.py"},
     "rich": {"progress.py"},
+    "ray": {"sweep_ray.py"},
     "matplotlib": {"visuals.py", "report/figures.py"},
     "PIL": {"visuals.py"},
     "imageio": {"visuals.py"},

@@ -138,11 +138,12 @@ def test_bad_command_lines(line, says, capsys, trained, tmp_path, monkeypatch):
 
 def test_random_command_lines_never_crash(capsys, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hdfast.sweep.sweep", lambda jobs, **_: True)
     rng = random.Random(0)
     pieces = ["--configs", "cpu", "atari100k", "--run.steps", "-5", "5000", "--harmony", "False", "--no-harmony", "=",
               "", "--", "-", "--=", "é\udcff", "--env.grayscale", "--no-env.grayscale", "--task", "pong", "\x07", "{",
               "--logdir", "}", "--json", "--diff", "a+b", "--dry_run", "--task=gym_x", "--seed=1e3", "-h", "no_",
-              "--run.steps=", "--no_"]
+              "--run.steps=", "--no_", "--tasks", "--seeds=0-1"]
     codes = set()
     for _ in range(1500):
         verb = rng.choice([*cli.VERBS, ""])

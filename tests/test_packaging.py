@@ -107,7 +107,8 @@ def test_every_import_is_declared_and_every_dependency_is_imported():
                      else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else [])
             imported |= {name.split(".")[0] for name in names}
     used = {DISTRIBUTION.get(name, name) for name in imported - sys.stdlib_module_names - {"hdfast"}}
-    optional = {Requirement(line).name for line in PROJECT["optional-dependencies"]["video"]}
+    extras = PROJECT["optional-dependencies"]
+    optional = {Requirement(line).name for line in extras["video"] + extras["sweep"]}
     assert set(DEPENDENCIES) <= used
     assert used - optional <= set(DEPENDENCIES)
 

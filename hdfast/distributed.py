@@ -1,0 +1,224 @@
+"""Data parallel training of one run: `torchrun --nproc_per_node N -m hdfast train ...`.
+
+Rank 0 is the run: it acts, owns environments, replay and logdir, and draws every batch. The other ranks lend their
+processors: each gets a share of the batch, draws its own uniforms and takes the same step. Gradients are averaged in
+the flat arenas, one call per optimiser, and return percentiles are taken over the returns of all ranks, so that an
+update is that of one process on the whole batch. Everything travels through torch.distributed: NCCL between GPUs, gloo
+between CPUs and for the words by which rank 0 leads.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from enum import IntEnum
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hdfast.agent import Agent
+from hdfast.config import Config
+from hdfast.envs import ActSpace, ObsSpace
+from hdfast.errors import ConfigError
+from hdfast.learner import Learner
+from hdfast.machine import pick_device
+from hdfast.replay import Batch
+
+PATIENCE = timedelta(days=7)  # how long a rank waits for a word: evaluations of rank 0 take their time
+WORDS = 8  # numbers in a message
+OBS_TYPES = ("uint8", "float32")
+RANK_STREAM = 5  # of the run's random numbers, beside those in the trainer
+
+
+class Word(IntEnum):
+    """What rank 0 tells the others to do."""
+
+    STOP, BUILD, TAKE, UPDATE, READ = range(5)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What an update reads of a batch, (T, B / ranks, ...), on the rank's device."""
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    is_first: Tensor
+    is_terminal: Tensor
+
+
+class Team:
+    """The processes that train one run together."""
+
+    def __init__(self, config: Config):
+        self.rank, self.size = dist_rank(), dist_size()
+        if config.run.batch_size % self.size:
+            raise ConfigError(f"run.batch_size ({config.run.batch_size}) must be a multiple of the {self.size} ranks "
+                              "that torchrun started, so that all get the same share")
+        self.device = self._device(config.device)
+        dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        self._words = dist.new_group(backend="gloo", timeout=PATIENCE)
+
+    @staticmethod
+    def _device(name: str) -> torch.device:
+        if name.startswith("cuda:"):
+            raise ConfigError(f"--device {name} names one GPU for all ranks of torchrun; use --device cuda or auto, "
+                              "which gives every rank its own")
+        device = pick_device(name)
+        if device.type == "cuda":
+            device = pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
+            torch.cuda.set_device(device)
+        return device
+
+    # Inside an update
+
+    def connect(self, learner: Learner) -> None:
+        """Let a learner average its gradients, and rank its returns, over all ranks."""
+        for optimiser in learner.optimisers.values():
+            optimiser.reduce = self.mean_
+        learner.actor_critic.gather = self.gather
+
+    def mean_(self, flat: Tensor) -> None:
+        """Replace a tensor by its mean over the ranks."""
+        dist.all_reduce(flat)
+        flat /= self.size
+
+    def gather(self, x: Tensor) -> Tensor:
+        """(N, ...) of every rank -> (ranks * N, ...), the same everywhere."""
+        parts = [torch.empty_like(x) for _ in range(self.size)]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    # Between rank 0 and the others
+
+    def tell(self, word: Word, *numbers: int) -> None:
+        """Rank 0: say what comes next."""
+        dist.broadcast(torch.tensor([word, *numbers] + [0] * (WORDS - 1 - len(numbers))), 0, group=self._words)
+
+    def hear(self) -> tuple[Word, list[int]]:
+        """Other ranks: wait for what comes next."""
+        message = torch.zeros(WORDS, dtype=torch.int64)
+        dist.broadcast(message, 0, group=self._words)
+        word, *numbers = message.tolist()
+        return Word(word), numbers
+
+    def equalise(self, agent: Agent, seed: int) -> None:
+        """Give every rank the learner of rank 0; the others draw uniforms of their own from here on."""
+        for value in agent.learner.state_dict().values():
+            dist.broadcast(value, 0)
+        if self.rank:
+            entropy = np.random.SeedSequence([seed, RANK_STREAM, self.rank, agent.updates])
+            agent.learn_rng.manual_seed(int(entropy.generate_state(1)[0]))
+
+    def share(self, agent: Agent, length: int, batch_size: int, batch: Batch | None) -> Share:
+        """This rank's part of rank 0's batch (T, B, ...), which the other ranks give as None."""
+        kinds = {"obs": (agent.obs_space.shape, agent.obs_space.dtype), "action": ((), "int64"),
+                 "reward": ((), "float32"), "is_first": ((), "bool"), "is_terminal": ((), "bool")}
+        out = {}
+        for name, (shape, dtype) in kinds.items():
+            part = torch.empty(length, batch_size // self.size, *shape, dtype=getattr(torch, dtype), device=self.device)
+            parts = None
+            if batch is not None:
+                whole = torch.as_tensor(getattr(batch, name)).to(part)
+                parts = [_bytes(x.contiguous()) for x in whole.chunk(self.size, 1)]
+            dist.scatter(_bytes(part), parts, 0)
+            out[name] = part
+        return Share(**out)
+
+    def average(self, values: dict[str, float]) -> dict[str, float]:
+        """Mean of named numbers over the ranks."""
+        flat = torch.tensor(list(values.values()), dtype=torch.float64)
+        dist.all_reduce(flat, group=self._words)
+        return dict(zip(values, (flat / self.size).tolist(), strict=True))
+
+
+class LeadingAgent(Agent):
+    """The agent of rank 0: acts as any other, and learns with the help of the other ranks."""
+
+    def __init__(self, obs_space: ObsSpace, act_space: ActSpace, config: Config, *, team: Team):
+        super().__init__(obs_space, act_space, eager(config), device=team.device)
+        self._team, self._equal = team, False
+        team.connect(self.learner)
+        team.tell(Word.BUILD, act_space.n, OBS_TYPES.index(obs_space.dtype), *obs_space.shape)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        self._equal = False
+
+    def update(self, batch: Batch) -> None:
+        """One train step on a batch (T, B, ...), a share of which every rank takes."""
+        if not self._equal:
+            self._team.tell(Word.TAKE)
+            self._team.equalise(self, self.config.seed)
+            self._equal = True
+        shape = batch.reward.shape
+        self._team.tell(Word.UPDATE, *shape)
+        super().update(self._team.share(self, *shape, batch))
+
+    def read_metrics_sync(self) -> dict[str, float]:
+        """Means of the metrics since the last call, over all ranks."""
+        values = super().read_metrics_sync()
+        if values:
+            self._team.tell(Word.READ)
+            values = self._team.average(values)
+        return values
+
+
+def follow(config: Config, team: Team) -> None:
+    """A rank other than 0: do what rank 0 says until it says stop. Signals are rank 0's to answer."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    agent = None
+    while True:
+        word, numbers = team.hear()
+        if word == Word.STOP:
+            return
+        if word == Word.BUILD:
+            actions, dtype, *shape = numbers
+            obs_space = ObsSpace(tuple(n for n in shape if n), OBS_TYPES[dtype])
+            agent = Agent(obs_space, ActSpace(actions), eager(config), device=team.device)
+            team.connect(agent.learner)
+        elif word == Word.TAKE:
+            team.equalise(agent, config.seed)
+        elif word == Word.UPDATE:
+            agent.update(team.share(agent, *numbers[:2], None))
+        else:
+            team.average(agent.read_metrics_sync())
+
+
+@contextmanager
+def team(config: Config) -> Iterator[Team | None]:
+    """The team that torchrun started, or None in a process of its own; at the end rank 0 sends the others home."""
+    if dist_size() == 1:
+        yield None
+        return
+    together = Team(config)
+    try:
+        yield together
+    finally:
+        if together.rank == 0:
+            with suppress(RuntimeError):  # they are gone already
+                together.tell(Word.STOP)
+        dist.destroy_process_group()
+
+
+def eager(config: Config) -> Config:
+    """The configuration of an agent in a team: no CUDA graphs, in which the exchange between ranks is untested."""
+    return replace(config, cuda_graphs=False)
+
+
+def dist_rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def dist_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _bytes(x: Tensor) -> Tensor:
+    """bool as uint8, the same memory: not every backend carries bool."""
+    return x.view(torch.uint8) if x.dtype is torch.bool else x
