@@ -15,11 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-<<<<<<< HEAD
-from hdfast import checkpoint, ops, rng
-=======
-from hdfast import checkpoint, distributed, ops
->>>>>>> sweep
+from hdfast import checkpoint, distributed, ops, rng
 from hdfast.agent import Agent, PolicyState
 from hdfast.config import Config
 from hdfast.cuda_graph import Graphs
