@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from enum import IntEnum
 
@@ -38,17 +38,6 @@ class Word(IntEnum):
     """What rank 0 tells the others to do."""
 
     STOP, BUILD, TAKE, UPDATE, READ = range(5)
-
-
-@dataclass(frozen=True)
-class Share:
-    """What an update reads of a batch, (T, B / ranks, ...), on the rank's device."""
-
-    obs: Tensor
-    action: Tensor
-    reward: Tensor
-    is_first: Tensor
-    is_terminal: Tensor
 
 
 class Team:
@@ -114,20 +103,22 @@ class Team:
             entropy = np.random.SeedSequence([seed, RANK_STREAM, self.rank, agent.updates])
             agent.learn_rng.manual_seed(int(entropy.generate_state(1)[0]))
 
-    def share(self, agent: Agent, length: int, batch_size: int, batch: Batch | None) -> Share:
+    def share(self, agent: Agent, length: int, batch_size: int, batch: Batch | None) -> Batch:
         """This rank's part of rank 0's batch (T, B, ...), which the other ranks give as None."""
-        kinds = {"obs": (agent.obs_space.shape, agent.obs_space.dtype), "action": ((), "int64"),
-                 "reward": ((), "float32"), "is_first": ((), "bool"), "is_terminal": ((), "bool")}
+        lead = length, batch_size // self.size
+        kinds = {"obs": (agent.obs_space.shape, getattr(torch, agent.obs_space.dtype)), "action": ((), torch.int64),
+                 "reward": ((), torch.float32), "is_first": ((), torch.bool), "is_last": ((), torch.bool),
+                 "is_terminal": ((), torch.bool)}
         out = {}
         for name, (shape, dtype) in kinds.items():
-            part = torch.empty(length, batch_size // self.size, *shape, dtype=getattr(torch, dtype), device=self.device)
+            out[name] = torch.empty(*lead, *shape, dtype=dtype, device=self.device)
             parts = None
             if batch is not None:
-                whole = torch.as_tensor(getattr(batch, name)).to(part)
-                parts = [_bytes(x.contiguous()) for x in whole.chunk(self.size, 1)]
-            dist.scatter(_bytes(part), parts, 0)
-            out[name] = part
-        return Share(**out)
+                whole = getattr(batch, name)
+                parts = [_bytes(x.contiguous()) for x in whole.to(out[name]).chunk(self.size, 1)]
+            dist.scatter(_bytes(out[name]), parts, 0)
+        rows = torch.arange(lead[0] * lead[1], device=self.device).view(lead)
+        return Batch(out.pop("obs").flatten(0, 1), rows, **out)
 
     def average(self, values: dict[str, float]) -> dict[str, float]:
         """Mean of named numbers over the ranks."""
