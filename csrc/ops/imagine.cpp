@@ -15,7 +15,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> imagine(Tensor deter, Tensor index, T
                                                    Tensors params, Tensors actor, int64_t classes, double mix,
                                                    bool keep_prior) {
   HD_CHECK(deter.dim() == 2 && u.dim() == 3 && u_action.dim() == 2, "imagine: wrong number of dimensions");
-  HD_CHECK(params.size() == kRssmParameters && params[10].dim() == 2 && params[1].dim() == 2 && classes > 0,
+  HD_CHECK(params.size() == kRssmParameters && params[1].dim() == 2 && params[7].dim() == 2 &&
+               params[10].dim() == 2 && classes > 0,
            "imagine: wrong parameters");
   HD_CHECK(actor.size() >= 2 && actor.size() % 3 == 2, "imagine: the actor is a list of layers");
   const int64_t latent = params[10].size(1), n = deter.size(0), h = u.size(0);

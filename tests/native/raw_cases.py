@@ -1,0 +1,100 @@
+"""Arguments that every raw op accepts: one small call each, for tests that then spoil one argument at a time."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LENGTH, BATCH, EMBED, ACTIONS, DETER, UNITS, STOCH, CLASSES = 2, 3, 5, 4, 8, 6, 2, 3
+LATENT = STOCH * CLASSES
+
+
+def n(*shape: int) -> Tensor:
+    return torch.randn(shape)
+
+
+def integers(below: int, *shape: int) -> Tensor:
+    return torch.randint(below, shape)
+
+
+def rssm_parameters() -> list[Tensor]:
+    """In the order of hdfast.ops.observe_scan.PARAMETERS."""
+    d, u, z = DETER, UNITS, LATENT
+    shapes = [(d,), (z + ACTIONS, u), (u,), (u,), (d + u, 3 * d), (3 * d,), (3 * d,), (d, u), (u,), (u,), (u, z), (z,),
+              (d + EMBED, u), (u,), (u,), (u, z), (z,)]
+    return [0.3 * n(*shape) for shape in shapes]
+
+
+def scan_arguments() -> tuple:
+    return (n(LENGTH, BATCH, EMBED), n(LENGTH, BATCH, ACTIONS), torch.zeros(LENGTH, BATCH, dtype=torch.bool),
+            torch.rand(LENGTH, BATCH, STOCH), rssm_parameters(), CLASSES, 0.01)
+
+
+def scan_gradient_arguments(ops) -> tuple:
+    embed, action, is_first, u, params, classes, mix = scan_arguments()
+    deter, stoch, index, post, prior, saved, start = ops.observe_scan_fwd(embed, action, is_first, u, params, classes,
+                                                                          mix)
+    return (n(*deter.shape), n(*stoch.shape), n(*post.shape), n(*prior.shape), embed, action, is_first, params, deter,
+            index, post, prior, saved, start, classes, mix, True)
+
+
+def imagine_arguments() -> tuple:
+    actor = [n(DETER + LATENT, UNITS), n(UNITS), n(UNITS), n(UNITS, ACTIONS), n(ACTIONS)]
+    return (n(BATCH, DETER), integers(CLASSES, BATCH, STOCH), torch.rand(2, BATCH, STOCH), torch.rand(2, BATCH),
+            rssm_parameters(), actor, CLASSES, 0.01, True)
+
+
+def latents() -> Tensor:
+    return F.log_softmax(n(BATCH, STOCH, CLASSES), -1)
+
+
+def actor() -> tuple:
+    return F.log_softmax(n(BATCH, ACTIONS), -1), integers(ACTIONS, BATCH), n(BATCH), n(BATCH)
+
+
+CASES = {
+    "actor_loss_fwd": lambda ops: (*actor(), 0.1),
+    "actor_loss_bwd": lambda ops: (n(BATCH), n(BATCH), n(BATCH), *actor(), 0.1),
+    "adam_step": lambda ops: (n(9), n(9), n(9), torch.rand(9), torch.zeros((), dtype=torch.int64), n(9), 1e-3, 1e-8,
+                              1.0, 0.9, 0.999, 0.02),
+    "cont_loss_fwd": lambda ops: (n(4), torch.ones(4)),
+    "cont_loss_bwd": lambda ops: (n(4), n(4), torch.ones(4)),
+    "gru_gates_fwd": lambda ops: (n(BATCH, 3 * DETER), n(BATCH, DETER), n(3 * DETER), n(3 * DETER)),
+    "gru_gates_bwd": lambda ops: (n(BATCH, DETER), n(BATCH, 3 * DETER), n(BATCH, DETER), n(BATCH), torch.rand(BATCH),
+                                  n(3 * DETER), n(3 * DETER)),
+    "harmony_fwd": lambda ops: (n(4), n(4), n(4), n(4), n(4), n(3), 0, 0.8, []),
+    "harmony_bwd": lambda ops: (n(), n(3), n(5), n(3), 4, 0, 0.8, []),
+    "image_loss_fwd": lambda ops: (n(BATCH, 12), n(BATCH, 12)),
+    "image_loss_bwd": lambda ops: (n(BATCH), n(BATCH, 12), n(BATCH, 12)),
+    "imagine": lambda ops: imagine_arguments(),
+    "state_mm_fwd": lambda ops: (n(BATCH, DETER), n(BATCH, STOCH, CLASSES), integers(CLASSES, BATCH, STOCH),
+                                 n(DETER + LATENT, 7), CLASSES),
+    "state_mm_bwd": lambda ops: (n(BATCH, 7), n(BATCH, DETER), integers(CLASSES, BATCH, STOCH), n(DETER + LATENT, 7),
+                                 CLASSES, True, True, True),
+    "mm": lambda ops: (n(3, 4), n(4, 5)),
+    "balanced_kl_fwd": lambda ops: (latents(), latents(), 1.0),
+    "balanced_kl_bwd": lambda ops: (n(BATCH), n(BATCH), latents(), latents(), 1.0),
+    "kl_divergence_fwd": lambda ops: (latents(), latents()),
+    "unimix_fwd": lambda ops: (latents(), 0.01),
+    "unimix_bwd": lambda ops: (latents(), latents(), 0.01),
+    "sample_index": lambda ops: (latents(), torch.rand(BATCH, STOCH)),
+    "sample_latent_fwd": lambda ops: (latents(), torch.rand(BATCH, STOCH)),
+    "sample_latent_bwd": lambda ops: (latents(), latents()),
+    "norm_act_fwd": lambda ops: (n(BATCH, DETER), n(DETER), n(DETER)),
+    "norm_act_bwd": lambda ops: (n(BATCH, DETER), n(BATCH, DETER), n(BATCH), torch.rand(BATCH), n(DETER), n(DETER)),
+    "observe_scan_fwd": lambda ops: scan_arguments(),
+    "observe_scan_bwd": scan_gradient_arguments,
+    "replay_gather": lambda ops: (integers(256, 4, 12).to(torch.uint8), integers(4, 3)),
+    "return_range": lambda ops: (n(9), n(), n(), 0.99, 5.0, 95.0, 1.0),
+    "lambda_return_fwd": lambda ops: (n(2, BATCH), n(3, BATCH), torch.ones(3, BATCH), 0.99, 0.95),
+    "lambda_return_bwd": lambda ops: (n(2, BATCH), n(3, BATCH), torch.ones(3, BATCH), n(2, BATCH), 0.99, 0.95),
+    "return_weight_fwd": lambda ops: (torch.ones(3, BATCH), 0.99),
+    "return_weight_bwd": lambda ops: (n(3, BATCH), torch.ones(3, BATCH), torch.ones(3, BATCH), 0.99),
+    "symlog_fwd": lambda ops: (n(4),),
+    "symlog_bwd": lambda ops: (n(4), n(4)),
+    "symexp_fwd": lambda ops: (n(4),),
+    "symexp_bwd": lambda ops: (n(4), n(4)),
+    "twohot_loss_fwd": lambda ops: (n(BATCH, 7), n(2, BATCH), torch.linspace(-3, 3, 7)),
+    "twohot_loss_bwd": lambda ops: (n(2, BATCH), n(BATCH, 7), n(2, BATCH), torch.linspace(-3, 3, 7), n(BATCH, 2)),
+    "twohot_mean_fwd": lambda ops: (n(BATCH, 7), torch.linspace(-3, 3, 7)),
+    "twohot_mean_bwd": lambda ops: (n(BATCH), n(BATCH, 7), torch.linspace(-3, 3, 7), n(BATCH), n(BATCH, 2)),
+}

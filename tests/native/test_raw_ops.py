@@ -1,0 +1,157 @@
+"""Every raw op against spoiled arguments: refused with a message, never a read of foreign memory.
+
+One argument of an accepted call (raw_cases.py) is spoiled at a time. What stays a valid call is listed: everything else
+must raise and name its family. A new op needs a row in raw_cases.CASES.
+"""
+
+import pytest
+import torch
+from raw_cases import CASES
+
+from hdfast.ops import library
+
+TYPES = {
+    "another type": lambda t: t.to({torch.int64: torch.int32, torch.uint8: torch.int16}.get(t.dtype, torch.float64)),
+    "half": lambda t: t.half() if t.is_floating_point() else t.float(),
+    "strided": lambda t: torch.stack([t, t], -1)[..., 0] if t.numel() > 1 else None,
+    "another device": lambda t: t.cpu() if t.is_cuda else None,
+}
+SHAPES = {
+    "longer": lambda t: torch.cat([t, t[:1]]) if t.dim() else None,
+    "shorter": lambda t: t[1:].clone() if t.dim() else None,
+    "wider": lambda t: torch.cat([t, t[..., :1]], -1) if t.dim() > 1 else None,
+    "narrower": lambda t: t[..., 1:].contiguous() if t.dim() > 1 else None,
+    "a number": lambda t: t.reshape(-1)[0].clone() if t.dim() else None,
+    "deeper": lambda t: t[None],
+    "flat": lambda t: t.reshape(-1) if t.dim() > 1 else None,
+    "empty": lambda t: t.new_empty(0),
+}
+# Shapes that fit all the same: free sizes, and numbers per row whose count alone matters.
+FREE = {
+    "actor_loss_fwd.logit": "wider narrower", "actor_loss_bwd.logit": "wider narrower", "adam_step.step": "deeper",
+    "balanced_kl_bwd.ddyn": "deeper", "balanced_kl_bwd.drep": "deeper", "gru_gates_bwd.mean": "deeper",
+    "gru_gates_bwd.rstd": "deeper", "imagine.u": "shorter", "imagine.u_action": "longer", "mm.a": "longer shorter",
+    "mm.b": "wider narrower", "norm_act_bwd.mean": "deeper", "norm_act_bwd.rstd": "deeper",
+    "norm_act_fwd.x": "longer shorter deeper", "replay_gather.index": "longer shorter empty",
+    "replay_gather.ring": "longer shorter wider narrower", "return_range.low": "deeper", "return_range.high": "deeper",
+    "return_range.ret": "longer shorter", "return_weight_fwd.cont": "longer shorter wider narrower",
+    "sample_index.logp": "wider narrower", "sample_latent_fwd.logp": "wider narrower",
+    "state_mm_fwd.kernel": "wider narrower", "symexp_fwd.x": "longer shorter number deeper empty",
+    "symlog_fwd.x": "longer shorter number deeper empty", "twohot_loss_fwd.target": "longer shorter",
+    "twohot_mean_fwd.logit": "longer shorter", "unimix_fwd.logit": "longer shorter wider narrower deeper flat",
+}
+# Arguments that are not read: a gradient's path, and the posterior's parameters where there is no posterior.
+UNREAD = {"state_mm_fwd.stoch", *(f"imagine.params[{i}]" for i in range(12, 17))}
+STRIDES = {"mm.a", "mm.b"}  # matrices of any strides
+SPOKEN = {"kl_divergence": "balanced_kl"}  # ops that share another's checks
+
+
+@pytest.fixture
+def ops(native):
+    if native.schedule not in (None, ("fwd", "rr")):
+        pytest.skip("checks do not depend on the schedule")
+    with torch.device(native.device):
+        yield native.ops
+
+
+def raw(native, name: str):
+    """The op, where the library has code for it and for the device."""
+    op = getattr(getattr(native.ops, name, None), "default", None)
+    if op is None or not torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), native.device.upper()):
+        pytest.skip(f"{native.namespace} has no {name} on {native.device}")
+    return op
+
+
+def tensors(arguments: tuple):
+    """(position, index in a list or None, tensor) of each tensor."""
+    for position, value in enumerate(arguments):
+        if isinstance(value, torch.Tensor):
+            yield position, None, value
+        elif isinstance(value, list):
+            yield from ((position, i, t) for i, t in enumerate(value) if isinstance(t, torch.Tensor))
+
+
+def test_every_op_has_a_case(ops, native):
+    assert {name for family in library.families(native.namespace) for name in family.OPS} <= set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_spoiled_arguments_are_refused(ops, native, name):
+    op = raw(native, name)
+    torch.manual_seed(0)
+    good = CASES[name](ops)
+    op(*good)
+    family = name.removesuffix("_fwd").removesuffix("_bwd")
+    wrong, tried = [], 0
+    for position, index, tensor in tensors(good):
+        where = f"{name}.{op._schema.arguments[position].name}" + ("" if index is None else f"[{index}]")
+        changes = TYPES | {k: v for k, v in SHAPES.items() if k.split()[-1] not in FREE.get(where, "").split()}
+        for change, spoil in changes.items():
+            bad = spoil(tensor)
+            if bad is None or where in UNREAD or (change == "strided" and where in STRIDES):
+                continue
+            arguments = list(good)
+            arguments[position] = bad if index is None else [*good[position][:index], bad, *good[position][index + 1:]]
+            tried += 1
+            try:
+                op(*arguments)
+                wrong.append(f"{where} {change}: accepted")
+            except RuntimeError as error:
+                if SPOKEN.get(family, family) not in str(error):
+                    wrong.append(f"{where} {change}: {error}")
+    assert tried and not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_free_shapes_are_accepted(ops, native, name):
+    """The other half of the table: what is listed as valid does run, so that no entry hides a check."""
+    op = raw(native, name)
+    good = CASES[name](ops)
+    for position, index, tensor in tensors(good):
+        where = f"{name}.{op._schema.arguments[position].name}"
+        for change in FREE.get(where, "").split():
+            arguments = list(good)
+            arguments[position] = SHAPES["a number" if change == "number" else change](tensor)
+            op(*arguments)
+        assert index is None or where not in FREE
+
+
+@pytest.mark.parametrize("value", [-1, 1 << 40])
+@pytest.mark.parametrize("name", ["imagine", "state_mm_fwd", "state_mm_bwd", "observe_scan_bwd"])
+def test_indices_outside_are_refused(ops, native, name, value):
+    op = raw(native, name)
+    good = CASES[name](ops)
+    for position, index, tensor in tensors(good):
+        if tensor.dtype == torch.int64 and index is None:
+            arguments = list(good)
+            arguments[position] = tensor.clone()
+            arguments[position].view(-1)[-1] = value
+            with pytest.raises(RuntimeError, match="out of range"):
+                op(*arguments)
+
+
+@pytest.mark.parametrize("value", [-1, 4, 1 << 40])
+def test_actions_and_rows_outside_give_nan(ops, value):
+    logit, action, advantage, weight, entropy = CASES["actor_loss_fwd"](ops)
+    action[1] = value
+    _, logp, _ = ops.actor_loss_fwd(logit, action, advantage, weight, entropy)
+    assert logp.isnan().tolist() == [False, True, False]
+    ring, index = CASES["replay_gather"](ops)
+    index[1] = value
+    assert ops.replay_gather(ring, index).isnan().all(1).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(("name", "argument", "value"), [
+    ("imagine", "classes", 0), ("imagine", "classes", -3), ("imagine", "classes", 4), ("imagine", "actor", []),
+    ("imagine", "params", []), ("state_mm_fwd", "classes", 0), ("state_mm_fwd", "classes", 4),
+    ("state_mm_bwd", "classes", 4), ("observe_scan_fwd", "classes", 0), ("observe_scan_fwd", "classes", 4),
+    ("observe_scan_fwd", "params", []), ("observe_scan_fwd", "mix", 1.0), ("harmony_fwd", "mode", 3),
+    ("harmony_fwd", "mode", -1), ("harmony_fwd", "mode", 2), ("harmony_fwd", "s", None), ("harmony_bwd", "size", 0),
+    ("return_range", "low_percentile", -1.0), ("return_range", "high_percentile", 101.0),
+    ("return_range", "high_percentile", float("nan"))])
+def test_numbers_outside_are_refused(ops, native, name, argument, value):
+    op = raw(native, name)
+    arguments = list(CASES[name](ops))
+    arguments[[a.name for a in op._schema.arguments].index(argument)] = value
+    with pytest.raises(RuntimeError, match=name.removesuffix("_fwd").removesuffix("_bwd")):
+        op(*arguments)
