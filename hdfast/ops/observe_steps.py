@@ -155,9 +155,9 @@ class Gradients(NamedTuple):
     dbefore: Tensor
 
 
-def parts_of(batch: int) -> tuple[int, int]:
-    """Slices of the rows in which a step's kernels sum parameter gradients: of a LayerNorm, of the gates."""
-    return max(1, batch // 8), batch if batch <= 64 else batch // 4
+def parts_of(batch: int) -> int:
+    """Slices of the rows in which a step's kernels sum parameter gradients: few rows are spread as wide as they go."""
+    return batch if batch <= 64 else batch // 4
 
 
 def loop_bwd(p: Parameters, s: Saved, g: Gradients, reset: Tensor, ddeter: Tensor, dstoch: Tensor,
@@ -167,9 +167,8 @@ def loop_bwd(p: Parameters, s: Saved, g: Gradients, reset: Tensor, ddeter: Tenso
     Returns the sums of scale and bias gradients, (2, C) each, of img_in, gru and obs_out.
     """
     length, batch, _ = ddeter.shape
-    few, many = parts_of(batch)
-    in_sums, gru_sums, obs_sums = (ddeter.new_empty(length, parts, 2, n)
-                                   for parts, n in ((few, p.units), (many, 3 * p.deter), (few, p.units)))
+    in_sums, gru_sums, obs_sums = (ddeter.new_empty(length, parts_of(batch), 2, n)
+                                   for n in (p.units, 3 * p.deter, p.units))
     dhidden, direct = ddeter.new_empty(batch, p.units), ddeter.new_empty(batch, p.deter)
     djoint = ddeter.new_empty(batch, p.deter + p.units)
     groups = (batch, -1, classes)
