@@ -3,7 +3,7 @@
 import pytest
 import torch
 from launches import launches
-from test_imagine import rollout
+from test_imagine import layers, rollout
 from test_observe_scan import gradients, make, native_scan, on
 
 from hdfast.imagination import imagine
@@ -35,9 +35,8 @@ def test_rollout_runs_without_values(sequences, rows):
 @STEPS
 def test_a_rollout_keeps_the_prior_only_where_wanted(sequences):
     (rssm, _, start, u, u_action), actor = rollout(SIZES, 3, 5, 1)
-    layers = [p for layer in actor.hidden for p in (layer.kernel, layer.norm.scale, layer.norm.bias)]
-    args = (start.deter, start.index, u, u_action, rssm.parameter_list(), [*layers, actor.out.kernel, actor.out.bias])
-    with_prior, without = (torch.ops.hdfast.imagine_steps(*args, 3, 0.01, keep) for keep in (True, False))
+    args = (start.deter, start.index, u, u_action, rssm.parameter_list(), layers(actor))
+    with_prior, without = (torch.ops.hdfast.imagine_steps(*args, 3, 0.01, keep, False) for keep in (True, False))
     assert with_prior[2].shape == (3, 5, 2, 3) and without[2].numel() == 0
     assert torch.equal(with_prior[4], without[4])
 
@@ -80,6 +79,5 @@ def test_launches_of_an_imagined_step(sequences, rows, products):
 
 def rollout_raw(horizon, rows):
     (rssm, _, start, u, u_action), actor = rollout(SIZES, horizon, rows, 2)
-    layers = [p for layer in actor.hidden for p in (layer.kernel, layer.norm.scale, layer.norm.bias)]
-    return imagine_steps.rollout(start.deter, start.index, u, u_action, rssm.parameter_list(),
-                                 [*layers, actor.out.kernel, actor.out.bias], 3, 0.01, True)
+    return imagine_steps.rollout(start.deter, start.index, u, u_action, rssm.parameter_list(), layers(actor), 3, 0.01,
+                                 True, False)
