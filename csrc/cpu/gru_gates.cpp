@@ -23,14 +23,14 @@ HD_CLONES void narrow(const float* __restrict x, int64_t n, Bf16* __restrict y) 
   for (int64_t j = 0; j < n; ++j) store(y + j, x[j]);
 }
 
-// `g` is scratch for a bfloat16 row. Sums over rows go to `dscale` and `dbias` (of this slice).
-template <class T>
+// `g` is scratch for a row whose gradient is bfloat16. Sums over rows go to `dscale` and `dbias` (of this slice).
+template <class T, class O>
 HD_CLONES void backward(const GruGatesBwdArgs& a, int64_t begin, int64_t end, float* dscale, float* dbias,
                         float* g) {
   const int64_t d = a.size, all = 3 * d;
   for (int64_t i = begin; i < end; ++i)
     gates_bwd_row(d, static_cast<const T*>(a.x) + i * all, a.mean[i], a.rstd[i], a.deter + i * d, a.dnext + i * d,
-                  a.scale, a.bias, static_cast<T*>(a.dx) + i * all, a.ddeter + i * d, dscale, dbias, g);
+                  a.scale, a.bias, static_cast<O*>(a.dx) + i * all, a.ddeter + i * d, dscale, dbias, g);
 }
 
 }  // namespace
@@ -51,20 +51,24 @@ void gru_gates_fwd(const GruGatesFwdArgs& a, int64_t begin, int64_t end) {
     a.mean[i] = stats[0];
     a.rstd[i] = stats[1];
     if (!a.next_copy) continue;
-    if (f32) std::memcpy(static_cast<float*>(a.next_copy) + i * d, next, d * sizeof(float));
-    else narrow(next, d, static_cast<Bf16*>(a.next_copy) + i * d);
+    const int64_t to = i * a.copy_stride;
+    if (a.copy_dtype == DType::F32)
+      std::memcpy(static_cast<float*>(a.next_copy) + to, next, d * sizeof(float));
+    else narrow(next, d, static_cast<Bf16*>(a.next_copy) + to);
   }
 }
 
 void gru_gates_bwd(const GruGatesBwdArgs& a, int64_t begin, int64_t end) {
   const int64_t all = 3 * a.size;
-  const std::unique_ptr<float[]> g(a.dtype == DType::F32 ? nullptr : new float[all]);
+  const std::unique_ptr<float[]> g(a.dx_dtype == DType::F32 ? nullptr : new float[all]);
   for (int64_t p = begin; p < end; ++p) {
     float *dscale = a.partial + p * 2 * all, *dbias = dscale + all;
     std::memset(dscale, 0, 2 * all * sizeof(float));
     const int64_t first = p * a.rows / a.parts, last = (p + 1) * a.rows / a.parts;
-    a.dtype == DType::F32 ? backward<float>(a, first, last, dscale, dbias, g.get())
-                          : backward<Bf16>(a, first, last, dscale, dbias, g.get());
+    const auto rows = a.dtype == DType::BF16      ? backward<Bf16, Bf16>
+                      : a.dx_dtype == DType::BF16 ? backward<float, Bf16>
+                                                  : backward<float, float>;
+    rows(a, first, last, dscale, dbias, g.get());
   }
 }
 

@@ -41,12 +41,12 @@ HD_INLINE GruRowMeans gates_bwd_front(int64_t d, const T* __restrict x, float me
   return {sum / float(3 * d), dot / float(3 * d)};
 }
 
-// dx (3d), dh (d) of one row; dscale, dbias (3d) are added to. `g` is scratch of 3d floats unless T is float.
-template <class T>
+// dx (3d), dh (d) of one row; dscale, dbias (3d) are added to. `g` is scratch of 3d floats unless O is float.
+template <class T, class O>
 HD_INLINE void gates_bwd_row(int64_t d, const T* x, float mean, float rstd, const float* h, const float* dnext,
-                             const float* scale, const float* bias, T* dx, float* dh, float* dscale,
+                             const float* scale, const float* bias, O* dx, float* dh, float* dscale,
                              float* dbias, float* g) {
-  if constexpr (std::is_same_v<T, float>) g = dx;
+  if constexpr (std::is_same_v<O, float>) g = dx;
   const GruRowMeans m = gates_bwd_front(d, x, mean, rstd, h, dnext, scale, bias, dh, g, dscale, dbias);
   for (int64_t j = 0; j < 3 * d; ++j) store(dx + j, rstd * (g[j] - m.sum - (load(x + j) - mean) * rstd * m.dot));
 }

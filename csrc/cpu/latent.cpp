@@ -24,6 +24,12 @@ HD_INLINE int64_t inverse_cdf(const float* q, int64_t k, float u) {
   return std::min(j, k - 1);
 }
 
+template <class T>
+HD_INLINE void one_hot(T* row, int64_t k, int64_t index) {
+  std::memset(row, 0, k * sizeof(T));
+  store(row + index, 1.f);
+}
+
 // `WIDTH` is the number of classes where it is known at compile time, else 0.
 template <class T, int WIDTH>
 HD_INLINE void forward_groups(const LatentFwdArgs& a, int64_t begin, int64_t end) {
@@ -42,15 +48,14 @@ HD_INLINE void forward_groups(const LatentFwdArgs& a, int64_t begin, int64_t end
     if (!a.u) continue;
     const int64_t index = inverse_cdf(q, k, a.u[g]);
     if (a.index) a.index[g] = index;
-    if (a.onehot) {
-      T* onehot = static_cast<T*>(a.onehot) + g * k;
-      std::memset(onehot, 0, k * sizeof(T));
-      store(onehot + index, 1.f);
-    }
+    if (!a.onehot) continue;
+    const int64_t at = g / a.row_groups * a.onehot_stride + g % a.row_groups * k;
+    if (a.onehot_dtype == DType::F32) one_hot(static_cast<float*>(a.onehot) + at, k, index);
+    else one_hot(static_cast<Bf16*>(a.onehot) + at, k, index);
   }
 }
 
-template <class T, int WIDTH>
+template <class T, class O, int WIDTH>
 HD_INLINE void backward_groups(const LatentBwdArgs& a, int64_t begin, int64_t end) {
   const int64_t k = WIDTH ? WIDTH : a.classes;
   float s[LATENT_MAX_CLASSES], q[LATENT_MAX_CLASSES], w[LATENT_MAX_CLASSES];
@@ -58,7 +63,7 @@ HD_INLINE void backward_groups(const LatentBwdArgs& a, int64_t begin, int64_t en
     const T* logit = static_cast<const T*>(a.logit) + g * k;
     const T* __restrict donehot = a.donehot ? static_cast<const T*>(a.donehot) + g * k : nullptr;
     const T* __restrict dlogp = a.dlogp ? static_cast<const T*>(a.dlogp) + g * k : nullptr;
-    T* __restrict dlogit = static_cast<T*>(a.dlogit) + g * k;
+    O* __restrict dlogit = static_cast<O*>(a.dlogit) + g * k;
     for (int64_t j = 0; j < k; ++j) w[j] = donehot ? load(donehot + j) : 0.f;
     if (a.normalised) {
       exp_row(logit, k, q);
@@ -79,10 +84,10 @@ HD_CLONES void forward(const LatentFwdArgs& a, int64_t begin, int64_t end) {
   forward_groups<T, 0>(a, begin, end);
 }
 
-template <class T>
+template <class T, class O>
 HD_CLONES void backward(const LatentBwdArgs& a, int64_t begin, int64_t end) {
-  if (a.classes == 32) return backward_groups<T, 32>(a, begin, end);
-  backward_groups<T, 0>(a, begin, end);
+  if (a.classes == 32) return backward_groups<T, O, 32>(a, begin, end);
+  backward_groups<T, O, 0>(a, begin, end);
 }
 
 }  // namespace
@@ -92,7 +97,8 @@ void latent_fwd(const LatentFwdArgs& a, int64_t begin, int64_t end) {
 }
 
 void latent_bwd(const LatentBwdArgs& a, int64_t begin, int64_t end) {
-  a.dtype == DType::F32 ? backward<float>(a, begin, end) : backward<Bf16>(a, begin, end);
+  if (a.dtype == DType::BF16) return backward<Bf16, Bf16>(a, begin, end);
+  a.dlogit_dtype == DType::F32 ? backward<float, float>(a, begin, end) : backward<float, Bf16>(a, begin, end);
 }
 
 }  // namespace hd::cpu

@@ -10,7 +10,7 @@ int warps_for(int64_t threads) {
 
 template <class T>
 void launch_fwd(const GruGatesFwdArgs& a, hdStream stream) {
-  const bool vector = a.size % GRU_VEC == 0 && a.size <= GRU_MAX_SIZE &&
+  const bool vector = a.size % GRU_VEC == 0 && a.copy_stride % GRU_VEC == 0 && a.size <= GRU_MAX_SIZE &&
                       aligned(16, a.x, a.deter, a.scale, a.bias, a.next, a.next_copy);
   const auto kernel = vector ? gru_gates_fwd_kernel<T> : gru_gates_fwd_row_kernel<T>;
   HD_LAUNCH(kernel, unsigned(a.rows), warps_for(vector ? a.size / GRU_VEC : a.size), 0, stream, a);
@@ -22,7 +22,8 @@ void launch_bwd(const GruGatesBwdArgs& a, hdStream stream) {
                       aligned(16, a.dnext, a.x, a.deter, a.scale, a.bias, a.dx, a.ddeter, a.partial);
   const auto kernel = vector ? gru_gates_bwd_kernel<T> : gru_gates_bwd_row_kernel<T>;
   HD_LAUNCH(kernel, unsigned(a.parts), warps_for(vector ? a.size / GRU_VEC : a.size), 0, stream, a);
-  launch_column_sum(a.partial, a.dscale, a.dbias, 3 * a.size, 6 * a.size, int(a.parts), stream);
+  if (a.dscale != nullptr)
+    launch_column_sum(a.partial, a.dscale, a.dbias, 3 * a.size, 6 * a.size, int(a.parts), stream);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "device/hd_reduce.h"
 #include "kernels/gru_gates.h"
 #include "kernels/norm_act.h"  // NORM_EPS
+#include "kernels/operand.cuh"
 
 namespace hd {
 
@@ -58,7 +59,7 @@ __global__ void __launch_bounds__(GRU_THREADS) gru_gates_fwd_kernel(GruGatesFwdA
   for (int j = 0; j < GRU_VEC; ++j)
     h[j] = gru_cell(v[HD_MUTATE(GRU_SWAP, 0, 2)][j], v[1][j], v[HD_MUTATE(GRU_SWAP, 2, 0)][j], h[j]).next;
   store(a.next + row * a.size + c, h);
-  if (a.next_copy) store(static_cast<T*>(a.next_copy) + row * a.size + c, h);
+  if (a.next_copy) store_operand(a.next_copy, row * a.copy_stride + c, a.copy_dtype, h);
   if (threadIdx.x == 0) a.mean[row] = mean, a.rstd[row] = rstd;
 }
 
@@ -117,7 +118,7 @@ __global__ void __launch_bounds__(GRU_THREADS) gru_gates_bwd_kernel(GruGatesBwdA
         for (int j = 0; j < GRU_VEC; ++j)
           grad[g][j] =
               rstd * (grad[g][j] - (sums[0] + HD_MUTATE(GRU_MEAN_TERM, xhat[g][j], 0.f) * sums[1]) * inverse);
-        store(static_cast<T*>(a.dx) + (row * 3 + g) * a.size + c, grad[g]);
+        store_operand(a.dx, (row * 3 + g) * a.size + c, a.dx_dtype, grad[g]);
       }
     }
   }
@@ -151,7 +152,7 @@ __global__ void __launch_bounds__(GRU_THREADS) gru_gates_fwd_row_kernel(GruGates
       z[g] = (to_float(x[g * a.size + c]) - mean) * rstd * a.scale[g * a.size + c] + a.bias[g * a.size + c];
     const float next = gru_cell(z[0], z[1], z[2], a.deter[row * a.size + c]).next;
     a.next[row * a.size + c] = next;
-    if (a.next_copy) static_cast<T*>(a.next_copy)[row * a.size + c] = from_float<T>(next);
+    if (a.next_copy) store_operand(a.next_copy, row * a.copy_stride + c, a.copy_dtype, next);
   }
   if (threadIdx.x == 0) a.mean[row] = mean, a.rstd[row] = rstd;
 }
@@ -206,7 +207,7 @@ __global__ void __launch_bounds__(GRU_THREADS) gru_gates_bwd_row_kernel(GruGates
       for (int g = 0; g < 3; ++g) {
         const float v =
             k.grad[g] * a.scale[g * a.size + c] - (sums[0] + k.xhat[g] * sums[1]) / float(3 * a.size);
-        static_cast<T*>(a.dx)[(row * 3 + g) * a.size + c] = from_float<T>(a.rstd[row] * v);
+        store_operand(a.dx, (row * 3 + g) * a.size + c, a.dx_dtype, a.rstd[row] * v);
       }
     }
   }

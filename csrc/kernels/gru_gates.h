@@ -21,11 +21,13 @@ struct GruGatesFwdArgs {
   const float* scale;  // (3, size)
   const float* bias;   // (3, size)
   float* next;         // (rows, size)
-  void* next_copy;     // (rows, size) dtype, the next GEMM's operand; null where not wanted
+  void* next_copy;     // (rows, copy_stride) copy_dtype, the next GEMM's operand; null where not wanted
   float* mean;         // (rows)
   float* rstd;         // (rows)
   int64_t rows, size;
   DType dtype;
+  int64_t copy_stride = size;
+  DType copy_dtype = dtype;
 };
 
 struct GruGatesBwdArgs {
@@ -36,14 +38,15 @@ struct GruGatesBwdArgs {
   const float* rstd;   // (rows)
   const float* scale;  // (3, size)
   const float* bias;   // (3, size)
-  void* dx;            // (rows, 3, size) dtype
+  void* dx;            // (rows, 3, size) dx_dtype
   float* ddeter;       // (rows, size)
-  float* dscale;       // (3, size)
+  float* dscale;       // (3, size); null: the slices' sums stay in `partial`, for the caller to add up
   float* dbias;        // (3, size)
   float* partial;      // (parts, 2, 3 * size) scratch, uninitialised
-  int64_t parts;       // from gru_gates_parts
+  int64_t parts;       // from gru_gates_parts, or any number where dscale is null
   int64_t rows, size;
   DType dtype;
+  DType dx_dtype = dtype;
 };
 
 // rows == 0 or size == 0 is allowed (dscale and dbias become 0). The parts depend on the shape alone.

@@ -7,6 +7,7 @@
 #pragma once
 #include "kernels/categorical.cuh"
 #include "kernels/latent.h"
+#include "kernels/operand.cuh"
 
 namespace hd {
 
@@ -36,12 +37,13 @@ __global__ void __launch_bounds__(LATENT_THREADS) latent_fwd_kernel(LatentFwdArg
     if (index > a.classes - 1) index = a.classes - 1;  // the sum may round to less than u
     if (a.index != nullptr && lane == 0) a.index[group] = index;
   }
+  const int64_t onehot = group / a.row_groups * a.onehot_stride + group % a.row_groups * a.classes;
 #pragma unroll
   for (int i = 0; i < ITER; ++i) {
     const int64_t k = i * 32 + lane;
     if (k >= a.classes) continue;
     if (a.logp != nullptr) static_cast<T*>(a.logp)[base + k] = from_float<T>(c.logq[i]);
-    if (a.onehot != nullptr) static_cast<T*>(a.onehot)[base + k] = from_float<T>(k == index ? 1.f : 0.f);
+    if (a.onehot != nullptr) store_operand(a.onehot, onehot + k, a.onehot_dtype, k == index ? 1.f : 0.f);
   }
 }
 
@@ -67,7 +69,7 @@ __global__ void __launch_bounds__(LATENT_THREADS) latent_bwd_kernel(LatentBwdArg
   if (!a.normalised) softmax_backward(c, w, HD_MUTATE(LATENT_MIX, a.mix, 0.f));
 #pragma unroll
   for (int i = 0; i < ITER; ++i)
-    if (i * 32 + lane < a.classes) static_cast<T*>(a.dlogit)[base + i * 32 + lane] = from_float<T>(w[i]);
+    if (i * 32 + lane < a.classes) store_operand(a.dlogit, base + i * 32 + lane, a.dlogit_dtype, w[i]);
 }
 
 }  // namespace hd

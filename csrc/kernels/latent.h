@@ -22,23 +22,26 @@ struct LatentFwdArgs {
   const void* logit;  // (groups, classes) dtype
   const float* u;     // (groups) uniforms in [0, 1); null: no sample
   void* logp;         // (groups, classes) dtype; null where not wanted
-  void* onehot;       // (groups, classes) dtype; null where not wanted
+  void* onehot;       // onehot_dtype, row_groups groups in every onehot_stride; null where not wanted
   int64_t* index;     // (groups); null where not wanted
   int64_t groups, classes;
   float mix;
   bool normalised;
   DType dtype;
+  int64_t row_groups = 1, onehot_stride = classes;
+  DType onehot_dtype = dtype;
 };
 
 struct LatentBwdArgs {
   const void* logit;    // (groups, classes) dtype
   const void* donehot;  // (groups, classes) dtype; null: zero
   const void* dlogp;    // (groups, classes) dtype; null: zero
-  void* dlogit;         // (groups, classes) dtype
+  void* dlogit;         // (groups, classes) dlogit_dtype
   int64_t groups, classes;
   float mix;
   bool normalised;
   DType dtype;
+  DType dlogit_dtype = dtype;
 };
 
 // At most LATENT_MAX_CLASSES classes; groups == 0 is allowed.

@@ -13,13 +13,15 @@ PUBLIC = ()
 
 
 def imagine(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: list[Tensor], actor: list[Tensor], *,
-            classes: int, mix: float, keep_prior: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+            classes: int, mix: float, keep_prior: bool = True,
+            half: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """Roll the dynamics forward under the actor, without gradients.
 
     Starts deter (N, D) and index (N, S); u (H, N, S) and u_action (H or H + 1, N) uniforms; params as
     observe_scan.PARAMETERS lists them; actor: kernel, scale, bias of each hidden layer, then kernel and bias ->
     deter (H+1, N, D), index (H+1, N, S), prior log-probabilities (H, N, S, K) (empty without keep_prior), action like
-    u_action, and the features (H+1, N, D + S*K) where the execution makes them, else None.
+    u_action, and the features (H+1, N, D + S*K) where the execution makes them, else None. With `half`
+    the steps multiply bfloat16 operands, and so the features are bfloat16; the C++ call has float32 alone.
     """
     if len(params) != len(PARAMETERS):
         raise ValueError(f"imagine: params must be the {len(PARAMETERS)} tensors of PARAMETERS, got {len(params)}")
@@ -30,7 +32,7 @@ def imagine(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: l
         [p.detach().contiguous() for p in group] for group in (params, actor)), classes, mix, keep_prior)
     if usable(deter):
         return *torch.ops.hdfast.imagine.default(*inputs), None
-    return torch.ops.hdfast.imagine_steps.default(*inputs)
+    return torch.ops.hdfast.imagine_steps.default(*inputs, half)
 
 
 def state_mm(deter: Tensor, stoch: Tensor | None, index: Tensor, kernel: Tensor, *, classes: int) -> Tensor:
@@ -94,7 +96,7 @@ def define_steps() -> None:
     """The step path as an op, which tracing keeps whole; its shapes come from running it without values."""
     name = f"{library.NAMESPACE}::imagine_steps"
     torch.library.define(name, "(Tensor deter, Tensor index, Tensor u, Tensor u_action, Tensor[] params, "
-                               "Tensor[] actor, int classes, float mix, bool keep_prior) -> (Tensor deter, "
+                               "Tensor[] actor, int classes, float mix, bool keep_prior, bool half) -> (Tensor deter, "
                                "Tensor index, Tensor prior, Tensor action, Tensor feat)")
     torch.library.impl(name, "default", imagine_steps.rollout)
     torch.library.register_fake(name, imagine_steps.rollout)

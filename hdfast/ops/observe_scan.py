@@ -26,13 +26,13 @@ _stepwise = False
 
 def path(x: Tensor) -> str:
     """How the sequence ops serve this tensor now: 'call', one C++ call (CPU); 'steps', a launch after another (CUDA,
-    and shapes alone on meta); '' not at all. Both need the native backend and float32."""
+    and shapes alone on meta); '' not at all. Both need the native backend and float32; steps take bfloat16 too."""
     from hdfast import ops
-    if ops.backend() != "native" or x.dtype != torch.float32 or not library.runs_on(x.device):
+    if ops.backend() != "native" or x.dtype not in checks.STORAGE or not library.runs_on(x.device):
         return ""
     if _stepwise or x.device.type != "cpu" or library.active() != library.NAMESPACE:
         return "steps"
-    return "call"
+    return "call" if x.dtype is torch.float32 else ""
 
 
 def usable(x: Tensor) -> bool:
@@ -58,11 +58,13 @@ def observe_scan(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, par
     embed (T, B, E), action (T, B, A) chosen before each observation, is_first (T, B) bool, u (T, B, S) uniforms, params
     as PARAMETERS lists them -> deter (T, B, D), stoch (T, B, S, K) one-hot with straight-through gradient, index
     (T, B, S), posterior and prior log-probabilities (T, B, S, K). Gradients reach embed and every parameter; actions
-    have none. Equal to RSSM.observe step by step.
+    have none. Equal to RSSM.observe step by step. An embed in bfloat16 makes the operands of all products bfloat16 (as
+    steps alone); everything else stays float32.
     """
     if len(params) != len(PARAMETERS):
         raise ValueError(f"observe_scan: params must be the {len(PARAMETERS)} tensors of PARAMETERS, got {len(params)}")
-    for name, x in (("embed", embed), ("action", action), ("u", u)):
+    checks.storage("observe_scan", "embed", embed)
+    for name, x in (("action", action), ("u", u)):
         checks.dtype("observe_scan", name, x, torch.float32)
     checks.dtype("observe_scan", "is_first", is_first, torch.bool)
     if embed.ndim != 3:
@@ -73,7 +75,11 @@ def observe_scan(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, par
     checks.shape("observe_scan", "action", action, (length, batch, actions), "(T, B, A)")
     checks.shape("observe_scan", "is_first", is_first, (length, batch), "(T, B)")
     checks.shape("observe_scan", "u", u, (length, batch, latents), "(T, B, S)")
-    op = torch.ops.hdfast.observe_scan_fwd if path(embed) == "call" else torch.ops.hdfast.observe_steps_fwd
+    way = path(embed)
+    if not way:
+        raise TypeError(f"observe_scan: no native code here takes {str(embed.dtype).removeprefix('torch.')} embeddings "
+                        f"on {embed.device}; convert them to float32, under hdfast.ops.use('native')")
+    op = torch.ops.hdfast.observe_scan_fwd if way == "call" else torch.ops.hdfast.observe_steps_fwd
     return op.default(
         embed.contiguous(), action.contiguous(), is_first.contiguous(), u.contiguous(),
         [p.contiguous() for p in params], classes, mix)[:5]

@@ -2,6 +2,9 @@
 
 Seven launches a step forward, eight backward; everything that does not depend on the step before is one product over
 all T * B rows. No host reads, no branches on values, all buffers allocated before the loop: a CUDA graph captures it.
+
+The embedding's type is that of every product's operands. With bfloat16 the state, all sums, statistics, gates and
+logits stay float32: the kernels round what the next product reads as they write it.
 """
 
 import math
@@ -11,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hdfast.ops import library, scan_step
+from hdfast.ops.products import add_mm, affine_into, mm_into, new_mm
 
 
 class Parameters(NamedTuple):
@@ -34,6 +38,10 @@ class Parameters(NamedTuple):
     obs_stats: Tensor
     obs_stats_bias: Tensor
 
+    def operands(self, dtype: torch.dtype) -> "Parameters":
+        """The same with kernels as products read them."""
+        return self._replace(**{name: getattr(self, name).to(dtype) for name in KERNELS})
+
     @property
     def deter(self) -> int:
         return self.img_out.shape[0]
@@ -47,9 +55,13 @@ class Parameters(NamedTuple):
         return self.img_stats.shape[1]
 
 
+KERNELS = ("img_in", "gru", "img_out", "img_stats", "obs_out", "obs_stats")
+
+
 class Saved(NamedTuple):
     """What backward reads, step by step: (T, B, ...) views of one allocation. joint = [h | x] before each step, before
-    = that h; hidden, logit of the posterior; *_stats (T, 2, B) mean and rstd. The prior head's are last."""
+    = that h; hidden, logit of the posterior; deter as an operand, which float32 needs no copy of; the prior head's;
+    *_stats (T, 2, B) mean and rstd. joint, hidden, deter and prior_hidden have the operands' type."""
 
     pre_in: Tensor
     joint: Tensor
@@ -58,36 +70,53 @@ class Saved(NamedTuple):
     pre_obs: Tensor
     hidden: Tensor
     logit: Tensor
+    deter: Tensor
     prior_pre: Tensor
     prior_hidden: Tensor
     prior_logit: Tensor
     in_stats: Tensor
     gru_stats: Tensor
     obs_stats: Tensor
+    prior_stats: Tensor
 
 
-def views(flat: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
-    """One allocation cut into tensors of the given shapes."""
-    sizes = [math.prod(shape) for shape in shapes]
-    return [x.view(shape) for x, shape in zip(flat.split(sizes), shapes, strict=True)]
+def cut(flat: Tensor, shapes: list[tuple[int, ...]], dtypes: list[torch.dtype]) -> list[Tensor]:
+    """One float32 allocation cut into tensors of the given shapes and types."""
+    pieces = flat.split([floats(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)])
+    return [(x if dtype is torch.float32 else x.view(dtype)[:math.prod(shape)]).view(shape)
+            for x, shape, dtype in zip(pieces, shapes, dtypes, strict=True)]
 
 
-def saved_shapes(p: Parameters, length: int, batch: int) -> list[tuple[int, ...]]:
+def floats(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """Room for a tensor, in float32 numbers; of bfloat16 whole 16 bytes, so that what follows stays aligned."""
+    size = math.prod(shape)
+    return size if dtype is torch.float32 else (size + 7) // 8 * 4
+
+
+def layout(p: Parameters, length: int, batch: int, operand: torch.dtype) -> tuple[list, list]:
+    """Shapes and types of Saved."""
     d, u, z = p.deter, p.units, p.latent
-    rows = [(length, batch, n) for n in (u, d + u, d, 3 * d, u, u, z, u, u, z)]
-    return [*rows, *[(length, 2, batch)] * 3]
+    copy = 0 if operand is torch.float32 else d
+    shapes = [(length, batch, n) for n in (u, d + u, d, 3 * d, u, u, z, copy, u, u, z)] + [(length, 2, batch)] * 4
+    dtypes = [operand if name in ("joint", "hidden", "deter", "prior_hidden") else torch.float32
+              for name in Saved._fields]
+    return shapes, dtypes
 
 
-def saved_size(p: Parameters, length: int, batch: int) -> int:
-    return sum(map(math.prod, saved_shapes(p, length, batch)))
+def prior_head(p: Parameters, deter: Tensor, mix: float, classes: int, pre: Tensor, hidden: Tensor, logit: Tensor,
+               stats: Tensor) -> Tensor:
+    """deter (N, D), an operand -> log-probabilities (N, S, K); the buffers get what backward needs."""
+    mm_into(pre, deter, p.img_out)
+    scan_step.step_norm(pre, p.img_out_scale, p.img_out_bias, hidden, stats)
+    affine_into(logit, hidden, p.img_stats, p.img_stats_bias)
+    return library.op("unimix_fwd")(logit.unflatten(1, (-1, classes)), mix)
 
 
-def prior_head(p: Parameters, deter: Tensor, mix: float, classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """deter (N, D) -> pre-activations, hidden units, logits and log-probabilities (N, S, K)."""
-    pre = torch.mm(deter, p.img_out)
-    hidden = library.op("norm_act_fwd")(pre, p.img_out_scale, p.img_out_bias)[0]
-    logit = torch.addmm(p.img_stats_bias, hidden, p.img_stats)
-    return pre, hidden, logit, library.op("unimix_fwd")(logit.unflatten(1, (-1, classes)), mix)
+def start_index(p: Parameters, begin: Tensor, classes: int, mix: float) -> Tensor:
+    """Mode of the prior of the initial state: begin (D,) -> (S,)."""
+    row, operand = begin[None].to(p.img_out.dtype), p.img_out.dtype
+    pre, logit, stats = (begin.new_empty(shape) for shape in ((1, p.units), (1, p.latent), (2, 1)))
+    return prior_head(p, row, mix, classes, pre, pre.new_empty(1, p.units, dtype=operand), logit, stats)[0].argmax(-1)
 
 
 def resets(is_first: Tensor) -> Tensor:
@@ -100,52 +129,55 @@ def resets(is_first: Tensor) -> Tensor:
 def forward(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, params: list[Tensor], classes: int,
             mix: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As observe_scan; also what backward needs: the flat allocation of Saved, the initial state's indices (S,)."""
-    p = Parameters(*params)
+    p, operand = Parameters(*params).operands(embed.dtype), embed.dtype
     (length, batch), rows, latent = is_first.shape, is_first.numel(), (p.latent // classes, classes)
-    deter = embed.new_empty(length, batch, p.deter)
-    stoch, post = (embed.new_empty(length, batch, *latent) for _ in range(2))
-    index = embed.new_empty(length, batch, latent[0], dtype=torch.int64)
-    flat = embed.new_empty(saved_size(p, length, batch))
-    s = Saved(*views(flat, saved_shapes(p, length, batch)))
+    deter = action.new_empty(length, batch, p.deter)
+    stoch, post = (action.new_empty(length, batch, *latent) for _ in range(2))
+    index = action.new_empty(length, batch, latent[0], dtype=torch.int64)
+    shapes = layout(p, length, batch, operand)
+    flat = action.new_empty(sum(map(floats, *shapes)))
+    s = Saved(*cut(flat, *shapes))
+    copied = deter if operand is torch.float32 else s.deter
 
     begin, reset = torch.tanh(p.initial), resets(is_first)
-    start = prior_head(p, begin[None], mix, classes)[3][0].argmax(-1)
-    masked = action.masked_fill(is_first.unsqueeze(-1), 0)
+    start = start_index(p, begin, classes, mix)
+    masked = action.masked_fill(is_first.unsqueeze(-1), 0).to(operand)
     kernels, deter_part = (p.img_in[:p.latent], p.img_in[p.latent:]), p.obs_out[:p.deter]
-    torch.mm(masked.view(rows, -1), kernels[1], out=s.pre_in.view(rows, -1))
-    torch.mm(embed.view(rows, -1), p.obs_out[p.deter:], out=s.pre_obs.view(rows, -1))
+    mm_into(s.pre_in.view(rows, -1), masked.view(rows, -1), kernels[1])
+    mm_into(s.pre_obs.view(rows, -1), embed.view(rows, -1), p.obs_out[p.deter:])
     for t in range(length):
         last = (deter[t - 1], index[t - 1]) if t else (None, None)
         scan_step.step_input(s.pre_in[t], *last, None, reset[t], begin, start, *kernels, p.img_in_scale, p.img_in_bias,
                              s.before[t], s.joint[t], s.in_stats[t], accumulate=True)
-        torch.mm(s.joint[t], p.gru, out=s.pre_gru[t])
-        scan_step.step_gates(s.pre_gru[t], s.before[t], p.gru_scale, p.gru_bias, deter[t], None, s.gru_stats[t])
-        s.pre_obs[t].addmm_(deter[t], deter_part)
+        mm_into(s.pre_gru[t], s.joint[t], p.gru)
+        scan_step.step_gates(s.pre_gru[t], s.before[t], p.gru_scale, p.gru_bias, deter[t],
+                             None if copied is deter else copied[t], s.gru_stats[t])
+        add_mm(s.pre_obs[t], copied[t], deter_part)
         scan_step.step_norm(s.pre_obs[t], p.obs_out_scale, p.obs_out_bias, s.hidden[t], s.obs_stats[t])
-        torch.addmm(p.obs_stats_bias, s.hidden[t], p.obs_stats, out=s.logit[t])
+        affine_into(s.logit[t], s.hidden[t], p.obs_stats, p.obs_stats_bias)
         scan_step.step_sample(s.logit[t].view(batch, *latent), u[t], mix, post[t], stoch[t].view(batch, -1), index[t])
-    *kept, prior = prior_head(p, deter.view(rows, -1), mix, classes)
-    for buffer, value in zip((s.prior_pre, s.prior_hidden, s.prior_logit), kept, strict=True):
-        buffer.view(rows, -1).copy_(value)
+    prior = prior_head(p, copied.view(rows, -1), mix, classes, s.prior_pre.view(rows, -1),
+                       s.prior_hidden.view(rows, -1), s.prior_logit.view(rows, -1), s.prior_stats.view(2, rows))
     return deter, stoch, index, post, prior.view_as(post), flat, start
 
 
 def prior_head_bwd(p: Parameters, s: Saved, deter: Tensor, dprior: Tensor, mix: float,
                    ddeter: Tensor) -> dict[str, Tensor]:
-    """Gradients of the prior head's parameters; ddeter (N, D) is added to."""
-    rows = len(deter)
-    pre, hidden = s.prior_pre.view(rows, -1), s.prior_hidden.view(rows, -1)
+    """Gradients of the prior head's parameters; deter (N, D) an operand, ddeter (N, D) is added to."""
+    rows, operand = len(deter), p.img_out.dtype
+    hidden = s.prior_hidden.view(rows, -1)
     dlogit = library.op("unimix_bwd")(dprior, s.prior_logit.view_as(dprior), mix).view(rows, -1)
-    stats = library.op("norm_act_fwd")(pre, p.img_out_scale, p.img_out_bias)[1:]
-    dpre, dscale, dbias = library.op("norm_act_bwd")(torch.mm(dlogit, p.img_stats.t()), pre, *stats, p.img_out_scale,
-                                                     p.img_out_bias)
-    ddeter.addmm_(dpre, p.img_out.t())
-    return {"img_out": torch.mm(deter.t(), dpre), "img_out_scale": dscale, "img_out_bias": dbias,
-            "img_stats": torch.mm(hidden.t(), dlogit), "img_stats_bias": dlogit.sum(0)}
+    operands = dlogit.to(operand)
+    dpre, dscale, dbias = library.op("norm_act_bwd")(new_mm(operands, p.img_stats.t()), s.prior_pre.view(rows, -1),
+                                                     *s.prior_stats.view(2, rows), p.img_out_scale, p.img_out_bias)
+    dpre = dpre.to(operand)
+    add_mm(ddeter, dpre, p.img_out.t())
+    return {"img_out": new_mm(deter.t(), dpre), "img_out_scale": dscale, "img_out_bias": dbias,
+            "img_stats": new_mm(hidden.t(), operands), "img_stats_bias": dlogit.sum(0)}
 
 
 class Gradients(NamedTuple):
-    """Gradients of every step, (T, B, ...): of the pre-activations, of h before the step, and what flows back."""
+    """Gradients of every step, (T, B, ...): of logits and pre-activations, as operands, and of h before the step."""
 
     dlogit: Tensor
     dpre_obs: Tensor
@@ -155,9 +187,9 @@ class Gradients(NamedTuple):
     dbefore: Tensor
 
 
-def parts_of(batch: int) -> tuple[int, int]:
-    """Slices of the rows in which a step's kernels sum parameter gradients: of a LayerNorm, of the gates."""
-    return max(1, batch // 8), batch if batch <= 64 else batch // 4
+def parts_of(batch: int) -> int:
+    """Slices of the rows in which a step's kernels sum parameter gradients: few rows are spread as wide as they go."""
+    return batch if batch <= 64 else batch // 4
 
 
 def loop_bwd(p: Parameters, s: Saved, g: Gradients, reset: Tensor, ddeter: Tensor, dstoch: Tensor,
@@ -167,9 +199,8 @@ def loop_bwd(p: Parameters, s: Saved, g: Gradients, reset: Tensor, ddeter: Tenso
     Returns the sums of scale and bias gradients, (2, C) each, of img_in, gru and obs_out.
     """
     length, batch, _ = ddeter.shape
-    few, many = parts_of(batch)
-    in_sums, gru_sums, obs_sums = (ddeter.new_empty(length, parts, 2, n)
-                                   for parts, n in ((few, p.units), (many, 3 * p.deter), (few, p.units)))
+    in_sums, gru_sums, obs_sums = (ddeter.new_empty(length, parts_of(batch), 2, n)
+                                   for n in (p.units, 3 * p.deter, p.units))
     dhidden, direct = ddeter.new_empty(batch, p.units), ddeter.new_empty(batch, p.deter)
     djoint = ddeter.new_empty(batch, p.deter + p.units)
     groups = (batch, -1, classes)
@@ -178,17 +209,17 @@ def loop_bwd(p: Parameters, s: Saved, g: Gradients, reset: Tensor, ddeter: Tenso
     for t in range(length - 1, -1, -1):
         scan_step.step_sample_bwd(s.logit[t].view(groups), dstoch[t].view(groups),
                                   None if dpost is None else dpost[t], mix, g.dlogit[t].view(groups))
-        torch.mm(g.dlogit[t], stats_t, out=dhidden)
+        mm_into(dhidden, g.dlogit[t], stats_t)
         scan_step.step_norm_bwd(dhidden, s.pre_obs[t], s.obs_stats[t], p.obs_out_scale, p.obs_out_bias, g.dpre_obs[t],
                                 obs_sums[t])
-        ddeter[t].addmm_(g.dpre_obs[t], obs_t)
+        add_mm(ddeter[t], g.dpre_obs[t], obs_t)
         scan_step.step_gates_bwd(ddeter[t], s.pre_gru[t], s.before[t], s.gru_stats[t], p.gru_scale, p.gru_bias,
                                  g.dpre_gru[t], direct, gru_sums[t])
-        torch.mm(g.dpre_gru[t], gru_t, out=djoint)
+        mm_into(djoint, g.dpre_gru[t], gru_t)
         scan_step.step_input_bwd(djoint, direct, reset[t], s.pre_in[t], s.in_stats[t], p.img_in_scale, p.img_in_bias,
                                  g.dpre_in[t], g.dmasked[t], g.dbefore[t], ddeter[t - 1] if t else None, in_sums[t])
         if t:
-            dstoch[t - 1].addmm_(g.dmasked[t], in_t)
+            add_mm(dstoch[t - 1], g.dmasked[t], in_t)
     return in_sums.sum((0, 1)), gru_sums.sum((0, 1)), obs_sums.sum((0, 1))
 
 
@@ -202,11 +233,11 @@ def input_kernel_grad(p: Parameters, g: Gradients, index: Tensor, start: Tensor,
     """img_in's: one-hot rows of the state before each step, then of the actions; all initial states are one row."""
     batch, rows = action.shape[1], g.dpre_in.shape[0] * g.dpre_in.shape[1]
     dpre, dmasked = g.dpre_in.view(rows, -1), g.dmasked.view(rows, -1)
-    grad = torch.empty_like(p.img_in)
+    grad = torch.empty_like(p.img_in, dtype=torch.float32)
     latent = grad[:p.latent]
-    torch.mm(onehot(start, classes, dpre)[:, None], torch.mm(reset, dpre), out=latent)
-    latent.addmm_(onehot(index, classes, dpre).view(rows, -1)[:rows - batch].t(), dmasked[batch:])
-    torch.mm(action.view(rows, -1).t(), dpre, out=grad[p.latent:])
+    torch.mm(onehot(start, classes, grad)[:, None], new_mm(reset, dpre), out=latent)
+    add_mm(latent, onehot(index, classes, dpre).view(rows, -1)[:rows - batch].t(), dmasked[batch:])
+    mm_into(grad[p.latent:], action.view(rows, -1).t(), dpre)
     return grad
 
 
@@ -214,30 +245,34 @@ def backward(ddeter: Tensor | None, dstoch: Tensor | None, dpost: Tensor | None,
              action: Tensor, is_first: Tensor, params: list[Tensor], deter: Tensor, index: Tensor, _post: Tensor,
              _prior: Tensor, flat: Tensor, start: Tensor, classes: int, mix: float, need_embed: bool) -> list[Tensor]:
     """Gradients of embed (empty where not wanted) and of every parameter, from those of the outputs."""
-    p = Parameters(*params)
+    p, operand = Parameters(*params).operands(embed.dtype), embed.dtype
     (length, batch), rows = is_first.shape, is_first.numel()
-    s = Saved(*views(flat, saved_shapes(p, length, batch)))
+    s = Saved(*cut(flat, *layout(p, length, batch, operand)))
     # The loop adds to both, so they are copies.
     ddeter = torch.zeros_like(deter) if ddeter is None else ddeter.clone()
     dstoch = deter.new_zeros(length, batch, p.latent) if dstoch is None else dstoch.flatten(2).clone()
     shapes = [(length, batch, n) for n in (p.latent, p.units, 3 * p.deter, p.units, p.units, p.deter)]
-    g = Gradients(*views(deter.new_empty(sum(map(math.prod, shapes))), shapes))
-    reset, flat_deter = resets(is_first), deter.view(rows, -1)
-    zero = {name: torch.zeros_like(getattr(p, name)) for name in Parameters._fields[7:12]} if dprior is None else {}
-    head = zero or prior_head_bwd(p, s, flat_deter, dprior, mix, ddeter.view(rows, -1))
+    dtypes = [*[operand] * 5, torch.float32]
+    g = Gradients(*cut(deter.new_empty(sum(map(floats, shapes, dtypes))), shapes, dtypes))
+    reset, copied = resets(is_first), (deter if operand is torch.float32 else s.deter).view(rows, -1)
+    if dprior is None:
+        head = {name: torch.zeros_like(x) for name, x in zip(p._fields[7:12], params[7:12], strict=True)}
+    else:
+        head = prior_head_bwd(p, s, copied, dprior, mix, ddeter.view(rows, -1))
     in_sums, gru_sums, obs_sums = loop_bwd(p, s, g, reset, ddeter, dstoch, dpost, classes, mix)
 
     dlogit, dpre_obs, dpre_gru, _, _, dbefore = (x.view(rows, -1) for x in g)
-    flat_embed, weight = embed.view(rows, -1), reset.view(1, rows).to(deter.dtype)
-    dobs_out = torch.empty_like(p.obs_out)
-    torch.mm(flat_deter.t(), dpre_obs, out=dobs_out[:p.deter])
-    torch.mm(flat_embed.t(), dpre_obs, out=dobs_out[p.deter:])
-    begin = torch.tanh(p.initial)
+    dobs_out = torch.empty_like(params[12])
+    mm_into(dobs_out[:p.deter], copied.t(), dpre_obs)
+    mm_into(dobs_out[p.deter:], embed.view(rows, -1).t(), dpre_obs)
+    begin, weight = torch.tanh(p.initial), reset.view(1, rows)
+    masked = action.masked_fill(is_first.unsqueeze(-1), 0).to(operand)
     grads = head | {
-        "initial": (1 - begin * begin) * torch.mm(weight, dbefore).view(-1),
-        "img_in": input_kernel_grad(p, g, index, start, action.masked_fill(is_first.unsqueeze(-1), 0), weight, classes),
-        "gru": torch.mm(s.joint.view(rows, -1).t(), dpre_gru), "obs_out": dobs_out,
-        "obs_stats": torch.mm(s.hidden.view(rows, -1).t(), dlogit), "obs_stats_bias": dlogit.sum(0)}
+        "initial": (1 - begin * begin) * torch.mm(weight.to(dbefore.dtype), dbefore).view(-1),
+        "img_in": input_kernel_grad(p, g, index, start, masked, weight.to(operand), classes),
+        "gru": new_mm(s.joint.view(rows, -1).t(), dpre_gru), "obs_out": dobs_out,
+        "obs_stats": new_mm(s.hidden.view(rows, -1).t(), dlogit),
+        "obs_stats_bias": dlogit.sum(0, dtype=torch.float32)}
     for name, sums in (("img_in", in_sums), ("gru", gru_sums), ("obs_out", obs_sums)):
         grads[f"{name}_scale"], grads[f"{name}_bias"] = sums[0].clone(), sums[1].clone()
     dembed = torch.mm(dpre_obs, p.obs_out[p.deter:].t()).view_as(embed) if need_embed else embed.new_empty(0)

@@ -94,6 +94,38 @@ INSTANTIATE_TEST_SUITE_P(Shapes, GruGates,
                                           testing::Values(DType::F32, DType::BF16)),
                          shape_name<GruGates>);
 
+// A float32 step with bfloat16 operands: the copy goes into a wider buffer, dx is rounded, the sums stay apart.
+TEST(GruGatesEdges, OperandsOfAStep) {
+  for (size_t size : {8, 7}) {
+    const size_t rows = 3, stride = size + 8;
+    Buffer x(normals(rows * 3 * size, 1)), deter(normals(rows * size, 2)), dnext(normals(rows * size, 3)),
+        scale(normals(3 * size, 4, 0.3, 1)), bias(normals(3 * size, 5, 0.3));
+    const Reference want =
+        reference(x.values(), deter.values(), dnext.values(), scale.values(), bias.values(), rows, size);
+    for_each_schedule([&] {
+      Buffer next(rows * size), copy(rows * stride, DType::BF16), mean(rows), rstd(rows),
+          dx(rows * 3 * size, DType::BF16), ddeter(rows * size), partial(rows * 6 * size);
+      launch_gru_gates_fwd({x.data(), deter.f32(), scale.f32(), bias.f32(), next.f32(), copy.data(), mean.f32(),
+                            rstd.f32(), int64_t(rows), int64_t(size), DType::F32, int64_t(stride), DType::BF16},
+                           nullptr);
+      launch_gru_gates_bwd({dnext.f32(), x.data(), deter.f32(), mean.f32(), rstd.f32(), scale.f32(), bias.f32(),
+                            dx.data(), ddeter.f32(), nullptr, nullptr, partial.f32(), int64_t(rows), int64_t(rows),
+                            int64_t(size), DType::F32, DType::BF16},
+                           nullptr);
+      Vec rows_of_copy, dscale(3 * size);
+      for (size_t i = 0; i < rows * size; ++i)
+        rows_of_copy.push_back(copy.values()[i / size * stride + i % size]);
+      for (size_t i = 0; i < rows * 3 * size; ++i)
+        dscale[i % (3 * size)] += partial.values()[i / (3 * size) * 6 * size + i % (3 * size)];
+      EXPECT_TRUE(std::isnan(copy.values()[size]));
+      expect_close(rows_of_copy, want.next, rounding(DType::BF16, 3e-6), size, "copy");
+      expect_close(dx.values(), want.dx, rounding(DType::BF16, 5e-6), 3 * size, "dx");
+      expect_close(dscale, want.dscale, 5e-6, 3 * size, "dscale");
+      return std::vector{next.raw(), copy.raw(), dx.raw(), partial.raw()};
+    });
+  }
+}
+
 TEST(GruGatesEdges, NoRowsGiveZeroParameterGradients) {
   Buffer scale(Vec(24, 1.0)), bias(Vec(24, 0.0)), dscale(24), dbias(24), partial(48);
   GruGatesBwdArgs args{};

@@ -119,6 +119,31 @@ TEST(LatentEdges, OutputsAndGradientsAreOptional) {
   launch_latent_fwd({nullptr, nullptr, nullptr, nullptr, nullptr, 0, 32, MIX, false, DType::F32}, nullptr);
 }
 
+// A float32 step with bfloat16 operands: one-hot rows of two groups lie apart, dlogit is rounded.
+TEST(LatentEdges, OperandsOfAStep) {
+  const size_t groups = 6, classes = 5, stride = 13;
+  Buffer logit(normals(groups * classes, 1)), u(uniforms(groups, 2)), donehot(normals(groups * classes, 3));
+  const Reference want =
+      reference(logit.values(), donehot.values(), Vec(groups * classes), groups, classes, false);
+  for_each_schedule([&] {
+    Buffer onehot(groups / 2 * stride, DType::BF16), dlogit(groups * classes, DType::BF16);
+    std::vector<int64_t> index(groups, -1);
+    launch_latent_fwd({logit.data(), u.f32(), nullptr, onehot.data(), index.data(), int64_t(groups),
+                       int64_t(classes), MIX, false, DType::F32, 2, int64_t(stride), DType::BF16},
+                      nullptr);
+    launch_latent_bwd({logit.data(), donehot.data(), nullptr, dlogit.data(), int64_t(groups), int64_t(classes), MIX,
+                       false, DType::F32, DType::BF16},
+                      nullptr);
+    Vec rows;
+    for (size_t i = 0; i < groups * classes; ++i)
+      rows.push_back(onehot.values()[i / (2 * classes) * stride + i % (2 * classes)]);
+    expect_sample(want.q, index, rows, u.values(), classes, 2e-6);
+    EXPECT_TRUE(std::isnan(onehot.values()[2 * classes]));
+    expect_close(dlogit.values(), want.dlogit, rounding(DType::BF16, 5e-6), classes, "dlogit");
+    return std::vector{onehot.raw(), dlogit.raw()};
+  });
+}
+
 // Exact cases: uniform logits give cdf_k = (k + 1) / 32; u on a boundary belongs to the class above; u near 1
 // stays inside.
 TEST(LatentEdges, ExactIndices) {

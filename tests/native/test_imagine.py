@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from test_observe_scan import TRACED, make
+from test_observe_scan import HALF, TRACED, make
 
 from hdfast import ops
 from hdfast.actor_critic import ActorCritic
@@ -32,6 +32,11 @@ def rollout(sizes, horizon, rows, layers, extra=0, device="cpu"):
     return (rssm, actor_critic.policy, start, u, u_action), actor_critic.actor
 
 
+def layers(actor):
+    hidden = [p for layer in actor.hidden for p in (layer.kernel, layer.norm.scale, layer.norm.bias)]
+    return [*hidden, actor.out.kernel, actor.out.bias]
+
+
 @pytest.mark.parametrize("extra", [0, 1])
 @pytest.mark.parametrize("sizes, horizon, rows, layers", CASES, ids=str)
 def test_equals_the_reference(sequences, sizes, horizon, rows, layers, extra):
@@ -43,6 +48,21 @@ def test_equals_the_reference(sequences, sizes, horizon, rows, layers, extra):
     assert torch.equal(got.index, want.index) and torch.equal(got.action, want.action)
     for name in ("deter", "prior", "feat"):
         torch.testing.assert_close(getattr(got, name), getattr(want, name), rtol=2e-5, atol=5e-6)
+
+
+@HALF
+@pytest.mark.parametrize("rows", [7, 300])
+def test_operands_in_bfloat16(sequences, rows):
+    """One step, before a flipped sample can lead elsewhere; of the samples few flip."""
+    (rssm, _, start, u, u_action), actor = rollout((1, 1, 3, 6, 40, 33, 4, 32), 1, rows, 2, device=sequences.device)
+    args = start.deter, start.index, u, u_action, rssm.parameter_list(), layers(actor)
+    want, got = (native_imagine(*args, classes=32, mix=0.01, half=half) for half in (False, True))
+    same = (want[3] == got[3])[0]
+    assert got[4].dtype is torch.bfloat16 and got[0].dtype is got[2].dtype is torch.float32
+    assert same.float().mean() > 0.9 and (want[1] == got[1]).float().mean() > 0.95
+    assert 0 < (got[0] - want[0])[1][same].abs().max() < 0.03 and (got[2] - want[2])[0][same].abs().max() < 0.1
+    assert torch.equal(got[4][..., :40], got[0].bfloat16())
+    assert torch.equal(got[4][..., 40:].float().view(2, rows, 4, 32), F.one_hot(got[1], 32).float())
 
 
 @pytest.mark.parametrize("sequences", ["call"], indirect=True)
@@ -118,11 +138,9 @@ def test_path_is_measured():
 @TRACED
 def test_opcheck(sequences):
     (rssm, _, start, u, u_action), actor = rollout(*CASES[1], device=sequences.device)
-    hidden = [p for layer in actor.hidden for p in (layer.kernel, layer.norm.scale, layer.norm.bias)]
-    op = torch.ops.hdfast.imagine if path(u) == "call" else torch.ops.hdfast.imagine_steps
-    params = [[p.detach() for p in group] for group in (rssm.parameter_list(),
-                                                        (*hidden, actor.out.kernel, actor.out.bias))]
-    torch.library.opcheck(op.default, (start.deter, start.index, u, u_action, *params, 5, 0.01, True))
+    params = [[p.detach() for p in group] for group in (rssm.parameter_list(), layers(actor))]
+    op, last = (torch.ops.hdfast.imagine, ()) if path(u) == "call" else (torch.ops.hdfast.imagine_steps, (False,))
+    torch.library.opcheck(op.default, (start.deter, start.index, u, u_action, *params, 5, 0.01, True, *last))
 
 
 @pytest.mark.usefixtures("library_here")
@@ -137,11 +155,9 @@ def test_opcheck_of_products():
 @TRACED
 def test_compiles_without_graph_break(sequences):
     (rssm, _, start, u, u_action), actor = rollout(*CASES[1], device=sequences.device)
-    hidden = [p for layer in actor.hidden for p in (layer.kernel, layer.norm.scale, layer.norm.bias)]
 
     def run(deter):
-        out = native_imagine(deter, start.index, u, u_action, rssm.parameter_list(),
-                             [*hidden, actor.out.kernel, actor.out.bias], classes=5, mix=0.01)
+        out = native_imagine(deter, start.index, u, u_action, rssm.parameter_list(), layers(actor), classes=5, mix=0.01)
         return out[0], state_mm(out[0], None, out[1], rssm.img_in.kernel.new_ones(31, 2), classes=5)
 
     for got, want in zip(torch.compile(run, fullgraph=True, backend="aot_eager")(start.deter), run(start.deter),

@@ -94,6 +94,31 @@ def test_each_output_alone_has_its_gradient(sequences, used):
     compare((6, 4, 10, 3, 8, 8, 3, 4), sequences.device, used=used)
 
 
+HALF = pytest.mark.parametrize("sequences", ["steps", "steps-emu-rev-rr", pytest.param("cuda", marks=pytest.mark.gpu)],
+                               indirect=True)
+
+
+@HALF
+@pytest.mark.parametrize("sizes", [(7, 5, 24, 4, 16, 12, 3, 8), (3, 2, 5, 3, 7, 6, 2, 3)], ids=str)
+def test_operands_in_bfloat16(sequences, sizes):
+    """Every product rounds its operands to 8 bits: all results within a few of their roundings, none unrounded."""
+    rssm, (embed, *rest) = on(sequences.device, *make(sizes))
+    want, want_grads = gradients(native_scan, rssm, (embed, *rest))
+    got, grads = gradients(native_scan, rssm, (embed.bfloat16(), *rest))
+    assert torch.equal(got["index"], want["index"]) and grads["embed"].dtype is torch.bfloat16
+    for name, exact in {**{k: want[k] for k in ("deter", "post", "prior")}, **want_grads}.items():
+        error = ((grads if name in grads else got)[name] - exact).abs().max() / exact.abs().max()
+        assert 1e-5 < error < 0.03, (name, float(error))
+    assert all(x.dtype is torch.float32 for name, x in {**got, **grads}.items() if name not in ("index", "embed"))
+
+
+@pytest.mark.parametrize("sequences", ["call"], indirect=True)
+def test_the_call_takes_float32_alone(sequences):
+    rssm, (embed, *rest) = make((3, 2, 6, 3, 5, 4, 2, 3))
+    with pytest.raises(TypeError, match="no native code here takes bfloat16 embeddings"):
+        native_scan(rssm, embed.bfloat16(), *rest)
+
+
 @pytest.mark.parametrize("sequences", ["call"], indirect=True)
 def test_threads_do_not_change_a_bit(sequences):
     rssm, batch = make((6, 16, 300, 6, 256, 256, 16, 16))

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from test_imagine import rollout
+from launches import launches
+from test_imagine import layers, rollout
 from test_observe_scan import gradients, make, native_scan, on
 
 from hdfast.imagination import imagine
+from hdfast.ops import imagine_steps, observe_steps
 
 SIZES = (3, 2, 6, 3, 8, 4, 2, 3)
 STEPS = pytest.mark.parametrize("sequences", ["steps"], indirect=True)
@@ -33,8 +35,49 @@ def test_rollout_runs_without_values(sequences, rows):
 @STEPS
 def test_a_rollout_keeps_the_prior_only_where_wanted(sequences):
     (rssm, _, start, u, u_action), actor = rollout(SIZES, 3, 5, 1)
-    layers = [p for layer in actor.hidden for p in (layer.kernel, layer.norm.scale, layer.norm.bias)]
-    args = (start.deter, start.index, u, u_action, rssm.parameter_list(), [*layers, actor.out.kernel, actor.out.bias])
-    with_prior, without = (torch.ops.hdfast.imagine_steps(*args, 3, 0.01, keep) for keep in (True, False))
+    args = (start.deter, start.index, u, u_action, rssm.parameter_list(), layers(actor))
+    with_prior, without = (torch.ops.hdfast.imagine_steps(*args, 3, 0.01, keep, False) for keep in (True, False))
     assert with_prior[2].shape == (3, 5, 2, 3) and without[2].numel() == 0
     assert torch.equal(with_prior[4], without[4])
+
+
+def counts(length):
+    """Launches of the forward and the backward pass over `length` steps."""
+    rssm, (embed, action, is_first, u) = make((length, *SIZES[1:]))
+    params = [p.detach() for p in rssm.parameter_list()]
+    with launches() as forward:
+        deter, stoch, *kept = observe_steps.forward(embed, action, is_first, u, params, 3, 0.01)
+    grads = [torch.randn_like(x) for x in (deter, stoch, *kept[1:3])]
+    with launches() as backward:
+        observe_steps.backward(*grads, embed, action, is_first, params, deter, *kept, 3, 0.01, True)
+    return forward, backward
+
+
+@STEPS
+def test_launches_of_a_step(sequences):
+    """The difference of two lengths is what a step takes: three products and four kernels, then four and four."""
+    (forward, backward), (longer, longer_backward) = counts(4), counts(5)
+    step, back = dict(longer - forward), dict(longer_backward - backward)
+    assert step == {"scan_input_fwd": 2, "scan_gates_fwd": 1, "scan_sample_fwd": 1, "mm": 1, "addmm": 1, "addmm_": 1}
+    assert back == {"scan_input_bwd": 2, "scan_gates_bwd": 1, "scan_sample_bwd": 1, "mm": 2, "addmm_": 2}
+    # What stands beside the loop does not grow with it.
+    assert forward.total() - 4 * 7 < 25 and backward.total() - 4 * 8 < 50
+
+
+@STEPS
+@pytest.mark.parametrize("rows, products", [(5, 6), (300, 7)])
+def test_launches_of_an_imagined_step(sequences, rows, products):
+    """Two hidden layers of the actor: three products and three kernels for the action, three and four for the model,
+    and for many rows one more product in place of the gather."""
+    with launches() as four:
+        rollout_raw(4, rows)
+    with launches() as five:
+        rollout_raw(5, rows)
+    step = five - four
+    assert sum(step[name] for name in ("mm", "addmm")) == products and step.total() - products == 7
+
+
+def rollout_raw(horizon, rows):
+    (rssm, _, start, u, u_action), actor = rollout(SIZES, horizon, rows, 2)
+    return imagine_steps.rollout(start.deter, start.index, u, u_action, rssm.parameter_list(), layers(actor), 3, 0.01,
+                                 True, False)

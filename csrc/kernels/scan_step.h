@@ -1,0 +1,74 @@
+// scan_step.h -- what a step of the recurrence does before and after its first matrix product, in one pass
+// each way: arguments and entry points.
+//
+//   h = reset ? start : deter,  z = reset ? start_index : index
+//   pre += sum_g kernel[g * classes + z_g] + action_kernel[action]
+//   joint = [h | y],  y = silu(LN(pre)) as in norm_act.h,  before = h
+//   backward, from djoint = [dh | dy] and direct, the gradient of h that does not pass the product:
+//     dpre from dy as in norm_act.h;  dmasked = reset ? 0 : dpre
+//     dbefore = dh + direct;  carry += reset ? 0 : dbefore
+// Without a state (size 0) they are norm_act alone: y of any row stride, and no sum over columns at the end,
+// so that a step is one launch; `partial` is summed once, after all steps.
+//
+// Products read `joint`, `dpre`, `dmasked` and both kernels in `dtype`; all else is float. Bytes moved per row
+// in float32: forward groups * cols of kernel (from L2), cols of pre read and written, size + cols of joint,
+// size of deter and before; backward size + cols of djoint, size of direct, dbefore and carry, cols of pre and
+// three of the gradients.
+#pragma once
+#include "kernels/types.h"
+
+namespace hd {
+
+// Three rows fit the 48 KiB of shared memory that every device gives a block unasked.
+constexpr int64_t SCAN_MAX_COLS = 4096;
+
+struct ScanInputFwdArgs {
+  const float* deter;           // (rows, size) state before the step; null: start everywhere
+  const int64_t* index;         // (rows, groups) of the latents; null: start_index everywhere
+  const int64_t* action;        // (rows); null: none is added
+  const bool* reset;            // (rows); null: never
+  const float* start;           // (size); null only where deter is given and reset is not
+  const int64_t* start_index;   // (groups); null likewise
+  const void* kernel;           // (groups * classes, cols) dtype
+  const void* action_kernel;    // (actions, cols) dtype
+  const float* scale;           // (cols)
+  const float* bias;            // (cols)
+  float* pre;                   // (rows, cols), read where `accumulate`
+  float* before;                // (rows, size); null where not wanted
+  void* joint;                  // (rows, stride) dtype, of which size + cols are written
+  float* mean;                  // (rows)
+  float* rstd;                  // (rows)
+  int64_t rows, size, cols, stride, groups, classes, actions;
+  bool accumulate;
+  DType dtype;
+};
+
+struct ScanInputBwdArgs {
+  const float* djoint;  // (rows, size + cols)
+  const float* direct;  // (rows, size)
+  const bool* reset;    // (rows); null: never
+  const float* pre;     // (rows, cols)
+  const float* mean;    // (rows)
+  const float* rstd;    // (rows)
+  const float* scale;   // (cols)
+  const float* bias;    // (cols)
+  void* dpre;           // (rows, cols) dtype
+  void* dmasked;        // (rows, cols) dtype; null where not wanted
+  float* dbefore;       // (rows, size)
+  float* carry;         // (rows, size), added to; null where not wanted
+  float* partial;       // (parts, 2, cols): sums of the gradients of scale and bias over a slice of rows
+  int64_t rows, size, cols, parts;
+  DType dtype;
+};
+
+// An index out of its range makes its row NaN. rows == 0 is allowed in the forward; the backward writes all
+// parts, slice p being rows [p * rows / parts, (p + 1) * rows / parts).
+void launch_scan_input_fwd(const ScanInputFwdArgs& args, hdStream stream);
+void launch_scan_input_bwd(const ScanInputBwdArgs& args, hdStream stream);
+
+namespace cpu {
+void scan_input_fwd(const ScanInputFwdArgs& args, int64_t row_begin, int64_t row_end);
+void scan_input_bwd(const ScanInputBwdArgs& args, int64_t part_begin, int64_t part_end);
+}  // namespace cpu
+
+}  // namespace hd

@@ -1,0 +1,113 @@
+"""The kernels between a step's products through their functions: operands in bfloat16, rows apart, checks, tracing.
+
+Their values and gradients in float32 are those of the whole scan (test_observe_scan.py, test_imagine.py), and of each
+kernel in tests/cpp/scan_step_test.cpp.
+"""
+
+import pytest
+import torch
+
+from hdfast.ops import reference, scan_step
+
+B, D, U, S, K, A = 3, 8, 12, 2, 5, 4
+BF16 = dict(rtol=8e-3, atol=8e-3)
+
+
+@pytest.fixture(autouse=True)
+def family(native):
+    if not native.holds("scan_step"):
+        pytest.skip(f"{native.namespace} has no scan_step")
+
+
+def draw(device, *shapes):
+    rng = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=rng).to(device) for shape in shapes]
+
+
+def step_inputs(device, dtype):
+    """Arguments of step_input by name, with a state and masks; joint is a part of a wider buffer."""
+    rng = torch.Generator().manual_seed(1)
+    pre, deter, start, kernel, action_kernel, scale, bias = draw(device, (B, U), (B, D), D, (S * K, U), (A, U), U, U)
+    return dict(
+        pre=pre, deter=deter, index=torch.randint(K, (B, S), generator=rng).to(device),
+        action=torch.randint(A, (B,), generator=rng).to(device),
+        reset=torch.tensor([False, True, False], device=device), start=start,
+        start_index=torch.tensor([1, 3], device=device), kernel=kernel.to(dtype), action_kernel=action_kernel.to(dtype),
+        scale=scale, bias=bias, before=torch.zeros_like(deter),
+        joint=torch.full((B, D + U + 4), 7.0, dtype=dtype, device=device)[:, :D + U],
+        stats=torch.zeros(2, B, device=device))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_step_input(native, dtype):
+    x = step_inputs(native.device, dtype)
+    rows = torch.where(x["reset"][:, None], x["start_index"], x["index"]) + torch.arange(S, device=native.device) * K
+    pre = x["pre"] + x["kernel"].float()[rows].sum(1) + x["action_kernel"].float()[x["action"]]
+    h = torch.where(x["reset"][:, None], x["start"], x["deter"])
+    scan_step.step_input(**x, accumulate=True)
+    torch.testing.assert_close(x["pre"], pre)
+    assert torch.equal(x["before"], h)
+    want = torch.cat([h, reference.norm_act(pre, x["scale"], x["bias"])], 1)
+    torch.testing.assert_close(x["joint"].float(), want, **(BF16 if dtype is torch.bfloat16 else {}))
+    assert (x["joint"].as_strided((B - 1, 4), (D + U + 4, 1), D + U) == 7).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_step_input_backward(native, dtype):
+    x = step_inputs(native.device, torch.float32)
+    djoint, direct, carry = draw(native.device, (B, D + U), (B, D), (B, D))
+    pre, scale, bias = (x[k].clone().requires_grad_() for k in ("pre", "scale", "bias"))
+    dpre, dscale, dbias = torch.autograd.grad(reference.norm_act(pre, scale, bias), (pre, scale, bias), djoint[:, D:])
+    scan_step.step_norm(x["pre"], x["scale"], x["bias"], torch.empty_like(pre), x["stats"])
+    got = [torch.full_like(pre, 9.0, dtype=dtype, requires_grad=False) for _ in range(2)]
+    dbefore, partial, before = torch.empty_like(direct), torch.empty(B, 2, U, device=native.device), carry.clone()
+    scan_step.step_input_bwd(djoint, direct, x["reset"], x["pre"], x["stats"], x["scale"], x["bias"], *got, dbefore,
+                             carry, partial)
+    close = BF16 if dtype is torch.bfloat16 else dict(rtol=1e-5, atol=1e-5)
+    keep = (~x["reset"])[:, None]
+    torch.testing.assert_close(got[0].float(), dpre, **close)
+    assert torch.equal(got[1], got[0] * keep)
+    torch.testing.assert_close(dbefore, djoint[:, :D] + direct)
+    torch.testing.assert_close(carry, before + dbefore * keep)
+    torch.testing.assert_close(partial.sum(0), torch.stack([dscale, dbias]), rtol=1e-5, atol=1e-5)
+
+
+def test_operands_in_bfloat16(native):
+    x, deter, scale, bias, dnext, logit, donehot = draw(native.device, (B, 3 * D), (B, D), 3 * D, 3 * D, (B, D),
+                                                        (B, S, K), (B, S, K))
+    following, stats = torch.empty_like(deter), torch.empty(2, B, device=native.device)
+    feat = torch.zeros(B, D + S * K, dtype=torch.bfloat16, device=native.device)
+    scan_step.step_gates(x, deter, scale, bias, following, feat[:, :D], stats)
+    u, index = torch.rand(B, S, device=native.device), torch.empty(B, S, dtype=torch.int64, device=native.device)
+    scan_step.step_sample(logit, u, 0.01, None, feat[:, D:], index)
+    assert torch.equal(feat[:, :D], following.bfloat16())
+    assert torch.equal(feat[:, D:].view(B, S, K), torch.nn.functional.one_hot(index, K).bfloat16())
+
+    exact, rounded = ([torch.empty_like(x, dtype=t), torch.empty_like(logit, dtype=t)]
+                      for t in (torch.float32, torch.bfloat16))
+    for dx, dlogit in (exact, rounded):
+        ddeter, partial = torch.empty_like(deter), torch.empty(B, 2, 3 * D, device=native.device)
+        scan_step.step_gates_bwd(dnext, x, deter, stats, scale, bias, dx, ddeter, partial)
+        scan_step.step_sample_bwd(logit, donehot, None, 0.01, dlogit)
+    assert all(torch.equal(a.bfloat16(), b) for a, b in zip(exact, rounded, strict=True))
+
+
+def test_traces(native):
+    x = step_inputs(native.device, torch.float32)
+    x["joint"] = torch.empty(B, D + U, device=native.device)
+    torch.library.opcheck(native.ops.scan_input_fwd.default, (*x.values(), True))
+    logit, index = draw(native.device, (B, S, K))[0], torch.empty(B, S, dtype=torch.int64, device=native.device)
+    u = torch.full((B, S), 0.5, device=native.device)
+    torch.library.opcheck(native.ops.scan_sample_fwd.default, (logit, u, 0.01, None, None, index))
+
+
+@pytest.mark.parametrize(("name", "wrong", "message"), [
+    ("deter", torch.Tensor.double, "deter has the wrong dtype"),
+    ("scale", lambda x: x[:-1], "scale has the wrong shape"),
+    ("joint", lambda x: x.t().contiguous().t(), "joint must have contiguous rows"),
+    ("kernel", lambda x: None, "needs a kernel"), ("index", torch.Tensor.int, "index has the wrong dtype"),
+    ("start", lambda x: None, "reset needs start")])
+def test_what_guards_memory(native, name, wrong, message):
+    x = step_inputs(native.device, torch.float32)
+    with pytest.raises(RuntimeError, match=message):
+        scan_step.step_input(**(x | {name: wrong(x[name])}), accumulate=True)
