@@ -185,7 +185,8 @@ def test_blocks_compare_methods_on_the_same_games(sweep):
 def test_a_task_without_human_score_is_shown_but_not_aggregated(tmp_path):
     write_run(tmp_path, "catch", 0, presets=("catch",))
     found = summary(tmp_path)
-    assert not found.blocks and found.tasks == ("catch_5x5",) and "catch_5x5 has no human score" in found.notes[0]
+    assert not found.blocks and found.tasks == ("catch_5x5",) and "catch_5x5 has no human score" in found.notes[-1]
+    assert "hdfast HarmonyDream [catch] differs from the official protocol" in found.notes[0]
     page = build.write(found, tmp_path / "out").read_text()
     assert "catch_5x5" in page and (tmp_path / "out" / "curves.png").is_file()
 

@@ -111,7 +111,7 @@ def _block_plots(summary: Summary, block: Block, colours: dict[str, str], suffix
     found.append(Plot("games", "Game by game", "Mean over seeds, human-normalised. 1 is human.",
                       (("Human-normalised score of every game", partial(_games, block, colours)),), legend,
                       size=(4.4, 1.0 + 0.19 * count), columns=1))
-    if all(task in g.curves for g in groups for task in block.tasks):
+    if count > 1 and all(task in g.curves for g in groups for task in block.tasks):
         found.append(Plot("normalized", "Human-normalised score over frames",
                           f"Mean and median over {over} of each game's mean curve.",
                           tuple((f"{METRICS[name]} over frames", partial(_normalized, block, name, colours))
@@ -258,7 +258,7 @@ def _normalized(block: Block, name: str, colours: dict[str, str], axes: Any) -> 
     axes.axhline(0, color=MUTED, linewidth=1, linestyle=":")
     if axes.get_ylim()[1] > 0.8:
         axes.axhline(1, color=MUTED, linewidth=1, linestyle="--")
-    axes.set_title(f"{METRICS[name]} of {len(block.tasks)} game{'s' * (len(block.tasks) > 1)}")
+    axes.set_title(f"{METRICS[name]} of {len(block.tasks)} games")
 
 
 def _games(block: Block, colours: dict[str, str], axes: Any) -> None:

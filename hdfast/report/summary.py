@@ -225,6 +225,9 @@ def _notes(groups: Sequence[Group], unfinished: bool) -> list[str]:
     for group in groups:
         if group.kind == PUBLISHED:
             continue
+        if group.kind == OWN and "[" in group.name:
+            notes.append(f"{group.name} differs from the official protocol in what stands in brackets, and so may mean "
+                         "something else than the published scores.")
         ends = sorted({run.frames for run in group.runs if run.task in scores.tasks() and run.finished})
         if ends and not 0.95 * end < ends[0] <= ends[-1] < 1.05 * end:
             reached = f"{ends[0]:,}" if len(ends) == 1 else f"{ends[0]:,} to {ends[-1]:,}"
