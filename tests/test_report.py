@@ -163,7 +163,7 @@ def test_missing_games_and_seeds_are_named(tmp_path):
         for seed in seeds:
             write_run(tmp_path, task, seed)
     found = summary(tmp_path)
-    assert found.missing[0].startswith("hdfast HarmonyDream: no run of 22 of the 26 games: Amidar, Assault")
+    assert found.missing[0] == "hdfast HarmonyDream: runs of 4 of the 26 games only: Alien, Hero, Krull, Pong"
     assert set(found.missing[1:]) == {"hdfast HarmonyDream: no run with seed 1 of Alien, Hero",
                                       "hdfast HarmonyDream: no run with seed 0, 2 of Krull"}
     assert "hdfast HarmonyDream has games with a single run" in found.notes[0]
@@ -185,7 +185,8 @@ def test_blocks_compare_methods_on_the_same_games(sweep):
 def test_a_task_without_human_score_is_shown_but_not_aggregated(tmp_path):
     write_run(tmp_path, "catch", 0, presets=("catch",))
     found = summary(tmp_path)
-    assert not found.blocks and found.tasks == ("catch_5x5",) and "catch_5x5 has no human score" in found.notes[0]
+    assert not found.blocks and found.tasks == ("catch_5x5",) and "catch_5x5 has no human score" in found.notes[-1]
+    assert "hdfast HarmonyDream [catch] differs from the official protocol" in found.notes[0]
     page = build.write(found, tmp_path / "out").read_text()
     assert "catch_5x5" in page and (tmp_path / "out" / "curves.png").is_file()
 
@@ -265,7 +266,7 @@ def test_the_page_is_whole_and_fetches_nothing(written):
     text = (written / "index.html").read_text()
     page = Page(text)
     assert not page.open and page.tables == 5
-    assert page.svgs == 9 + 5 + 5 + 4 + 3, "three sets of games, the games, the coefficients"
+    assert page.svgs == 9 + 6 + 7 + 4 + 3, "three sets of games, the games, the coefficients"
     inside = {link for link in page.links if link.startswith("#")}
     assert inside and all(f'id="{link[1:]}"' in text for link in inside)
     for link in set(page.links) - inside - {"data:,"}:
@@ -357,3 +358,12 @@ def test_watching_makes_it_again_until_interrupted(tmp_path, capsys, no_figures,
     code, out, _ = run_cli(tmp_path, "--watch", 7, capsys=capsys)
     assert code == cli.INTERRUPTED and slept == [(7.0, True), (7.0, False)] and out.count("wrote ") == 2
     assert 'http-equiv="refresh" content="7"' in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_curves_are_of_finished_runs_where_there_are_any(tmp_path):
+    for seed, share in enumerate((1.0, 0.4)):
+        write_run(tmp_path, "pong", seed, share=share, finished=share == 1)
+        write_run(tmp_path, "hero", seed, share=0.4, finished=False)
+    group = summary(tmp_path).groups[0]
+    assert [curve[0][-1] for curve in group.curves["atari_pong"]] == [404_000]
+    assert [curve[0][-1] for curve in group.curves["atari_hero"]] == [161_600] * 2

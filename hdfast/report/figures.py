@@ -24,6 +24,7 @@ from hdfast.report.summary import (
     Block,
     Group,
     Summary,
+    ended,
     mean_curve,
     normalized_curves,
     title,
@@ -71,8 +72,8 @@ def plots(summary: Summary) -> list[Plot]:
     if tasks:
         found.append(Plot(
             "curves", "Scores over frames",
-            "Mean over seeds, with one standard deviation as band and single seeds as thin lines; published curves are "
-            "means. Dotted: random play; dashed: human.",
+            "Mean over the finished seeds, where there are any, with one standard deviation as band; single seeds as "
+            "thin lines; published curves are means. Dotted: random play; dashed: human.",
             tuple((f"Scores of {title(t)} over frames", partial(_game, summary, t, colours)) for t in tasks),
             _legend(with_curves, colours), columns=min(4, len(tasks)), margins=(0.13, 0.17, 0.95, 0.9)))
     tuned = [g for g in summary.groups if any(run.harmony for run in g.runs)]
@@ -88,17 +89,19 @@ def plots(summary: Summary) -> list[Plot]:
 def _block_plots(summary: Summary, block: Block, colours: dict[str, str], suffix: str) -> list[Plot]:
     groups, count = [row.group for row in block.rows], len(block.tasks)
     over = f"{count} games" if count > 1 else title(block.tasks[0])
-    tall = 0.9 + 0.3 * len(groups)
+    tall = 0.8 + sum(0.2 + 0.13 * len(_wrapped(g.name)) for g in groups)
     legend = _legend(groups, colours)
     found = [Plot(f"aggregates{suffix}", f"Aggregates over {over}",
                   "Human-normalised, point estimate and 95% stratified bootstrap interval. Of the gap, less is better.",
                   tuple((f"{label} over {over}", partial(_aggregate, block, name, colours))
                         for name, label in METRICS.items()), (), size=(3.4, tall))]
     if block.improvements:
+        ours = dict.fromkeys(v.ours for v in block.improvements)
         found.append(Plot(f"improvement{suffix}", "Probability of improvement",
-                          "Chance that a run of the first method beats one of the second on a game drawn at random.",
-                          ((f"Probability of improvement over {over}", partial(_improvement, block, colours)),), (),
-                          size=(4.4, 0.6 + 0.32 * len(block.improvements)), columns=1))
+                          "Chance that a run of the method above beats one of the method on the left, on a game drawn "
+                          "at random.",
+                          tuple((f"Probability that {name} beats others", partial(_improvement, block, name, colours))
+                                for name in ours), (), size=(3.4, tall + 0.2)))
     if suffix:  # the smaller sets of games come with numbers alone
         return found
     found.append(Plot("profile", "Performance profile",
@@ -108,7 +111,7 @@ def _block_plots(summary: Summary, block: Block, colours: dict[str, str], suffix
     found.append(Plot("games", "Game by game", "Mean over seeds, human-normalised. 1 is human.",
                       (("Human-normalised score of every game", partial(_games, block, colours)),), legend,
                       size=(4.4, 1.0 + 0.19 * count), columns=1))
-    if all(task in g.curves for g in groups for task in block.tasks):
+    if count > 1 and all(task in g.curves for g in groups for task in block.tasks):
         found.append(Plot("normalized", "Human-normalised score over frames",
                           f"Mean and median over {over} of each game's mean curve.",
                           tuple((f"{METRICS[name]} over frames", partial(_normalized, block, name, colours))
@@ -204,17 +207,23 @@ def _intervals(axes: Any, lines: Sequence[tuple[str, str, float, tuple[float, fl
     for place, (_, colour, value, (low, high)) in enumerate(lines):
         axes.barh(place, high - low, left=low, height=0.5, color=colour, alpha=0.35, linewidth=0)
         axes.plot([value] * 2, [place - 0.25, place + 0.25], color=colour, linewidth=2.2, solid_capstyle="butt")
-    axes.set_yticks(range(len(lines)), [textwrap.fill(line[0], 28) for line in lines])
+    axes.set_yticks(range(len(lines)), ["\n".join(_wrapped(line[0])) for line in lines])
     axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
 
 
-def _improvement(block: Block, colours: dict[str, str], axes: Any) -> None:
+def _wrapped(name: str) -> list[str]:
+    return textwrap.wrap(name, 24)
+
+
+def _improvement(block: Block, ours: str, colours: dict[str, str], axes: Any) -> None:
     axes.axvline(0.5, color=MUTED, linewidth=1, linestyle="--")
-    _intervals(axes, [(f"{v.ours} > {v.other}", colours[v.ours], v.value, v.interval) for v in block.improvements])
+    _intervals(axes, [(v.other, colours[ours], v.value, v.interval) for v in block.improvements if v.ours == ours])
     axes.set_xlim(0, 1)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+    axes.set_title("\n".join(_wrapped(f"{ours} >")))
 
 
 def _profile(block: Block, colours: dict[str, str], samples: int, axes: Any) -> None:
@@ -249,7 +258,7 @@ def _normalized(block: Block, name: str, colours: dict[str, str], axes: Any) -> 
     axes.axhline(0, color=MUTED, linewidth=1, linestyle=":")
     if axes.get_ylim()[1] > 0.8:
         axes.axhline(1, color=MUTED, linewidth=1, linestyle="--")
-    axes.set_title(f"{METRICS[name]} of {len(block.tasks)} game{'s' * (len(block.tasks) > 1)}")
+    axes.set_title(f"{METRICS[name]} of {len(block.tasks)} games")
 
 
 def _games(block: Block, colours: dict[str, str], axes: Any) -> None:
@@ -282,9 +291,9 @@ def _game(summary: Summary, task: str, colours: dict[str, str], axes: Any) -> No
         if not curves:
             continue
         colour = colours[group.name]
-        if group.kind == OWN and len(curves) > 1:
-            for curve in curves:
-                axes.plot(*curve, color=colour, linewidth=0.6, alpha=0.45)
+        single = [run.curve for run in group.runs if run.task == task] if group.kind == OWN else []
+        for one in single if len(single) > 1 else ():
+            axes.plot(*one, color=colour, linewidth=0.6, alpha=0.45)
         xs, mean, std = mean_curve(curves)
         axes.plot(xs, mean, color=colour, marker="o" if len(xs) == 1 else None, markersize=4)
         if group.kind != PUBLISHED:
@@ -333,11 +342,11 @@ def _short(x: float) -> str:
 
 
 def _harmony(groups: Sequence[Group], term: str, colours: dict[str, str], axes: Any) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     last = 1.0
     for group in groups:
-        curves = [(xs[ys > 0], np.log(ys[ys > 0])) for run in group.runs if term in run.harmony
+        curves = [(xs[ys > 0], np.log(ys[ys > 0])) for run in ended(group.runs) if term in run.harmony
                   for xs, ys in [run.harmony[term]]]
         curves = [curve for curve in curves if len(curve[0])]
         if not curves:
@@ -351,6 +360,7 @@ def _harmony(groups: Sequence[Group], term: str, colours: dict[str, str], axes: 
     _frames_axis(axes, last)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.axhline(1, color=MUTED, linewidth=1, linestyle="--")
     axes.set_title(f"{TERMS[term].capitalize()} loss")

@@ -79,7 +79,7 @@ def _block(block: Block, pictures: dict[str, tuple[Plot, list[str]]], suffix: st
     return [f"<h2>{_text(tables.block_title(block))}</h2>{games}",
             f'<div class="card"><div class="scroll">{_aggregates(block)}</div></div>',
             shown("aggregates", heading=False),
-            f'<div class="pair"><div>{shown("profile")}{shown("improvement")}</div><div>{shown("games")}</div></div>',
+            f'<div class="pair"><div>{shown("profile")}</div><div>{shown("games")}</div></div>', shown("improvement"),
             shown("normalized")]
 
 

@@ -49,9 +49,10 @@ figcaption { font-size: 13px; margin-bottom: 10px }
 .scroll { overflow-x: auto; margin: 0 -18px; padding: 0 18px }
 table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; width: 100% }
 th, td { padding: 5px 10px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line) }
-th { font-weight: 600; color: var(--muted); font-size: 12.5px; vertical-align: bottom }
+th { white-space: normal; font-weight: 600; color: var(--muted); font-size: 12.5px; vertical-align: bottom }
 td:first-child, th:first-child { position: sticky; left: 0; background: var(--card); z-index: 1 }
 th:first-child, td:first-child, .left { text-align: left }
+td:first-child { white-space: normal; min-width: 17ch }
 tbody tr:hover td { background: color-mix(in srgb, var(--accent) 7%, var(--card)) }
 th button { all: unset; cursor: pointer }
 th button:focus-visible { outline: 2px solid var(--accent); border-radius: 3px }

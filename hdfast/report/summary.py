@@ -17,7 +17,10 @@ OWN, FILE, PUBLISHED = "own", "file", "published"
 
 @dataclass(frozen=True)
 class Group:
-    """One method: its final scores and curves by task. Published curves are means over seeds, one a task."""
+    """One method: its final scores and curves by task, those of unfinished runs only where there are no others.
+
+    Published curves are means over seeds, one a task.
+    """
 
     name: str
     kind: str
@@ -97,6 +100,11 @@ def title(task: str) -> str:
     return task if game == task else game.replace("_", " ").title()
 
 
+def ended(runs: Sequence[Run]) -> Sequence[Run]:
+    """The finished ones of some runs, or all of them where none is."""
+    return [run for run in runs if run.finished] or runs
+
+
 def spread(values: np.ndarray) -> float:
     """Sample standard deviation over runs; 0 for a single one."""
     return float(values.std(ddof=1)) if len(values) > 1 else 0.0
@@ -141,8 +149,9 @@ def _groups(runs: Sequence[Run], kind: str, unfinished: bool, taken: set[str]) -
         for run in members:
             if run.final is not None and (run.finished or unfinished):
                 finals.setdefault(run.task, []).append(run.final)
-            if len(run.curve[0]):
-                curves.setdefault(run.task, []).append(run.curve)
+        for task in sorted({run.task for run in members}):
+            found = [run.curve for run in ended([run for run in members if run.task == task and len(run.curve[0])])]
+            curves |= {task: found} if found else {}
         groups.append(Group(f"{method} (file)" if method in taken else method, kind,
                             {task: np.array(values) for task, values in finals.items()}, curves, tuple(members)))
     return groups
@@ -190,8 +199,11 @@ def _missing(group: Group, unfinished: bool) -> list[str]:
     lines = []
     games = [task for task in ATARI26 if task not in tasks]
     if 0 < len(games) < len(ATARI26):
-        lines.append(f"{group.name}: no run of {len(games)} of the {len(ATARI26)} games: "
-                     f"{', '.join(map(title, games))}")
+        there = [task for task in ATARI26 if task in tasks]
+        lines.append(f"{group.name}: " + (
+            f"no run of {len(games)} of the {len(ATARI26)} games: {', '.join(map(title, games))}"
+            if len(games) < len(there) else
+            f"runs of {len(there)} of the {len(ATARI26)} games only: {', '.join(map(title, there))}"))
     seeds = {run.seed for run in group.runs}
     lacking: dict[tuple[str, ...], list[str]] = {}
     for task in tasks:
@@ -213,6 +225,9 @@ def _notes(groups: Sequence[Group], unfinished: bool) -> list[str]:
     for group in groups:
         if group.kind == PUBLISHED:
             continue
+        if group.kind == OWN and "[" in group.name:
+            notes.append(f"{group.name} differs from the official protocol in what stands in brackets, and so may mean "
+                         "something else than the published scores.")
         ends = sorted({run.frames for run in group.runs if run.task in scores.tasks() and run.finished})
         if ends and not 0.95 * end < ends[0] <= ends[-1] < 1.05 * end:
             reached = f"{ends[0]:,}" if len(ends) == 1 else f"{ends[0]:,} to {ends[-1]:,}"
