@@ -123,6 +123,8 @@ class RunConfig:
     log_every: int = opt(500, "steps between log rows", low=1, high=10**12)
     save_every: int = opt(2500, "steps between checkpoints", low=1, high=10**12)
     video_every: int = opt(5000, "steps between open-loop prediction strips; 0: none", low=0, high=10**12)
+    max_seconds: float = opt(0.0, "wall time after which a start saves and ends; the same command goes on; 0: no limit",
+                             low=0.0)
     threads: int = opt(0, "torch CPU threads; 0 leaves torch's choice", low=0, high=1024)
 
 
@@ -245,12 +247,12 @@ def settings() -> Mapping[str, dataclasses.Field]:
 
 
 MACHINE_SETTINGS = frozenset({"task", "seed", "logdir", "device", "backend", "cuda_graphs", "deterministic",
-                              "env.backend", "env.num_threads", "replay.device", "run.threads"})
+                              "env.backend", "env.num_threads", "replay.device", "run.max_seconds", "run.threads"})
 """What to run and where: no part of the official protocol, so `atari100k` leaves these alone."""
 
 RESUME_MAY_CHANGE = frozenset({"logdir", "device", "backend", "cuda_graphs", "deterministic", "env.num_threads",
                                "replay.device", "run.threads", "run.steps", "run.log_every", "run.save_every",
-                               "run.eval_every", "run.video_every"})
+                               "run.eval_every", "run.video_every", "run.max_seconds"})
 """Settings that a resumed run may change: where it runs, how long, and how often it reports."""
 
 

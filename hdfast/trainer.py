@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def train(config: Config, *, dry_run: bool = False) -> None:
 
     With `dry_run`, build everything, report sizes and one update, and write nothing. Raises ConfigError for settings
     that cannot be used here or differ from the run's, RunError where the run cannot go on, and, with everything saved,
-    KeyboardInterrupt after SIGINT and SystemExit(143) after SIGTERM.
+    KeyboardInterrupt after SIGINT and SystemExit(143) after SIGTERM. Returns early, saved, after run.max_seconds.
     """
     with distributed.team(config) as team:
         device = team.device if team else pick_device(config.device)
@@ -100,6 +101,7 @@ class Trainer:
         self._score = np.zeros(envs.num_envs)
         self._length = np.zeros(envs.num_envs, np.int64)
         self._signal: int | None = None
+        self._began = monotonic()
         self._pictures: dict[str, Path] = {}  # the newest of each kind, for the summary
 
     def run(self) -> None:
@@ -112,12 +114,10 @@ class Trainer:
         try:
             with self._opened(run_dir):
                 with self._signals():
-                    self._loop()
-                    if self._signal is None:
-                        self._finish()
-                if self._signal is not None:
-                    self.log.message(f"stopped by {signal.Signals(self._signal).name}, saved at step {self.step:,}")
-                status = "finished" if self._signal is None else f"stopped by {signal.Signals(self._signal).name}"
+                    stopped = self._loop() or self._finish()
+                status = f"stopped by {stopped}" if stopped else "finished"
+                if stopped:
+                    self.log.message(f"{status}, saved at step {self.step:,}")
         except BaseException as error:
             status = f"failed: {type(error).__name__}: {error}"
             raise
@@ -132,10 +132,11 @@ class Trainer:
 
     # The loop
 
-    def _loop(self) -> None:
+    def _loop(self) -> str | None:
+        """Train until run.steps, or until asked to stop: then everything is saved, and what asked is returned."""
         steps, count = self.config.run.steps, self.envs.num_envs
         if self.step >= steps:
-            return
+            return None
         if crossed(self.config.run.eval_every, self.evaluated, self.step):
             self._evaluate()  # an evaluation that was interrupted
         record, policy = self.envs.reset(), None
@@ -149,9 +150,9 @@ class Trainer:
             self.step += count
             self._count_episodes(record)
             self._update()
-            self._report(self.step - count)
-            if self._signal is not None or not more:
-                return
+            stop = self._report(self.step - count)
+            if stop or not more:
+                return stop
             with self.log.timer("env"):
                 record = self.envs.recv()
 
@@ -182,8 +183,11 @@ class Trainer:
                 self.agent.update(batch)
             self.updates += 1
 
-    def _report(self, before: int) -> None:
-        """Do what falls due after step `before` up to this one; records go before the checkpoint that covers them."""
+    def _report(self, before: int) -> str | None:
+        """Do what falls due after step `before` up to this one; records go before the checkpoint that covers them.
+
+        Returns what asks the run to stop, in which case it is saved.
+        """
         run, last = self.config.run, self.step >= self.config.run.steps
         if last or crossed(run.log_every, before, self.step):
             self._log()
@@ -193,18 +197,30 @@ class Trainer:
             self._strip()
         if crossed(run.eval_every, self.evaluated, self.step) and not last:
             self._evaluate()
-        if self._signal is not None or (not last and crossed(run.save_every, before, self.step)):
+        stop = self._stop()
+        if stop or (not last and crossed(run.save_every, before, self.step)):
             self._save()
+        return stop
 
-    def _finish(self) -> None:
-        """Final checkpoint, evaluation, pictures and summary. Safe to repeat after an interruption."""
+    def _stop(self) -> str | None:
+        """What asks the run to save and end, or None: a signal, or the end of its time."""
+        if self._signal is not None:
+            return signal.Signals(self._signal).name
+        limit = self.config.run.max_seconds
+        return "run.max_seconds" if limit and monotonic() - self._began >= limit else None
+
+    def _finish(self) -> str | None:
+        """Final checkpoint, evaluation, pictures and summary; what asked the evaluation to stop, if it did.
+
+        Safe to repeat after an interruption.
+        """
         if self.evaluated != self.step:
             self._save()  # an evaluation may take longer than the training since the last checkpoint
             self._evaluate()
+            if self.evaluated != self.step:
+                return self._stop()
         self._strip()
         self._save()
-        if self._signal is not None:
-            return
         curve = self.logdir / "curve.png"
         self._pictures["curve"] = learning_curve(curve, self.logdir, task=self.config.task)
         frames = self.step * frames_per_step(self.config)
@@ -213,6 +229,7 @@ class Trainer:
             f"best episode {_shown(self.best_score)}, best evaluation {_shown(self.best_eval)}")
         self.log.message("\n".join(f"  {what:<12} {path}" for what, path in self._pictures.items()))
         self.log.message(f"  {'records':<12} {self.logdir}: metrics.jsonl scores.jsonl eval.jsonl ckpt/")
+        return None
 
     # Records
 
@@ -235,7 +252,7 @@ class Trainer:
         try:
             with self.log.timer("eval"):
                 result = evaluate(self.agent, self.config, episodes=run.eval_episodes, seed=seed, envs=envs,
-                                  record=self.agent.obs_space.is_image, stop=lambda: self._signal is not None)
+                                  record=self.agent.obs_space.is_image, stop=lambda: self._stop() is not None)
         except Stopped:
             return  # it is due again when the run continues
         finally:

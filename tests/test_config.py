@@ -254,7 +254,8 @@ def test_differences():
     assert differences(old, new, ignore=RESUME_MAY_CHANGE) == {"model.deter": (512, 128)}
     assert set(settings()) >= RESUME_MAY_CHANGE == {
         "logdir", "device", "backend", "cuda_graphs", "deterministic", "env.num_threads", "replay.device",
-        "run.threads", "run.steps", "run.log_every", "run.save_every", "run.eval_every", "run.video_every"}
+        "run.threads", "run.steps", "run.log_every", "run.save_every", "run.eval_every", "run.video_every",
+        "run.max_seconds"}
 
 
 def test_run_dir(monkeypatch, tmp_path):

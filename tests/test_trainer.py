@@ -1,5 +1,6 @@
-"""The training loop: how many updates when, in which order, what evaluation may touch, and what a signal does."""
+"""The training loop: how many updates when, in which order, what evaluation may touch, and what stops it."""
 
+import json
 import os
 import platform
 import signal
@@ -222,6 +223,50 @@ def test_a_signal_ends_an_evaluation_which_is_made_up_for_later(tmp_path):
     assert checkpoint.latest(tmp_path / "ckpt").step == 30 and not read_rows(tmp_path / "eval.jsonl")
     run(tmp_path, config)
     assert [row["agent_step"] for row in read_rows(tmp_path / "eval.jsonl")] == [30, 40]
+
+
+# The end of a run's time
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass only when a test says so."""
+    now = [100.0]
+    monkeypatch.setattr(trainer, "monotonic", lambda: now[0])
+    return now
+
+
+def pass_time(clock, seconds):
+    clock[0] += seconds
+
+
+def test_a_run_out_of_time_saves_and_goes_on_from_there(tmp_path, clock):
+    limited = small_config(**{"run.steps": 100, "run.prefill": 20, "run.train_ratio": 64.0, "run.max_seconds": 5.0})
+    agent, _, t = run(tmp_path, limited, on_update=lambda n: pass_time(clock, 0.5))  # no exception: exit code 0
+    found = checkpoint.latest(tmp_path / "ckpt")
+    assert (t.step, agent.updates) == (found.step, found.manifest["updates"]) == (25, 10)
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    assert meta["status"] == "stopped by run.max_seconds" and meta["finished"] is None
+    assert not read_rows(tmp_path / "eval.jsonl")
+    assert "stopped by run.max_seconds, saved at step 25" in (tmp_path / "console.log").read_text()
+    _, _, t = run(tmp_path, limited)  # five seconds more, of which nothing passes
+    assert (t.step, t.updates) == (100, 160)
+    assert json.loads((tmp_path / "meta.json").read_text())["finished"] == 100
+
+
+def test_time_that_ends_in_the_last_evaluation(tmp_path, clock):
+    class Slow(ScriptedEnvs):
+        def send(self, action):
+            super().send(action)
+            pass_time(clock, 1)
+
+    config = small_config(**{"run.steps": 40, "run.prefill": 20, "run.max_seconds": 10})
+    for made in (lambda n, seed: Slow([10**6] * n), lambda n, seed: ScriptedEnvs([4] * n)):
+        t = Trainer(config, ScriptedAgent(config), ScriptedEnvs([5]), tmp_path, eval_envs=made)
+        t.run()
+        rows = read_rows(tmp_path / "eval.jsonl")
+        assert checkpoint.latest(tmp_path / "ckpt").step == t.step == 40
+        assert (tmp_path / "curve.png").exists() == bool(rows) == (t.evaluated == 40)
+    assert len(rows) == 1
 
 
 # The function behind `hdfast train`

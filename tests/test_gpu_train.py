@@ -1,0 +1,83 @@
+"""bench/gpu_train.sh on a CPU with a tiny network: wheels, the limit, what it leaves, and going on from that."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "bench" / "gpu_train.sh"
+FILES = {"summary.json", "summary.txt", "curve.csv", "curve.png", "records.tar.gz", "run.tar.gz.0"}
+
+
+def start(tmp_path, *arguments, **environment):
+    """Run the script with an interpreter `python` of this one's folder."""
+    env = os.environ | {"PYTHON": sys.executable, "CONFIGS": "atari100k cpu debug", "RUN": str(tmp_path / "run"),
+                        "WHEELS": str(tmp_path / "wheels"), "SITE": str(tmp_path / "site"), **environment}
+    return subprocess.run(["bash", SCRIPT, *map(str, arguments)], env=env, capture_output=True, text=True, timeout=300)
+
+
+def wheel(folder: Path, text: str) -> None:
+    """A wheel of one module `carried` that says `text`."""
+    folder.mkdir()
+    info = "carried-1.0.dist-info"
+    with zipfile.ZipFile(folder / "carried-1.0-py3-none-any.whl", "w") as file:
+        file.writestr("carried.py", f"text = {text!r}\n")
+        file.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: carried\nVersion: 1.0\n")
+        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{info}/RECORD", "")
+
+
+def test_the_script_is_clean():
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed")
+    done = subprocess.run(["shellcheck", SCRIPT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("arguments", [(), ("out",), ("out", "ten"), ("out", "-5")])
+def test_bad_arguments_are_refused(tmp_path, arguments):
+    done = start(tmp_path, *arguments)
+    assert done.returncode == 2 and "usage: bench/gpu_train.sh OUT SECONDS" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_stops_in_time_and_goes_on_from_what_it_left(tmp_path):
+    out, steps = tmp_path / "out", []
+    wheel(tmp_path / "wheels", "from a wheel")
+    for turn in range(2):
+        done = start(tmp_path, out, 1, "--device", "cpu", "--run.steps", "100_000", "--run.eval_every", "0")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "stopped by run.max_seconds, saved at step" in done.stdout
+        assert ("resumed from" in done.stdout) == (turn == 1)
+        assert {path.name for path in out.iterdir()} == FILES
+        found = json.loads((out / "summary.json").read_text())
+        assert found["kept"] == "run" and found["starts"] == turn + 1 and found["task"] == "atari_pong"
+        steps.append(int(done.stdout.split("saved at step ")[1].split()[0].replace(",", "")))
+        shutil.rmtree(tmp_path / "run")
+    assert (tmp_path / "site" / "carried.py").read_text() == "text = 'from a wheel'\n"
+    assert 0 < steps[0] < steps[1]
+    # A checkpoint that is too large stays behind, and so does a run that cannot be continued.
+    done = start(tmp_path, out, 1, "--device", "cpu", "--run.steps", "100_000", KEEP_MIB="0")
+    assert json.loads((out / "summary.json").read_text())["kept"] == "nothing", done.stderr
+    assert {path.name for path in out.iterdir()} == FILES - {"run.tar.gz.0"}
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_summed_up(tmp_path):
+    done = start(tmp_path, tmp_path / "out", 200, "--device", "cpu", "--run.steps", "110")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (found["status"], found["agent_steps"], found["frames"], found["updates"]) == ("finished", 110, 440, 7)
+    assert found["steps_per_second"] > 0 and found["updates_per_second"] > 0 and found["wall_seconds"] > 0
+    assert found["evaluation"]["episodes"] == 2 and found["published"]["human"] == 14.6
+    rows = list(csv.DictReader((tmp_path / "out" / "curve.csv").open()))
+    assert [row["frames"] for row in rows] == ["20000"]
+    assert float(rows[0]["evaluation"]) == found["evaluation"]["score"] and float(rows[0]["dreamerv3"]) == -20.65
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES | {"policy.gif"}
