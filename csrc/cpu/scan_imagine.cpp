@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/latent_rows.h"
 #include "cpu/scan.h"
 #include "cpu/scan_rows.h"
 
@@ -27,6 +28,7 @@ void imagine(const Pool& pool, const Sizes& z, const Rssm& p, const std::vector<
   const Packed img_stats(pool, row_major(p.img_stats.kernel, latent), u, latent);
   // The policy's first layer reads the state: its deter rows are packed, its latent rows gathered.
   const float* entry = hidden.empty() ? out.kernel : hidden[0].kernel;
+  const LatentRows entry_latent(s, k, entry + d * wide, wide), img_in_latent(s, k, p.img_in.kernel, u);
   std::vector<Packed> policy;
   policy.emplace_back(pool, row_major(entry, wide), d, wide);
   for (size_t l = 1; l < hidden.size(); ++l) policy.emplace_back(pool, row_major(hidden[l].kernel, u), u, u);
@@ -43,7 +45,7 @@ void imagine(const Pool& pool, const Sizes& z, const Rssm& p, const std::vector<
       float* to = hidden.empty() ? logit.data() : pre.data();
       if (hidden.empty()) fill_rows(m, a, out.bias, to);
       gemm(kSerial, m, row_major(deter, d), policy[0], to, wide, hidden.empty());
-      gather_rows(m, s, k, index, entry + d * wide, wide, to, wide);
+      entry_latent.add(m, index, to, wide);
       for (size_t l = 0; l < hidden.size(); ++l) {
         norm_silu(m, u, pre.data(), hidden[l].scale, hidden[l].bias, act.data(), u, stats.data());
         const bool last = l + 1 == hidden.size();
@@ -59,7 +61,7 @@ void imagine(const Pool& pool, const Sizes& z, const Rssm& p, const std::vector<
         std::memcpy(&in[i * (d + u)], deter + i * d, sizeof(float) * d);
         std::memcpy(&pre[i * u], p.img_in.kernel + (latent + action[i]) * u, sizeof(float) * u);
       }
-      gather_rows(m, s, k, index, p.img_in.kernel, u, pre.data(), u);
+      img_in_latent.add(m, index, pre.data(), u);
       norm_silu(m, u, pre.data(), p.img_in.scale, p.img_in.bias, in.data() + d, d + u, stats.data());
       gemm(kSerial, m, row_major(in.data(), d + u), gru, pre.data(), 3 * d);
       float* next = x.deter + (n + x.rows) * d;
@@ -85,9 +87,8 @@ void imagine(const Pool& pool, const Sizes& z, const Rssm& p, const std::vector<
 void state_mm(const Pool& pool, const Sizes& z, int64_t rows, int64_t c, const float* deter, const int64_t* index,
               const float* kernel, float* y) {
   gemm(pool, rows, c, z.deter, row_major(deter, z.deter), row_major(kernel, c), y, c);
-  auto body = [&](int64_t b, int64_t e) {
-    gather_rows(e - b, z.stoch, z.classes, index + b * z.stoch, kernel + z.deter * c, c, y + b * c, c);
-  };
+  const LatentRows latent(z.stoch, z.classes, kernel + z.deter * c, c);
+  auto body = [&](int64_t b, int64_t e) { latent.add(e - b, index + b * z.stoch, y + b * c, c); };
   if (pool.threads == 1 || rows * z.stoch * c < (1 << 19)) return body(0, rows);
   pool.run(rows, (rows + pool.threads - 1) / pool.threads, body);
 }
