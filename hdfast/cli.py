@@ -53,6 +53,11 @@ class EvalFlags:
 
 
 @dataclass(frozen=True)
+class ReproduceFlags:
+    logdir: str = opt("", "directory of the new run; default: that of the old one with -again behind it")
+
+
+@dataclass(frozen=True)
 class SweepFlags:
     tasks: tuple = opt((), "tasks, or atari26 for the 26 games of Atari 100K; default: the presets' task")
     seeds: tuple = opt(("0",), "seeds and ranges of seeds: --seeds 0-4, --seeds 0,2,7-9")
@@ -154,6 +159,16 @@ def evaluate(parsed: Parsed[EvalFlags]) -> int:
     return 0
 
 
+def reproduce(parsed: Parsed[ReproduceFlags]) -> int:
+    """Start a run again in another directory, with the same settings, and compare both when it is done."""
+    if not parsed.arguments:
+        raise ConfigError("reproduce needs a run directory, as in `hdfast reproduce runs/atari_pong/0`")
+    run = Path(parsed.arguments[0]).expanduser()
+    from hdfast.reproduce import reproduce
+    new = Path(parsed.own.logdir).expanduser() if parsed.own.logdir else run.with_name(run.name + "-again")
+    return 0 if reproduce(run, new) else 1
+
+
 def sweep(parsed: Parsed[SweepFlags]) -> int:
     """Train every task with every seed, several at once; the same command continues, and skips what is finished."""
     from hdfast import sweep
@@ -250,6 +265,8 @@ VERBS = {
                   TrainFlags, train, with_settings=True),
     "eval": Verb("play episodes with the agent of a run", "hdfast eval LOGDIR [flags]",
                  EvalFlags, evaluate, arguments=1),
+    "reproduce": Verb("start the same run again, and compare", "hdfast reproduce LOGDIR [--logdir NEW]",
+                      ReproduceFlags, reproduce, arguments=1),
     "sweep": Verb("train tasks x seeds, several runs at once",
                   "hdfast sweep --tasks TASK ... --seeds 0-4 [--configs PRESET ...] [flags]",
                   SweepFlags, sweep, with_settings=True),
@@ -266,7 +283,7 @@ VERBS = {
 
 def _dispatch(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help", "help"):
-        verbs = "\n".join(f"  hdfast {name:<8}  {verb.about}" for name, verb in VERBS.items())
+        verbs = "\n".join(f"  hdfast {name:<9}  {verb.about}" for name, verb in VERBS.items())
         print(f"{OVERVIEW}\n\nverbs:\n{verbs}")
         return 0
     name, *rest = args
