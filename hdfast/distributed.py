@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from enum import IntEnum
 
@@ -26,11 +26,10 @@ from hdfast.envs import ActSpace, ObsSpace
 from hdfast.errors import ConfigError
 from hdfast.learner import Learner
 from hdfast.machine import pick_device
-from hdfast.replay import Batch
+from hdfast.replay_ring import DTYPES, Batch
 
 PATIENCE = timedelta(days=7)  # how long a rank waits for a word: evaluations of rank 0 take their time
 WORDS = 8  # numbers in a message
-OBS_TYPES = ("uint8", "float32")
 RANK_STREAM = 5  # of the run's random numbers, beside those in the trainer
 
 
@@ -38,17 +37,6 @@ class Word(IntEnum):
     """What rank 0 tells the others to do."""
 
     STOP, BUILD, TAKE, UPDATE, READ = range(5)
-
-
-@dataclass(frozen=True)
-class Share:
-    """What an update reads of a batch, (T, B / ranks, ...), on the rank's device."""
-
-    obs: Tensor
-    action: Tensor
-    reward: Tensor
-    is_first: Tensor
-    is_terminal: Tensor
 
 
 class Team:
@@ -114,20 +102,21 @@ class Team:
             entropy = np.random.SeedSequence([seed, RANK_STREAM, self.rank, agent.updates])
             agent.learn_rng.manual_seed(int(entropy.generate_state(1)[0]))
 
-    def share(self, agent: Agent, length: int, batch_size: int, batch: Batch | None) -> Share:
+    def share(self, agent: Agent, length: int, batch_size: int, batch: Batch | None) -> Batch:
         """This rank's part of rank 0's batch (T, B, ...), which the other ranks give as None."""
-        kinds = {"obs": (agent.obs_space.shape, agent.obs_space.dtype), "action": ((), "int64"),
-                 "reward": ((), "float32"), "is_first": ((), "bool"), "is_terminal": ((), "bool")}
-        out = {}
-        for name, (shape, dtype) in kinds.items():
-            part = torch.empty(length, batch_size // self.size, *shape, dtype=getattr(torch, dtype), device=self.device)
-            parts = None
-            if batch is not None:
-                whole = torch.as_tensor(getattr(batch, name)).to(part)
-                parts = [_bytes(x.contiguous()) for x in whole.chunk(self.size, 1)]
-            dist.scatter(_bytes(part), parts, 0)
-            out[name] = part
-        return Share(**out)
+        space, own = agent.obs_space, batch_size // self.size
+
+        def part(name: str, dtype: torch.dtype, *shape: int) -> Tensor:
+            out = torch.empty(length, own, *shape, dtype=dtype, device=self.device)
+            whole = None if batch is None else getattr(batch, name).to(out)
+            dist.scatter(_bytes(out), whole if whole is None else [
+                _bytes(x.contiguous()) for x in whole.chunk(self.size, 1)], 0)
+            return out
+
+        obs = part("obs", DTYPES[space.dtype], *space.shape)
+        return Batch(obs.flatten(0, 1), torch.arange(length * own, device=self.device).view(length, own),
+                     part("action", torch.int64), part("reward", torch.float32),
+                     *(part(name, torch.bool) for name in ("is_first", "is_last", "is_terminal")))
 
     def average(self, values: dict[str, float]) -> dict[str, float]:
         """Mean of named numbers over the ranks."""
@@ -143,7 +132,7 @@ class LeadingAgent(Agent):
         super().__init__(obs_space, act_space, eager(config), device=team.device)
         self._team, self._equal = team, False
         team.connect(self.learner)
-        team.tell(Word.BUILD, act_space.n, OBS_TYPES.index(obs_space.dtype), *obs_space.shape)
+        team.tell(Word.BUILD, act_space.n, tuple(DTYPES).index(obs_space.dtype), *obs_space.shape)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         super().load_state_dict(state)
@@ -179,7 +168,7 @@ def follow(config: Config, team: Team) -> None:
             return
         if word == Word.BUILD:
             actions, dtype, *shape = numbers
-            obs_space = ObsSpace(tuple(n for n in shape if n), OBS_TYPES[dtype])
+            obs_space = ObsSpace(tuple(n for n in shape if n), tuple(DTYPES)[dtype])
             agent = Agent(obs_space, ActSpace(actions), eager(config), device=team.device)
             team.connect(agent.learner)
         elif word == Word.TAKE:

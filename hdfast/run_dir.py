@@ -109,14 +109,16 @@ def finished_step(path: Path) -> int | None:
     return step if isinstance(step, int) else None
 
 
-def load_agent(logdir: Path | str, device: str = "auto") -> Agent:
-    """The agent of a run, rebuilt from its config.json and latest checkpoint.
+def load_agent(logdir: Path | str, device: str = "auto", *, tag: str | None = None) -> Agent:
+    """The agent of a run, rebuilt from its config.json and latest checkpoint, or from the one tagged `tag` ('best').
 
     Raises ConfigError where `logdir` is no run directory, RunError where it has no usable checkpoint.
     """
     logdir = Path(logdir)
     config = load_config(logdir)
-    latest = checkpoint.latest(logdir / "ckpt")
+    latest = checkpoint.latest(logdir / "ckpt", tag=tag)
+    if latest is None and tag:
+        raise RunError(f"{logdir} has no checkpoint '{tag}' yet, which its evaluations write; take the latest one")
     if latest is None:
         raise RunError(f"{logdir} has no checkpoint yet; let `hdfast train` run until its first one (run.save_every "
                        f"{config.run.save_every} steps)")

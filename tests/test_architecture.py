@@ -28,7 +28,8 @@ LAYERS = (
 # Layers whose modules may import one another. The parts of layer 3 meet only in the learner.
 PEERS_ALLOWED = {0, 4, 6, 7}
 # Beside the model: they know the base and third-party libraries, never the model; from the agent up all may use them.
-SIDE = {"envs", "replay", "replay_ring", "replay_store", "rng", "logger", "progress", "visuals", "watch", "report", "sweep_ray"}
+SIDE = {"envs", "replay", "replay_ring", "replay_store", "rng", "logger", "progress", "visuals", "watch", "report",
+        "sweep_ray"}
 SIDE_USED_FROM = 5
 # Libraries which cost a second or hundreds of megabytes: imported in these files only, inside a function.
 HEAVY = {
