@@ -49,7 +49,13 @@ class EvalFlags:
     seed: int = opt(1, "seed of the environments and of the agent's choices", low=0, high=2**31 - 1)
     envs: int = opt(0, "parallel environments; 0 takes the run's run.eval_envs", low=0, high=4096)
     device: str = opt("auto", "auto, cpu, cuda or cuda:N")
-    video: str = opt("", "write the first episode to this .gif or .mp4 file")
+    video: str = opt("", "write the first episode to this .gif or .mp4 file; --video alone: RUN/eval.gif", bare="eval")
+    checkpoint: str = opt("latest", "the newest checkpoint, or that of the best evaluation", choices=("latest", "best"))
+
+
+@dataclass(frozen=True)
+class ReproduceFlags:
+    logdir: str = opt("", "directory of the new run; default: that of the old one with -again behind it")
 
 
 @dataclass(frozen=True)
@@ -135,12 +141,14 @@ def evaluate(parsed: Parsed[EvalFlags]) -> int:
     flags = parsed.own
     if not parsed.arguments:
         raise ConfigError("eval needs a run directory, as in `hdfast eval runs/atari_pong/0`")
-    logdir, video = Path(parsed.arguments[0]).expanduser(), Path(flags.video).expanduser()
-    if flags.video and (video.suffix not in (".gif", ".mp4") or not video.parent.is_dir()):
+    logdir = Path(parsed.arguments[0]).expanduser()
+    video = logdir / "eval.gif" if flags.video == "eval" else Path(flags.video).expanduser()
+    if flags.video not in ("", "eval") and (video.suffix not in (".gif", ".mp4") or not video.parent.is_dir()):
         raise ConfigError(f"--video must name a .gif or .mp4 file in a directory that exists, got {video}")
     from hdfast.evaluation import evaluate_run
     result = evaluate_run(logdir, episodes=flags.episodes, seed=flags.seed, num_envs=flags.envs or None,
-                          video=video if flags.video else None, device=flags.device)
+                          video=video if flags.video else None, device=flags.device,
+                          tag=None if flags.checkpoint == "latest" else flags.checkpoint)
     human = result.human_normalized
     rows = {
         "run": logdir, "task": result.task, "episodes": len(result.scores),
@@ -152,6 +160,16 @@ def evaluate(parsed: Parsed[EvalFlags]) -> int:
     }
     print("\n".join(f"{name:<17} {value}" for name, value in rows.items()))
     return 0
+
+
+def reproduce(parsed: Parsed[ReproduceFlags]) -> int:
+    """Start a run again in another directory, with the same settings, and compare both when it is done."""
+    if not parsed.arguments:
+        raise ConfigError("reproduce needs a run directory, as in `hdfast reproduce runs/atari_pong/0`")
+    run = Path(parsed.arguments[0]).expanduser().absolute()
+    from hdfast.reproduce import reproduce
+    new = Path(parsed.own.logdir).expanduser() if parsed.own.logdir else run.parent / f"{run.name}-again"
+    return 0 if reproduce(run, new) else 1
 
 
 def sweep(parsed: Parsed[SweepFlags]) -> int:
@@ -250,6 +268,8 @@ VERBS = {
                   TrainFlags, train, with_settings=True),
     "eval": Verb("play episodes with the agent of a run", "hdfast eval LOGDIR [flags]",
                  EvalFlags, evaluate, arguments=1),
+    "reproduce": Verb("start the same run again, and compare", "hdfast reproduce LOGDIR [--logdir NEW]",
+                      ReproduceFlags, reproduce, arguments=1),
     "sweep": Verb("train tasks x seeds, several runs at once",
                   "hdfast sweep --tasks TASK ... --seeds 0-4 [--configs PRESET ...] [flags]",
                   SweepFlags, sweep, with_settings=True),
@@ -266,7 +286,7 @@ VERBS = {
 
 def _dispatch(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help", "help"):
-        verbs = "\n".join(f"  hdfast {name:<8}  {verb.about}" for name, verb in VERBS.items())
+        verbs = "\n".join(f"  hdfast {name:<9}  {verb.about}" for name, verb in VERBS.items())
         print(f"{OVERVIEW}\n\nverbs:\n{verbs}")
         return 0
     name, *rest = args

@@ -23,9 +23,10 @@ from hdfast.presets import OFFICIAL, PRESETS
 from hdfast.tasks import TASK_EXCEPTIONS, canonical_task
 
 
-def opt(default, help: str, *, low=None, high=None, choices=None):
-    """Dataclass field with its help text, inclusive bounds and allowed values."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
+def opt(default, help: str, *, low=None, high=None, choices=None, bare=None):
+    """Dataclass field with its help text, inclusive bounds, allowed values, and the text that a flag alone stands for.
+    """
+    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices, "bare": bare})
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,10 @@ from hdfast.envs import ActSpace, ObsSpace
 from hdfast.errors import ConfigError
 from hdfast.learner import Learner
 from hdfast.machine import pick_device
-from hdfast.replay import Batch
+from hdfast.replay_ring import DTYPES, Batch
 
 PATIENCE = timedelta(days=7)  # how long a rank waits for a word: evaluations of rank 0 take their time
 WORDS = 8  # numbers in a message
-OBS_TYPES = ("uint8", "float32")
 RANK_STREAM = 5  # of the run's random numbers, beside those in the trainer
 
 
@@ -105,20 +104,19 @@ class Team:
 
     def share(self, agent: Agent, length: int, batch_size: int, batch: Batch | None) -> Batch:
         """This rank's part of rank 0's batch (T, B, ...), which the other ranks give as None."""
-        lead = length, batch_size // self.size
-        kinds = {"obs": (agent.obs_space.shape, getattr(torch, agent.obs_space.dtype)), "action": ((), torch.int64),
-                 "reward": ((), torch.float32), "is_first": ((), torch.bool), "is_last": ((), torch.bool),
-                 "is_terminal": ((), torch.bool)}
-        out = {}
-        for name, (shape, dtype) in kinds.items():
-            out[name] = torch.empty(*lead, *shape, dtype=dtype, device=self.device)
-            parts = None
-            if batch is not None:
-                whole = getattr(batch, name)
-                parts = [_bytes(x.contiguous()) for x in whole.to(out[name]).chunk(self.size, 1)]
-            dist.scatter(_bytes(out[name]), parts, 0)
-        rows = torch.arange(lead[0] * lead[1], device=self.device).view(lead)
-        return Batch(out.pop("obs").flatten(0, 1), rows, **out)
+        space, own = agent.obs_space, batch_size // self.size
+
+        def part(name: str, dtype: torch.dtype, *shape: int) -> Tensor:
+            out = torch.empty(length, own, *shape, dtype=dtype, device=self.device)
+            whole = None if batch is None else getattr(batch, name).to(out)
+            dist.scatter(_bytes(out), whole if whole is None else [
+                _bytes(x.contiguous()) for x in whole.chunk(self.size, 1)], 0)
+            return out
+
+        obs = part("obs", DTYPES[space.dtype], *space.shape)
+        return Batch(obs.flatten(0, 1), torch.arange(length * own, device=self.device).view(length, own),
+                     part("action", torch.int64), part("reward", torch.float32),
+                     *(part(name, torch.bool) for name in ("is_first", "is_last", "is_terminal")))
 
     def average(self, values: dict[str, float]) -> dict[str, float]:
         """Mean of named numbers over the ranks."""
@@ -134,7 +132,7 @@ class LeadingAgent(Agent):
         super().__init__(obs_space, act_space, eager(config), device=team.device)
         self._team, self._equal = team, False
         team.connect(self.learner)
-        team.tell(Word.BUILD, act_space.n, OBS_TYPES.index(obs_space.dtype), *obs_space.shape)
+        team.tell(Word.BUILD, act_space.n, tuple(DTYPES).index(obs_space.dtype), *obs_space.shape)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         super().load_state_dict(state)
@@ -170,7 +168,7 @@ def follow(config: Config, team: Team) -> None:
             return
         if word == Word.BUILD:
             actions, dtype, *shape = numbers
-            obs_space = ObsSpace(tuple(n for n in shape if n), OBS_TYPES[dtype])
+            obs_space = ObsSpace(tuple(n for n in shape if n), tuple(DTYPES)[dtype])
             agent = Agent(obs_space, ActSpace(actions), eager(config), device=team.device)
             team.connect(agent.learner)
         elif word == Word.TAKE:

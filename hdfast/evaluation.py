@@ -106,10 +106,11 @@ def _round(agent: Agent, envs: VectorEnv, wanted: int, limit: int, generator: to
 
 
 def evaluate_run(logdir: Path | str, *, episodes: int, seed: int, num_envs: int | None = None,
-                 video: Path | str | None = None, device: str = "auto") -> Evaluation:
-    """Evaluate the agent of a run, rebuilt from its config.json and latest checkpoint.
+                 video: Path | str | None = None, device: str = "auto", tag: str | None = None) -> Evaluation:
+    """Evaluate the agent of a run, rebuilt from its config.json and latest checkpoint, or the one tagged `tag`.
 
     Raises ConfigError where `logdir` is no run directory, RunError where it has no usable checkpoint.
     """
     config = load_config(Path(logdir))
-    return evaluate(load_agent(logdir, device), config, episodes=episodes, seed=seed, num_envs=num_envs, video=video)
+    return evaluate(load_agent(logdir, device, tag=tag), config, episodes=episodes, seed=seed, num_envs=num_envs,
+                    video=video)

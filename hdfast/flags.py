@@ -26,7 +26,8 @@ class SharedFlags:
     """Flags of every verb that takes settings."""
 
     configs: tuple = opt((), "preset blocks, later wins: --configs atari100k cpu")
-    harmony: str = opt("True", "the method switch: True is --harmony.mode rectified, False (or --no-harmony) is off")
+    harmony: str = opt("True", "the method switch: True is --harmony.mode rectified, False (or --no-harmony) is off",
+                       bare="True")
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _value(name: str, rule: dataclasses.Field, text: str | None, rest: deque[str
     elif rest and (rest[0].lower() in TRUE + FALSE if rule.type is bool else _is_value(rest[0])):
         found = rest.popleft()
     else:
-        found = True if rule.type is bool else "True" if name == "harmony" else None
+        found = True if rule.type is bool else rule.metadata["bare"]
     if not found:
         default = "" if rule.default in ((), "") else f"; default {rule.default}"
         raise ConfigError(f"--{name} needs a value, {_TAKES[rule.type]} ({rule.metadata['help']}{default})")

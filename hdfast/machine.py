@@ -13,6 +13,7 @@ import torch
 
 from hdfast import ops
 from hdfast.errors import ConfigError
+from hdfast.ops import gemm
 
 PACKAGES = ("hdfast", "torch", "numpy", "envpool", "ale-py", "gymnasium", "safetensors", "tensorboard", "matplotlib",
             "pillow", "rich", "imageio", "imageio-ffmpeg")
@@ -120,6 +121,7 @@ def facts(device: torch.device) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **package_versions()}, "git": git_revision(),
         "platform": platform.platform(), "cpu": cpu_name(), "cores": usable_cores(),
         "torch_threads": torch.get_num_threads(), "device": str(device), "backend": ops.backend(),
+        "gemm": gemm.chosen(torch.get_num_threads()) if ops.backend() == "native" and not cuda else None,
         "gpu": None if properties is None else properties.name,
         "gpu_memory_bytes": None if properties is None else properties.total_memory,
         "cuda": torch.version.cuda if cuda else None,

@@ -46,7 +46,7 @@ class RunDir:
                                "--logdir") from error
             check_settings(self.path, config)
             self._started, self._method = time.monotonic(), method_name(config)
-            self._meta = _read_json(self.path / "meta.json")
+            self._meta = read_meta(self.path)
             self._starts: list[dict[str, Any]] = [s for s in self._meta.get("starts", []) if isinstance(s, dict)]
             self._starts.append({"argv": sys.argv, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "pid": os.getpid(),
                                  "host": platform.node(), **facts(device)})
@@ -105,18 +105,20 @@ def check_settings(path: Path, config: Config) -> bool:
 
 def finished_step(path: Path) -> int | None:
     """Environment steps of a run that ended with everything written, or None where it is not known to have ended."""
-    step = _read_json(Path(path) / "meta.json").get("finished")
+    step = read_meta(path).get("finished")
     return step if isinstance(step, int) else None
 
 
-def load_agent(logdir: Path | str, device: str = "auto") -> Agent:
-    """The agent of a run, rebuilt from its config.json and latest checkpoint.
+def load_agent(logdir: Path | str, device: str = "auto", *, tag: str | None = None) -> Agent:
+    """The agent of a run, rebuilt from its config.json and latest checkpoint, or from the one tagged `tag` ('best').
 
     Raises ConfigError where `logdir` is no run directory, RunError where it has no usable checkpoint.
     """
     logdir = Path(logdir)
     config = load_config(logdir)
-    latest = checkpoint.latest(logdir / "ckpt")
+    latest = checkpoint.latest(logdir / "ckpt", tag=tag)
+    if latest is None and tag:
+        raise RunError(f"{logdir} has no checkpoint '{tag}' yet, which its evaluations write; take the latest one")
     if latest is None:
         raise RunError(f"{logdir} has no checkpoint yet; let `hdfast train` run until its first one (run.save_every "
                        f"{config.run.save_every} steps)")
@@ -146,10 +148,10 @@ def spaces(manifest: dict[str, Any]) -> tuple[ObsSpace, ActSpace]:
                        "--logdir") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; empty where there is none."""
+def read_meta(path: Path) -> dict[str, Any]:
+    """meta.json of the run at `path`; empty where there is none that can be read."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads((Path(path) / "meta.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}

@@ -15,7 +15,7 @@ from hdfast.agent import Agent
 from hdfast.config import Config
 from hdfast.envs import ActSpace, ObsSpace
 from hdfast.learner import Uniforms
-from hdfast.replay import Batch
+from hdfast.replay_ring import Batch
 
 T, B, UPDATES = 8, 6, 5
 CONFIG = Config.preset("debug", task="dummy", device="cpu", **{
@@ -27,10 +27,10 @@ def make_batch(seed: int) -> Batch:
     rng = np.random.default_rng(seed)
     first = rng.random((T, B)) < 0.2
     first[0] = True
-    frames = rng.integers(0, 256, (T * B, *SPACES[0].shape), np.uint8)
-    fields = (rng.permutation(T * B).reshape(T, B), rng.integers(0, 4, (T, B)),
-              rng.normal(0, 3, (T, B)).astype(np.float32), first, np.zeros((T, B), bool), rng.random((T, B)) < 0.1)
-    return Batch(*map(torch.from_numpy, (frames, *fields)))
+    fields = (rng.integers(0, 256, (100, *SPACES[0].shape), np.uint8), rng.integers(0, 100, (T, B)),
+              rng.integers(0, 4, (T, B)), rng.normal(0, 3, (T, B)).astype(np.float32), first,
+              np.zeros((T, B), bool), rng.random((T, B)) < 0.1)
+    return Batch(*map(torch.from_numpy, fields))
 
 
 def columns(u: Uniforms, part: slice) -> Uniforms:

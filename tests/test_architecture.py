@@ -21,7 +21,8 @@ LAYERS = (
     {"world_model", "imagination", "actor_critic"},
     {"learner", "official"},
     {"agent"},
-    {"machine", "checkpoint", "run_dir", "evaluation", "trainer", "dry_run", "doctor", "bench", "sweep", "distributed"},
+    {"machine", "checkpoint", "run_dir", "evaluation", "trainer", "dry_run", "doctor", "bench", "sweep", "distributed",
+     "reproduce"},
     {"cli", "__main__", "__init__"},
 )
 # Layers whose modules may import one another. The parts of layer 3 meet only in the learner.

@@ -201,6 +201,8 @@ def test_directories_that_cannot_be_used(tmp_path):
     (tmp_path / "config.json").write_text(small_config().to_json())
     with pytest.raises(RunError, match="no checkpoint yet"):
         load_agent(tmp_path)
+    with pytest.raises(RunError, match="no checkpoint 'best' yet"):
+        load_agent(tmp_path, tag="best")
 
 
 def test_a_trained_agent_is_read_back_from_its_run(tmp_path):
@@ -210,5 +212,7 @@ def test_a_trained_agent_is_read_back_from_its_run(tmp_path):
     agent = load_agent(tmp_path, "cpu")
     assert unequal(agent.state_dict(), t.agent.state_dict()) == []
     assert agent.config == Config.from_json((tmp_path / "config.json").read_text())
+    best = load_agent(tmp_path, "cpu", tag="best")
+    assert unequal(best.state_dict(), checkpoint.latest(tmp_path / "ckpt", tag="best").tensors) == []
     first, second = (evaluate_run(tmp_path, episodes=3, seed=5, num_envs=2, device="cpu") for _ in range(2))
     assert first == second and len(first.scores) == 3 and first.task == "dummy"
