@@ -30,6 +30,8 @@ SHAPES = {
 FREE = {
     "actor_loss_fwd.logit": "wider narrower", "actor_loss_bwd.logit": "wider narrower", "adam_step.step": "deeper",
     "balanced_kl_bwd.ddyn": "deeper", "balanced_kl_bwd.drep": "deeper", "gru_gates_bwd.mean": "deeper",
+    "conv_down.x": "longer shorter", "conv_down.kernel": "longer shorter", "conv_up.y": "longer shorter",
+    "conv_kernel.x": "wider narrower", "conv_kernel.y": "wider narrower",
     "gru_gates_bwd.rstd": "deeper", "imagine.u": "shorter", "imagine.u_action": "longer", "mm.a": "longer shorter",
     "mm.b": "wider narrower", "norm_act_bwd.mean": "deeper", "norm_act_bwd.rstd": "deeper",
     "norm_act_fwd.x": "longer shorter deeper", "replay_gather.index": "longer shorter empty",
