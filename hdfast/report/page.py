@@ -74,12 +74,15 @@ def _block(block: Block, pictures: dict[str, tuple[Plot, list[str]]], suffix: st
     def shown(name: str, **options: bool) -> str:
         return _figure(*pictures[name + suffix], **options) if name + suffix in pictures else ""
 
+    low, high = shown("improvement"), ""
+    if len(block.tasks) < 10:  # a short list of games leaves room below it
+        low, high = high, low
     few = 3 < len(block.tasks) < len(scores.tasks())
     games = f'<p class="muted">{_text(", ".join(map(title, block.tasks)))}.</p>' if few else ""
     return [f"<h2>{_text(tables.block_title(block))}</h2>{games}",
             f'<div class="card"><div class="scroll">{_aggregates(block)}</div></div>',
             shown("aggregates", heading=False),
-            f'<div class="pair"><div>{shown("profile")}</div><div>{shown("games")}</div></div>', shown("improvement"),
+            f'<div class="pair"><div>{shown("profile")}{low}</div><div>{shown("games")}{high}</div></div>',
             shown("normalized")]
 
 
