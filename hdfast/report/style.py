@@ -72,7 +72,7 @@ summary { cursor: pointer }
   .scroll { margin: 0 -12px; padding: 0 12px }
   th, td { padding: 5px 7px }
   td small { display: block }
-  td:first-child { min-width: 13ch }
+  td:first-child { min-width: 16ch }
 }
 @media print { body { background: none } .card, figure { break-inside: avoid } }
 """
