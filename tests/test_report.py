@@ -37,8 +37,8 @@ def written(sweep, tmp_path_factory) -> Path:
     """The report of the sweep beside a peer's score file, made by the command; ours.json lies beside it."""
     folder = tmp_path_factory.mktemp("report")
     peer = folder / "peer.json.gz"
-    peer.write_bytes(gzip.compress(json.dumps([{"task": "alien", "method": "peer", "seed": 0, "xs": [4e5],
-                                                "ys": [900]}]).encode()))
+    peer.write_bytes(gzip.compress(json.dumps([{"task": task, "method": "peer", "seed": 0, "xs": [4e5], "ys": [900]}
+                                               for task in ("alien", "amidar", "assault")]).encode()))
     assert cli.main(["report", str(sweep), "--scores", str(peer), "--export", str(folder / "ours.json"),
                      "--out", str(folder / "out"), "--bootstrap", "200"]) == 0
     return folder / "out"
@@ -265,8 +265,8 @@ class Page(HTMLParser):
 def test_the_page_is_whole_and_fetches_nothing(written):
     text = (written / "index.html").read_text()
     page = Page(text)
-    assert not page.open and page.tables == 5
-    assert page.svgs == 9 + 6 + 7 + 4 + 3, "three sets of games, the games, the coefficients"
+    assert not page.open and page.tables == 4
+    assert page.svgs == 10 + 7 + 4 + 3, "two sets of games, the games, the coefficients"
     inside = {link for link in page.links if link.startswith("#")}
     assert inside and all(f'id="{link[1:]}"' in text for link in inside)
     for link in set(page.links) - inside - {"data:,"}:
@@ -274,6 +274,10 @@ def test_the_page_is_whole_and_fetches_nothing(written):
     assert not re.search(r'(?:src|href)="(?:https?:)?//|@import|url\((?!#)', text)
     drawn = "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL)).lower()
     assert not [colour for colour in figures.CSS if colour.lower() in drawn], "colours are variables"
+    marks = {}
+    for colour, name in re.findall(r'<i style="background:var\((--c\d)\)"></i>([^<]+)<', text):
+        marks.setdefault(name, set()).add(colour)
+    assert len(marks) == 5 and all(len(colours) == 1 for colours in marks.values()), "one colour a method"
     assert "What is missing" in text and "Hero, seed 0 is at 40%" in text
 
 

@@ -32,7 +32,7 @@ from hdfast.report.summary import (
 
 INK, MUTED, GRID = "#1b1f27", "#6b7280", "#e3e6eb"
 # The colours of Okabe and Ito, told apart by colour-blind readers, and two more.
-OTHERS = ("#0072B2", "#009E73", "#E69F00", "#56B4E9", "#882255", "#999933")
+OTHERS = ("#0072B2", "#009E73", "#56B4E9", "#E69F00", "#882255", "#999933")
 FIXED = {"HarmonyDream": "#D55E00", "DreamerV3": "#AA4499"}
 CSS = {INK: "--ink", MUTED: "--muted", GRID: "--line",
        **{colour: f"--c{i}" for i, colour in enumerate((*OTHERS, *FIXED.values()))}}

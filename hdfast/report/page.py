@@ -21,7 +21,7 @@ def page(summary: Summary, pictures: Sequence[tuple[Plot, list[str]]], *, files:
     if summary.notes:
         parts.append('<ul class="notes">' + "".join(f"<li>{_text(note)}</li>" for note in summary.notes) + "</ul>")
     for number, block in enumerate(summary.blocks):
-        parts += _block(block, by_name, f"-{number + 1}" if number else "")
+        parts += _block(block, by_name, palette(summary.groups), f"-{number + 1}" if number else "")
     parts.append(f'<h2>Final scores</h2><div class="card"><div class="scroll">{_games(summary)}</div></div>')
     for picture in ("curves", "harmony"):
         if picture in by_name:
@@ -70,16 +70,20 @@ def _missing(summary: Summary) -> str:
     return f'<div class="card missing"><h2>What is missing</h2><ul>{"".join(lines[:8])}</ul>{more}</div>'
 
 
-def _block(block: Block, pictures: dict[str, tuple[Plot, list[str]]], suffix: str) -> list[str]:
+def _block(block: Block, pictures: dict[str, tuple[Plot, list[str]]], colours: dict[str, str],
+           suffix: str) -> list[str]:
     def shown(name: str, **options: bool) -> str:
         return _figure(*pictures[name + suffix], **options) if name + suffix in pictures else ""
 
+    low, high = shown("improvement"), ""
+    if len(block.tasks) < 10:  # a short list of games leaves room below it
+        low, high = high, low
     few = 3 < len(block.tasks) < len(scores.tasks())
     games = f'<p class="muted">{_text(", ".join(map(title, block.tasks)))}.</p>' if few else ""
     return [f"<h2>{_text(tables.block_title(block))}</h2>{games}",
-            f'<div class="card"><div class="scroll">{_aggregates(block)}</div></div>',
+            f'<div class="card"><div class="scroll">{_aggregates(block, colours)}</div></div>',
             shown("aggregates", heading=False),
-            f'<div class="pair"><div>{shown("profile")}</div><div>{shown("games")}</div></div>', shown("improvement"),
+            f'<div class="pair"><div>{shown("profile")}{low}</div><div>{shown("games")}{high}</div></div>',
             shown("normalized")]
 
 
@@ -107,8 +111,7 @@ def _cell(text: str, value: object = None, kind: str = "") -> str:
     return f"<td{data}{f' class={kind!r}' if kind else ''}>{text}</td>"
 
 
-def _aggregates(block: Block) -> str:
-    colours = palette([row.group for row in block.rows])
+def _aggregates(block: Block, colours: dict[str, str]) -> str:
     rows = []
     for row in block.rows:
         low, high = row.runs

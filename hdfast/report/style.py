@@ -3,7 +3,7 @@
 from hdfast.report.figures import CSS
 
 LIGHT = {name: colour for colour, name in CSS.items()}
-BRIGHT = ("#4aa8e8", "#2fc79a", "#f0b429", "#7cc4f2", "#d3719b", "#c5c55a", "#f58548", "#d987cd")
+BRIGHT = ("#4a9be8", "#2fc79a", "#9bd8f5", "#f0b429", "#d3719b", "#c5c55a", "#f58548", "#d987cd")
 DARK = {"--ink": "#e6e8ec", "--muted": "#98a1b0", "--line": "#2b313c",
         **{f"--c{i}": colour for i, colour in enumerate(BRIGHT)}}
 SANS = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", "DejaVu Sans", sans-serif'
@@ -52,7 +52,7 @@ th, td { padding: 5px 10px; text-align: right; white-space: nowrap; border-botto
 th { white-space: normal; font-weight: 600; color: var(--muted); font-size: 12.5px; vertical-align: bottom }
 td:first-child, th:first-child { position: sticky; left: 0; background: var(--card); z-index: 1 }
 th:first-child, td:first-child, .left { text-align: left }
-td:first-child { white-space: normal; min-width: 17ch }
+td:first-child { white-space: normal; min-width: 20ch }
 tbody tr:hover td { background: color-mix(in srgb, var(--accent) 7%, var(--card)) }
 th button { all: unset; cursor: pointer }
 th button:focus-visible { outline: 2px solid var(--accent); border-radius: 3px }
@@ -72,6 +72,7 @@ summary { cursor: pointer }
   .scroll { margin: 0 -12px; padding: 0 12px }
   th, td { padding: 5px 7px }
   td small { display: block }
+  td:first-child { min-width: 16ch }
 }
 @media print { body { background: none } .card, figure { break-inside: avoid } }
 """
