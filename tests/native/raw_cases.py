@@ -51,6 +51,19 @@ def actor() -> tuple:
     return F.log_softmax(n(BATCH, ACTIONS), -1), integers(ACTIONS, BATCH), n(BATCH), n(BATCH)
 
 
+def step_arguments() -> tuple:
+    """Of scan_input_fwd: a state, masks, an action and all buffers."""
+    return (n(BATCH, UNITS), n(BATCH, DETER), integers(CLASSES, BATCH, STOCH), integers(ACTIONS, BATCH),
+            torch.zeros(BATCH, dtype=torch.bool), n(DETER), integers(CLASSES, STOCH), n(LATENT, UNITS),
+            n(ACTIONS, UNITS), n(UNITS), n(UNITS), n(BATCH, DETER), n(BATCH, DETER + UNITS), n(2, BATCH), True)
+
+
+def step_gradient_arguments() -> tuple:
+    return (n(BATCH, DETER + UNITS), n(BATCH, DETER), torch.zeros(BATCH, dtype=torch.bool), n(BATCH, UNITS),
+            torch.rand(2, BATCH), n(UNITS), n(UNITS), n(BATCH, UNITS), n(BATCH, UNITS), n(BATCH, DETER),
+            n(BATCH, DETER), n(BATCH, 2, UNITS))
+
+
 CASES = {
     "actor_loss_fwd": lambda ops: (*actor(), 0.1),
     "actor_loss_bwd": lambda ops: (n(BATCH), n(BATCH), n(BATCH), *actor(), 0.1),
@@ -92,6 +105,16 @@ CASES = {
     "lambda_return_bwd": lambda ops: (n(2, BATCH), n(3, BATCH), torch.ones(3, BATCH), n(2, BATCH), 0.99, 0.95),
     "return_weight_fwd": lambda ops: (torch.ones(3, BATCH), 0.99),
     "return_weight_bwd": lambda ops: (n(3, BATCH), torch.ones(3, BATCH), torch.ones(3, BATCH), 0.99),
+    "scan_input_fwd": lambda ops: step_arguments(),
+    "scan_input_bwd": lambda ops: step_gradient_arguments(),
+    "scan_gates_fwd": lambda ops: (n(BATCH, 3 * DETER), n(BATCH, DETER), n(3 * DETER), n(3 * DETER), n(BATCH, DETER),
+                                   n(BATCH, DETER), n(2, BATCH)),
+    "scan_gates_bwd": lambda ops: (n(BATCH, DETER), n(BATCH, 3 * DETER), n(BATCH, DETER), torch.rand(2, BATCH),
+                                   n(3 * DETER), n(3 * DETER), n(BATCH, 3 * DETER), n(BATCH, DETER),
+                                   n(BATCH, 2, 3 * DETER)),
+    "scan_sample_fwd": lambda ops: (latents(), torch.rand(BATCH, STOCH), 0.01, latents(), n(BATCH, LATENT),
+                                    integers(CLASSES, BATCH, STOCH)),
+    "scan_sample_bwd": lambda ops: (latents(), latents(), latents(), 0.01, latents()),
     "symlog_fwd": lambda ops: (n(4),),
     "symlog_bwd": lambda ops: (n(4), n(4)),
     "symexp_fwd": lambda ops: (n(4),),
