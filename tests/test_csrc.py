@@ -12,6 +12,25 @@ FILES = sorted(path for path in CSRC.rglob("*") if path.suffix in (".h", ".cuh",
 INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]', re.MULTILINE)
 
 
+# All that the CUDA runtime is asked for: nothing that allocates, copies or waits, which no graph can capture.
+RUNTIME, LAUNCHING = re.compile(r"\b(cuda[A-Z]\w*)\s*\("), {"cudaGetLastError", "cudaGetErrorString",
+                                                            "cudaLaunchCooperativeKernel"}
+
+
+def launch_streams(code: str) -> list[str]:
+    """The stream, fifth argument, of every HD_LAUNCH and HD_LAUNCH_COOP."""
+    found = []
+    for start in re.finditer(r"\bHD_LAUNCH(?:_COOP)?\(", code):
+        depth, parts = 1, [""]
+        for char in code[start.end():]:
+            depth += (char in "([{") - (char in ")]}")
+            if not depth:
+                break
+            parts = [*parts, ""] if char == "," and depth == 1 else [*parts[:-1], parts[-1] + char]
+        found.append(parts[4].strip() if len(parts) > 4 else "")
+    return found
+
+
 def problems(layer: str, text: str) -> list[str]:
     """What a file of a layer includes or does against the rules."""
     found = []
@@ -24,6 +43,13 @@ def problems(layer: str, text: str) -> list[str]:
     code = re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.DOTALL)
     if "<<<" in code and layer != "device":
         found.append("launches with <<<>>>: use HD_LAUNCH")
+    found += [f"calls {name}" for name in RUNTIME.findall(code) if layer != "device" or name not in LAUNCHING]
+    if layer != "device":
+        found += [f"launches on {stream!r}, not on the stream it is given" for stream in launch_streams(code)
+                  if stream != "stream"]
+    if layer == "kernels":
+        found += [f"indexes in 32 bits: {line.strip()}" for line in code.splitlines()
+                  if "blockIdx" in line and "int64_t" not in line and "[blockIdx.x]" not in line]
     if layer in ("kernels", "device") and re.search(r"\batomicAdd\s*\(\s*(?:\(float|reinterpret_cast<float)", code):
         found.append("adds floats atomically: sums must not depend on the order of blocks")
     return found
@@ -40,6 +66,11 @@ def test_every_folder_has_its_place():
 
 def test_the_rules_can_fail():
     assert problems("kernels", '#include "ops/glue.h"') and problems("cpu", "#include <torch/library.h>")
+    for line in ("cudaMalloc(&p, n);", "cudaStreamSynchronize(stream);", "HD_LAUNCH(k, (1, 2), 3, 0, nullptr, a);",
+                 "const int n = blockIdx.x * 256;"):
+        assert problems("kernels", line), line
+    assert problems("kernels", "HD_LAUNCH((k<A, B>), grid(a, b), 3, 0, stream, a); const int64_t n = blockIdx.x;") == []
+    assert problems("device", "cudaMemcpyAsync(a, b, n);") and not problems("device", "cudaGetLastError()")
     assert problems("kernels", "f<<<1, 2>>>(x);") and problems("device", '#include "cpu/simd.h"')
     assert problems("ops", '#include "kernels/adam.h"\n#include <torch/csrc/stable/library.h>') == []
 

@@ -16,9 +16,9 @@ constexpr int warpSize = 32;
   T(&name) dims = *reinterpret_cast<T(*) dims>(::hd::emu::shared_variable(&name##_shared_tag, sizeof(T dims)))
 #define HD_DYN_SHARED(T, name) T* name = static_cast<T*>(::hd::emu::current->block->dynamic)
 #define HD_LAUNCH(kernel, grid, block, smem, stream, ...) \
-  ((void)(stream), ::hd::emu::launch(kernel, grid, block, smem, false, __VA_ARGS__))
+  ::hd::emu::launch(kernel, grid, block, smem, stream, false, __VA_ARGS__)
 #define HD_LAUNCH_COOP(kernel, grid, block, smem, stream, ...) \
-  ((void)(stream), ::hd::emu::launch(kernel, grid, block, smem, true, __VA_ARGS__))
+  ::hd::emu::launch(kernel, grid, block, smem, stream, true, __VA_ARGS__)
 #define hd_grid_sync() ::hd::emu::sync_grid(__FILE__, __LINE__)
 inline void hd_spin_pause() { hd::emu::spin_pause(); }
 

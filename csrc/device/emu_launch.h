@@ -199,8 +199,10 @@ inline void run(dim3 grid, dim3 block, size_t dynamic_bytes, bool cooperative, v
 }
 
 template <class... P, class... A>
-inline void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t dynamic_bytes, bool cooperative,
-                   A&&... args) {
+inline void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t dynamic_bytes, hdStream stream,
+                   bool cooperative, A&&... args) {
+  if (!stream)  // which would break the capture of a graph
+    throw std::runtime_error("emulator: launch on the default stream; a launcher uses the one it is given");
   std::tuple<P...> exact(static_cast<P>(args)...);
   auto call = [&] { std::apply(kernel, exact); };
   run(grid, block, dynamic_bytes, cooperative, [](void* c) { (*static_cast<decltype(call)*>(c))(); }, &call);

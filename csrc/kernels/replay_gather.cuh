@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(GATHER_THREADS) replay_gather_kernel(ReplayGat
     for (int64_t i = tid; i < a.cols; i += GATHER_THREADS) out[i] = NAN;
     return;
   }
-  const uint8_t* in = a.ring + row * a.cols;
+  const uint8_t* in = a.ring + HD_MUTATE(GATHER_32_BITS, row * a.cols, uint32_t(row * a.cols));
   if (a.cols % 4 == 0) {
     for (int64_t i = 4 * tid; i < a.cols; i += 4 * GATHER_THREADS) {
       const uint32_t v =

@@ -146,7 +146,8 @@ def agent_and_batch(bench: Bench, config: Config) -> tuple[Agent, Any]:
     space, rng = ObsSpace((config.env.size, config.env.size, 3), "uint8"), np.random.default_rng(workload.SEED)
     agent = Agent(space, ActSpace(workload.ACTIONS), config, device=bench.device)
     run, no = config.run, np.zeros(1, bool)
-    replay = Replay(run.batch_length + 8, 1, space.shape, space.dtype, directory=None, seed=workload.SEED)
+    replay = Replay(run.batch_length + 8, 1, space.shape, space.dtype, directory=None, seed=workload.SEED,
+                    learner=bench.device)
     for i in range(run.batch_length + 8):
         obs = rng.integers(0, 256, (1, *space.shape), dtype=np.uint8)
         replay.add(Step(obs, np.zeros(1, np.float32), np.full(1, i == 0), no, no), rng.integers(0, workload.ACTIONS, 1))

@@ -34,8 +34,8 @@ void check(size_t rows, size_t actions) {
     ActorLossArgs args{l.f32(),  action.data(), a.f32(),          w.f32(),   out.f32(),
                        lp.f32(), en.f32(),      d1.f32(),         d2.f32(),  d3.f32(),
                        dl.f32(), int64_t(rows), int64_t(actions), float(eta)};
-    launch_actor_loss_fwd(args, nullptr);
-    launch_actor_loss_bwd(args, nullptr);
+    launch_actor_loss_fwd(args, STREAM);
+    launch_actor_loss_bwd(args, STREAM);
     expect_close(out.values(), loss, 3e-6, rows, "loss");
     expect_close(lp.values(), logp, 1e-6, rows, "logp");
     expect_close(en.values(), ent, 3e-6, rows, "ent");

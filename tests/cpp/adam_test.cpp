@@ -19,7 +19,7 @@ TEST_P(Adam, MatchesReference) {
     int64_t step = 6;
     launch_adam({p.f32(), g.f32(), m.f32(), v.f32(), slow.f32(), &step, norm.f32(), partial.f32(),
                  scale.f32(), size, 1e-2, 1e-8, clip, 0.9, 0.999, 0.02},
-                nullptr);
+                STREAM);
     double sum = 0;
     for (double x : g0) sum += x * x;
     const double f = std::sqrt(sum) < clip ? 1 : clip / std::sqrt(sum), k = 7;
@@ -52,7 +52,7 @@ TEST(AdamEdge, EmptyArenaStillCounts) {
   int64_t step = 0;
   launch_adam({nullptr, nullptr, nullptr, nullptr, nullptr, &step, norm.f32(), nullptr, scale.f32(), 0, 1e-3,
                1e-8, 1.0, 0.9, 0.999, 1.0},
-              nullptr);
+              STREAM);
   EXPECT_EQ(step, 1);
   EXPECT_EQ(norm.f32()[0], 0.f);
 }

@@ -20,8 +20,8 @@ TEST(ContLoss, MatchesReference) {
   }
   for_each_schedule([&] {
     Buffer l(logit), c(cont), d(up), out(size), dl(size);
-    launch_cont_loss_fwd({l.f32(), c.f32(), nullptr, out.f32(), int64_t(size)}, nullptr);
-    launch_cont_loss_bwd({l.f32(), c.f32(), d.f32(), dl.f32(), int64_t(size)}, nullptr);
+    launch_cont_loss_fwd({l.f32(), c.f32(), nullptr, out.f32(), int64_t(size)}, STREAM);
+    launch_cont_loss_bwd({l.f32(), c.f32(), d.f32(), dl.f32(), int64_t(size)}, STREAM);
     expect_close(out.values(), loss, 1e-6, 1, "loss");
     expect_close(dl.values(), grad, 3e-6, 1, "dlogit");
     return std::vector<std::string>{out.raw(), dl.raw()};

@@ -18,7 +18,7 @@ constexpr bool SANITISED = false;
 template <class Kernel, class... A>
 std::string error_of(Kernel kernel, dim3 grid, dim3 block, A... args) {
   try {
-    HD_LAUNCH(kernel, grid, block, 0, hdStream(nullptr), args...);
+    HD_LAUNCH(kernel, grid, block, 0, STREAM, args...);
   } catch (const std::runtime_error& e) {
     return e.what();
   }
@@ -43,7 +43,7 @@ TEST(Emulator, SharedMemoryAndBarriers) {
   Buffer in(normals(256, 1));
   for_each_schedule([&] {
     Buffer out(256);
-    HD_LAUNCH(reverse_kernel, 4, 64, 64 * sizeof(float), hdStream(nullptr), in.f32(), out.f32(), 256);
+    HD_LAUNCH(reverse_kernel, 4, 64, 64 * sizeof(float), STREAM, in.f32(), out.f32(), 256);
     for (int i = 0; i < 256; ++i) EXPECT_EQ(out.f32()[i], in.f32()[i / 64 * 64 + 63 - i % 64]);
     return std::vector{out.raw()};
   });
@@ -70,7 +70,7 @@ TEST(Emulator, Collectives) {
     Buffer sums(17), prefix(96);
     std::vector<unsigned> ballots(96);
     std::vector<int> votes(96);
-    HD_LAUNCH(collectives_kernel, 1, 96, 0, hdStream(nullptr), in.f32(), sums.f32(), prefix.f32(),
+    HD_LAUNCH(collectives_kernel, 1, 96, 0, STREAM, in.f32(), sums.f32(), prefix.f32(),
               ballots.data(), votes.data());
     double total = 0, run = 0;
     for (double v : x) total += v;
@@ -109,7 +109,7 @@ TEST(Emulator, CooperativeGrid) {
   for_each_schedule([&] {
     std::vector<int> value(8 * 32), out(8 * 32, -1);
     for (int i = 0; i < 256; ++i) value[i] = i;
-    HD_LAUNCH_COOP(grid_kernel, 8, 32, 0, hdStream(nullptr), value.data(), out.data(), 5);
+    HD_LAUNCH_COOP(grid_kernel, 8, 32, 0, STREAM, value.data(), out.data(), 5);
     for (int i = 0; i < 256; ++i) EXPECT_EQ(out[i], (i + 251) % 256);
     return std::vector<std::string>{};
   });
@@ -129,7 +129,7 @@ static void flag_kernel(int* flag, int* out) {  // block 1 waits for block 0 by 
 TEST(Emulator, SpinWaitBetweenBlocks) {
   for_each_schedule([&] {
     std::vector<int> flag(1), out(2);
-    HD_LAUNCH_COOP(flag_kernel, 2, 1, 0, hdStream(nullptr), flag.data(), out.data());
+    HD_LAUNCH_COOP(flag_kernel, 2, 1, 0, STREAM, flag.data(), out.data());
     EXPECT_EQ(out, (std::vector<int>{42, 43}));
     return std::vector<std::string>{};
   });
@@ -166,7 +166,7 @@ TEST(Emulator, MmaAndAsyncCopy) {
   for (bool wait : {true, false}) {
     for_each_schedule([&] {
       Buffer d(128);
-      HD_LAUNCH(mma_kernel, 1, 32, 0, hdStream(nullptr), static_cast<bf16*>(a.data()),
+      HD_LAUNCH(mma_kernel, 1, 32, 0, STREAM, static_cast<bf16*>(a.data()),
                 static_cast<bf16*>(b.data()), d.f32(), wait);
       if (wait) expect_close(d.values(), want, 1e-6, 128, "mma");
       else EXPECT_TRUE(std::isnan(d.f32()[0])) << "a missing cp.async wait must show";
@@ -200,6 +200,23 @@ static void bad_source_kernel(int* out) {
 static void deadlock_kernel() {
   if (threadIdx.x != 3) __syncwarp();
 }
+static void nothing_kernel(int) {}
+TEST(Emulator, LaunchesThatCudaRefuses) {
+  auto error = [](dim3 grid, dim3 block, size_t shared, hdStream stream) -> std::string {
+    try {
+      HD_LAUNCH(nothing_kernel, grid, block, shared, stream, 0);
+    } catch (const std::runtime_error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(error(1, 1024, 227 << 10, STREAM), "");
+  for (auto [grid, block] : {std::pair(0, 32), std::pair(1, 0), std::pair(1, 1025)})
+    EXPECT_NE(error(grid, block, 0, STREAM).find("invalid launch"), std::string::npos);
+  EXPECT_NE(error(1, 1, (227 << 10) + 1, STREAM).find("shared memory"), std::string::npos);
+  EXPECT_NE(error(1, 1, 0, nullptr).find("default stream"), std::string::npos);  // no graph can capture it
+}
+
 static void grid_in_ordinary_kernel() { hd_grid_sync(); }
 // Threads of two blocks write one element: only TSan sees it. Distinct threads, since equal ones share a
 // fiber.
@@ -262,8 +279,8 @@ TEST(Emulator, MissingBarriersChangeTheResultInSomeSchedule) {
     for (const char* policy : {"rr", "greedy"}) {
       use({order, policy});
       Buffer out(64), twice(128);
-      HD_LAUNCH(race_kernel, 1, 64, 0, hdStream(nullptr), out.f32());
-      HD_LAUNCH(reuse_kernel, 1, 64, 0, hdStream(nullptr), twice.f32());
+      HD_LAUNCH(race_kernel, 1, 64, 0, STREAM, out.f32());
+      HD_LAUNCH(reuse_kernel, 1, 64, 0, STREAM, twice.f32());
       for (int i = 0; i < 64; ++i) raw += out.f32()[i] != 63.0f - float(i), war += twice.f32()[i] != 0.0f;
     }
   EXPECT_GT(raw, 0);
@@ -273,17 +290,17 @@ TEST(Emulator, MissingBarriersChangeTheResultInSomeSchedule) {
 // Run one by one by CTest, which expects a sanitizer report from each (see CMakeLists.txt).
 TEST(Planted, DISABLED_RaceReadAfterWrite) {
   Buffer out(64);
-  HD_LAUNCH(race_kernel, 1, 64, 0, hdStream(nullptr), out.f32());
+  HD_LAUNCH(race_kernel, 1, 64, 0, STREAM, out.f32());
 }
 TEST(Planted, DISABLED_RaceWriteAfterRead) {
   Buffer out(128);
-  HD_LAUNCH(reuse_kernel, 1, 64, 0, hdStream(nullptr), out.f32());
+  HD_LAUNCH(reuse_kernel, 1, 64, 0, STREAM, out.f32());
 }
 TEST(Planted, DISABLED_RaceBetweenBlocks) {
   Buffer out(1);
-  HD_LAUNCH(blocks_race_kernel, 2, 32, 0, hdStream(nullptr), out.f32());
+  HD_LAUNCH(blocks_race_kernel, 2, 32, 0, STREAM, out.f32());
 }
 TEST(Planted, DISABLED_SharedOverrun) {
   Buffer out(32);
-  HD_LAUNCH(overrun_kernel, 1, 32, 0, hdStream(nullptr), out.f32());
+  HD_LAUNCH(overrun_kernel, 1, 32, 0, STREAM, out.f32());
 }

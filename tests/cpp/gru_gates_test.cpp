@@ -72,11 +72,11 @@ TEST_P(GruGates, MatchesReference) {
     Buffer dscale(3 * size), dbias(3 * size), partial(size_t(parts) * 6 * size);
     launch_gru_gates_fwd({x.data(), deter.f32(), scale.f32(), bias.f32(), next.f32(), copy.data(), mean.f32(),
                           rstd.f32(), n, d, dtype},
-                         nullptr);
+                         STREAM);
     launch_gru_gates_bwd(
         {dnext.f32(), x.data(), deter.f32(), mean.f32(), rstd.f32(), scale.f32(), bias.f32(), dx.data(),
          ddeter.f32(), dscale.f32(), dbias.f32(), partial.f32(), parts, n, d, dtype},
-        nullptr);
+        STREAM);
     expect_close(next.values(), want.next, 3e-6, size, "next");
     expect_close(copy.values(), want.next, rounding(dtype, 3e-6), size, "next_copy");
     expect_close(dx.values(), want.dx, rounding(dtype, 5e-6), 3 * size, "dx");
@@ -131,7 +131,7 @@ TEST(GruGatesEdges, NoRowsGiveZeroParameterGradients) {
   GruGatesBwdArgs args{};
   args.scale = scale.f32(), args.bias = bias.f32(), args.dscale = dscale.f32(), args.dbias = dbias.f32();
   args.partial = partial.f32(), args.parts = gru_gates_parts(0, 8), args.size = 8;
-  launch_gru_gates_bwd(args, nullptr);
+  launch_gru_gates_bwd(args, STREAM);
   EXPECT_EQ(dscale.values(), Vec(24, 0.0));
   EXPECT_EQ(dbias.values(), Vec(24, 0.0));
 }

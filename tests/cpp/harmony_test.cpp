@@ -62,8 +62,8 @@ TEST_P(Harmony, MatchesReference) {
     a.dterms = dterms.f32();
     a.coef = c.f32(), a.ds = d.f32(), a.size = int64_t(size), a.mode = mode;
     a.dyn_share = float(SHARE), a.rep_share = float(1 - SHARE);
-    launch_harmony_fwd(a, nullptr);
-    launch_harmony_bwd(a, nullptr);
+    launch_harmony_fwd(a, STREAM);
+    launch_harmony_bwd(a, STREAM);
     const Vec want = reference(mode, mean, s);
     expect_close(total.values(), {want[0]}, 1e-6, 1, "total");
     expect_close(terms.values(), {want[1], want[2], want[3]}, 1e-6, 3, "terms");

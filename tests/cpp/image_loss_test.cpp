@@ -20,8 +20,8 @@ void check(size_t rows, size_t cols) {
     Buffer recon(x), image(y), d(up), out(rows), dx(rows * cols);
     const ImageLossArgs a{recon.f32(), image.f32(),   d.f32(),      out.f32(),
                           dx.f32(),    int64_t(rows), int64_t(cols)};
-    launch_image_loss_fwd(a, nullptr);
-    launch_image_loss_bwd(a, nullptr);
+    launch_image_loss_fwd(a, STREAM);
+    launch_image_loss_bwd(a, STREAM);
     expect_close(out.values(), loss, 1e-6, 1, "loss");
     expect_close(dx.values(), grad, 1e-6, cols, "drecon");
     return std::vector<std::string>{out.raw(), dx.raw()};

@@ -93,7 +93,7 @@ TEST_P(BalancedKl, MatchesReference) {
     launch_balanced_kl(
         {post.data(), prior.data(), ddyn.f32(), drep.f32(), dyn.f32(), rep.f32(), raw.f32(), dpost.data(),
          dprior.data(), int64_t(rows), int64_t(groups), int64_t(classes), free_nats, MIX, logits, dtype},
-        nullptr);
+        STREAM);
     expect_close(raw.values(), kl, 1e-5, rows, "kl");
     expect_close(dyn.values(), loss, 1e-5, rows, "dyn");
     expect_close(rep.values(), loss, 1e-5, rows, "rep");
@@ -123,15 +123,15 @@ TEST(BalancedKlEdges, ValuesAloneAndUnitGradients) {
   BalancedKlArgs args{};
   args.post = post.data(), args.prior = prior.data(), args.kl = kl.f32();
   args.rows = 2, args.groups = 1, args.classes = 32, args.mix = MIX, args.logits = true;
-  launch_balanced_kl(args, nullptr);
+  launch_balanced_kl(args, STREAM);
   EXPECT_GT(kl.f32()[0], 0.f);
   args.dpost = dpost.data();
-  launch_balanced_kl(args, nullptr);
+  launch_balanced_kl(args, STREAM);
   args.drep = one.f32(), args.dpost = dpost_unit.data();
-  launch_balanced_kl(args, nullptr);
+  launch_balanced_kl(args, STREAM);
   EXPECT_EQ(dpost.raw(), dpost_unit.raw());
   args.rows = 0;
-  launch_balanced_kl(args, nullptr);
+  launch_balanced_kl(args, STREAM);
 }
 
 }  // namespace

@@ -72,9 +72,9 @@ void check(size_t groups, size_t classes, DType dtype, bool normalised, double s
     std::vector<int64_t> index(groups, -7);
     launch_latent_fwd(
         {logit.data(), u.f32(), logp.data(), onehot.data(), index.data(), n, k, MIX, normalised, dtype},
-        nullptr);
+        STREAM);
     launch_latent_bwd(
-        {logit.data(), donehot.data(), dlogp.data(), dlogit.data(), n, k, MIX, normalised, dtype}, nullptr);
+        {logit.data(), donehot.data(), dlogp.data(), dlogit.data(), n, k, MIX, normalised, dtype}, STREAM);
     expect_close(logp.values(), want.logp, rounding(dtype, 2e-6), classes, "logp");
     expect_sample(want.q, index, onehot.values(), u.values(), classes, 2e-6);
     expect_close(dlogit.values(), want.dlogit, rounding(dtype, 5e-6), classes, "dlogit");
@@ -104,19 +104,19 @@ TEST(LatentEdges, OutputsAndGradientsAreOptional) {
   const Reference through = reference(logit.values(), donehot.values(), Vec(64), 2, 32, false);
   use(SCHEDULES[0]);
   launch_latent_fwd({logit.data(), nullptr, logp.data(), nullptr, nullptr, 2, 32, MIX, false, DType::F32},
-                    nullptr);
+                    STREAM);
   expect_close(logp.values(), want.logp, 2e-6, 32, "logp");
   std::vector<int64_t> index(2, -1);
   launch_latent_fwd({logit.data(), u.f32(), nullptr, nullptr, index.data(), 2, 32, MIX, false, DType::F32},
-                    nullptr);
+                    STREAM);
   EXPECT_GE(index[1], 0);
   launch_latent_bwd({logit.data(), nullptr, dlogp.data(), dlogit.data(), 2, 32, MIX, false, DType::F32},
-                    nullptr);
+                    STREAM);
   expect_close(dlogit.values(), want.dlogit, 5e-6, 32, "dlogit of logp");
   launch_latent_bwd({logit.data(), donehot.data(), nullptr, dlogit.data(), 2, 32, MIX, false, DType::F32},
-                    nullptr);
+                    STREAM);
   expect_close(dlogit.values(), through.dlogit, 5e-6, 32, "dlogit of the sample");
-  launch_latent_fwd({nullptr, nullptr, nullptr, nullptr, nullptr, 0, 32, MIX, false, DType::F32}, nullptr);
+  launch_latent_fwd({nullptr, nullptr, nullptr, nullptr, nullptr, 0, 32, MIX, false, DType::F32}, STREAM);
 }
 
 // A float32 step with bfloat16 operands: one-hot rows of two groups lie apart, dlogit is rounded.
@@ -156,7 +156,7 @@ TEST(LatentEdges, ExactIndices) {
       Buffer none(0);
       launch_latent_fwd(
           {logit.data(), u.f32(), nullptr, nullptr, index.data(), 5, 32, 0.f, normalised, DType::F32},
-          nullptr);
+          STREAM);
       EXPECT_EQ(index[0], expected[0]);
       EXPECT_EQ(index[1], expected[1]);
       if (!normalised) {
@@ -177,9 +177,9 @@ TEST(LatentEdges, ExtremeLogitsStayFinite) {
   std::vector<int64_t> index(3);
   use(SCHEDULES[0]);
   launch_latent_fwd(
-      {logit.data(), u.f32(), logp.data(), nullptr, index.data(), 3, 32, MIX, false, DType::F32}, nullptr);
+      {logit.data(), u.f32(), logp.data(), nullptr, index.data(), 3, 32, MIX, false, DType::F32}, STREAM);
   launch_latent_bwd({logit.data(), g.data(), g.data(), dlogit.data(), 3, 32, MIX, false, DType::F32},
-                    nullptr);
+                    STREAM);
   const Reference want = reference(values, g.values(), g.values(), 3, 32, false);
   expect_close(logp.values(), want.logp, 2e-6, 32, "logp");
   expect_close(dlogit.values(), want.dlogit, 1e-5, 32, "dlogit");

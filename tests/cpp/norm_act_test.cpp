@@ -56,11 +56,11 @@ TEST_P(NormAct, MatchesReference) {
         partial(size_t(parts) * 2 * cols);
     launch_norm_act_fwd({x.data(), scale.f32(), bias.f32(), y.data(), mean.f32(), rstd.f32(), int64_t(rows),
                          int64_t(cols), dtype},
-                        nullptr);
+                        STREAM);
     launch_norm_act_bwd(
         {dy.data(), x.data(), mean.f32(), rstd.f32(), scale.f32(), bias.f32(), dx.data(), dscale.f32(),
          dbias.f32(), partial.f32(), parts, int64_t(rows), int64_t(cols), dtype},
-        nullptr);
+        STREAM);
     expect_close(y.values(), want.y, tolerance, cols, "y");
     expect_close(dx.values(), want.dx, tolerance, cols, "dx");
     expect_close(dscale.values(), want.dscale, 5e-6, cols, "dscale");
@@ -83,10 +83,10 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(NormActEdges, NoRowsGiveZeroParameterGradients) {
   Buffer scale(Vec(16, 1.0)), bias(Vec(16, 0.0)), dscale(16), dbias(16), partial(32);
   launch_norm_act_fwd({nullptr, scale.f32(), bias.f32(), nullptr, nullptr, nullptr, 0, 16, DType::F32},
-                      nullptr);
+                      STREAM);
   launch_norm_act_bwd({nullptr, nullptr, nullptr, nullptr, scale.f32(), bias.f32(), nullptr, dscale.f32(),
                        dbias.f32(), partial.f32(), norm_act_parts(0, 16), 0, 16, DType::F32},
-                      nullptr);
+                      STREAM);
   EXPECT_EQ(dscale.values(), Vec(16, 0.0));
   EXPECT_EQ(dbias.values(), Vec(16, 0.0));
 }
@@ -97,7 +97,7 @@ TEST(NormActEdges, ConstantAndHugeRowsStayFinite) {
   Buffer x(values), scale(Vec(64, 1.0)), bias(Vec(64, 0.0)), y(128), mean(2), rstd(2);
   use(SCHEDULES[0]);
   launch_norm_act_fwd(
-      {x.data(), scale.f32(), bias.f32(), y.data(), mean.f32(), rstd.f32(), 2, 64, DType::F32}, nullptr);
+      {x.data(), scale.f32(), bias.f32(), y.data(), mean.f32(), rstd.f32(), 2, 64, DType::F32}, STREAM);
   for (size_t c = 0; c < 64; ++c) EXPECT_EQ(y.f32()[c], 0.f);
   for (size_t c = 0; c < 64; ++c) EXPECT_NEAR(y.f32()[64 + c], c % 2 ? 0.7310586f : -0.2689414f, 1e-6);
 }
@@ -113,7 +113,7 @@ TEST(NormActEdges, UnalignedRows) {
   use(SCHEDULES[0]);
   launch_norm_act_fwd(
       {x.f32() + 1, scale.f32(), bias.f32(), y.f32() + 1, mean.f32(), rstd.f32(), 3, 32, DType::F32},
-      nullptr);
+      STREAM);
   const Vec got = y.values();
   expect_close(Vec(got.begin() + 1, got.end()), want.y, 3e-6, cols, "y");
 }

@@ -2,6 +2,8 @@
 // every schedule.
 #include "kernels/replay_gather.h"
 
+#include <sys/mman.h>
+
 #include "support.h"
 
 using namespace hd;
@@ -15,7 +17,7 @@ void check(int64_t cols) {
   const std::vector<int64_t> index{4, 0, 5, 2, -1};
   for_each_schedule([&] {
     Buffer out(index.size() * cols);
-    launch_replay_gather({ring.data(), index.data(), out.f32(), int64_t(index.size()), cols, 5}, nullptr);
+    launch_replay_gather({ring.data(), index.data(), out.f32(), int64_t(index.size()), cols, 5}, STREAM);
     for (size_t n = 0; n < index.size(); ++n)
       for (int64_t i = 0; i < cols; ++i) {
         const float got = out.f32()[n * cols + i];
@@ -32,6 +34,20 @@ TEST(ReplayGather, MatchesReference) {
   check(1);
   check(75);
   check(1028);
+}
+
+// A ring of 4.9 GB, of which only the last row is ever touched: its offset does not fit 32 bits.
+TEST(ReplayGather, OffsetsBeyond32Bits) {
+  const int64_t rows = 400000, cols = 12288, last = rows - 1;
+  void* memory = mmap(nullptr, size_t(rows * cols), PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  ASSERT_NE(memory, MAP_FAILED);
+  uint8_t* ring = static_cast<uint8_t*>(memory);
+  for (int64_t i = 0; i < cols; ++i) ring[last * cols + i] = uint8_t(1 + i % 255);
+  Buffer out(cols);
+  launch_replay_gather({ring, &last, out.f32(), 1, cols, rows}, STREAM);
+  for (int64_t i = 0; i < cols; ++i) EXPECT_EQ(out.f32()[i], float(1 + i % 255) / 255.f);
+  munmap(memory, size_t(rows * cols));
 }
 
 }  // namespace

@@ -59,8 +59,8 @@ void check(size_t h, size_t n) {
     const LambdaReturnArgs a{r.f32(),      v.f32(),    c.f32(),       ret.f32(),  d.f32(),
                              dr.f32(),     dv.f32(),   dc.f32(),      int64_t(h), int64_t(n),
                              float(GAMMA), float(LAM), float(1 - LAM)};
-    launch_lambda_return_fwd(a, nullptr);
-    launch_lambda_return_bwd(a, nullptr);
+    launch_lambda_return_fwd(a, STREAM);
+    launch_lambda_return_bwd(a, STREAM);
     expect_close(ret.values(), lambda_return(reward, value, cont, h, n), 1e-6, h * n, "ret");
     expect_close(dr.values(),
                  gradient(reward, up, [&](auto& x) { return lambda_return(x, value, cont, h, n); }), 1e-5,
@@ -73,8 +73,8 @@ void check(size_t h, size_t n) {
                  h * n, "dcont");
     Buffer w((h + 1) * n), dw(up_weight), dcw((h + 1) * n);
     const ReturnWeightArgs b{c.f32(), w.f32(), dw.f32(), dcw.f32(), int64_t(h + 1), int64_t(n), float(GAMMA)};
-    launch_return_weight_fwd(b, nullptr);
-    launch_return_weight_bwd(b, nullptr);
+    launch_return_weight_fwd(b, STREAM);
+    launch_return_weight_bwd(b, STREAM);
     expect_close(w.values(), return_weight(cont, h + 1, n), 1e-6, h * n, "weight");
     expect_close(dcw.values(), gradient(cont, up_weight, [&](auto& x) { return return_weight(x, h + 1, n); }),
                  1e-5, h * n, "dcont");

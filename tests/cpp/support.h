@@ -19,6 +19,9 @@
 
 namespace hd::test {
 
+// What launchers are given: the emulator refuses the default stream.
+inline const hdStream STREAM = reinterpret_cast<hdStream>(16);
+
 struct Schedule {
   const char *order, *policy;
 };

@@ -63,8 +63,8 @@ TEST_P(Twohot, LossMatchesReference) {
     a.logit = l.f32(), a.target = t.f32(), a.bins = b.f32(), a.dloss = d.f32();
     a.loss = out.f32(), a.stats = stats.f32(), a.dlogit = dl.f32();
     a.targets = 2, a.rows = int64_t(rows), a.cols = int64_t(cols);
-    launch_twohot_loss_fwd(a, nullptr);
-    launch_twohot_loss_bwd(a, nullptr);
+    launch_twohot_loss_fwd(a, STREAM);
+    launch_twohot_loss_bwd(a, STREAM);
     expect_close(out.values(), loss, 3e-6, 2 * rows, "loss");
     expect_close(dl.values(), grad, 2e-5, cols, "dlogit");
     return std::vector<std::string>{out.raw(), stats.raw(), dl.raw()};
@@ -86,8 +86,8 @@ TEST_P(Twohot, MeanMatchesReference) {
     a.logit = l.f32(), a.bins = b.f32(), a.dmean = d.f32();
     a.mean = mean.f32(), a.center = c.f32(), a.stats = stats.f32(), a.dlogit = dl.f32();
     a.rows = int64_t(rows), a.cols = int64_t(cols);
-    launch_twohot_mean_fwd(a, nullptr);
-    launch_twohot_mean_bwd(a, nullptr);
+    launch_twohot_mean_fwd(a, STREAM);
+    launch_twohot_mean_bwd(a, STREAM);
     expect_close(c.values(), center, 3e-6, rows, "center");
     expect_close(dl.values(), grad, 3e-5, cols, "dlogit");
     return std::vector<std::string>{mean.raw(), c.raw(), stats.raw(), dl.raw()};
@@ -104,16 +104,16 @@ TEST(Symlog, ValuesAndSlopes) {
   const Vec x{0, 1e-8, -1e-8, 0.5, -3, 1e6, -1e6}, y{1e-3, -2, 4};
   for_each_schedule([&] {
     Buffer in(x), one(Vec(x.size(), 1)), out(x.size()), slope(x.size());
-    launch_symlog_fwd({in.f32(), nullptr, out.f32(), int64_t(x.size())}, nullptr);
-    launch_symlog_bwd({in.f32(), one.f32(), slope.f32(), int64_t(x.size())}, nullptr);
+    launch_symlog_fwd({in.f32(), nullptr, out.f32(), int64_t(x.size())}, STREAM);
+    launch_symlog_bwd({in.f32(), one.f32(), slope.f32(), int64_t(x.size())}, STREAM);
     for (size_t i = 0; i < x.size(); ++i) {
       const double want = std::copysign(std::log1p(std::fabs(x[i])), x[i]);
       EXPECT_NEAR(out.values()[i], want, 3e-7 * std::fabs(want));
       EXPECT_NEAR(slope.values()[i], x[i] == 0 ? 0 : 1 / (1 + std::fabs(x[i])), 1e-6);
     }
     Buffer in2(y), one2(Vec(y.size(), 1)), out2(y.size()), slope2(y.size());
-    launch_symexp_fwd({in2.f32(), nullptr, out2.f32(), int64_t(y.size())}, nullptr);
-    launch_symexp_bwd({in2.f32(), one2.f32(), slope2.f32(), int64_t(y.size())}, nullptr);
+    launch_symexp_fwd({in2.f32(), nullptr, out2.f32(), int64_t(y.size())}, STREAM);
+    launch_symexp_bwd({in2.f32(), one2.f32(), slope2.f32(), int64_t(y.size())}, STREAM);
     for (size_t i = 0; i < y.size(); ++i) {
       EXPECT_NEAR(out2.values()[i], std::copysign(std::expm1(std::fabs(y[i])), y[i]), 1e-4);
       EXPECT_NEAR(slope2.values()[i], std::exp(std::fabs(y[i])), 1e-4);

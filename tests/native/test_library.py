@@ -71,6 +71,18 @@ def test_signatures_are_those_of_the_definition():
             assert list(got)[:len(expected)] == list(expected), name
 
 
+def test_a_launch_that_fails_raises(emulated_library, monkeypatch):
+    """In the emulator, whose launches fail on a schedule that there is not; on CUDA the same macro asks the runtime."""
+    if emulated_library:
+        pytest.skip(emulated_library)
+    with library.namespace("hdfast_emu"):
+        x = torch.ones(4, 8)
+        assert library.op("norm_act_fwd")(x, x[0], x[0])[0].shape == x.shape
+        monkeypatch.setenv("HD_EMU_ORDER", "nonsense")
+        with pytest.raises(RuntimeError, match="HD_EMU_ORDER is nonsense"):
+            library.op("norm_act_fwd")(x, x[0], x[0])
+
+
 def test_native_that_is_not_built_is_refused(monkeypatch, same_backend_after):
     monkeypatch.setattr(library, "problem", lambda: "/somewhere/_ops.abi3.so was not built")
     with pytest.raises(ConfigError, match=r"native needs .* but /somewhere/.* was not built; .* --backend auto"):
