@@ -169,6 +169,9 @@ def sweep(jobs: list[Job], *, retries: int, device: str, **resources: Any) -> bo
         with LiveTable.on_terminal(HEADER) or nullcontext() as live:
             runs = Sweep(jobs, pool, retries=retries, live=live)
             failed = runs.run()
+    except (KeyboardInterrupt, SystemExit):
+        print("\nhdfast: stopping; every run saves its state", file=sys.stderr)
+        raise
     finally:
         pool.stop()
     if not live:
