@@ -18,6 +18,14 @@ from hdfast.progress import ProgressLine
 from hdfast.visuals import gif_bytes, png_bytes, save_animation, strip_image
 
 RECORDS = ("metrics.jsonl", "scores.jsonl", "eval.jsonl")
+CHARTS = {  # TensorBoard's page "Custom scalars": {section: {chart: the scalars in it, as patterns}}
+    "score": {"score": ("episode/score", "eval/score"), "human-normalised": ("eval/human_normalized",)},
+    "world model": {"losses": (r"train/loss/(rew|con|image)",), "KL": (r"train/(kl|loss/dyn|loss/rep)",),
+                    "harmony coefficients": (r"train/harmony/\w+_coeff",),
+                    "harmonised terms": (r"train/harmony/\w+_term",)},
+    "behaviour": {"return and value": (r"train/(ret|val|slowval)",), "entropy": ("train/rand/action",)},
+    "speed": {"frames and updates per second": (r"fps/\w+",), "where the time goes": (r"timer/\w+",)},
+}
 PAUSES = ("eval", "save")  # timers whose time does not count against fps/*
 
 
@@ -214,6 +222,23 @@ class TensorBoardFile:
         self._write(file_version="brain.Event:2")
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._write(step=purge_step, session_log=start)
+        self._layout()
+
+    def _layout(self) -> None:
+        """Curves that belong together in one chart, on TensorBoard's page "Custom scalars"."""
+        from tensorboard.compat.proto import tensor_pb2, types_pb2
+        from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+
+        def chart(title: str, tags: Sequence[str]) -> Any:
+            curves = layout_pb2.MultilineChartContent(tag=[f"^{tag}$" for tag in tags])
+            return layout_pb2.Chart(title=title, multiline=curves)
+
+        layout = layout_pb2.Layout(category=[
+            layout_pb2.Category(title=title, chart=[chart(*item) for item in charts.items()])
+            for title, charts in CHARTS.items()])
+        text = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=[layout.SerializeToString()])
+        self._write(summary=self._summary.Summary(value=[self._summary.Summary.Value(
+            tag=metadata.CONFIG_SUMMARY_TAG, metadata=metadata.create_summary_metadata(), tensor=text)]))
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """One point per scalar at `step` frames."""

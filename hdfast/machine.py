@@ -16,7 +16,7 @@ from hdfast.errors import ConfigError
 from hdfast.ops import gemm
 
 PACKAGES = ("hdfast", "torch", "numpy", "envpool", "ale-py", "gymnasium", "safetensors", "tensorboard", "matplotlib",
-            "pillow", "rich", "imageio", "imageio-ffmpeg")
+            "pillow", "rich", "imageio", "imageio-ffmpeg", "ray")
 
 
 def pick_device(name: str) -> torch.device:

@@ -28,7 +28,7 @@ class Job:
     config: Config
     logdir: Path
     arguments: list[str]
-    settled: str = ""  # failed or finished, once that is known
+    settled: str = ""  # finished, failed, or stopped by its own time limit, once that is known
     tries: int = 0
 
     @property
@@ -128,6 +128,9 @@ class Sweep:
             job.settled = "finished"
             score = run.score if run.evaluation is None else run.evaluation
             self._say(f"{job.name}: finished" + ("" if score is None else f", score {points(score)}"))
+        elif ending.code == 0 and read_run(job.logdir).state == "stopped":
+            job.settled = "stopped"
+            self._say(f"{job.name}: saved at step {run.step} after run.max_seconds; the same command goes on")
         elif ending.died and job.tries <= self.retries:
             self._say(f"{job.name}: died ({how}); started again, retry {job.tries} of {self.retries}")
             self._start(job)
@@ -169,6 +172,9 @@ def sweep(jobs: list[Job], *, retries: int, device: str, **resources: Any) -> bo
         with LiveTable.on_terminal(HEADER) or nullcontext() as live:
             runs = Sweep(jobs, pool, retries=retries, live=live)
             failed = runs.run()
+    except (KeyboardInterrupt, SystemExit):
+        print("\nhdfast: stopping; every run saves its state", file=sys.stderr)
+        raise
     finally:
         pool.stop()
     if not live:

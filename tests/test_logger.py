@@ -237,6 +237,20 @@ def test_tensorboard(tmp_path):
     assert set(found.Tags()["images"]) == {"eval/policy", "report/openloop/image", "report/openloop/strip"}
 
 
+def test_tensorboard_groups_curves(tmp_path):
+    """The page "Custom scalars" is laid out, and every pattern of it finds a scalar of the documentation."""
+    from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+    write_run(tmp_path, [10])
+    event, = board(tmp_path).Tensors(metadata.CONFIG_SUMMARY_TAG)
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    assert [section.title for section in layout.category] == ["score", "world model", "behaviour", "speed"]
+    names = re.findall(r"^\| `([\w/]+)` \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
+    patterns = [tag for section in layout.category for chart in section.chart for tag in chart.multiline.tag]
+    assert len(patterns) > 10 and not [p for p in patterns if not any(re.search(p, name) for name in names)]
+    coefficients = layout.category[1].chart[2].multiline.tag[0]
+    assert sum(bool(re.search(coefficients, name)) for name in names) == 3
+
+
 def test_tensorboard_forgets_what_a_resume_drops(tmp_path):
     write_run(tmp_path, range(10, 60, 10))
     write_run(tmp_path, range(40, 60, 10), resume_step=30)

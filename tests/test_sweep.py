@@ -116,6 +116,20 @@ def test_an_end_without_a_finished_run_is_no_success(tmp_path):
     assert sweep.Sweep(script.jobs, script, retries=1).run() == script.jobs
 
 
+def test_a_run_that_reached_its_time_limit_is_neither_failed_nor_started_again(tmp_path, capsys):
+    script = Script([])
+    script.jobs = plan(tmp_path, **{"run.max_seconds": 5.0})
+
+    def ended(timeout):
+        make_run(tmp_path / "atari_pong" / "0", "stopped by run.max_seconds", rows=rows([1, 100]))
+        return [(script.jobs[0], Ending(0))]
+
+    script.ended = ended
+    runs = sweep.Sweep(script.jobs, script, retries=1)
+    assert runs.run() == [] and script.started == [0] and runs.summary()[1][0][2] == "stopped"
+    assert "saved at step 100 after run.max_seconds" in capsys.readouterr().out
+
+
 def test_finished_runs_are_not_started(tmp_path, capsys):
     make_run(tmp_path / "atari_pong" / "0", "finished", finished=400)
     make_run(tmp_path / "atari_pong" / "1", "finished", finished=300, seed=1, **{"run.steps": 300})  # and now has 400

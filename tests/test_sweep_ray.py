@@ -109,7 +109,7 @@ def test_interrupted_and_failing_runs(tmp_path):
     first.process.send_signal(signal.SIGINT)
     assert first.end() == 130
     out = first.output.read_text()
-    assert "hdfast: error: " in out and "the same command continues the sweep" in out
+    assert "hdfast: error: " in out and "stopping; every run saves" in out and "same command continues the sweep" in out
     meta = first.meta()["dummy/1"]
     assert meta["status"] == "stopped by SIGTERM" and 0 < meta["starts"][0]["step"] < 1200 and first.nobody_left()
     (broken / "metrics.jsonl").rmdir()
