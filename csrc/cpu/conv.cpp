@@ -12,8 +12,8 @@
 // Transforms only add; errors are those of a direct sum of 16c products within a factor near 1. Blocks of images are
 // so small that U and M stay in the second-level cache: memory sees x and y once.
 //
-// Few channels (c < kFewChannels) make the transforms as dear as the products: there the 4x4 patches are copied out
-// (im2col) and multiplied as they are.
+// Few channels (c < kFewChannels) make the transforms as dear as the products: up then multiplies whole pixels by the
+// kernel and adds the 4x4 patches up (col2im). Down and kernel are oneDNN's there, see hdfast/ops/conv.py.
 #include "cpu/conv.h"
 
 #include <algorithm>
@@ -214,24 +214,7 @@ void collect_kernel(const ConvSizes& z, const float* f, float* dkernel) {
       }
 }
 
-// ---- few channels: patches (pixels of the small image, 16c), columns in the order k, l, c ---------------------------
-HD_CLONES void copy_patches(const ConvSizes& z, const float* x, float* patch) {
-  const int64_t run = 4 * z.c;
-  for (int64_t i = 0; i < z.h; ++i)
-    for (int64_t j = 0; j < z.w; ++j)
-      for (int64_t k = 0; k < 4; ++k, patch += run) {
-        const int64_t row = 2 * i - 1 + k, left = 2 * j - 1;
-        if (row < 0 || row >= 2 * z.h) {
-          std::fill_n(patch, run, 0.0f);
-          continue;
-        }
-        const float* from = x + (row * 2 * z.w + left) * z.c;
-        const int64_t begin = left < 0 ? z.c : 0, end = left + 4 > 2 * z.w ? run - z.c : run;
-        if (begin || end < run) std::fill_n(patch, run, 0.0f);
-        for (int64_t c = begin; c < end; ++c) patch[c] = from[c];
-      }
-}
-
+// Adds patches (pixels of the small image, 16c), columns in the order k, l, c, where they belong in the big one.
 HD_CLONES void add_patches(const ConvSizes& z, const float* patch, float* x) {
   const int64_t run = 4 * z.c;
   std::memset(x, 0, sizeof(float) * 4 * z.h * z.w * z.c);
@@ -255,12 +238,15 @@ std::vector<float> flat_kernel(const ConvSizes& z, const float* kernel) {
   return f;
 }
 
+// Images that have about so many tiles.
+int64_t images_for(int64_t tiles, const ConvSizes& z) {
+  return std::max<int64_t>(1, tiles / std::max<int64_t>(1, (z.h + 1) / 2 * ((z.w + 1) / 2)));
+}
+
 // body(first image, sizes of the block) over blocks of images with about `tiles` tiles, on the pool's threads.
 template <class F>
 void blocks(const Pool& pool, const ConvSizes& z, int64_t tiles, const F& body) {
-  ConvSizes one = z;
-  one.images = 1;
-  const int64_t size = std::max<int64_t>(1, tiles / std::max<int64_t>(1, Tiles(one).rows())), count = (z.images + size - 1) / size;
+  const int64_t size = images_for(tiles, z), count = (z.images + size - 1) / size;
   const auto part = [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       ConvSizes mine = z;
@@ -277,15 +263,6 @@ int64_t small(const ConvSizes& z) { return z.h * z.w * z.d; }
 }  // namespace
 
 void conv_down(const Pool& pool, const ConvSizes& z, const float* x, const float* kernel, float* y) {
-  if (z.c < kFewChannels) {
-    const std::vector<float> f = flat_kernel(z, kernel);
-    const Packed packed(pool, row_major(f.data(), z.d), 16 * z.c, z.d);
-    return blocks(pool, z, 1, [&](int64_t n, const ConvSizes& one) {
-      const Floats patch = floats(one.h * one.w * 16 * z.c);
-      copy_patches(one, x + n * big(z), patch.get());
-      gemm(kSerial, one.h * one.w, row_major(patch.get(), 16 * z.c), packed, y + n * small(z), z.d);
-    });
-  }
   std::vector<float> f(36 * z.c * z.d);
   spread_kernel(z, kernel, f.data());
   std::vector<Packed> packed;
@@ -328,40 +305,21 @@ void conv_up(const Pool& pool, const ConvSizes& z, const float* y, const float* 
 
 void conv_kernel(const Pool& pool, const ConvSizes& z, const float* x, const float* y, float* dkernel) {
   // Blocks one after the other, so that sums do not depend on the threads: these share the work inside a block.
-  const Pool& threads = pool;
-  if (z.c < kFewChannels) {
-    const int64_t size = std::max<int64_t>(1, kDeepTiles / std::max<int64_t>(1, z.h * z.w)), rows = z.h * z.w;
-    const Floats patch = floats(size * rows * 16 * z.c);
-    std::vector<float> f(16 * z.c * z.d);
-    for (int64_t n = 0; n < z.images; n += size) {
-      const int64_t images = std::min(size, z.images - n);
-      threads.run(images, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) copy_patches(z, x + (n + i) * big(z), &patch[i * rows * 16 * z.c]);
-      });
-      gemm(threads, 16 * z.c, z.d, images * rows, row_major(patch.get(), 16 * z.c).t(),
-           row_major(y + n * small(z), z.d), f.data(), z.d, n > 0);
-    }
-    for (int64_t d = 0; d < z.d; ++d)
-      for (int64_t c = 0; c < z.c; ++c)
-        for (int64_t k = 0; k < 16; ++k) dkernel[(d * z.c + c) * 16 + k] = f[(k * z.c + c) * z.d + d];
-    return;
-  }
   std::vector<float> f(36 * z.c * z.d), zeros(std::max(z.c, z.d));
   ConvSizes block = z;
-  block.images = 1;
-  block.images = std::max<int64_t>(1, kDeepTiles / std::max<int64_t>(1, Tiles(block).rows()));
+  block.images = images_for(kDeepTiles, z);
   const Tiles t(block);
   const int64_t each = t.th * t.tw, halves = 2;
   const Floats u = floats(9 * t.stride_u), v = floats(9 * t.stride_m);
   for (int64_t n = 0; n < z.images; n += block.images) {
     const int64_t images = std::min(block.images, z.images - n);
-    threads.run(images, 1, [&](int64_t begin, int64_t end) {
+    pool.run(images, 1, [&](int64_t begin, int64_t end) {
       Tiles mine = t;
       mine.z.images = end - begin;
       gather_windows(mine, x + (n + begin) * big(z), zeros.data(), &u[begin * each * 4 * z.c]);
       scatter_squares(mine, y + (n + begin) * small(z), zeros.data(), &v[begin * each * z.d]);
     });
-    threads.run(9 * halves, 1, [&](int64_t begin, int64_t end) {
+    pool.run(9 * halves, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t k = i / halves, row = i % halves * 2 * z.c;
         gemm(kSerial, 2 * z.c, z.d, images * each, row_major(&u[k * t.stride_u + row], 4 * z.c).t(),

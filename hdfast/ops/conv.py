@@ -11,13 +11,14 @@ from torch import Tensor
 from hdfast.ops import checks
 from hdfast.ops.observe_scan import usable
 
+FEW = 8  # channels of the big image below which oneDNN is faster in all but the transposed convolution itself
 OPS = ("conv_down", "conv_up", "conv_kernel")
 PUBLIC = ()
 
 
 def conv(x: Tensor, kernel: Tensor) -> Tensor:
     """Convolution of stride 2, padding 1: x (N, 2h, 2w, C), kernel (D, C, 4, 4) -> (N, h, w, D)."""
-    if not _serves(x, kernel) or x.shape[1] % 2 or x.shape[2] % 2:
+    if not _serves(x, kernel) or x.shape[-1] < FEW or x.shape[1] % 2 or x.shape[2] % 2:
         return F.conv2d(x.permute(0, 3, 1, 2), kernel, stride=2, padding=1).permute(0, 2, 3, 1)
     checks.shape("conv", "kernel", kernel, (kernel.shape[0], x.shape[-1], 4, 4), "(D, C, 4, 4), C the last axis of x")
     return torch.ops.hdfast.conv_down.default(x.contiguous(), kernel.contiguous())
@@ -53,6 +54,11 @@ def register(namespace: str) -> None:
 
     def up_backward(ctx, dx):
         y, kernel = ctx.saved_tensors
+        if kernel.shape[1] < FEW:
+            dy, dkernel, _ = torch.ops.aten.convolution_backward(
+                dx.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2), kernel, None, [2, 2], [1, 1], [1, 1], True, [0, 0], 1,
+                [*ctx.needs_input_grad, False])
+            return None if dy is None else dy.permute(0, 2, 3, 1), dkernel
         dx = dx.contiguous()
         return grads(ctx, lambda: ops.conv_down.default(dx, kernel), lambda: ops.conv_kernel.default(dx, y))
 
