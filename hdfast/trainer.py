@@ -352,8 +352,9 @@ class Trainer:
         self.log.message(
             f"hdfast: {config.task}, seed {config.seed}, harmony {config.harmony.mode}, "
             f"{sum(agent.num_params().values()):,} parameters\n  {agent.device} with {ops.backend()} operations, "
-            f"CPU threads: {torch.get_num_threads()}, environments: {self.envs.num_envs}"
-            f"{f', ranks: {ranks}' if (ranks := distributed.dist_size()) > 1 else ''}\n  {config.run.steps:,} steps "
+            f"replay on {self.replay.ring.device}, CPU threads: {torch.get_num_threads()}, environments: "
+            f"{self.envs.num_envs}{f', ranks: {ranks}' if (ranks := distributed.dist_size()) > 1 else ''}"
+            f"\n  {config.run.steps:,} steps "
             f"({config.run.steps * frames_per_step(config):,} frames), "
             f"{self.schedule.updates_due(config.run.steps):,} updates, in {self.logdir}")
         for warning in found.discarded if found else ():
