@@ -107,7 +107,8 @@ if [ "$device" = cuda ]; then
 fi
 measure facts 30 facts
 if [ "$device" = cuda ]; then
-  step pytest 150 pytest.txt "$python" -m pytest tests -m gpu -q -p no:cacheprovider
+  # Test files whose packages are not here must not keep the others from running.
+  step pytest 150 pytest.txt "$python" -m pytest tests -m gpu -q -p no:cacheprovider --continue-on-collection-errors
 fi
 measure "update graphs" 45 update --rung graphs
 measure stages 60 stages

@@ -15,9 +15,9 @@ BLOCK = 4096  # floats: the norm is that of block norms, or 16 M squares summed 
 class Arena:
     """Adam over a flat arena: global-norm clip, bias-corrected moments (optax semantics), constant learning rate.
 
-    The given parameters become views into `param` and their `.grad` views into `grad`; autograd accumulates there in
-    place. `step` counts updates on the device, so an update never reads anything back to the host. An arena that was
-    told to `lead` moves a slow copy of its parameters with every step.
+    The given parameters become views into `param` and their `.grad` views into `grad`: autograd accumulates there in
+    place, or `backward` puts a gradient there. `step` counts updates on the device, so an update never reads anything
+    back to the host. An arena that was told to `lead` moves a slow copy of its parameters with every step.
     Official jaxutils.py, class Optimizer (clip_by_global_norm, then scale_by_adam).
     """
 
@@ -36,6 +36,7 @@ class Arena:
         self.grad, self.mean, self.var = torch.zeros(3, size, device=device).unbind()
         self.step = torch.zeros((), dtype=torch.int64, device=device)
         self.param = self.mirror(params)
+        self.params = list(params.values())
         for name, p in params.items():
             p.grad = self.view(self.grad, name)
 
@@ -59,6 +60,18 @@ class Arena:
 
     def zero_grad(self) -> None:
         self.grad.zero_()
+
+    def backward(self, loss: Tensor) -> None:
+        """Put the gradient of loss () into `grad`, as zero_grad() and loss.backward() do, without zeros and sums."""
+        grads = torch.autograd.grad(loss, self.params, allow_unused=True)
+        flat = [[], []]
+        for p, g in zip(self.params, grads, strict=True):
+            if g is not None and g.is_contiguous():
+                flat[0].append(p.grad.view(-1))
+                flat[1].append(g.view(-1))
+            else:
+                p.grad.zero_() if g is None else p.grad.copy_(g)
+        torch._foreach_copy_(*flat)  # few launches, however many parameters
 
     @torch.no_grad()
     def update(self) -> Tensor:

@@ -62,7 +62,7 @@ class Watch(TorchDispatchMode):
                 return opened(*args, **(kwargs or {}))
         out = func(*args, **(kwargs or {}))
         self.check_devices(func, out)
-        self.ops += not func.is_view and "empty" not in self.last
+        self.ops += not func.is_view and not any(word in self.last for word in ("empty", "unsafe_view"))
         return out
 
     def check_devices(self, func, tree: Any) -> None:

@@ -12,7 +12,7 @@ from hdfast.arena import Arena
 from hdfast.config import Config
 from hdfast.imagination import Trajectory, imagine
 from hdfast.rssm import State
-from hdfast.world_model import Sequences, WorldModel, WorldModelOutput
+from hdfast.world_model import Sequences, WorldModel, WorldModelOutput, means
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,8 @@ class Learner:
 
     def update_model(self, data: Sequences, u: Tensor) -> tuple[WorldModelOutput, dict[str, Tensor]]:
         """Step 1: world-model loss at the current parameters and its Adam step; u (T, B, S)."""
-        self.model_opt.zero_grad()
         out = self.world_model(data, u)
-        out.total.backward()
+        self.model_opt.backward(out.total)
         return out, out.metrics | self.step(self.model_opt, "model")
 
     def update_behaviour(self, post: State, cont: Tensor, u: Tensor, u_action: Tensor) -> dict[str, Tensor]:
@@ -128,26 +127,23 @@ class Learner:
 
     def update_actor(self, b: Behaviour) -> dict[str, Tensor]:
         """Step 3: actor loss on the trajectory and its Adam step."""
-        self.actor_opt.zero_grad()
         out = self.actor_loss(b)
-        out.loss.backward()
-        metrics = {
-            "loss/actor": out.loss.detach(), "loss/policy": (-out.logp * out.advantage * b.weight[:-1]).mean(),
-            "ent/action": out.ent.mean(), "rand/action": out.ent.mean() / math.log(max(self.actions, 2)),
-            "adv": out.advantage.mean(), "adv_mag": out.advantage.abs().mean(),
-            "ret": b.ret.mean(), "ret_rate": (b.ret.abs() >= 0.5).float().mean(), "ret_scale": b.scale,
-            "val": b.value.mean(), "rew": b.reward.mean(), "con": b.cont[1:].mean(), "weight": b.weight.mean()}
+        self.actor_opt.backward(out.loss)
+        metrics = means({
+            "loss/policy": -out.logp * out.advantage * b.weight[:-1], "ent/action": out.ent,
+            "adv": out.advantage, "adv_mag": out.advantage.abs(), "ret": b.ret,
+            "ret_rate": (b.ret.abs() >= 0.5).float(), "rew": b.reward, "con": b.cont[1:]})
+        metrics |= {"loss/actor": out.loss.detach(), "ret_scale": b.scale, "val": b.value.mean(),
+                    "weight": b.weight.mean(), "rand/action": metrics["ent/action"] / math.log(max(self.actions, 2))}
         return metrics | self.step(self.actor_opt, "actor")
 
     def update_critic(self, b: Behaviour) -> dict[str, Tensor]:
         """Step 4: critic loss on the same trajectory and its Adam step, after which the slow critic follows: a copy at
         the first update, `slow_fraction` of the critic at later ones."""
-        self.critic_opt.zero_grad()
         out = self.critic_loss(b)
-        out.loss.backward()
-        metrics = {"loss/critic": out.loss.detach(), "loss/value": out.nll.detach().mean(),
-                   "slowval": b.slow_value.mean()}
-        return metrics | self.step(self.critic_opt, "critic")
+        self.critic_opt.backward(out.loss)
+        metrics = means({"loss/value": out.nll.detach(), "slowval": b.slow_value})
+        return metrics | {"loss/critic": out.loss.detach()} | self.step(self.critic_opt, "critic")
 
     def step(self, optimiser: Arena, name: str) -> dict[str, Tensor]:
         """Adam step of one optimiser -> its gradient norm, clip factor and update count."""

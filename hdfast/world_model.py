@@ -78,9 +78,9 @@ class WorldModel(nn.Module):
         assert all(x.shape == data.reward.shape for x in losses.values())
         total, metrics = self.harmonizer(losses)
         short = {"reward": "rew", "cont": "con"}
-        metrics |= {f"loss/{short.get(name, name)}": x.detach().mean() for name, x in losses.items()}
-        metrics |= {"loss/model": total.detach(), "kl": kl.mean(),
-                    "ent/post": entropy(observed.post), "ent/prior": entropy(observed.prior)}
+        metrics |= means({f"loss/{short.get(name, name)}": x.detach() for name, x in losses.items()}
+                         | {"kl": kl, "ent/post": entropy(observed.post), "ent/prior": entropy(observed.prior)})
+        metrics["loss/model"] = total.detach()
         return WorldModelOutput(observed, recon, reward_logit, cont_logit, losses, kl, total, metrics)
 
     @torch.no_grad()
@@ -91,6 +91,11 @@ class WorldModel(nn.Module):
 
 
 def entropy(logit: Tensor) -> Tensor:
-    """Mean entropy of a latent state in nats, summed over latents: (..., S, K) -> ()."""
+    """Entropy of latent states in nats, summed over latents, without gradient: (..., S, K) -> (...)."""
     logit = logit.detach()
-    return -(logit.exp() * logit).sum((-2, -1)).mean()
+    return -(logit.exp() * logit).sum((-2, -1))
+
+
+def means(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Mean () of each tensor by name, all of one shape (A, B), in two launches."""
+    return dict(zip(values, torch.stack(list(values.values())).mean((1, 2)).unbind(), strict=True))

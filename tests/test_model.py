@@ -206,6 +206,27 @@ def adam_oracle(param: Tensor, grads: list[Tensor], lr: float, eps: float, clip:
     return p.detach()
 
 
+def test_arena_backward_is_autograds():
+    """Bit for bit, for gradients with strides and parameters without one too, and whatever was there before."""
+    params = {"a": torch.nn.Parameter(torch.randn(3, 5)), "b": torch.nn.Parameter(torch.randn(5)),
+              "unused": torch.nn.Parameter(torch.randn(7))}
+    arena = Arena(params, lr=1e-2, eps=1e-8, clip=1.0)
+
+    def loss() -> torch.Tensor:
+        return (params["a"].t() * params["b"][:, None]).square().sum() + (torch.randn(2, 3) @ params["a"]).sum()
+
+    arena.zero_grad()
+    torch.manual_seed(1)
+    loss().backward()
+    want = arena.grad.clone()
+    arena.grad[:32] = torch.nan
+    arena.grad[arena.slices["unused"][0]:][:7] = torch.nan
+    torch.manual_seed(1)
+    arena.backward(loss())
+    for name in params:
+        assert torch.equal(arena.view(arena.grad, name), arena.view(want, name)), name
+
+
 @pytest.mark.parametrize("clip", [0.5, 1e6])
 def test_arena_is_adam_with_a_global_norm_clip(clip):
     torch.manual_seed(0)

@@ -18,7 +18,7 @@ from hdfast import cuda_graph, ops
 from hdfast.agent import Agent
 from hdfast.bench import micro, stages, workload
 from hdfast.bench.ours import build_learner, compile_parts, tensors
-from hdfast.config import Config
+from hdfast.config import Config, settings
 from hdfast.envs import ActSpace, ObsSpace, Step
 from hdfast.learner import Uniforms
 from hdfast.machine import facts
@@ -27,7 +27,7 @@ from hdfast.replay import Replay
 
 ENOUGH = 0.05  # seconds that one timed round takes at least
 ROUNDS = 5
-PRECISIONS = ("fp32", "tf32")
+PRECISIONS = ("fp32", "tf32", "bf16") if "precision" in settings() else ("fp32", "tf32")
 RUNGS = {"reference": ("reference", False), "compile": ("reference", False), "native": ("native", False),
          "graphs": ("native", True)}
 ACTING = (1, 16, 100)  # environments
@@ -59,7 +59,11 @@ class Bench:
             value, expected, note = None, None, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         self.row(case, precision, value, unit, expected, note)
 
-    def config(self, **overrides: Any) -> Config:
+    def config(self, precision: str, **overrides: Any) -> Config:
+        """The settings of the preset; precision 'fp32', 'tf32' or 'bf16', which is set in torch too."""
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
+        if "precision" in settings() and (precision != "tf32" or self.device.type == "cuda"):
+            overrides["precision"] = precision
         return workload.sized(self.preset, device=str(self.device), **overrides)
 
     def wait(self) -> None:
@@ -97,11 +101,6 @@ class Bench:
         return graph.replay
 
 
-def use_precision(name: str) -> None:
-    """float32 products and convolutions exactly, or in TF32."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
-
-
 def measure_facts(bench: Bench, _: str) -> None:
     """What the machine is, into facts.json."""
     ops.set_backend("auto", bench.device)
@@ -113,8 +112,8 @@ def measure_facts(bench: Bench, _: str) -> None:
 def measure_micro(bench: Bench, _: str) -> None:
     """The assumptions of the performance model."""
     for name, it in micro.all_micro(bench.device, small=bench.preset != "full").items():
-        precision = next((p for p in micro.DTYPES if p in name), "")
-        use_precision(precision)
+        precision = next((p for p in micro.DTYPES if p in name), "fp32")
+        bench.config(precision)
         bench.attempt(name, precision, it.unit, lambda it=it: (
             it.figure(bench.seconds(bench.captured(it.run)) / it.repeats), it.assumed, ""))
 
@@ -122,9 +121,8 @@ def measure_micro(bench: Bench, _: str) -> None:
 def measure_stages(bench: Bench, _: str) -> None:
     """Each stage of an update in a graph of its own, beside its prediction."""
     ops.set_backend("auto", bench.device)
-    config = bench.config()
     for precision in PRECISIONS:
-        use_precision(precision)
+        config = bench.config(precision)
         learner = build_learner(config, bench.device)
         image, sequences = tensors(config, bench.device)
         data = sequences(image)
@@ -160,10 +158,8 @@ def measure_update(bench: Bench, rung: str) -> None:
     ops.set_backend(backend, bench.device)
 
     for precision in PRECISIONS:
-        use_precision(precision)
-
         def measure(precision=precision) -> tuple:
-            agent, batch = agent_and_batch(bench, bench.config(backend=backend, cuda_graphs=graphs))
+            agent, batch = agent_and_batch(bench, bench.config(precision, backend=backend, cuda_graphs=graphs))
             if rung == "compile":
                 compile_parts(agent.learner)
             if bench.device.type == "cuda":
@@ -184,10 +180,8 @@ def measure_policy(bench: Bench, _: str) -> None:
     ops.set_backend("auto", bench.device)
     for graphs in (False, True):
         for count in ACTING:
-            use_precision("tf32")
-
             def measure(graphs=graphs, count=count) -> tuple:
-                agent, _ = agent_and_batch(bench, bench.config(cuda_graphs=graphs))
+                agent, _ = agent_and_batch(bench, bench.config("tf32", cuda_graphs=graphs))
                 obs = np.zeros((count, *agent.obs_space.shape), np.uint8)
                 no = np.zeros(count, bool)
                 step, state = Step(obs, np.zeros(count, np.float32), no, no, no), [agent.init_policy(count)]

@@ -68,6 +68,7 @@ def register(namespace: str) -> None:
 
     def setup_latent(ctx, inputs, output):
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # or zeros are made for it
         ctx.save_for_backward(inputs[0])
 
     def backward_latent(ctx, donehot, _index):

@@ -99,6 +99,7 @@ def register(namespace: str) -> None:
 
     def setup_loss(ctx, inputs, output):
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # or zeros are made for it
         ctx.save_for_backward(*inputs, output[1])
 
     def backward_loss(ctx, dloss, _stats):
@@ -110,6 +111,7 @@ def register(namespace: str) -> None:
 
     def setup_mean(ctx, inputs, output):
         ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # or zeros are made for them
         ctx.save_for_backward(*inputs, *output[1:])
 
     def backward_mean(ctx, dmean, _center, _stats):
