@@ -2,6 +2,7 @@
 // 16 fp32 sums. Packed operands hold two values of k in one word; register tile 14 x 32, and blocks twice as deep as
 // fp32's, so that they fill the same caches.
 #include <algorithm>
+#include <cstdlib>
 
 #include "cpu/gemm_kernel.h"
 #include "cpu/simd.h"
@@ -140,7 +141,7 @@ const Kernel* bf16_kernel() {
   static const bool here = [] {
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && !std::getenv("HDFAST_NO_BF16");
   }();
   return here ? &kernel : nullptr;
 }
