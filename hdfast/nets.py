@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hdfast import ops
-from hdfast.ops.conv import conv, deconv
 from hdfast.ops import bf16
+from hdfast.ops.conv import conv, deconv
 from hdfast.ops.gemm import linear
 from hdfast.ops.imagine import state_mm
 from hdfast.ops.observe_scan import usable
@@ -144,7 +144,7 @@ class DeconvStage(nn.Module):
         self.bias = nn.Parameter(torch.zeros(depth)) if last else None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = deconv(x, self.kernel)
+        x = deconv(x, self.kernel, last=self.norm is None)
         return x.add_(self.bias) if self.norm is None else ops.norm_act(x, self.norm.scale, self.norm.bias)
 
 
