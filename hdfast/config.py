@@ -249,8 +249,9 @@ def settings() -> Mapping[str, dataclasses.Field]:
     return MappingProxyType(out)
 
 
-MACHINE_SETTINGS = frozenset({"task", "seed", "logdir", "device", "backend", "cuda_graphs", "deterministic", "precision",
-                              "env.backend", "env.num_threads", "replay.device", "run.max_seconds", "run.threads"})
+MACHINE_SETTINGS = frozenset({"task", "seed", "logdir", "device", "backend", "cuda_graphs", "deterministic",
+                              "precision", "env.backend", "env.num_threads", "replay.device", "run.max_seconds",
+                              "run.threads"})
 """What to run and where: no part of the official protocol, so `atari100k` leaves these alone."""
 
 RESUME_MAY_CHANGE = frozenset({"logdir", "device", "backend", "cuda_graphs", "deterministic", "env.num_threads",
