@@ -142,8 +142,8 @@ def test_public_functions_say_what_was_expected():
 @pytest.mark.parametrize("op", [conv, deconv])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_bf16_operands(op, sizes):
-    """A kernel with a shadow: as accurate as torch in bfloat16 up to what Winograd costs. Its operands are sums of up to
-    four pixels, which round anew and cancel in the result; gradients with a mean are the worst case, 3 times."""
+    """A kernel with a shadow: as accurate as torch in bfloat16 up to what Winograd costs. Its operands are sums of
+    up to four pixels, which round anew and cancel in the result; gradients with a mean are the worst case, 3 times."""
     image, kernel, dout = leaves(sizes, op is conv)
 
     def run(cast, half):
