@@ -227,5 +227,6 @@ class Agent:
                                f"{tuple(value.shape)}; resume with the run's own configuration or use a new logdir")
             if not name.startswith("rng/"):
                 value.copy_(state[name])
+        self.learner.refresh()
         rng.restore(self.act_rng, state["rng/act"])
         rng.restore(self.learn_rng, state["rng/learn"])

@@ -15,14 +15,23 @@ BLOCK = 4096  # floats: the norm is that of block norms, or 16 M squares summed 
 class Arena:
     """Adam over a flat arena: global-norm clip, bias-corrected moments (optax semantics), constant learning rate.
 
+<<<<<<< HEAD
     The given parameters become views into `param` and their `.grad` views into `grad`: autograd accumulates there in
     place, or `backward` puts a gradient there. `step` counts updates on the device, so an update never reads anything
     back to the host. An arena that was told to `lead` moves a slow copy of its parameters with every step.
+=======
+    The given parameters become views into `param` and their `.grad` views into `grad`; autograd accumulates there in
+    place. `step` counts updates on the device, so an update never reads anything back to the host. An arena that was
+    told to `lead` moves a slow copy of its parameters with every step.
+    With `half` every matrix among the parameters has a bfloat16 `shadow`, in which it is multiplied (hdfast.ops.bf16);
+    who writes parameters from outside calls `refresh`.
+>>>>>>> bf16
     Official jaxutils.py, class Optimizer (clip_by_global_norm, then scale_by_adam).
     """
 
     def __init__(self, params: dict[str, nn.Parameter], *, lr: float, eps: float, clip: float,
-                 beta1: float = 0.9, beta2: float = 0.999):
+                 beta1: float = 0.9, beta2: float = 0.999, half: bool = False):
+        self.half, self.shadows = half, []
         self.lr, self.eps, self.clip, self.beta1, self.beta2 = lr, eps, clip, beta1, beta2
         self.reduce: Callable[[Tensor], None] | None = None  # averages `grad` over processes, in place
         self.slow: Tensor | None = None
@@ -47,11 +56,22 @@ class Arena:
             view = self.view(flat, name)
             view.copy_(p.detach())
             p.data = view
+        if self.half:
+            self.shadows.append((flat, flat.bfloat16()))
+            for name, p in params.items():
+                if p.ndim > 1:
+                    p.shadow = self.view(self.shadows[-1][1], name)
         return flat
 
     def lead(self, params: dict[str, nn.Parameter], fraction: float) -> None:
         """Let parameters of the same names and shapes follow: a copy after the first step, then a share per step."""
         self.slow, self.slow_fraction = self.mirror(params), fraction
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Round the parameters, and those of mirrors, to their shadows."""
+        for flat, copy in self.shadows:
+            copy.copy_(flat)
 
     def view(self, flat: Tensor, name: str) -> Tensor:
         """The part of `flat` (param, grad, mean or var) that belongs to parameter `name`, in its shape."""
@@ -79,9 +99,11 @@ class Arena:
         if self.reduce:
             self.reduce(self.grad)
         if ops.backend() == "native" and "adam" in ops.native_families():
-            return adam_step(self.param, self.grad, self.mean, self.var, self.step, lr=self.lr, eps=self.eps,
+            norm = adam_step(self.param, self.grad, self.mean, self.var, self.step, lr=self.lr, eps=self.eps,
                              clip=self.clip, beta1=self.beta1, beta2=self.beta2, slow=self.slow,
                              slow_fraction=self.slow_fraction)
+            self.refresh()
+            return norm
         norm = torch.linalg.vector_norm(torch.linalg.vector_norm(self.grad.view(-1, BLOCK), dim=1))
         self.grad.mul_(torch.where(norm < self.clip, 1.0, self.clip / norm))
         self.step += 1
@@ -94,6 +116,7 @@ class Arena:
         if self.slow is not None:
             mix = torch.where(self.step == 1, 1.0, self.slow_fraction)
             self.slow.copy_(mix * self.param + (1 - mix) * self.slow)
+        self.refresh()
         return norm
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -103,6 +103,7 @@ class BenchFlags:
     peers: bool = opt(False, "measure the other Dreamers that bench/peers/install.py installed")
     only: str = opt("", "measure only one part: update, loops or ops", choices=("", "update", "loops", "ops"))
     backends: tuple = opt((), "of reference, compile, native; default: what is here, compile for the ops only")
+    precision: tuple = opt(("fp32",), "of fp32, bf16: our products' operands; ops and peers are always fp32")
     rounds: int = opt(8, "turns of every row", low=1, high=1000)
     json: str = opt("", "write one JSON line a row to this file; - is standard output")
 
@@ -260,7 +261,7 @@ def bench(parsed: Parsed[BenchFlags]) -> int:
     from hdfast.bench import run
     flags = parsed.own
     return run.bench(flags.preset, threads=flags.threads, with_peers=flags.peers, only=flags.only,
-                     rounds=flags.rounds, backends=flags.backends, json=flags.json)
+                     rounds=flags.rounds, backends=flags.backends, precision=flags.precision, json=flags.json)
 
 
 VERBS = {

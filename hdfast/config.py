@@ -138,6 +138,8 @@ class Config:
     backend: str = opt("auto", "implementation of the ops", choices=("auto", "reference", "native"))
     cuda_graphs: bool = opt(True, "capture acting and updates in CUDA graphs; nothing on the CPU")
     deterministic: bool = opt(False, "equal bits from equal runs on CUDA, at some cost in time")
+    precision: str = opt("auto", "operands of products and convolutions: fp32, tf32 (CUDA only), bf16; auto: tf32 on "
+                         "CUDA, fp32 on the CPU", choices=("auto", "fp32", "tf32", "bf16"))
     env: EnvConfig = field(default_factory=EnvConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -248,7 +250,8 @@ def settings() -> Mapping[str, dataclasses.Field]:
 
 
 MACHINE_SETTINGS = frozenset({"task", "seed", "logdir", "device", "backend", "cuda_graphs", "deterministic",
-                              "env.backend", "env.num_threads", "replay.device", "run.max_seconds", "run.threads"})
+                              "precision", "env.backend", "env.num_threads", "replay.device", "run.max_seconds",
+                              "run.threads"})
 """What to run and where: no part of the official protocol, so `atari100k` leaves these alone."""
 
 RESUME_MAY_CHANGE = frozenset({"logdir", "device", "backend", "cuda_graphs", "deterministic", "env.num_threads",

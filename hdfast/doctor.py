@@ -18,7 +18,7 @@ from hdfast import checkpoint, ops
 from hdfast.agent import Agent
 from hdfast.config import Config
 from hdfast.envs import make_envs
-from hdfast.machine import cpu_name, package_versions, usable_cores
+from hdfast.machine import cpu_name, multiplies_bf16, package_versions, usable_cores
 from hdfast.ops import library
 from hdfast.replay import Replay
 
@@ -97,6 +97,8 @@ def devices() -> Iterator[str]:
     if not torch.cuda.is_available():
         built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is a CPU build"
         yield f"{'cuda':<22} no usable device; {built}"
+    bf16 = "bf16 by its own instructions" if multiplies_bf16() else "bf16 only emulated, which is slow"
+    yield f"{'precision':<22} cpu: fp32 (auto), {bf16}; cuda: tf32 (auto), fp32, bf16"
 
 
 def build() -> Iterator[str]:

@@ -12,7 +12,7 @@ from hdfast.agent import Agent
 from hdfast.config import Config
 from hdfast.envs import make_envs
 from hdfast.evaluation import frames_per_step
-from hdfast.machine import replay_device
+from hdfast.machine import replay_device, resolve_precision
 from hdfast.replay import Replay
 from hdfast.replay_ring import ring_bytes
 from hdfast.schedule import Schedule
@@ -49,7 +49,8 @@ def dry_run(config: Config, device: torch.device) -> None:
     due = Schedule.of(run).updates_due(run.steps)
     print(f"random play: {count * length} steps of {config.task}, "
           f"{count * length * frames_per_step(config) / played:,.0f} frames/s, {envs.act_space.n} actions")
-    print(f"one update:  {seconds:.2f} s on {device} with {ops.backend()} operations, warm-up "
+    print(f"one update:  {seconds:.2f} s on {device} with {ops.backend()} operations in "
+          f"{resolve_precision(config.precision, device)}, warm-up "
           f"included; the whole run makes {due:,}")
     print("".join(f"  {name:<30} {value:12.5g}\n" for name, value in metrics.items() if "loss" in name), end="")
     where = "on the GPU" if device.type == "cuda" else "in this process"

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hdfast import ops
 from hdfast.nets import MLP, one_hot
+from hdfast.ops import bf16
 from hdfast.ops.imagine import imagine as native_imagine
 from hdfast.ops.observe_scan import path
 from hdfast.rssm import RSSM, State
@@ -51,7 +52,8 @@ def imagine(rssm: RSSM, policy: Callable[[Tensor], Tensor], start: State, u: Ten
     if actor is not None and path(start.deter):
         hidden = [p for layer in actor.hidden for p in (layer.kernel, layer.norm.scale, layer.norm.bias)]
         *out, feat = native_imagine(start.deter, start.index, u, u_action, rssm.parameter_list(),
-                                    [*hidden, actor.out.kernel, actor.out.bias], classes=rssm.classes, mix=rssm.mix)
+                                    [*hidden, actor.out.kernel, actor.out.bias], classes=rssm.classes, mix=rssm.mix,
+                                    half=bf16.shadow(actor.out.kernel) is not None)
         return Trajectory(*out, rssm.classes, feat)
     states, priors, actions, feats = [start], [], [], [start.feat()]
     for step, uniforms in enumerate(u):

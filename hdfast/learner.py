@@ -66,7 +66,7 @@ class Learner:
         m, o = config.model, config.optim
         self.world_model = WorldModel(obs_shape, actions, m, config.harmony, config.loss).to(device)
         self.actor_critic = ActorCritic(m.deter + m.stoch * m.classes, actions, m, config.behavior).to(device)
-        betas = dict(beta1=o.beta1, beta2=o.beta2)
+        betas = dict(beta1=o.beta1, beta2=o.beta2, half=config.precision == "bf16")
         self.model_opt = Arena(dict(self.world_model.named_parameters()), lr=o.model_lr, eps=o.model_eps,
                                clip=o.model_clip, **betas)
         self.actor_opt = Arena(dict(self.actor_critic.actor.named_parameters()), lr=o.actor_lr, eps=o.actor_eps,
@@ -150,6 +150,11 @@ class Learner:
         norm = optimiser.update()
         return {f"opt/{name}_grad_norm": norm, f"opt/{name}_grad_scale": (optimiser.clip / norm).clamp(max=1.0),
                 f"opt/{name}_updates": optimiser.step.float()}
+
+    def refresh(self) -> None:
+        """Bring whatever is derived from the parameters up to date: called after they were written from outside."""
+        for optimiser in self.optimisers.values():
+            optimiser.refresh()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that an update reads or writes, by flat name; the tensors are live views, not copies."""

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +75,53 @@ def replay_device(name: str, learner: torch.device, size: int) -> torch.device:
     return learner if fits else torch.device("cpu")
 
 
+def resolve_precision(name: str, device: torch.device) -> str:
+    """fp32, tf32 or bf16: what `name` means on a device; ConfigError where that cannot be had."""
+    cuda = device.type == "cuda"
+    if name == "auto":
+        return "tf32" if cuda else "fp32"
+    if name == "tf32" and not cuda:
+        raise ConfigError(f"--precision tf32 is a mode of CUDA devices and this run is on {device}; use --precision "
+                          "fp32, or auto, which is tf32 on CUDA and fp32 elsewhere")
+    if name == "bf16" and cuda and torch.cuda.get_device_capability(device) < (8, 0):
+        raise ConfigError("--precision bf16 needs a GPU of compute capability 8.0 or newer, got "
+                          f"{torch.cuda.get_device_name(device)}; use --precision fp32 or auto")
+    return name
+
+
+def set_precision(name: str, device: torch.device) -> str:
+    """Resolve a precision and put it in force: here alone torch is told whether float32 products may be TF32.
+
+    They may under tf32, and under bf16 where something is left to float32. bf16 itself is the learner's: it multiplies
+    in bfloat16 where its settings say so. Warns on standard error where the processor has to emulate that.
+    """
+    chosen = resolve_precision(name, device)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("highest" if chosen == "fp32" else "high")
+        torch.backends.cudnn.allow_tf32 = chosen != "fp32"
+    elif chosen == "bf16" and not multiplies_bf16():
+        print(f"warning: --precision bf16 is slow here: {cpu_name()} has no bfloat16 products (AVX512_BF16, AMX), so "
+              "they are emulated; --precision fp32 is faster", file=sys.stderr)
+    return chosen
+
+
+def multiplies_bf16() -> bool:
+    """Whether this machine's processor multiplies bfloat16 by itself."""
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(_cpu_info("flags", "Features").split()))
+
+
 def cpu_name() -> str:
     """Model name of the processor."""
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_info(*names: str) -> str:
+    """The first entry of one of these names in Linux's description of the processor, or ''."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(names)), "")
 
 
 def usable_cores() -> int:

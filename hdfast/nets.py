@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hdfast import ops
+from hdfast.ops import bf16
 from hdfast.ops.conv import conv, deconv
 from hdfast.ops.gemm import linear
 from hdfast.ops.imagine import state_mm
@@ -35,11 +36,15 @@ def one_hot(index: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> 
     return (index.unsqueeze(-1) == torch.arange(classes, device=index.device)).to(dtype)
 
 
-def project(x, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ kernel (+ bias), the native way where it serves.
+def project(x, kernel: Tensor, bias: Tensor | None = None, *, rows: slice = slice(None), half: bool = False) -> Tensor:
+    """x @ kernel[rows] (+ bias), the native way where it serves.
 
-    x (..., in), or model states (an rssm.State) of `in` features, whose one-hot part is gathered, not multiplied.
+    x (..., in), or model states (an rssm.State) of `in` features, whose one-hot part is gathered, not multiplied. A
+    kernel with a bfloat16 shadow is multiplied in bfloat16; the result is float32, or with `half` bfloat16.
     """
+    if (copy := bf16.shadow(kernel)) is not None:
+        return _project_bf16(x, kernel[rows], copy[rows], bias, half)
+    kernel = kernel[rows]
     if isinstance(x, Tensor):
         if usable(x):
             return linear(x, kernel, bias)
@@ -48,6 +53,16 @@ def project(x, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
         return project(x.feat(), kernel, bias)
     y = state_mm(x.deter, x.stoch, x.index, kernel, classes=(len(kernel) - x.deter.shape[-1]) // x.index.shape[-1])
     return y if bias is None else y + bias
+
+
+def _project_bf16(x, kernel: Tensor, copy: Tensor, bias: Tensor | None, half: bool) -> Tensor:
+    if not isinstance(x, Tensor):
+        if usable(x.deter):
+            classes = (len(kernel) - x.deter.shape[-1]) // x.index.shape[-1]
+            y = bf16.state_mm(x.deter, x.stoch, x.index, kernel, classes=classes, half=half)
+            return y if bias is None else y + bias
+        x = x.feat()
+    return bf16.linear(x, kernel, copy, bias, half=half)
 
 
 class Norm(nn.Module):
@@ -68,7 +83,7 @@ class Dense(nn.Module):
         self.norm = Norm(units)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activate(project(x, self.kernel))
+        return self.activate(project(x, self.kernel, half=True))
 
     def activate(self, pre: Tensor) -> Tensor:
         """The part after the matrix product: (..., units) -> (..., units)."""
@@ -129,7 +144,7 @@ class DeconvStage(nn.Module):
         self.bias = nn.Parameter(torch.zeros(depth)) if last else None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = deconv(x, self.kernel)
+        x = deconv(x, self.kernel, last=self.norm is None)
         return x.add_(self.bias) if self.norm is None else ops.norm_act(x, self.norm.scale, self.norm.bias)
 
 

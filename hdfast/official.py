@@ -73,6 +73,7 @@ def load(learner: Learner, params: dict[str, np.ndarray]) -> None:
         if value.shape != param.shape:
             raise ValueError(f"{name}: expected {tuple(param.shape)} in our layout, got {tuple(value.shape)}")
         param.copy_(value)
+    learner.refresh()
 
 
 def export(learner: Learner, *, grad: bool = False) -> dict[str, np.ndarray]:

@@ -39,6 +39,7 @@ PRESETS: dict[str, Preset] = {
                                _fixed({"loss.reward_grad": False})),
     "reward_only": Preset("DreamerV3 without reconstruction: model states learn from rewards",
                           _fixed({"loss.image_scale": 0.0})),
+    "bf16": Preset("products and convolutions in bfloat16, everything else in float32", {"precision": "bf16"}),
     "debug": Preset("a tiny network and a few hundred steps: any task in seconds, to see that everything runs", {
         "env.size": 16, "env.max_episode_frames": 400,
         "replay.capacity": 10_000,

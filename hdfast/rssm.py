@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hdfast import ops
-from hdfast.nets import Affine, Dense, Norm, init_normal_, one_hot
+from hdfast.nets import Affine, Dense, Norm, init_normal_, one_hot, project
 from hdfast.ops.observe_scan import PARAMETERS, observe_scan, path, usable
 
 
@@ -78,7 +78,7 @@ class RSSM(nn.Module):
     def advance(self, state: State, action: Tensor) -> Tensor:
         """Deterministic step h' from state (B, ...) and one-hot action (B, A): -> (B, D)."""
         x = self.img_in(torch.cat([state.stoch.flatten(-2), action], -1))
-        pre = torch.cat([state.deter, x], -1) @ self.gru.kernel
+        pre = project(torch.cat([state.deter, x], -1), self.gru.kernel)
         return ops.gru_gates(pre, state.deter, self.gru.norm.scale, self.gru.norm.bias)
 
     def prior(self, deter: Tensor) -> Tensor:
@@ -91,11 +91,11 @@ class RSSM(nn.Module):
 
     def embed_part(self, embed: Tensor) -> Tensor:
         """The embedding's share of the posterior's hidden layer, for all steps at once: (..., E) -> (..., units)."""
-        return embed @ self.obs_out.kernel[self.deter:]
+        return project(embed, self.obs_out.kernel, rows=slice(self.deter, None))
 
     def posterior(self, deter: Tensor, embed_part: Tensor) -> Tensor:
         """Posterior log-probabilities: deter (B, D), embed_part (B, units) -> (B, S, K)."""
-        pre = torch.addmm(embed_part, deter, self.obs_out.kernel[:self.deter])
+        pre = embed_part + project(deter, self.obs_out.kernel, rows=slice(self.deter))
         return self.logit(self.obs_stats(self.obs_out.activate(pre)))
 
     def img_step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor]:

@@ -18,7 +18,7 @@ from hdfast.durable import LOCK
 from hdfast.envs import ActSpace, ObsSpace
 from hdfast.errors import ConfigError, RunError
 from hdfast.jsonl import replace
-from hdfast.machine import facts, pick_device
+from hdfast.machine import facts, pick_device, set_precision
 from hdfast.method import method_name
 
 
@@ -123,7 +123,10 @@ def load_agent(logdir: Path | str, device: str = "auto", *, tag: str | None = No
         raise RunError(f"{logdir} has no checkpoint yet; let `hdfast train` run until its first one (run.save_every "
                        f"{config.run.save_every} steps)")
     obs_space, act_space = spaces(latest.manifest)
-    agent = Agent(obs_space, act_space, config, device=pick_device(device))
+    chosen = pick_device(device)
+    # A run made in TF32 is read back anywhere: elsewhere auto is fp32.
+    set_precision("auto" if config.precision == "tf32" else config.precision, chosen)
+    agent = Agent(obs_space, act_space, config, device=chosen)
     agent.load_state_dict(latest.tensors)
     return agent
 

@@ -57,6 +57,7 @@ def load_case(path: Path) -> tuple[Case, dict[str, np.ndarray]]:
 
 
 def array(x) -> np.ndarray:
+    x = x.float() if torch.is_tensor(x) and x.dtype is torch.bfloat16 else x
     return x.detach().cpu().numpy() if torch.is_tensor(x) else np.asarray(x)
 
 
@@ -78,7 +79,7 @@ def balance(prefix: str, loss, pred, target, threshold: float) -> dict:
 class Runner:
     """Computes our figures for a case on a device, under the official names."""
 
-    def __init__(self, case: Case, device: str = "cpu"):
+    def __init__(self, case: Case, device: str = "cpu", precision: str = "fp32"):
         self.case, self.device, self.margins, s = case, torch.device(device), {}, case.sizes
         self.B, self.T, self.H, self.A = s["B"], s["T"], s["H"], s["A"]
         layers = sum(n.startswith("agent/wm/rew/h") and n.endswith("/kernel") for n in case.params)
@@ -86,7 +87,7 @@ class Runner:
         self.config = Config.preset("atari100k", **{
             "model.deter": s["deter"], "model.units": s["units"], "model.stoch": s["stoch"], "model.bins": bins,
             "model.classes": s["classes"], "model.cnn_depth": s["depth"], "model.mlp_layers": layers,
-            "behavior.horizon": self.H, "harmony.mode": "rectified" if s["harmony"] else "off"})
+            "behavior.horizon": self.H, "harmony.mode": "rectified" if s["harmony"] else "off"}, precision=precision)
         self.start()
         t = {k: self.tensor(np.ascontiguousarray(v)).transpose(0, 1) for k, v in case.inputs.items()
              if k != "policy_first"}

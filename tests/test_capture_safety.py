@@ -75,9 +75,10 @@ def act(agent: Agent, count: int = 3) -> None:
 
 
 @pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("harmony", ["rectified", "off"])
-def test_update_and_acting_can_be_captured(backend, monkeypatch, space, harmony):
-    agent = meta_agent(monkeypatch, SPACES[space], Config.preset("debug", task="dummy", **{"harmony.mode": harmony}))
+@pytest.mark.parametrize("harmony, precision", [("rectified", "auto"), ("off", "auto"), ("rectified", "bf16")])
+def test_update_and_acting_can_be_captured(backend, monkeypatch, space, harmony, precision):
+    config = Config.preset("debug", task="dummy", precision=precision, **{"harmony.mode": harmony})
+    agent = meta_agent(monkeypatch, SPACES[space], config)
     for region in (update, act):
         region(agent)  # as in life: tables of constants are made by the calls before a capture
         with watched(META) as watch:

@@ -21,6 +21,7 @@
 #include <memory>
 #include <vector>
 
+#include "cpu/pixels.h"
 #include "cpu/simd.h"
 
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed between inlined functions only
@@ -31,10 +32,6 @@ namespace {
 constexpr int64_t kFewChannels = 8;
 constexpr int64_t kTiles = 64;       // rows of a product of down and up; more would leave the second-level cache
 constexpr int64_t kDeepTiles = 384;  // depth of a product of kernel
-
-// Scratch, not set to zero: that would cost as much as a transform.
-using Floats = std::unique_ptr<float[]>;
-Floats floats(int64_t n) { return std::make_unique_for_overwrite<float[]>(n); }
 
 void serial(int64_t n, int64_t, const Range& body) { body(0, n); }
 constexpr Pool kSerial{serial, 1};
@@ -225,7 +222,10 @@ HD_CLONES void add_patches(const ConvSizes& z, const float* patch, float* x) {
         if (row < 0 || row >= 2 * z.h) continue;
         float* to = x + (row * 2 * z.w + left) * z.c;
         const int64_t begin = left < 0 ? z.c : 0, end = left + 4 > 2 * z.w ? run - z.c : run;
-        for (int64_t c = begin; c < end; ++c) to[c] += patch[c];
+        if (end - begin == run)
+          for (int64_t c = 0; c < run; c += 4) put<4>(to + c, get<4>(to + c) + get<4>(patch + c));
+        else
+          for (int64_t c = begin; c < end; ++c) to[c] += patch[c];
       }
 }
 
@@ -262,48 +262,48 @@ int64_t small(const ConvSizes& z) { return z.h * z.w * z.d; }
 
 }  // namespace
 
-void conv_down(const Pool& pool, const ConvSizes& z, const float* x, const float* kernel, float* y) {
+void conv_down(const Pool& pool, const ConvSizes& z, const Pixels& x, const float* kernel, const Pixels& y) {
   std::vector<float> f(36 * z.c * z.d);
   spread_kernel(z, kernel, f.data());
   std::vector<Packed> packed;
-  for (int k = 0; k < 9; ++k) packed.emplace_back(pool, row_major(&f[k * 4 * z.c * z.d], z.d), 4 * z.c, z.d);
+  for (int k = 0; k < 9; ++k) packed.emplace_back(pool, row_major(&f[k * 4 * z.c * z.d], z.d), 4 * z.c, z.d, z.operands);
   blocks(pool, z, kTiles, [&](int64_t n, const ConvSizes& part) {
     const Tiles t(part);
     const Floats u = floats(9 * t.stride_u), m = floats(9 * t.stride_m);
     std::vector<float> edge(std::max(z.c, z.d));
-    gather_windows(t, x + n * big(z), edge.data(), u.get());
+    gather_windows(t, Read(x, n * big(z), part.images * big(z)), edge.data(), u.get());
     for (int k = 0; k < 9; ++k)
       gemm(kSerial, t.rows(), row_major(&u[k * t.stride_u], 4 * z.c), packed[k], &m[k * t.stride_m], z.d);
-    gather_squares(t, m.get(), edge.data(), y + n * small(z));
+    gather_squares(t, m.get(), edge.data(), Write(y, n * small(z), part.images * small(z)));
   });
 }
 
-void conv_up(const Pool& pool, const ConvSizes& z, const float* y, const float* kernel, float* x) {
+void conv_up(const Pool& pool, const ConvSizes& z, const Pixels& y, const float* kernel, const Pixels& x) {
   if (z.c < kFewChannels) {
     const std::vector<float> f = flat_kernel(z, kernel);
-    const Packed packed(pool, row_major(f.data(), z.d).t(), z.d, 16 * z.c);
+    const Packed packed(pool, row_major(f.data(), z.d).t(), z.d, 16 * z.c, z.operands);
     return blocks(pool, z, 1, [&](int64_t n, const ConvSizes& one) {
       const Floats patch = floats(one.h * one.w * 16 * z.c);
-      gemm(kSerial, one.h * one.w, row_major(y + n * small(z), z.d), packed, patch.get(), 16 * z.c);
-      add_patches(one, patch.get(), x + n * big(z));
+      gemm(kSerial, one.h * one.w, row_major(Read(y, n * small(z), small(z)), z.d), packed, patch.get(), 16 * z.c);
+      add_patches(one, patch.get(), Write(x, n * big(z), big(z)));
     });
   }
   std::vector<float> f(36 * z.c * z.d);
   spread_kernel(z, kernel, f.data());
   std::vector<Packed> packed;
-  for (int k = 0; k < 9; ++k) packed.emplace_back(pool, row_major(&f[k * 4 * z.c * z.d], z.d).t(), z.d, 4 * z.c);
+  for (int k = 0; k < 9; ++k) packed.emplace_back(pool, row_major(&f[k * 4 * z.c * z.d], z.d).t(), z.d, 4 * z.c, z.operands);
   blocks(pool, z, kTiles, [&](int64_t n, const ConvSizes& part) {
     const Tiles t(part);
     const Floats u = floats(9 * t.stride_u), v = floats(9 * t.stride_m);
     std::vector<float> edge(std::max(z.c, z.d));
-    scatter_squares(t, y + n * small(z), edge.data(), v.get());
+    scatter_squares(t, Read(y, n * small(z), part.images * small(z)), edge.data(), v.get());
     for (int k = 0; k < 9; ++k)
       gemm(kSerial, t.rows(), row_major(&v[k * t.stride_m], z.d), packed[k], &u[k * t.stride_u], 4 * z.c);
-    scatter_windows(t, u.get(), edge.data(), x + n * big(z));
+    scatter_windows(t, u.get(), edge.data(), Write(x, n * big(z), part.images * big(z)));
   });
 }
 
-void conv_kernel(const Pool& pool, const ConvSizes& z, const float* x, const float* y, float* dkernel) {
+void conv_kernel(const Pool& pool, const ConvSizes& z, const Pixels& x, const Pixels& y, float* dkernel) {
   // Blocks one after the other, so that sums do not depend on the threads: these share the work inside a block.
   std::vector<float> f(36 * z.c * z.d), zeros(std::max(z.c, z.d));
   ConvSizes block = z;
@@ -316,14 +316,15 @@ void conv_kernel(const Pool& pool, const ConvSizes& z, const float* x, const flo
     pool.run(images, 1, [&](int64_t begin, int64_t end) {
       Tiles mine = t;
       mine.z.images = end - begin;
-      gather_windows(mine, x + (n + begin) * big(z), zeros.data(), &u[begin * each * 4 * z.c]);
-      scatter_squares(mine, y + (n + begin) * small(z), zeros.data(), &v[begin * each * z.d]);
+      const int64_t count = end - begin;
+      gather_windows(mine, Read(x, (n + begin) * big(z), count * big(z)), zeros.data(), &u[begin * each * 4 * z.c]);
+      scatter_squares(mine, Read(y, (n + begin) * small(z), count * small(z)), zeros.data(), &v[begin * each * z.d]);
     });
     pool.run(9 * halves, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t k = i / halves, row = i % halves * 2 * z.c;
         gemm(kSerial, 2 * z.c, z.d, images * each, row_major(&u[k * t.stride_u + row], 4 * z.c).t(),
-             row_major(&v[k * t.stride_m], z.d), &f[(k * 4 * z.c + row) * z.d], z.d, n > 0);
+             row_major(&v[k * t.stride_m], z.d), &f[(k * 4 * z.c + row) * z.d], z.d, n > 0, z.operands);
       }
     });
   }

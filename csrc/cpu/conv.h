@@ -13,15 +13,22 @@
 
 namespace hd::cpu {
 
+// Images, contiguous, stored as fp32 or bf16.
+struct Pixels {
+  void* p;
+  DType type;
+};
+
 struct ConvSizes {
   int64_t images, h, w, c, d;  // h, w of the small image; c channels of the big one, d of the small one
+  DType operands = DType::F32;  // of the products; transforms and sums are fp32
 };
 
 // y (images, h, w, d) from x (images, 2h, 2w, c).
-void conv_down(const Pool& pool, const ConvSizes& z, const float* x, const float* kernel, float* y);
+void conv_down(const Pool& pool, const ConvSizes& z, const Pixels& x, const float* kernel, const Pixels& y);
 // x from y.
-void conv_up(const Pool& pool, const ConvSizes& z, const float* y, const float* kernel, float* x);
+void conv_up(const Pool& pool, const ConvSizes& z, const Pixels& y, const float* kernel, const Pixels& x);
 // dkernel (d, c, 4, 4) from x and y.
-void conv_kernel(const Pool& pool, const ConvSizes& z, const float* x, const float* y, float* dkernel);
+void conv_kernel(const Pool& pool, const ConvSizes& z, const Pixels& x, const Pixels& y, float* dkernel);
 
 }  // namespace hd::cpu

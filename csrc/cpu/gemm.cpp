@@ -1,4 +1,4 @@
-// Blocked fp32 GEMM. Register tile 14 x 32 (AVX-512), 6 x 16 (AVX2) or 4 x 8 (SSE2): the tallest whose accumulators,
+// Blocked GEMM: the drivers, and the fp32 kernel. Register tile 14 x 32 (AVX-512), 6 x 16 (AVX2) or 4 x 8 (SSE2): the tallest whose accumulators,
 // one row of B and nothing else fill the register file, so that a loaded row of B feeds as many multiply-adds as
 // there are rows. A micro-panel of A (14 x 384 floats, 21 KB) stays in L1 while a block of B (384 x 512, 0.8 MB)
 // streams from L2; C is read and written once per 384 of k. Bytes per multiply-add: 4/14 from L2, 4/32 from L1.
@@ -8,23 +8,13 @@
 #include <cstring>
 #include <memory>
 
-#if defined(__x86_64__)
-#define HD_TARGET(x) __attribute__((target(x)))
-#else
-#define HD_TARGET(x)
-#endif
+#include "cpu/gemm_kernel.h"
+#include "cpu/simd.h"
 
 namespace hd::cpu {
 namespace {
 
 constexpr int64_t kBlockK = 384, kBlockN = 512;
-
-// A vector and the same vector at any address (attributes of a template argument itself would be dropped).
-template <int N>
-struct Lanes {
-  typedef float Vec __attribute__((vector_size(N * 4)));
-  typedef float Loose __attribute__((vector_size(N * 4), aligned(4), may_alias));
-};
 
 // One register tile: MR rows of the packed A against one panel of B; n <= NV * width columns are stored.
 template <int W, int NV, int MR>
@@ -65,74 +55,54 @@ inline __attribute__((always_inline)) void tile(int64_t kc, const float* a, cons
   }
 }
 
-// to[j * to_stride + i] = from[i * from_stride + j] for i < rows, j < columns, in squares of 4 x 4.
-inline __attribute__((always_inline)) void transpose(const float* from, int64_t from_stride, int64_t rows,
-                                                     int64_t columns, float* to, int64_t to_stride) {
-  using V = Lanes<4>::Vec;
-  using U = Lanes<4>::Loose;
-  typedef int I __attribute__((vector_size(16)));
-  int64_t i = 0;
-  for (; i + 4 <= rows; i += 4) {
-    int64_t j = 0;
-    for (; j + 4 <= columns; j += 4) {
-      const float* f = from + i * from_stride + j;
-      float* t = to + j * to_stride + i;
-      const V a = *reinterpret_cast<const U*>(f), b = *reinterpret_cast<const U*>(f + from_stride);
-      const V c = *reinterpret_cast<const U*>(f + 2 * from_stride), d = *reinterpret_cast<const U*>(f + 3 * from_stride);
-      const V ab0 = __builtin_shuffle(a, b, I{0, 4, 1, 5}), ab1 = __builtin_shuffle(a, b, I{2, 6, 3, 7});
-      const V cd0 = __builtin_shuffle(c, d, I{0, 4, 1, 5}), cd1 = __builtin_shuffle(c, d, I{2, 6, 3, 7});
-      *reinterpret_cast<U*>(t) = __builtin_shuffle(ab0, cd0, I{0, 1, 4, 5});
-      *reinterpret_cast<U*>(t + to_stride) = __builtin_shuffle(ab0, cd0, I{2, 3, 6, 7});
-      *reinterpret_cast<U*>(t + 2 * to_stride) = __builtin_shuffle(ab1, cd1, I{0, 1, 4, 5});
-      *reinterpret_cast<U*>(t + 3 * to_stride) = __builtin_shuffle(ab1, cd1, I{2, 3, 6, 7});
-    }
-    for (; j < columns; ++j)
-      for (int64_t l = i; l < i + 4; ++l) to[j * to_stride + l] = from[l * from_stride + j];
-  }
-  for (; i < rows; ++i)
-    for (int64_t j = 0; j < columns; ++j) to[j * to_stride + i] = from[i * from_stride + j];
-}
-
 // A rows [0, MR) x columns [0, kc) to k-major order. The number of rows is a constant so that a copied row is a few
 // moves and no call.
 template <int MR>
-inline __attribute__((always_inline)) void pack_rows(const Mat& a, int64_t kc, float* out) {
-  if (a.cs == 1) return transpose(a.p, a.rs, MR, kc, out, MR);
+HD_INLINE void pack_rows(const Mat& a, int64_t kc, float* out) {
+  const float* p = a.f32();
+  if (a.cs == 1) return transpose(p, a.rs, MR, kc, out, MR);
   if (a.rs == 1) {
-    for (int64_t k = 0; k < kc; ++k) std::memcpy(out + k * MR, a.p + k * a.cs, sizeof(float) * MR);
+    for (int64_t k = 0; k < kc; ++k) std::memcpy(out + k * MR, p + k * a.cs, sizeof(float) * MR);
     return;
   }
   for (int64_t k = 0; k < kc; ++k)
-    for (int64_t i = 0; i < MR; ++i) out[k * MR + i] = a.p[i * a.rs + k * a.cs];
+    for (int64_t i = 0; i < MR; ++i) out[k * MR + i] = p[i * a.rs + k * a.cs];
 }
 
-struct Block {
-  int64_t m, n, kc, panel;  // sizes; floats between panels of b
-  Mat a;
-  const float* b;
-  float* c;
-  int64_t ldc;
-  bool accumulate;
-};
+// The matrix (rows x columns) rounded to bf16, row-major as floats: operands of processors without bf16 products.
+Mat rounded(const Mat& x, int64_t rows, int64_t columns, float* out) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j) {
+      Bf16 h;
+      if (x.type == DType::BF16)
+        h = x.bf16()[i * x.rs + j * x.cs];
+      else
+        store(&h, x.f32()[i * x.rs + j * x.cs]);
+      out[i * columns + j] = load(&h);
+    }
+  return row_major(out, columns);
+}
 
 template <int W, int NV, int MR>
-inline __attribute__((always_inline)) void strip(const Block& x, float* a, int64_t i) {
+HD_INLINE void strip(const Block& x, const Mat& rows, float* a, int64_t i) {
   constexpr int64_t width = W * NV;
-  pack_rows<MR>(x.a.rows(i), x.kc, a);
+  pack_rows<MR>(rows, x.kc, a);
+  const float* b = reinterpret_cast<const float*>(x.b);
+  float* c = static_cast<float*>(x.c) + i * x.ldc;
   for (int64_t j = 0; j * width < x.n; ++j)
-    tile<W, NV, MR>(x.kc, a, x.b + j * x.panel, x.c + i * x.ldc + j * width, x.ldc,
-                    std::min(width, x.n - j * width), x.accumulate);
+    tile<W, NV, MR>(x.kc, a, b + j * x.panel, c + j * width, x.ldc, std::min(width, x.n - j * width), x.accumulate);
 }
 
 // All rows of A against one block of B.
-template <int W, int NV, int MAX>
-inline __attribute__((always_inline)) void block(const Block& x) {
-  alignas(64) float a[MAX * kBlockK];
+template <int W, int NV, int MAX, bool ROUND>
+HD_INLINE void block(const Block& x) {
+  alignas(64) float a[MAX * kBlockK], whole[ROUND ? MAX * kBlockK : 1];
   const int64_t strips = (x.m + MAX - 1) / MAX, height = (x.m + strips - 1) / strips;
   for (int64_t i = 0; i < x.m; i += height) {
     const int64_t mr = std::min(height, x.m - i);
+    const Mat rows = ROUND ? rounded(x.a.at(i, 0), mr, x.kc, whole) : x.a.at(i, 0);
     switch (mr) {
-#define HD_CASE(n) case n: if constexpr (n <= MAX) strip<W, NV, n>(x, a, i); break;
+#define HD_CASE(n) case n: if constexpr (n <= MAX) strip<W, NV, n>(x, rows, a, i); break;
       HD_CASE(1) HD_CASE(2) HD_CASE(3) HD_CASE(4) HD_CASE(5) HD_CASE(6) HD_CASE(7)
       HD_CASE(8) HD_CASE(9) HD_CASE(10) HD_CASE(11) HD_CASE(12) HD_CASE(13) HD_CASE(14)
 #undef HD_CASE
@@ -140,54 +110,100 @@ inline __attribute__((always_inline)) void block(const Block& x) {
   }
 }
 
-#if defined(__x86_64__)
-HD_TARGET("arch=x86-64-v4") void block_v4(const Block& x) { block<16, 2, 14>(x); }
-HD_TARGET("arch=x86-64-v3") void block_v3(const Block& x) { block<8, 2, 6>(x); }
-#endif
-void block_base(const Block& x) { block<4, 2, 4>(x); }
-
-struct Isa {
-  int64_t width;
-  void (*block)(const Block&);
-};
-
-const Isa& isa() {
-  static const Isa found = [] {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl"))
-      return Isa{32, block_v4};
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa{16, block_v3};
-#endif
-    return Isa{8, block_base};
-  }();
-  return found;
-}
-
-// Columns [0, n) of B, k rows, to one panel of `width`, missing columns zero.
-void pack_panel(const Mat& b, int64_t k, int64_t n, int64_t width, float* out) {
+void pack_panel(const Mat& b, int64_t k, int64_t n, int64_t width, uint32_t* words) {
+  float* out = reinterpret_cast<float*>(words);
+  const float* p = b.f32();
   if (n < width) std::memset(out, 0, sizeof(float) * k * width);
   if (b.cs == 1) {
-    for (int64_t i = 0; i < k; ++i) std::memcpy(out + i * width, b.p + i * b.rs, sizeof(float) * n);
+    for (int64_t i = 0; i < k; ++i) std::memcpy(out + i * width, p + i * b.rs, sizeof(float) * n);
     return;
   }
-  if (b.rs == 1) return transpose(b.p, b.cs, n, k, out, width);
+  if (b.rs == 1) return transpose(p, b.cs, n, k, out, width);
   for (int64_t i = 0; i < k; ++i)
-    for (int64_t j = 0; j < n; ++j) out[i * width + j] = b.p[i * b.rs + j * b.cs];
+    for (int64_t j = 0; j < n; ++j) out[i * width + j] = p[i * b.rs + j * b.cs];
+}
+
+void pack_rounded(const Mat& b, int64_t k, int64_t n, int64_t width, uint32_t* words) {
+  std::vector<float> whole(k * n);
+  pack_panel(rounded(b, k, n, whole.data()), k, n, width, words);
+}
+
+#if defined(__x86_64__)
+template <bool ROUND>
+HD_TARGET("arch=x86-64-v4") void block_v4(const Block& x) { block<16, 2, 14, ROUND>(x); }
+template <bool ROUND>
+HD_TARGET("arch=x86-64-v3") void block_v3(const Block& x) { block<8, 2, 6, ROUND>(x); }
+#endif
+template <bool ROUND>
+void block_base(const Block& x) { block<4, 2, 4, ROUND>(x); }
+
+template <bool ROUND>
+Kernel fp32_kernel() {
+  auto pack = ROUND ? pack_rounded : pack_panel;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl"))
+    return {32, kBlockK, false, block_v4<ROUND>, pack};
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    return {16, kBlockK, false, block_v3<ROUND>, pack};
+#endif
+  return {8, kBlockK, false, block_base<ROUND>, pack};
+}
+
+const Kernel& kernel_of(DType operands) {
+  static const Kernel exact = fp32_kernel<false>(), generic = fp32_kernel<true>();
+  if (operands == DType::F32) return exact;
+  const Kernel* own = bf16_kernel();
+  return own ? *own : generic;
 }
 
 // Products of fewer multiply-adds than this stay on one thread: about 50 us.
 constexpr int64_t kSerial = 2 << 20;
 
+// Rows [0, m) times columns [n0, n1) of B, B packed here block by block. C is `type`, whole sums only where bf16.
+void product(const Kernel& kernel, int64_t m, int64_t n0, int64_t n1, int64_t k, const Mat& a, const Mat& b, void* c,
+             int64_t ldc, bool accumulate, DType type) {
+  const int64_t width = kernel.width, deep = std::min(k, kernel.block_k);
+  const int64_t panels = (std::min(kBlockN, n1 - n0) + width - 1) / width;
+  const auto packed = std::make_unique_for_overwrite<uint32_t[]>(kernel.words(deep) * panels);
+  for (int64_t j = n0; j < n1; j += kBlockN)
+    for (int64_t l = 0; l < k; l += kernel.block_k) {
+      const int64_t columns = std::min(kBlockN, n1 - j), depth = std::min(kernel.block_k, k - l);
+      const int64_t panel = kernel.words(depth);
+      for (int64_t p = 0; p < columns; p += width)
+        kernel.pack(b.at(l, j + p), depth, std::min(width, columns - p), width, packed.get() + p / width * panel);
+      void* to = type == DType::F32 ? static_cast<void*>(static_cast<float*>(c) + j) : static_cast<Bf16*>(c) + j;
+      kernel.block({m, columns, depth, panel, a.at(0, l), packed.get(), to, ldc, accumulate || l > 0, type});
+    }
+}
+
+// Splits a product over the threads by rows or, where there are more of them, by panels of columns.
+template <class F>
+void split(const Pool& pool, int64_t width, int64_t m, int64_t n, int64_t k, const F& f) {
+  const int64_t t = pool.threads, panels = (n + width - 1) / width;
+  if (t == 1 || m * n * k < kSerial) return f(0, m, 0, n);
+  if (m >= n)
+    pool.run(m, (m + t - 1) / t, [&](int64_t i0, int64_t i1) { f(i0, i1, 0, n); });
+  else
+    pool.run(panels, (panels + t - 1) / t,
+             [&](int64_t p0, int64_t p1) { f(0, m, p0 * width, std::min(p1 * width, n)); });
+}
+
+HD_CLONES void round_rows(int64_t rows, int64_t columns, const float* from, Bf16* to, int64_t ld) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j) store(to + i * ld + j, from[i * columns + j]);
+}
+
 }  // namespace
 
-Packed::Packed(const Pool& pool, const Mat& b, int64_t k, int64_t n) : k_(k), n_(n), width_(isa().width) {
-  data_.resize(panels() * width_ * k_);
+Packed::Packed(const Pool& pool, const Mat& b, int64_t k, int64_t n, DType operands)
+    : kernel_(&kernel_of(operands)), k_(k), n_(n), size_(kernel_->words(k)) {
+  const int64_t width = kernel_->width;
+  data_.resize(panels() * size_);
   auto body = [&](int64_t begin, int64_t end) {
     for (int64_t j = begin; j < end; ++j)
-      pack_panel({b.p + j * width_ * b.cs, b.rs, b.cs}, k_, std::min(width_, n_ - j * width_), width_,
-                 data_.data() + j * k_ * width_);
+      kernel_->pack(b.at(0, j * width), k_, std::min(width, n_ - j * width), width, data_.data() + j * size_);
   };
   if (k * n < (1 << 18))
     body(0, panels());
@@ -195,15 +211,17 @@ Packed::Packed(const Pool& pool, const Mat& b, int64_t k, int64_t n) : k_(k), n_
     pool.run(panels(), 1, body);
 }
 
+int64_t Packed::panels() const { return (n_ + kernel_->width - 1) / kernel_->width; }
+
 void gemm(const Pool& pool, int64_t m, const Mat& a, const Packed& b, float* c, int64_t ldc, bool accumulate) {
-  const int64_t width = isa().width, group = std::max<int64_t>(kBlockN / width, 1);
+  const Kernel& kernel = b.kernel();
+  const int64_t width = kernel.width, group = std::max<int64_t>(kBlockN / width, 1);
   auto body = [&](int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
     for (int64_t j = j0; j < j1; j += group)
-      for (int64_t k = 0; k < b.k(); k += kBlockK) {
+      for (int64_t k = 0; k < b.k(); k += kernel.block_k) {
         const int64_t columns = std::min(std::min(j + group, j1) * width, b.n()) - j * width;
-        isa().block({i1 - i0, columns, std::min(kBlockK, b.k() - k), b.k() * width,
-                     {a.p + i0 * a.rs + k * a.cs, a.rs, a.cs}, b.panel(j) + k * width, c + i0 * ldc + j * width, ldc,
-                     accumulate || k > 0});
+        kernel.block({i1 - i0, columns, std::min(kernel.block_k, b.k() - k), kernel.words(b.k()), a.at(i0, k),
+                      b.panel(j) + kernel.words(k), c + i0 * ldc + j * width, ldc, accumulate || k > 0, DType::F32});
       }
   };
   if (!m || !b.n()) return;
@@ -216,35 +234,31 @@ void gemm(const Pool& pool, int64_t m, const Mat& a, const Packed& b, float* c, 
 }
 
 void gemm(const Pool& pool, int64_t m, int64_t n, int64_t k, const Mat& a, const Mat& b, float* c, int64_t ldc,
-          bool accumulate) {
-  const int64_t width = isa().width;
+          bool accumulate, DType operands) {
+  const Kernel& kernel = kernel_of(operands);
   if (!m || !n) return;
-  auto body = [&](int64_t i0, int64_t i1, int64_t n0, int64_t n1) {
-    const int64_t most = (std::min(kBlockN, n1 - n0) + width - 1) / width * width;
-    const auto packed = std::make_unique_for_overwrite<float[]>(std::min(k, kBlockK) * most);
-    for (int64_t j = n0; j < n1; j += kBlockN)
-      for (int64_t l = 0; l < k; l += kBlockK) {
-        const int64_t columns = std::min(kBlockN, n1 - j), depth = std::min(kBlockK, k - l);
-        for (int64_t p = 0; p < columns; p += width)
-          pack_panel({b.p + l * b.rs + (j + p) * b.cs, b.rs, b.cs}, depth, std::min(width, columns - p), width,
-                     packed.get() + p * depth);
-        isa().block({i1 - i0, columns, depth, depth * width, {a.p + i0 * a.rs + l * a.cs, a.rs, a.cs}, packed.get(),
-                     c + i0 * ldc + j, ldc, accumulate || l > 0});
-      }
-  };
   if (k == 0) {
     if (!accumulate)
       for (int64_t i = 0; i < m; ++i) std::fill_n(c + i * ldc, n, 0.0f);
     return;
   }
-  if (pool.threads == 1 || m * n * k < kSerial) return body(0, m, 0, n);
-  const int64_t t = pool.threads;
-  if (m >= n)
-    pool.run(m, (m + t - 1) / t, [&](int64_t i0, int64_t i1) { body(i0, i1, 0, n); });
-  else
-    pool.run((n + width - 1) / width, ((n + width - 1) / width + t - 1) / t, [&](int64_t p0, int64_t p1) {
-      body(0, m, p0 * width, std::min(p1 * width, n));
-    });
+  split(pool, kernel.width, m, n, k, [&](int64_t i0, int64_t i1, int64_t n0, int64_t n1) {
+    product(kernel, i1 - i0, n0, n1, k, a.at(i0, 0), b, c + i0 * ldc, ldc, accumulate, DType::F32);
+  });
+}
+
+// Sums over more than one block of k grow in fp32, a few rows at a time.
+void gemm(const Pool& pool, int64_t m, int64_t n, int64_t k, const Mat& a, const Mat& b, Bf16* c, int64_t ldc) {
+  const Kernel& kernel = kernel_of(DType::BF16);
+  if (!m || !n) return;
+  split(pool, kernel.width, m, n, k, [&](int64_t i0, int64_t i1, int64_t n0, int64_t n1) {
+    if (kernel.pairs && k > 0 && k <= kernel.block_k)
+      return product(kernel, i1 - i0, n0, n1, k, a.at(i0, 0), b, c + i0 * ldc, ldc, false, DType::BF16);
+    const int64_t columns = n1 - n0;
+    std::vector<float> sums((i1 - i0) * columns);
+    product(kernel, i1 - i0, 0, columns, k, a.at(i0, 0), b.at(0, n0), sums.data(), columns, false, DType::F32);
+    round_rows(i1 - i0, columns, sums.data(), c + i0 * ldc + n0, ldc);
+  });
 }
 
 }  // namespace hd::cpu

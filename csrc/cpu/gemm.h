@@ -1,15 +1,20 @@
-// fp32 matrix products of the CPU learner: C (+)= A B for matrices of any strides.
+// Matrix products of the CPU learner: C (+)= A B for matrices of any strides.
 //
 //   C[i,j] = (accumulate ? C[i,j] : 0) + sum_k A[i,k] B[k,j]
 //
 // One routine serves y = x W, dx = dy W^T and dW = x^T dy, because only packing looks at the strides. B may be packed
 // once and used for many products: the sequence loops multiply 4 to 16 rows by the same weights at every step, where
 // a library call per product costs as much as the product.
+//
+// With operands BF16 every element of A and B is rounded to bfloat16 while it is packed; sums are fp32. Processors with
+// bf16 products (AVX512_BF16) do two multiply-adds where they did one, others get the same numbers by fp32 arithmetic.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <vector>
+
+#include "kernels/types.h"
 
 namespace hd::cpu {
 
@@ -20,34 +25,49 @@ struct Pool {
   int threads;
 };
 
-// Read-only view: element (i, j) stands at p[i * rs + j * cs].
+struct Bf16;
+
+// Read-only view: element (i, j) stands i * rs + j * cs elements behind p.
 struct Mat {
-  const float* p;
+  const void* p;
   int64_t rs, cs;
-  Mat t() const { return {p, cs, rs}; }
-  Mat rows(int64_t i) const { return {p + i * rs, rs, cs}; }
+  DType type = DType::F32;
+  Mat t() const { return {p, cs, rs, type}; }
+  Mat at(int64_t i, int64_t j) const {
+    const int64_t size = type == DType::F32 ? 4 : 2;
+    return {static_cast<const char*>(p) + (i * rs + j * cs) * size, rs, cs, type};
+  }
+  const float* f32() const { return static_cast<const float*>(p); }
+  const Bf16* bf16() const { return static_cast<const Bf16*>(p); }
 };
 inline Mat row_major(const float* p, int64_t columns) { return {p, columns, 1}; }
+inline Mat row_major(const Bf16* p, int64_t columns) { return {p, columns, 1, DType::BF16}; }
+
+struct Kernel;
 
 // B (k x n) in column panels as wide as the register tile, each panel k-major.
 class Packed {
  public:
   Packed() = default;
-  Packed(const Pool& pool, const Mat& b, int64_t k, int64_t n);
-  const float* panel(int64_t j) const { return data_.data() + j * k_ * width_; }
+  Packed(const Pool& pool, const Mat& b, int64_t k, int64_t n, DType operands = DType::F32);
+  const uint32_t* panel(int64_t j) const { return data_.data() + j * size_; }
   int64_t k() const { return k_; }
   int64_t n() const { return n_; }
-  int64_t panels() const { return (n_ + width_ - 1) / width_; }
+  int64_t panels() const;
+  const Kernel& kernel() const { return *kernel_; }
 
  private:
-  std::vector<float> data_;
-  int64_t k_ = 0, n_ = 0, width_ = 1;
+  const Kernel* kernel_ = nullptr;
+  std::vector<uint32_t> data_;
+  int64_t k_ = 0, n_ = 0, size_ = 0;
 };
 
-// C (m x n, row stride ldc) (+)= A (m x k) B (k x n).
+// C (m x n, row stride ldc) (+)= A (m x k) B (k x n). A and B may be stored as bf16 when the operands are.
 void gemm(const Pool& pool, int64_t m, int64_t n, int64_t k, const Mat& a, const Mat& b, float* c, int64_t ldc,
-          bool accumulate = false);
-// The same with B packed before.
+          bool accumulate = false, DType operands = DType::F32);
+// The same with B packed before, in its operands.
 void gemm(const Pool& pool, int64_t m, const Mat& a, const Packed& b, float* c, int64_t ldc, bool accumulate = false);
+// C (m x n) = A B rounded once to bf16, operands bf16.
+void gemm(const Pool& pool, int64_t m, int64_t n, int64_t k, const Mat& a, const Mat& b, Bf16* c, int64_t ldc);
 
 }  // namespace hd::cpu

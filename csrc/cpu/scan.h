@@ -26,6 +26,7 @@ struct AffineT {
 struct Sizes {
   int64_t embed, actions, deter, units, stoch, classes;
   float mix;
+  DType operands = DType::F32;  // of every product; what stands between them is fp32
   int64_t latent() const { return stoch * classes; }
 };
 
@@ -48,17 +49,18 @@ struct Saved {
 
 struct Observe {
   int64_t length, batch;
-  const float *embed, *action, *u;  // (N, E), (N, A), (N, S)
+  Mat embed;                        // (N, E)
+  const float *action, *u;          // (N, A), (N, S)
   const bool* first;                // (N)
   float *deter, *post, *prior;      // (N, D), (N, Z), (N, Z)
   int64_t* index;                   // (N, S)
   Saved saved;
 };
 
-// Gradients of the outputs, null where there are none, and of the embedding (null: not wanted).
+// Gradients of the outputs, null where there are none, and of the embedding in its type (null: not wanted).
 struct ObserveGrad {
   const float *deter, *stoch, *post, *prior;
-  float* embed;
+  void* embed;
 };
 
 void observe_scan(const Pool& pool, const Sizes& z, const Rssm& p, const Observe& x);
@@ -83,5 +85,11 @@ void state_mm(const Pool& pool, const Sizes& z, int64_t rows, int64_t c, const f
 // Its gradients; ddeter (rows, D), dstoch (rows, Z) may be null; dkernel must be zero on entry.
 void state_mm_bwd(const Pool& pool, const Sizes& z, int64_t rows, int64_t c, const float* dy, const float* deter,
                   const int64_t* index, const float* kernel, float* ddeter, float* dstoch, float* dkernel);
+
+// The same two in bf16: operands rounded, sums fp32; y and dy are of the given type, everything else is fp32.
+void state_mm_bf16(const Pool& pool, const Sizes& z, int64_t rows, int64_t c, const float* deter,
+                   const int64_t* index, const float* kernel, void* y, DType type);
+void state_mm_bf16_bwd(const Pool& pool, const Sizes& z, int64_t rows, int64_t c, const Mat& dy, const float* deter,
+                       const int64_t* index, const float* kernel, float* ddeter, float* dstoch, float* dkernel);
 
 }  // namespace hd::cpu

@@ -13,7 +13,9 @@
 #include <cmath>
 #include <cstring>
 
+#include "cpu/onehot.h"
 #include "cpu/scan_rows.h"
+#include "cpu/simd.h"
 
 namespace hd::cpu {
 namespace {
@@ -42,13 +44,13 @@ void stats_head(const Pool& pool, const Sizes& z, int64_t rows, const float* hid
 void prior_head(const Pool& pool, const Sizes& z, const Rssm& p, int64_t rows, const float* deter, float* pre,
                 float* stats, float* logp) {
   const int64_t d = z.deter, u = z.units;
-  gemm(pool, rows, u, d, row_major(deter, d), row_major(p.img_out.kernel, u), pre, u);
+  gemm(pool, rows, u, d, row_major(deter, d), row_major(p.img_out.kernel, u), pre, u, false, z.operands);
   Buffer hidden(rows * u);
   over_rows(pool, rows, u * 4, [&](int64_t b, int64_t e) {
     norm_silu(e - b, u, pre + b * u, p.img_out.scale, p.img_out.bias, hidden.data() + b * u, u, stats + 2 * b);
   });
-  stats_head(pool, z, rows, hidden.data(), Packed(pool, row_major(p.img_stats.kernel, z.latent()), u, z.latent()),
-             p.img_stats.bias, logp);
+  const Packed img_stats(pool, row_major(p.img_stats.kernel, z.latent()), u, z.latent(), z.operands);
+  stats_head(pool, z, rows, hidden.data(), img_stats, p.img_stats.bias, logp);
 }
 
 // The state before each step: the initial one at t = 0 and where an episode begins.
@@ -90,16 +92,21 @@ void observe_scan(const Pool& pool, const Sizes& z, const Rssm& p, const Observe
   }
   const Buffer action = masked_action(z, x, rows);
   gemm(pool, rows, u, z.actions, row_major(action.data(), z.actions), row_major(p.img_in.kernel + latent * u, u),
-       keep.pre_in, u);
-  gemm(pool, rows, u, z.embed, row_major(x.embed, z.embed), row_major(p.obs_out.kernel + d * u, u), keep.pre_obs, u);
-  const Packed gru(pool, row_major(p.gru.kernel, 3 * d), d + u, 3 * d);
-  const Packed obs_out(pool, row_major(p.obs_out.kernel, u), d, u);
-  const Packed obs_stats(pool, row_major(p.obs_stats.kernel, latent), u, latent);
+       keep.pre_in, u, false, z.operands);
+  gemm(pool, rows, u, z.embed, x.embed, row_major(p.obs_out.kernel + d * u, u), keep.pre_obs, u, false, z.operands);
+  const Packed gru(pool, row_major(p.gru.kernel, 3 * d), d + u, 3 * d, z.operands);
+  const Packed obs_out(pool, row_major(p.obs_out.kernel, u), d, u, z.operands);
+  const Packed obs_stats(pool, row_major(p.obs_stats.kernel, latent), u, latent, z.operands);
+  const bool half = z.operands == DType::BF16;
+  const Table table(pool, p.img_in.kernel, half ? latent : 0, u);
   Buffer in(b * (d + u)), hidden(b * u);
   for (int64_t n = 0; n < rows; n += b) {
     for (int64_t i = 0; i < b; ++i) {
       std::memcpy(&in[i * (d + u)], prev.deter(n + i), sizeof(float) * d);
-      gather_rows(1, s, k, prev.index(n + i), p.img_in.kernel, u, keep.pre_in + (n + i) * u, u);
+      if (half)
+        table.gather(1, s, k, prev.index(n + i), keep.pre_in + (n + i) * u, u);
+      else
+        gather_rows(1, s, k, prev.index(n + i), p.img_in.kernel, u, keep.pre_in + (n + i) * u, u);
     }
     norm_silu(b, u, keep.pre_in + n * u, p.img_in.scale, p.img_in.bias, in.data() + d, d + u, keep.stat_in + 2 * n);
     gemm(pool, b, row_major(in.data(), d + u), gru, keep.pre_gru + n * 3 * d, 3 * d);
@@ -124,7 +131,8 @@ void observe_scan_bwd(const Pool& pool, const Sizes& z, const Rssm& p, const Obs
 
   // A head from `from` (rows, U) hidden units to logits with gradient dlogit: gradients of the affine layer.
   auto affine_bwd = [&](const AffineT<float>& out) {
-    gemm(pool, u, latent, rows, row_major(hidden.data(), u).t(), row_major(dlogit.data(), latent), out.kernel, latent);
+    gemm(pool, u, latent, rows, row_major(hidden.data(), u).t(), row_major(dlogit.data(), latent), out.kernel, latent,
+         false, z.operands);
     column_sums(rows, latent, dlogit.data(), out.bias);
   };
 
@@ -135,11 +143,13 @@ void observe_scan_bwd(const Pool& pool, const Sizes& z, const Rssm& p, const Obs
     norm_silu(rows, u, keep.pre_img, p.img_out.scale, p.img_out.bias, hidden.data(), u, unused.data());
     affine_bwd(g.img_stats);
     gemm(pool, rows, u, latent, row_major(dlogit.data(), latent), row_major(p.img_stats.kernel, latent).t(),
-         dpre.data(), u);
+         dpre.data(), u, false, z.operands);
     norm_silu_bwd(rows, u, dpre.data(), u, keep.pre_img, keep.stat_img, p.img_out.scale, p.img_out.bias, dpre.data(),
                   g.img_out.scale, g.img_out.bias);
-    gemm(pool, d, u, rows, row_major(x.deter, d).t(), row_major(dpre.data(), u), g.img_out.kernel, u);
-    gemm(pool, rows, d, u, row_major(dpre.data(), u), row_major(p.img_out.kernel, u).t(), ddeter.data(), d, true);
+    gemm(pool, d, u, rows, row_major(x.deter, d).t(), row_major(dpre.data(), u), g.img_out.kernel, u, false,
+         z.operands);
+    gemm(pool, rows, d, u, row_major(dpre.data(), u), row_major(p.img_out.kernel, u).t(), ddeter.data(), d, true,
+         z.operands);
   }
 
   // The loop: dpre is the gradient of obs_out's pre-activations, din of img_in's, dgru of the gates'.
@@ -147,10 +157,10 @@ void observe_scan_bwd(const Pool& pool, const Sizes& z, const Rssm& p, const Obs
   Buffer before_deter(rows * (d + u)), dstart(d);
   for (int64_t n = 0; n < rows; ++n)
     std::memcpy(&before_deter[n * (d + u)], prev.deter(n), sizeof(float) * d);
-  const Packed obs_stats(pool, row_major(p.obs_stats.kernel, latent).t(), latent, u);
-  const Packed obs_out(pool, row_major(p.obs_out.kernel, u).t(), u, d);
-  const Packed gru(pool, row_major(p.gru.kernel, 3 * d).t(), 3 * d, d + u);
-  const Packed img_in(pool, row_major(p.img_in.kernel, u).t(), u, latent);
+  const Packed obs_stats(pool, row_major(p.obs_stats.kernel, latent).t(), latent, u, z.operands);
+  const Packed obs_out(pool, row_major(p.obs_out.kernel, u).t(), u, d, z.operands);
+  const Packed gru(pool, row_major(p.gru.kernel, 3 * d).t(), 3 * d, d + u, z.operands);
+  const Packed img_in(pool, row_major(p.img_in.kernel, u).t(), u, latent, z.operands);
   for (int64_t n = rows - b; n >= 0; n -= b) {
     if (grad.stoch)  // dstoch holds what came back from step t + 1
       for (int64_t j = 0; j < b * latent; ++j) dstoch[j] += grad.stoch[n * latent + j];
@@ -179,18 +189,20 @@ void observe_scan_bwd(const Pool& pool, const Sizes& z, const Rssm& p, const Obs
   // Weight gradients over all rows.
   norm_silu(rows, u, keep.pre_obs, p.obs_out.scale, p.obs_out.bias, hidden.data(), u, unused.data());
   affine_bwd(g.obs_stats);
-  gemm(pool, d, u, rows, row_major(x.deter, d).t(), row_major(dpre.data(), u), g.obs_out.kernel, u);
-  gemm(pool, z.embed, u, rows, row_major(x.embed, z.embed).t(), row_major(dpre.data(), u), g.obs_out.kernel + d * u,
-       u);
-  if (grad.embed)
-    gemm(pool, rows, z.embed, u, row_major(dpre.data(), u), row_major(p.obs_out.kernel + d * u, u).t(), grad.embed,
-         z.embed);
+  gemm(pool, d, u, rows, row_major(x.deter, d).t(), row_major(dpre.data(), u), g.obs_out.kernel, u, false,
+       z.operands);
+  gemm(pool, z.embed, u, rows, x.embed.t(), row_major(dpre.data(), u), g.obs_out.kernel + d * u, u, false, z.operands);
+  const Mat embed_t = row_major(p.obs_out.kernel + d * u, u).t();
+  if (grad.embed && x.embed.type == DType::BF16)
+    gemm(pool, rows, z.embed, u, row_major(dpre.data(), u), embed_t, static_cast<Bf16*>(grad.embed), z.embed);
+  else if (grad.embed)
+    gemm(pool, rows, z.embed, u, row_major(dpre.data(), u), embed_t, static_cast<float*>(grad.embed), z.embed);
   norm_silu(rows, u, keep.pre_in, p.img_in.scale, p.img_in.bias, before_deter.data() + d, d + u, unused.data());
   gemm(pool, d + u, 3 * d, rows, row_major(before_deter.data(), d + u).t(), row_major(dgru.data(), 3 * d),
-       g.gru.kernel, 3 * d);
+       g.gru.kernel, 3 * d, false, z.operands);
   const Buffer action = masked_action(z, x, rows);
   gemm(pool, z.actions, u, rows, row_major(action.data(), z.actions).t(), row_major(din.data(), u),
-       g.img_in.kernel + latent * u, u);
+       g.img_in.kernel + latent * u, u, false, z.operands);
   std::vector<int64_t> index(rows * s);
   for (int64_t n = 0; n < rows; ++n) std::copy_n(prev.index(n), s, &index[n * s]);
   over_rows(pool, s, rows * u, [&](int64_t i, int64_t e) {

@@ -185,4 +185,8 @@ void fill_rows(int64_t rows, int64_t c, const float* row, float* out) {
   for (int64_t i = 0; i < rows; ++i) std::memcpy(out + i * c, row, sizeof(float) * c);
 }
 
+HD_CLONES void round_bf16(int64_t n, const float* x, Bf16* out) {
+  for (int64_t i = 0; i < n; ++i) store(out + i, x[i]);
+}
+
 }  // namespace hd::cpu

@@ -9,6 +9,8 @@
 
 namespace hd::cpu {
 
+struct Bf16;
+
 // y = silu(LN(x) * scale + bias); x (rows, c), y rows ldy apart.
 void norm_silu(int64_t rows, int64_t c, const float* x, const float* scale, const float* bias, float* y, int64_t ldy,
                float* stats);
@@ -40,5 +42,8 @@ void one_hot(int64_t groups, int64_t k, const int64_t* index, float* out);
 void column_sums(int64_t rows, int64_t c, const float* x, float* out);
 // Every row of out (rows, c) becomes `row`.
 void fill_rows(int64_t rows, int64_t c, const float* row, float* out);
+
+// n numbers rounded to bf16.
+void round_bf16(int64_t n, const float* x, Bf16* out);
 
 }  // namespace hd::cpu

@@ -15,37 +15,49 @@ const float* take_kernel(const Tensor& t, const cpu::ConvSizes& z, const char* w
   HD_CHECK(z.c > 0 && z.d > 0, what, " must have channels");
   return take(t, {z.d, z.c, 4, 4}, what);
 }
-const float* take_big(const Tensor& t, const cpu::ConvSizes& z, const char* what) {
-  return take(t, {z.images, 2 * z.h, 2 * z.w, z.c}, what);
+cpu::Pixels pixels(const Tensor& t, std::initializer_list<int64_t> shape, const char* what) {
+  HD_CHECK(!t.is_cuda() && t.is_contiguous(), what, " must be contiguous and on the CPU");
+  check_shape(t, shape, what);
+  return {out<void>(t), storage(t, what)};
 }
-const float* take_small(const Tensor& t, const cpu::ConvSizes& z, const char* what) {
-  return take(t, {z.images, z.h, z.w, z.d}, what);
+cpu::Pixels big(const Tensor& t, const cpu::ConvSizes& z, const char* what) {
+  return pixels(t, {z.images, 2 * z.h, 2 * z.w, z.c}, what);
 }
+cpu::Pixels small(const Tensor& t, const cpu::ConvSizes& z, const char* what) {
+  return pixels(t, {z.images, z.h, z.w, z.d}, what);
+}
+ScalarType type_of(bool half) { return half ? ScalarType::BFloat16 : ScalarType::Float; }
 
-// x (N, 2h, 2w, C), kernel (D, C, 4, 4) -> (N, h, w, D)
-Tensor conv_down(Tensor x, Tensor kernel) {
+// x (N, 2h, 2w, C), kernel (D, C, 4, 4) float32 -> (N, h, w, D); with `round` operands are rounded to bf16, the result
+// is bfloat16 with `half`.
+Tensor conv_down(Tensor x, Tensor kernel, bool round, bool half) {
   HD_CHECK(kernel.dim() == 4, "conv_down: kernel must be (D, C, 4, 4)");
-  const cpu::ConvSizes z = down_sizes(x, kernel.size(0), "conv_down: x");
-  Tensor y = empty(x, {z.images, z.h, z.w, z.d});
-  cpu::conv_down(torch_pool(), z, take_big(x, z, "conv_down: x"), take_kernel(kernel, z, "conv_down: kernel"), out(y));
+  cpu::ConvSizes z = down_sizes(x, kernel.size(0), "conv_down: x");
+  if (round) z.operands = DType::BF16;
+  Tensor y = empty(x, {z.images, z.h, z.w, z.d}, type_of(half));
+  cpu::conv_down(torch_pool(), z, big(x, z, "conv_down: x"), take_kernel(kernel, z, "conv_down: kernel"),
+                 small(y, z, "conv_down: y"));
   return y;
 }
 
-// y (N, h, w, D), kernel (D, C, 4, 4) -> (N, 2h, 2w, C)
-Tensor conv_up(Tensor y, Tensor kernel) {
+// y (N, h, w, D), kernel (D, C, 4, 4) -> (N, 2h, 2w, C); types as conv_down's
+Tensor conv_up(Tensor y, Tensor kernel, bool round, bool half) {
   HD_CHECK(y.dim() == 4 && kernel.dim() == 4, "conv_up: y must be (N, h, w, D), kernel (D, C, 4, 4)");
-  const cpu::ConvSizes z{y.size(0), y.size(1), y.size(2), kernel.size(1), y.size(3)};
-  Tensor x = empty(y, {z.images, 2 * z.h, 2 * z.w, z.c});
-  cpu::conv_up(torch_pool(), z, take_small(y, z, "conv_up: y"), take_kernel(kernel, z, "conv_up: kernel"), out(x));
+  cpu::ConvSizes z{y.size(0), y.size(1), y.size(2), kernel.size(1), y.size(3)};
+  if (round) z.operands = DType::BF16;
+  Tensor x = empty(y, {z.images, 2 * z.h, 2 * z.w, z.c}, type_of(half));
+  cpu::conv_up(torch_pool(), z, small(y, z, "conv_up: y"), take_kernel(kernel, z, "conv_up: kernel"),
+               big(x, z, "conv_up: x"));
   return x;
 }
 
-// x (N, 2h, 2w, C), y (N, h, w, D) -> (D, C, 4, 4)
-Tensor conv_kernel(Tensor x, Tensor y) {
+// x (N, 2h, 2w, C), y (N, h, w, D) -> (D, C, 4, 4) float32
+Tensor conv_kernel(Tensor x, Tensor y, bool round) {
   HD_CHECK(y.dim() == 4, "conv_kernel: y must be (N, h, w, D)");
-  const cpu::ConvSizes z = down_sizes(x, y.size(3), "conv_kernel: x");
+  cpu::ConvSizes z = down_sizes(x, y.size(3), "conv_kernel: x");
+  if (round) z.operands = DType::BF16;
   Tensor dkernel = empty(x, {z.d, z.c, 4, 4});
-  cpu::conv_kernel(torch_pool(), z, take_big(x, z, "conv_kernel: x"), take_small(y, z, "conv_kernel: y"), out(dkernel));
+  cpu::conv_kernel(torch_pool(), z, big(x, z, "conv_kernel: x"), small(y, z, "conv_kernel: y"), out(dkernel));
   return dkernel;
 }
 
@@ -53,9 +65,9 @@ Tensor conv_kernel(Tensor x, Tensor y) {
 }  // namespace hd::ops
 
 HD_LIBRARY(m) {
-  m.def("conv_down(Tensor x, Tensor kernel) -> Tensor");
-  m.def("conv_up(Tensor y, Tensor kernel) -> Tensor");
-  m.def("conv_kernel(Tensor x, Tensor y) -> Tensor");
+  m.def("conv_down(Tensor x, Tensor kernel, bool round=False, bool half=False) -> Tensor");
+  m.def("conv_up(Tensor y, Tensor kernel, bool round=False, bool half=False) -> Tensor");
+  m.def("conv_kernel(Tensor x, Tensor y, bool round=False) -> Tensor");
 }
 
 HD_IMPLEMENT(m) {

@@ -10,10 +10,10 @@ namespace {
 using Tensors = std::vector<Tensor>;
 
 // deter (N, D), index (N, S), u (H, N, S), u_action (H or H + 1, N); actor: kernel, scale, bias of each hidden layer,
-// then kernel and bias -> deter (H+1, N, D), index (H+1, N, S), prior (H, N, S, K) or empty, action like u_action
+// then kernel and bias; half: bf16 products -> deter (H+1, N, D), index (H+1, N, S), prior (H, N, S, K) or empty, action like u_action
 std::tuple<Tensor, Tensor, Tensor, Tensor> imagine(Tensor deter, Tensor index, Tensor u, Tensor u_action,
                                                    Tensors params, Tensors actor, int64_t classes, double mix,
-                                                   bool keep_prior) {
+                                                   bool keep_prior, bool half) {
   HD_CHECK(deter.dim() == 2 && u.dim() == 3 && u_action.dim() == 2, "imagine: wrong number of dimensions");
   HD_CHECK(params.size() == kRssmParameters && params[1].dim() == 2 && params[7].dim() == 2 &&
                params[10].dim() == 2 && classes > 0,
@@ -21,7 +21,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> imagine(Tensor deter, Tensor index, T
   HD_CHECK(actor.size() >= 2 && actor.size() % 3 == 2, "imagine: the actor is a list of layers");
   const int64_t latent = params[10].size(1), n = deter.size(0), h = u.size(0);
   const cpu::Sizes z{0, params[1].size(0) - latent, deter.size(1), params[7].size(1), latent / classes, classes,
-                     float(mix)};
+                     float(mix), half ? DType::BF16 : DType::F32};
   HD_CHECK(latent == z.stoch * classes && z.actions > 0, "imagine: classes do not divide the latent");
   const cpu::Rssm p = rssm(params, z, false, "imagine: parameter");
   std::vector<cpu::DenseT<const float>> hidden;
@@ -94,7 +94,7 @@ Tensor mm(Tensor a, Tensor b) {
 HD_LIBRARY(m) {
   m.def(
       "imagine(Tensor deter, Tensor index, Tensor u, Tensor u_action, Tensor[] params, Tensor[] actor, int classes, "
-      "float mix, bool keep_prior) -> (Tensor deter, Tensor index, Tensor prior, Tensor action)");
+      "float mix, bool keep_prior, bool half=False) -> (Tensor deter, Tensor index, Tensor prior, Tensor action)");
   m.def("state_mm_fwd(Tensor deter, Tensor? stoch, Tensor index, Tensor kernel, int classes) -> Tensor");
   m.def(
       "state_mm_bwd(Tensor dy, Tensor deter, Tensor index, Tensor kernel, int classes, bool need_deter, "

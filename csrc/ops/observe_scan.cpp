@@ -12,7 +12,8 @@ cpu::Sizes sizes(const Tensor& embed, const Tensor& action, const Tensors& p, in
   HD_CHECK(p.size() == kRssmParameters && p[7].dim() == 2 && p[10].dim() == 2, "observe_scan: wrong parameters");
   HD_CHECK(classes > 0 && p[10].size(1) % classes == 0, "observe_scan: classes do not divide the latent");
   HD_CHECK(mix >= 0 && mix < 1, "observe_scan: mix must be in [0, 1)");
-  return {embed.size(2), action.size(2), p[7].size(0), p[7].size(1), p[10].size(1) / classes, classes, float(mix)};
+  return {embed.size(2), action.size(2), p[7].size(0), p[7].size(1), p[10].size(1) / classes, classes, float(mix),
+          storage(embed, "observe_scan: embed")};
 }
 
 // Offsets of the kept tensors in one flat buffer: three pre-activations of U, one of 3D, four pairs of statistics.
@@ -24,7 +25,9 @@ cpu::Observe arguments(const cpu::Sizes& z, const Tensor& embed, const Tensor& a
   cpu::Observe x{};
   x.length = t;
   x.batch = b;
-  x.embed = take(embed, {t, b, z.embed}, "observe_scan: embed");
+  HD_CHECK(!embed.is_cuda() && embed.is_contiguous(), "observe_scan: embed must be contiguous on the CPU");
+  check_shape(embed, {t, b, z.embed}, "observe_scan: embed");
+  x.embed = {in<void>(embed), z.embed, 1, z.operands};
   x.action = take(action, {t, b, z.actions}, "observe_scan: action");
   HD_CHECK(!is_first.is_cuda() && is_first.is_contiguous(), "observe_scan: is_first must be contiguous on the CPU");
   check_type(is_first, ScalarType::Bool, "observe_scan: is_first");
@@ -45,7 +48,7 @@ cpu::Observe arguments(const cpu::Sizes& z, const Tensor& embed, const Tensor& a
   return x;
 }
 
-// -> deter (T, B, D), stoch one-hot (T, B, S, K), index (T, B, S), post, prior (T, B, S, K), saved, start
+// Products are in the type of embed. -> deter (T, B, D), stoch one-hot (T, B, S, K), index (T, B, S), post, prior (T, B, S, K), saved, start
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> observe_scan_fwd(
     Tensor embed, Tensor action, Tensor is_first, Tensor u, Tensors params, int64_t classes, double mix) {
   const cpu::Sizes z = sizes(embed, action, params, classes, mix);
@@ -82,12 +85,12 @@ Tensors observe_scan_bwd(std::optional<Tensor> ddeter, std::optional<Tensor> dst
   x.post = const_cast<float*>(take(post, latent, "observe_scan: post"));
   x.prior = const_cast<float*>(take(prior, latent, "observe_scan: prior"));
   x.index = out<int64_t>(index);
-  Tensors grads{need_embed ? empty(embed, {t, b, z.embed}) : empty(embed, {0})};
+  Tensors grads{need_embed ? new_like(embed) : empty(embed, {0})};
   const cpu::ObserveGrad d{ddeter ? take(*ddeter, flat, "observe_scan: ddeter") : nullptr,
                            dstoch ? take(*dstoch, latent, "observe_scan: dstoch") : nullptr,
                            dpost ? take(*dpost, latent, "observe_scan: dpost") : nullptr,
                            dprior ? take(*dprior, latent, "observe_scan: dprior") : nullptr,
-                           need_embed ? out(grads[0]) : nullptr};
+                           need_embed ? out<void>(grads[0]) : nullptr};
   for (const Tensor& w : params)
     grads.push_back(w.dim() == 1 ? zeros(w, {w.size(0)}) : zeros(w, {w.size(0), w.size(1)}));
   auto at = [&](size_t i) { return out(grads[i + 1]); };

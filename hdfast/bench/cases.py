@@ -140,7 +140,8 @@ def observe(learner: Learner, config: Config) -> Callable[[], object]:
     model, m = learner.world_model, config.model
     length, batch = config.run.batch_length, config.run.batch_size
     s = Shapes(config, torch.Generator().manual_seed(workload.SEED))
-    embed = s.normal(length, batch, model.encoder.size)
+    embed = s.normal(length, batch, model.encoder.size, grad=False)
+    embed = (embed.bfloat16() if config.precision == "bf16" else embed).requires_grad_()
     action = torch.nn.functional.one_hot((s.uniform(length, batch) * workload.ACTIONS).long(), workload.ACTIONS)
     is_first = torch.zeros(length, batch, dtype=torch.bool)
     is_first[0] = True
@@ -163,7 +164,8 @@ def rollout(learner: Learner, config: Config) -> Callable[[], object]:
     start = State(s.normal(s.steps, m.deter, grad=False).tanh(),
                   torch.nn.functional.one_hot(index, m.classes).float(), index)
     u, u_action = s.uniform(s.horizon, s.steps, m.stoch), s.uniform(s.horizon, s.steps)
-    return lambda: imagine(learner.world_model.rssm, learner.actor_critic.policy, start, u, u_action)
+    behaviour = learner.actor_critic
+    return lambda: imagine(learner.world_model.rssm, behaviour.policy, start, u, u_action, actor=behaviour.actor)
 
 
 def optimise(learner: Learner, config: Config) -> Callable[[], object]:

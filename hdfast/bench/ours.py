@@ -1,7 +1,8 @@
-"""The measured process of this project: `python -m hdfast.bench.ours PRESET BACKEND THREADS`.
+"""The measured process of this project: `python -m hdfast.bench.ours PRESET BACKEND THREADS PRECISION`.
 
-BACKEND is reference (plain PyTorch), compile (the reference under torch.compile, part by part) or native. Cases:
-`update`, the loops and the ops. An update starts from uint8 images and draws its own uniforms, as in training.
+BACKEND is reference (plain PyTorch), compile (the reference under torch.compile, part by part) or native; PRECISION is
+fp32 or bf16. Cases: `update`, the loops and the ops. An update starts from uint8 images and draws its own uniforms, as
+in training.
 """
 
 import sys
@@ -18,6 +19,7 @@ from hdfast.machine import git_revision, keep_memory
 from hdfast.world_model import Sequences
 
 BACKENDS = ("reference", "compile", "native")
+PRECISIONS = ("fp32", "bf16")
 PACKAGES = ("hdfast", "torch", "numpy")
 CPU = torch.device("cpu")
 
@@ -88,11 +90,11 @@ def all_cases(config: Config, backend: str) -> serve.Cases:
     return out
 
 
-def main(preset: str, backend: str, threads: str) -> None:
+def main(preset: str, backend: str, threads: str, precision: str) -> None:
     torch.set_num_threads(int(threads))
     keep_memory()  # as training does
     ops.set_backend("native" if backend == "native" else "reference")
-    config = workload.sized(preset, backend="native" if backend == "native" else "reference")
+    config = workload.sized(preset, precision=precision, backend="native" if backend == "native" else "reference")
     found = {"hdfast": git_revision() or "unknown"} | serve.versions(PACKAGES)
     serve.serve(all_cases(config, backend), found)
 

@@ -50,7 +50,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        return f"{self.name} {self.backend}"
+        return label(self)
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,21 @@ class Program:
     name: str
     backend: str
     command: tuple[str, ...]
+    precision: str = "fp32"
+
+    @property
+    def label(self) -> str:
+        return label(self)
 
 
-def ours(preset: str, backend: str, threads: int) -> Program:
-    return Program(OURS, backend, (sys.executable, "-m", "hdfast.bench.ours", preset, backend, str(threads)))
+def label(of: "Row | Program") -> str:
+    """How a row goes by in tables; its precision is named where it is not float32."""
+    return f"{of.name} {of.backend}" + (f" {of.precision}" if of.precision != "fp32" else "")
+
+
+def ours(preset: str, backend: str, threads: int, precision: str) -> Program:
+    command = sys.executable, "-m", "hdfast.bench.ours", preset, backend, str(threads), precision
+    return Program(OURS, backend, command, precision)
 
 
 def peer(name: str, preset: str, threads: int) -> Program:
@@ -105,7 +116,7 @@ class Measured:
         self.process.wait()
         self.log.seek(0)
         last = [line for line in self.log.read().splitlines() if line.strip()][-1:]
-        raise RunError(f"{self.program.name} {self.program.backend} ended with code {self.process.returncode} while it "
+        raise RunError(f"{self.program.label} ended with code {self.process.returncode} while it "
                        f"was measured: {last[0] if last else 'it said nothing'}")
 
     def run(self, case: str, count: int) -> dict[str, Any]:
@@ -144,15 +155,16 @@ def measure(processes: Sequence[Measured], case: str, *, preset: str, threads: i
     for number in range(rounds):
         for sample in samples[::-1 if number % 2 else 1]:
             sample.turn(case)
-    return [Row(s.process.program.name, case, preset, s.process.program.backend, "fp32", threads,
+    return [Row(s.process.program.name, case, preset, s.process.program.backend, s.process.program.precision,
+                threads,
                 statistics.median(s.seconds), min(s.seconds), statistics.mean(s.cpu), s.peak, s.process.versions,
                 rounds=tuple(s.rounds)) for s in samples]
 
 
 def with_ratios(rows: Sequence[Row]) -> list[Row]:
-    """The rows of one case with their ratios to the fastest peer, or to our reference where no peer was measured."""
+    """The rows of one case with their ratios to the fastest peer, or to our fp32 reference where there is no peer."""
     others = [row for row in rows if row.name != OURS]
-    first = [row for row in rows if row.backend == "reference"]
+    first = [row for row in rows if row.backend == "reference" and row.precision == "fp32"]
     if not rows or not (others or first):
         return list(rows)
     base = min(others, key=lambda row: row.median_s) if others else first[0]

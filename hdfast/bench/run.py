@@ -11,13 +11,13 @@ from hdfast.bench.peers import PEERS
 from hdfast.bench.rows import Measured, Program, Row
 from hdfast.bench.workload import SIZES
 from hdfast.errors import ConfigError, RunError
-from hdfast.machine import cpu_name
+from hdfast.machine import cpu_name, multiplies_bf16
 
 PARTS = ("update", "loops", "ops")
 
 
 def bench(preset: str, *, threads: int, with_peers: bool, only: str, rounds: int, backends: Sequence[str],
-          json: str) -> int:
+          precision: Sequence[str], json: str) -> int:
     """Measure and print. `json` is a file, `-` for standard output (the table then goes to standard error), or ''."""
     target = None if json in ("", "-") else Path(json).expanduser()
     if target is not None and not target.parent.is_dir():
@@ -27,12 +27,18 @@ def bench(preset: str, *, threads: int, with_peers: bool, only: str, rounds: int
             raise ConfigError(f"--backends must be of {', '.join(ours.BACKENDS)}, got '{name}'")
     if "native" in backends and not ours.native_is_there():
         raise ConfigError("--backends native: the native library is not here; `hdfast doctor` says why")
+    for name in precision:
+        if name not in ours.PRECISIONS:
+            raise ConfigError(f"--precision must be of {', '.join(ours.PRECISIONS)}, got '{name}'")
+    if "bf16" in precision and not multiplies_bf16():
+        print(f"warning: {cpu_name()} has no bfloat16 products; bf16 rows measure their emulation", file=sys.stderr)
     installed = installed_peers() if with_peers else []
     out = sys.stderr if json == "-" else sys.stdout
-    print(f"{preset}: {SIZES[preset].about}\n{cpu_name()}, {threads} threads, fp32, harmony on", file=out)
+    print(f"{preset}: {SIZES[preset].about}\n{cpu_name()}, {threads} threads, {' and '.join(precision)}, harmony on",
+          file=out)
     done: list[Row] = []
     for part in (only,) if only else PARTS:
-        for found in measured(part, preset, threads, rounds, backends, installed):
+        for found in measured(part, preset, threads, rounds, backends, precision, installed):
             done += found
             if json == "-":
                 print(*(row.as_json() for row in found), sep="\n", flush=True)
@@ -49,20 +55,20 @@ def default_backends(part: str) -> tuple[str, ...]:
     return (*chosen, "native") if ours.native_is_there() else chosen
 
 
-def measured(part: str, preset: str, threads: int, rounds: int, backends: Sequence[str],
+def measured(part: str, preset: str, threads: int, rounds: int, backends: Sequence[str], precision: Sequence[str],
              installed: Sequence[str]) -> Iterator[list[Row]]:
-    """The rows of each case of a part, the processes of one case side by side."""
+    """The rows of each case of a part, the processes of one case side by side. Ops are measured in fp32 alone."""
     names = {"update": ["update"], "loops": list(LOOPS),
              "ops": [f"{name}.{mode}" for name, op in OPS.items() for mode in op.modes]}[part]
-    programs = [rows.ours(preset, backend, threads) for backend in backends or default_backends(part)]
+    programs = [rows.ours(preset, backend, threads, mode) for backend in backends or default_backends(part)
+                for mode in (precision if part != "ops" else ("fp32",))]
     with ExitStack() as stack:
         processes = [stack.enter_context(Measured(program, threads)) for program in programs]
         if part == "update":
             processes += [process for name in installed
                           if (process := start_peer(stack, rows.peer(name, preset, threads), threads))]
         for case in names:
-            print(f"measuring {case}: {', '.join(p.program.name + ' ' + p.program.backend for p in processes)}",
-                  file=sys.stderr, flush=True)
+            print(f"measuring {case}: {', '.join(p.program.label for p in processes)}", file=sys.stderr, flush=True)
             yield rows.with_ratios(rows.measure(processes, case, preset=preset, threads=threads, rounds=rounds))
 
 

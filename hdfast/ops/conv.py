@@ -1,14 +1,15 @@
 """Convolutions of the image networks on the CPU: kernel 4x4, stride 2, padding 1, channels last.
 
 Three raw ops, each the derivative of another, serve the forward and backward passes of convolution and transposed
-convolution. They are defined by torch.nn.functional.conv2d and conv_transpose2d, which run everywhere else.
+convolution. They are defined by torch.nn.functional.conv2d and conv_transpose2d, which run everywhere else. A kernel
+with a bfloat16 shadow (hdfast.ops.bf16) is multiplied in bfloat16.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hdfast.ops import checks
+from hdfast.ops import bf16, checks
 from hdfast.ops.observe_scan import usable
 
 FEW = 8  # channels of the big image below which oneDNN is faster in all but the transposed convolution itself
@@ -17,24 +18,31 @@ PUBLIC = ()
 
 
 def conv(x: Tensor, kernel: Tensor) -> Tensor:
-    """Convolution of stride 2, padding 1: x (N, 2h, 2w, C), kernel (D, C, 4, 4) -> (N, h, w, D)."""
+    """Convolution of stride 2, padding 1: x (N, 2h, 2w, C), kernel (D, C, 4, 4) -> (N, h, w, D), bfloat16 where the
+    operands are."""
+    half = bf16.shadow(kernel) is not None
     if not _serves(x, kernel) or x.shape[-1] < FEW or x.shape[1] % 2 or x.shape[2] % 2:
-        return F.conv2d(x.permute(0, 3, 1, 2), kernel, stride=2, padding=1).permute(0, 2, 3, 1)
+        operand = bf16.operand(kernel)
+        return F.conv2d(x.to(operand.dtype).permute(0, 3, 1, 2), operand, stride=2, padding=1).permute(0, 2, 3, 1)
     checks.shape("conv", "kernel", kernel, (kernel.shape[0], x.shape[-1], 4, 4), "(D, C, 4, 4), C the last axis of x")
-    return torch.ops.hdfast.conv_down.default(x.contiguous(), kernel.contiguous())
+    return torch.ops.hdfast.conv_down.default(x.contiguous(), kernel.contiguous(), half, half)
 
 
-def deconv(y: Tensor, kernel: Tensor) -> Tensor:
-    """Transposed convolution of stride 2, padding 1: y (N, h, w, D), kernel (D, C, 4, 4) -> (N, 2h, 2w, C)."""
+def deconv(y: Tensor, kernel: Tensor, *, last: bool = False) -> Tensor:
+    """Transposed convolution of stride 2, padding 1: y (N, h, w, D), kernel (D, C, 4, 4) -> (N, 2h, 2w, C), bfloat16
+    where the operands are, float32 from the `last` layer."""
+    half = bf16.shadow(kernel) is not None
     if not _serves(y, kernel):
-        return F.conv_transpose2d(y.permute(0, 3, 1, 2), kernel, stride=2, padding=1).permute(0, 2, 3, 1)
+        operand = bf16.operand(kernel)
+        x = F.conv_transpose2d(y.to(operand.dtype).permute(0, 3, 1, 2), operand, stride=2, padding=1)
+        return (x.float() if half and last else x).permute(0, 2, 3, 1)
     checks.shape("deconv", "kernel", kernel, (y.shape[-1], *kernel.shape[1:]), "(D, C, 4, 4), D the last axis of y")
-    return torch.ops.hdfast.conv_up.default(y.contiguous(), kernel.contiguous())
+    return torch.ops.hdfast.conv_up.default(y.contiguous(), kernel.contiguous(), half, half and not last)
 
 
 def _serves(x: Tensor, kernel: Tensor) -> bool:
     """Whether the native ops are for this image and this kernel."""
-    return usable(x) and usable(kernel) and x.ndim == 4 and kernel.shape[2:] == (4, 4)
+    return usable(x) and kernel.dtype == torch.float32 and x.ndim == 4 and kernel.shape[2:] == (4, 4)
 
 
 def register(namespace: str) -> None:
@@ -42,39 +50,52 @@ def register(namespace: str) -> None:
     ops = getattr(torch.ops, namespace)
 
     def saved(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
+        ctx.save_for_backward(*inputs[:2])
+        ctx.round = inputs[2]
 
-    def grads(ctx, first, second):
-        return tuple(f() if need else None for f, need in zip((first, second), ctx.needs_input_grad, strict=True))
+    def grads(ctx, first, second, flags):
+        return *(f() if need else None for f, need in zip((first, second), ctx.needs_input_grad[:2], strict=True)), \
+            *(None,) * flags
+
+    def half(like):
+        return like.dtype == torch.bfloat16
 
     def down_backward(ctx, dy):
         x, kernel = ctx.saved_tensors
         dy = dy.contiguous()
-        return grads(ctx, lambda: ops.conv_up.default(dy, kernel), lambda: ops.conv_kernel.default(x, dy))
+        return grads(ctx, lambda: ops.conv_up.default(dy, kernel, ctx.round, half(x)),
+                     lambda: ops.conv_kernel.default(x, dy, ctx.round), 2)
 
     def up_backward(ctx, dx):
         y, kernel = ctx.saved_tensors
         if kernel.shape[1] < FEW:
+            kind = torch.bfloat16 if ctx.round else torch.float32
             dy, dkernel, _ = torch.ops.aten.convolution_backward(
-                dx.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2), kernel, None, [2, 2], [1, 1], [1, 1], True, [0, 0], 1,
-                [*ctx.needs_input_grad, False])
-            return None if dy is None else dy.permute(0, 2, 3, 1), dkernel
+                dx.permute(0, 3, 1, 2).to(kind), y.permute(0, 3, 1, 2).to(kind), kernel.to(kind), None, [2, 2], [1, 1],
+                [1, 1], True, [0, 0], 1, [*ctx.needs_input_grad[:2], False])
+            return (None if dy is None else dy.permute(0, 2, 3, 1).to(y.dtype),
+                    None if dkernel is None else dkernel.float(), None, None)
         dx = dx.contiguous()
-        return grads(ctx, lambda: ops.conv_down.default(dx, kernel), lambda: ops.conv_kernel.default(dx, y))
+        return grads(ctx, lambda: ops.conv_down.default(dx, kernel, ctx.round, half(y)),
+                     lambda: ops.conv_kernel.default(dx, y, ctx.round), 2)
 
     def kernel_backward(ctx, dkernel):
         x, y = ctx.saved_tensors
         dkernel = dkernel.contiguous()
-        return grads(ctx, lambda: ops.conv_up.default(y, dkernel), lambda: ops.conv_down.default(x, dkernel))
+        return grads(ctx, lambda: ops.conv_up.default(y, dkernel, ctx.round, half(x)),
+                     lambda: ops.conv_down.default(x, dkernel, ctx.round, half(y)), 1)
 
-    def fake_down(x, kernel):
-        return x.new_empty(x.shape[0], x.shape[1] // 2, x.shape[2] // 2, kernel.shape[0])
+    def result(like, shape, half):
+        return like.new_empty(shape, dtype=torch.bfloat16 if half else torch.float32)
 
-    def fake_up(y, kernel):
-        return y.new_empty(y.shape[0], 2 * y.shape[1], 2 * y.shape[2], kernel.shape[1])
+    def fake_down(x, kernel, round=False, half=False):
+        return result(x, (x.shape[0], x.shape[1] // 2, x.shape[2] // 2, kernel.shape[0]), half)
 
-    def fake_kernel(x, y):
-        return x.new_empty(y.shape[3], x.shape[3], 4, 4)
+    def fake_up(y, kernel, round=False, half=False):
+        return result(y, (y.shape[0], 2 * y.shape[1], 2 * y.shape[2], kernel.shape[1]), half)
+
+    def fake_kernel(x, y, round=False):
+        return result(x, (y.shape[3], x.shape[3], 4, 4), False)
 
     for name, fake, backward in (("conv_down", fake_down, down_backward), ("conv_up", fake_up, up_backward),
                                  ("conv_kernel", fake_kernel, kernel_backward)):

@@ -20,8 +20,8 @@ def imagine(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: l
     Starts deter (N, D) and index (N, S); u (H, N, S) and u_action (H or H + 1, N) uniforms; params as
     observe_scan.PARAMETERS lists them; actor: kernel, scale, bias of each hidden layer, then kernel and bias ->
     deter (H+1, N, D), index (H+1, N, S), prior log-probabilities (H, N, S, K) (empty without keep_prior), action like
-    u_action, and the features (H+1, N, D + S*K) where the execution makes them, else None. With `half`
-    the steps multiply bfloat16 operands, and so the features are bfloat16; the C++ call has float32 alone.
+    u_action, and the features (H+1, N, D + S*K) where the execution makes them, else None. With `half` the operands of
+    all products are bfloat16, and so are the features.
     """
     if len(params) != len(PARAMETERS):
         raise ValueError(f"imagine: params must be the {len(PARAMETERS)} tensors of PARAMETERS, got {len(params)}")
@@ -31,7 +31,7 @@ def imagine(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: l
     inputs = (*(x.detach().contiguous() for x in (deter, index, u, u_action)), *(
         [p.detach().contiguous() for p in group] for group in (params, actor)), classes, mix, keep_prior)
     if usable(deter):
-        return *torch.ops.hdfast.imagine.default(*inputs), None
+        return *torch.ops.hdfast.imagine.default(*inputs, half), None
     return torch.ops.hdfast.imagine_steps.default(*inputs, half)
 
 
@@ -55,7 +55,7 @@ def register(namespace: str) -> None:
     """Shapes for tracing and derivatives, for the raw ops of one library."""
     ops = getattr(torch.ops, namespace)
 
-    def fake_imagine(deter, index, u, u_action, params, actor, classes, mix, keep_prior):
+    def fake_imagine(deter, index, u, u_action, params, actor, classes, mix, keep_prior, half=False):
         steps, rows, stoch = u.shape
         prior = u.new_empty(steps, rows, stoch, classes) if keep_prior else u.new_empty(0)
         return (deter.new_empty(steps + 1, *deter.shape), index.new_empty(steps + 1, *index.shape), prior,

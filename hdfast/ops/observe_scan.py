@@ -26,17 +26,17 @@ _stepwise = False
 
 def path(x: Tensor) -> str:
     """How the sequence ops serve this tensor now: 'call', one C++ call (CPU); 'steps', a launch after another (CUDA,
-    and shapes alone on meta); '' not at all. Both need the native backend and float32; steps take bfloat16 too."""
+    and shapes alone on meta); '' not at all. Both need the native backend and float32 or bfloat16."""
     from hdfast import ops
     if ops.backend() != "native" or x.dtype not in checks.STORAGE or not library.runs_on(x.device):
         return ""
     if _stepwise or x.device.type != "cpu" or library.active() != library.NAMESPACE:
         return "steps"
-    return "call" if x.dtype is torch.float32 else ""
+    return "call"
 
 
 def usable(x: Tensor) -> bool:
-    """Whether the C++ calls of the sequence ops serve this tensor now: native backend, on the CPU, float32."""
+    """Whether the C++ calls of the sequence ops serve this tensor now: native backend, on the CPU."""
     return path(x) == "call"
 
 
@@ -58,8 +58,8 @@ def observe_scan(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, par
     embed (T, B, E), action (T, B, A) chosen before each observation, is_first (T, B) bool, u (T, B, S) uniforms, params
     as PARAMETERS lists them -> deter (T, B, D), stoch (T, B, S, K) one-hot with straight-through gradient, index
     (T, B, S), posterior and prior log-probabilities (T, B, S, K). Gradients reach embed and every parameter; actions
-    have none. Equal to RSSM.observe step by step. An embed in bfloat16 makes the operands of all products bfloat16 (as
-    steps alone); everything else stays float32.
+    have none. Equal to RSSM.observe step by step. An embed in bfloat16 makes the operands of all products bfloat16;
+    everything else stays float32.
     """
     if len(params) != len(PARAMETERS):
         raise ValueError(f"observe_scan: params must be the {len(PARAMETERS)} tensors of PARAMETERS, got {len(params)}")
@@ -91,15 +91,15 @@ def register(namespace: str) -> None:
         length, batch = is_first.shape
         deter, units = params[7].shape
         stoch = params[10].shape[1] // classes
-        latent = [embed.new_empty(length, batch, stoch, classes) for _ in range(3)]
-        index = embed.new_empty(length, batch, stoch, dtype=torch.int64)
-        saved = embed.new_empty(length * batch * (3 * units + 3 * deter + 8))
-        return (embed.new_empty(length, batch, deter), latent[0], index, latent[1], latent[2], saved,
-                embed.new_empty(stoch, dtype=torch.int64))
+        latent = [action.new_empty(length, batch, stoch, classes) for _ in range(3)]
+        index = action.new_empty(length, batch, stoch, dtype=torch.int64)
+        saved = action.new_empty(length * batch * (3 * units + 3 * deter + 8))
+        return (action.new_empty(length, batch, deter), latent[0], index, latent[1], latent[2], saved,
+                action.new_empty(stoch, dtype=torch.int64))
 
     def fake_bwd(ddeter, dstoch, dpost, dprior, embed, action, is_first, params, deter, index, post, prior, saved,
                  start, classes, mix, need_embed):
-        return [torch.empty_like(embed) if need_embed else embed.new_empty(0), *(torch.empty_like(p) for p in params)]
+        return [torch.empty_like(embed) if need_embed else action.new_empty(0), *(torch.empty_like(p) for p in params)]
 
     torch.library.register_fake(f"{namespace}::observe_scan_fwd", fake_fwd)
     torch.library.register_fake(f"{namespace}::observe_scan_bwd", fake_bwd)

@@ -17,9 +17,10 @@ NORM_EPS = 1e-3  # inside the root; official nets.py, class Norm
 def norm_act(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """LayerNorm over the last axis, then SiLU: y * sigmoid(y), y = (x - mean) / sqrt(var + 1e-3) * scale + bias.
 
-    x (..., C), scale (C,), bias (C,) -> (..., C). Biased variance. Official nets.py, class Linear with norm and act.
+    x (..., C), scale (C,), bias (C,) -> (..., C) of x's dtype, computed in that of scale. Biased variance. Official
+    nets.py, class Linear with norm and act.
     """
-    return F.silu(F.layer_norm(x, x.shape[-1:], scale, bias, NORM_EPS))
+    return F.silu(F.layer_norm(x.to(scale.dtype), x.shape[-1:], scale, bias, NORM_EPS)).to(x.dtype)
 
 
 def gru_gates(x: Tensor, deter: Tensor, scale: Tensor, bias: Tensor) -> Tensor:

@@ -137,3 +137,34 @@ def test_public_functions_say_what_was_expected():
         deconv(torch.zeros(2, 4, 4, 6), torch.zeros(5, 9, 4, 4))
     with pytest.raises(RuntimeError, match="contiguous"):
         torch.ops.hdfast.conv_down(torch.zeros(2, 8, 9, 8).transpose(2, 3), torch.zeros(5, 9, 4, 4))
+
+
+@pytest.mark.parametrize("op", [conv, deconv])
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_bf16_operands(op, sizes):
+    """A kernel with a shadow: as accurate as torch in bfloat16 up to what Winograd costs. Its operands are sums of
+    up to four pixels, which round anew and cancel in the result; gradients with a mean are the worst case, 3 times."""
+    image, kernel, dout = leaves(sizes, op is conv)
+
+    def run(cast, half):
+        x, w = cast(image).requires_grad_(), cast(kernel).requires_grad_()
+        if half:
+            x, w.shadow = x.detach().bfloat16().requires_grad_(), w.detach().bfloat16()
+        out = op(x, w)
+        return out, *torch.autograd.grad(out, (x, w), dout.to(out.dtype))
+
+    got = run(torch.clone, True)
+    assert [t.dtype for t in got] == [torch.bfloat16, torch.bfloat16, torch.float32]
+    with ops.use("reference"):
+        eager, exact = run(torch.clone, True), run(torch.Tensor.double, False)
+    for g, e, x in zip(got, eager, exact, strict=True):
+        error, plain = ((t.double() - x).norm() / x.norm().clamp(min=1e-9) for t in (g, e))
+        assert error <= 4 * plain + 1e-3
+
+
+def test_the_last_layer_gives_float32():
+    y, kernel, _ = leaves((2, 4, 4, 3, 16), False)
+    kernel.shadow = kernel.bfloat16()
+    last, inner = deconv(y.bfloat16(), kernel, last=True), deconv(y.bfloat16(), kernel)
+    assert (last.dtype, inner.dtype) == (torch.float32, torch.bfloat16)
+    assert torch.equal(last.bfloat16(), inner)

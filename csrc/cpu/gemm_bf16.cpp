@@ -1,0 +1,154 @@
+// The bf16 kernel of the blocked GEMM, for processors with AVX512_BF16: vdpbf16ps multiplies 32 pairs and adds them to
+// 16 fp32 sums. Packed operands hold two values of k in one word; register tile 14 x 32, and blocks twice as deep as
+// fp32's, so that they fill the same caches.
+#include <algorithm>
+#include <cstdlib>
+
+#include "cpu/gemm_kernel.h"
+#include "cpu/simd.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in the header: operands that a mask leaves out
+
+namespace hd::cpu {
+namespace {
+
+#define HD_BF16 HD_TARGET("arch=x86-64-v4,avx512bf16")
+#define HD_BF16_INLINE inline HD_TARGET("arch=x86-64-v4,avx512bf16") __attribute__((always_inline))
+
+constexpr int64_t kBlockK = 768, kWidth = 32, kRows = 14;
+
+HD_BF16_INLINE __mmask16 lanes(int64_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1; }
+
+// Sixteen values of a row, missing ones zero, as bf16 in the low halves of 32-bit lanes.
+HD_BF16_INLINE __m512i half(const float* p, __mmask16 m) {
+  return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(m, p)));
+}
+HD_BF16_INLINE __m512i half(const Bf16* p, __mmask16 m) {
+  return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, p));
+}
+// n <= 32 values along k as words of two.
+HD_BF16_INLINE __m512i words(const float* p, int64_t n) {
+  return (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(lanes(n - 16), p + 16),
+                                      _mm512_maskz_loadu_ps(lanes(n), p));
+}
+HD_BF16_INLINE __m512i words(const Bf16* p, int64_t n) {
+  return _mm512_maskz_loadu_epi16(n >= 32 ? ~0u : (1u << n) - 1, p);
+}
+
+// out[(k / 2) * width + v] = (x[v, k], x[v, k + 1]) for v < n: x stands vs elements apart along v, ks along k.
+template <class T>
+HD_BF16_INLINE void pack_pairs(const T* x, int64_t vs, int64_t ks, int64_t n, int64_t kc, int64_t width,
+                               uint32_t* out) {
+  const int64_t pairs = (kc + 1) / 2;
+  if (vs == 1) {
+    for (int64_t k = 0; k < pairs; ++k)
+      for (int64_t v = 0; v < width; v += 16) {
+        const __mmask16 m = lanes(n - v);
+        const T* p = x + 2 * k * ks + v;
+        const __m512i odd = half(p + ks, 2 * k + 1 < kc ? m : 0);
+        _mm512_mask_storeu_epi32(out + k * width + v, lanes(width - v),
+                                 _mm512_or_si512(half(p, m), _mm512_slli_epi32(odd, 16)));
+      }
+    return;
+  }
+  constexpr int64_t kSpan = 64;  // words of k at a time: 32 x 64 of them stay in L1
+  alignas(64) uint32_t rows[kWidth * kSpan];
+  for (int64_t k0 = 0; k0 < pairs; k0 += kSpan) {
+    const int64_t span = std::min(kSpan, pairs - k0);
+    for (int64_t v = 0; v < width; ++v)
+      for (int64_t k = 0; k < span; k += 16) {
+        const int64_t left = v < n ? kc - 2 * (k0 + k) : 0;
+        const T* p = x + v * vs + 2 * (k0 + k) * ks;
+        uint32_t* to = rows + v * kSpan + k;
+        if (ks == 1 || left <= 0) {
+          _mm512_store_si512(to, words(p, std::clamp<int64_t>(left, 0, 32)));
+          continue;
+        }
+        T near[32] = {};
+        for (int64_t j = 0; j < std::min<int64_t>(left, 32); ++j) near[j] = p[j * ks];
+        _mm512_store_si512(to, words(near, 32));
+      }
+    transpose(reinterpret_cast<float*>(rows), kSpan, width, span, reinterpret_cast<float*>(out + k0 * width), width);
+  }
+}
+
+HD_BF16 void pack(const Mat& x, int64_t vs, int64_t ks, int64_t n, int64_t kc, int64_t width, uint32_t* out) {
+  x.type == DType::F32 ? pack_pairs(x.f32(), vs, ks, n, kc, width, out)
+                       : pack_pairs(x.bf16(), vs, ks, n, kc, width, out);
+}
+
+void pack_panel(const Mat& b, int64_t k, int64_t n, int64_t width, uint32_t* out) {
+  pack(b, b.cs, b.rs, n, k, width, out);
+}
+
+template <int MR>
+HD_BF16_INLINE void tile(const Block& x, const uint32_t* a, const uint32_t* b, int64_t at, int64_t n) {
+  __m512 r[MR][2];
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) r[i][0] = r[i][1] = _mm512_setzero_ps();
+  for (int64_t k = 0; k < x.kc; k += 2, a += MR, b += kWidth) {
+    const __m512bh b0 = (__m512bh)_mm512_loadu_si512(b), b1 = (__m512bh)_mm512_loadu_si512(b + 16);
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) {
+      const __m512bh both = (__m512bh)_mm512_set1_epi32(a[i]);
+      r[i][0] = _mm512_dpbf16_ps(r[i][0], both, b0);
+      r[i][1] = _mm512_dpbf16_ps(r[i][1], both, b1);
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      const __mmask16 m = lanes(n - 16 * j);
+      const int64_t to = at + i * x.ldc + 16 * j;
+      if (x.type == DType::BF16) {
+        _mm256_mask_storeu_epi16(static_cast<Bf16*>(x.c) + to, m, (__m256i)_mm512_cvtneps_pbh(r[i][j]));
+        continue;
+      }
+      float* c = static_cast<float*>(x.c) + to;
+      _mm512_mask_storeu_ps(c, m, x.accumulate ? r[i][j] + _mm512_maskz_loadu_ps(m, c) : r[i][j]);
+    }
+}
+
+template <int MR>
+HD_BF16_INLINE void strip(const Block& x, const uint32_t* a, int64_t i) {
+  for (int64_t j = 0; j * kWidth < x.n; ++j)
+    tile<MR>(x, a, x.b + j * x.panel, i * x.ldc + j * kWidth, x.n - j * kWidth);
+}
+
+HD_BF16 void block(const Block& x) {
+  alignas(64) uint32_t a[kRows * kBlockK / 2];
+  const int64_t strips = (x.m + kRows - 1) / kRows, height = (x.m + strips - 1) / strips;
+  for (int64_t i = 0; i < x.m; i += height) {
+    const int64_t mr = std::min(height, x.m - i);
+    pack(x.a.at(i, 0), x.a.rs, x.a.cs, mr, x.kc, mr, a);
+    switch (mr) {
+#define HD_CASE(n) case n: strip<n>(x, a, i); break;
+      HD_CASE(1) HD_CASE(2) HD_CASE(3) HD_CASE(4) HD_CASE(5) HD_CASE(6) HD_CASE(7)
+      HD_CASE(8) HD_CASE(9) HD_CASE(10) HD_CASE(11) HD_CASE(12) HD_CASE(13) HD_CASE(14)
+#undef HD_CASE
+    }
+  }
+}
+
+}  // namespace
+
+const Kernel* bf16_kernel() {
+  static const Kernel kernel{kWidth, kBlockK, true, block, pack_panel};
+  static const bool here = [] {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && !std::getenv("HDFAST_NO_BF16");
+  }();
+  return here ? &kernel : nullptr;
+}
+
+}  // namespace hd::cpu
+#else
+namespace hd::cpu {
+const Kernel* bf16_kernel() { return nullptr; }
+}  // namespace hd::cpu
+#endif

@@ -1,0 +1,74 @@
+// Between the drivers of a matrix product (gemm.cpp) and the register kernels: fp32 (gemm.cpp), bf16 (gemm_bf16.cpp).
+#pragma once
+
+#include "cpu/gemm.h"
+
+#if defined(__x86_64__)
+#define HD_TARGET(x) __attribute__((target(x)))
+#else
+#define HD_TARGET(x)
+#endif
+
+namespace hd::cpu {
+
+// C (m x n) (+)= A (m x kc) times panels of packed B.
+struct Block {
+  int64_t m, n, kc, panel;  // sizes; words between panels of b
+  Mat a;
+  const uint32_t* b;
+  void* c;
+  int64_t ldc;
+  bool accumulate;
+  DType type;  // of c
+};
+
+// A packed panel is k-major: `width` words of 32 bits for each value of k, or, where `pairs`, for every two.
+struct Kernel {
+  int64_t width, block_k;
+  bool pairs;
+  void (*block)(const Block&);
+  // Columns [0, n) of B, k rows, to one panel, missing columns zero.
+  void (*pack)(const Mat& b, int64_t k, int64_t n, int64_t width, uint32_t* out);
+  int64_t words(int64_t k) const { return (pairs ? (k + 1) / 2 : k) * width; }
+};
+
+// The kernel of bf16 products, null where the processor has none.
+const Kernel* bf16_kernel();
+
+// A vector and the same vector at any address (attributes of a template argument itself would be dropped).
+template <int N>
+struct Lanes {
+  typedef float Vec __attribute__((vector_size(N * 4)));
+  typedef float Loose __attribute__((vector_size(N * 4), aligned(2), may_alias));
+};
+
+// to[j * to_stride + i] = from[i * from_stride + j] for i < rows, j < columns, in squares of 4 x 4. Words are moved,
+// not computed with: any 32 bits pass.
+inline __attribute__((always_inline)) void transpose(const float* from, int64_t from_stride, int64_t rows,
+                                                     int64_t columns, float* to, int64_t to_stride) {
+  using V = Lanes<4>::Vec;
+  using U = Lanes<4>::Loose;
+  typedef int I __attribute__((vector_size(16)));
+  int64_t i = 0;
+  for (; i + 4 <= rows; i += 4) {
+    int64_t j = 0;
+    for (; j + 4 <= columns; j += 4) {
+      const float* f = from + i * from_stride + j;
+      float* t = to + j * to_stride + i;
+      const V a = *reinterpret_cast<const U*>(f), b = *reinterpret_cast<const U*>(f + from_stride);
+      const V c = *reinterpret_cast<const U*>(f + 2 * from_stride), d = *reinterpret_cast<const U*>(f + 3 * from_stride);
+      const V ab0 = __builtin_shuffle(a, b, I{0, 4, 1, 5}), ab1 = __builtin_shuffle(a, b, I{2, 6, 3, 7});
+      const V cd0 = __builtin_shuffle(c, d, I{0, 4, 1, 5}), cd1 = __builtin_shuffle(c, d, I{2, 6, 3, 7});
+      *reinterpret_cast<U*>(t) = __builtin_shuffle(ab0, cd0, I{0, 1, 4, 5});
+      *reinterpret_cast<U*>(t + to_stride) = __builtin_shuffle(ab0, cd0, I{2, 3, 6, 7});
+      *reinterpret_cast<U*>(t + 2 * to_stride) = __builtin_shuffle(ab1, cd1, I{0, 1, 4, 5});
+      *reinterpret_cast<U*>(t + 3 * to_stride) = __builtin_shuffle(ab1, cd1, I{2, 3, 6, 7});
+    }
+    for (; j < columns; ++j)
+      for (int64_t l = i; l < i + 4; ++l) to[j * to_stride + l] = from[l * from_stride + j];
+  }
+  for (; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j) to[j * to_stride + i] = from[i * from_stride + j];
+}
+
+}  // namespace hd::cpu

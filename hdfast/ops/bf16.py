@@ -1,0 +1,112 @@
+"""Products and convolutions with bfloat16 operands and float32 sums.
+
+A parameter that carries a bfloat16 copy of itself (`shadow`, which hdfast.arena keeps) is multiplied in bfloat16: its
+presence is what selects the precision. Gradients reach the float32 parameter, those of products without having been
+rounded. On the CPU the native library multiplies; elsewhere torch does.
+"""
+
+import torch
+from torch import Tensor
+
+from hdfast.ops import checks
+
+OPS = ("mm_bf16", "state_mm_bf16_fwd", "state_mm_bf16_bwd")
+PUBLIC = ()
+
+
+def shadow(kernel: Tensor) -> Tensor | None:
+    """The bfloat16 copy of a parameter that is multiplied in bfloat16, else None."""
+    return getattr(kernel, "shadow", None)
+
+
+def native(x: Tensor) -> bool:
+    """Whether the ops of this family serve a tensor now: native backend, on the CPU."""
+    from hdfast import ops
+    return ops.backend() == "native" and x.device.type == "cpu" and hasattr(torch.ops.hdfast, OPS[0])
+
+
+def product(a: Tensor, b: Tensor, half: bool) -> Tensor:
+    """a (M, K) @ b (K, N), float32 or bfloat16 and of any strides -> bfloat16 if `half`, else float32. No gradient."""
+    if native(a):
+        return torch.ops.hdfast.mm_bf16.default(a, b, half)
+    a, b = a.bfloat16(), b.bfloat16()
+    if half:
+        return torch.mm(a, b)
+    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.mm(a.float(), b.float())
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, kernel, copy, half):
+        ctx.save_for_backward(x, copy)
+        return product(x, copy, half)
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, copy = ctx.saved_tensors
+        dx = product(dy, copy.t(), x.dtype is torch.bfloat16) if ctx.needs_input_grad[0] else None
+        return dx, product(x.t(), dy, False) if ctx.needs_input_grad[1] else None, None, None
+
+
+def linear(x: Tensor, kernel: Tensor, copy: Tensor, bias: Tensor | None = None, *, half: bool = False) -> Tensor:
+    """x @ kernel + bias: x (..., in) float32 or bfloat16, kernel (in, out) and bias float32, copy the kernel's bfloat16
+    one -> (..., out), bfloat16 if `half`, else float32."""
+    y = _Product.apply(x.reshape(-1, x.shape[-1]), kernel, copy, half).view(*x.shape[:-1], kernel.shape[1])
+    return y if bias is None else y + bias
+
+
+class _Operand(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, kernel, copy):
+        return copy.view_as(copy)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.float(), None
+
+
+def operand(kernel: Tensor) -> Tensor:
+    """What a convolution multiplies with: the bfloat16 copy, whose gradient is the parameter's, or the parameter."""
+    copy = shadow(kernel)
+    return kernel if copy is None else _Operand.apply(kernel, copy)
+
+
+def state_mm(deter: Tensor, stoch: Tensor | None, index: Tensor, kernel: Tensor, *, classes: int,
+             half: bool) -> Tensor:
+    """[deter, onehot(index)] @ kernel as hdfast.ops.imagine.state_mm does, operands rounded; result as `linear`'s."""
+    checks.dtype("state_mm_bf16", "deter", deter, torch.float32)
+    checks.shape("state_mm_bf16", "index", index, (*deter.shape[:-1], index.shape[-1]), "(..., S)")
+    flat = None if stoch is None else stoch.flatten(-2).flatten(0, -2)
+    deters, indices = (x.flatten(0, -2).contiguous() for x in (deter, index))
+    y = torch.ops.hdfast.state_mm_bf16_fwd.default(deters, flat, indices, kernel.contiguous(), classes, half)
+    return y.unflatten(0, deter.shape[:-1])
+
+
+def register(namespace: str) -> None:
+    """Shapes for tracing and the derivative of the product with states, for the raw ops of one library."""
+    ops = getattr(torch.ops, namespace)
+
+    def result(like, rows, columns, half):
+        return like.new_empty(rows, columns, dtype=torch.bfloat16 if half else torch.float32)
+
+    def fake_bwd(dy, deter, index, kernel, classes, need_deter, need_stoch, need_kernel):
+        return (torch.empty_like(deter) if need_deter else deter.new_empty(0),
+                deter.new_empty(len(deter), index.shape[1] * classes) if need_stoch else deter.new_empty(0),
+                torch.empty_like(kernel) if need_kernel else deter.new_empty(0))
+
+    def setup_context(ctx, inputs, output):
+        deter, stoch, index, kernel, classes, _ = inputs
+        ctx.save_for_backward(deter, index, kernel)
+        ctx.extra = classes, deter.requires_grad, stoch is not None and stoch.requires_grad, kernel.requires_grad
+
+    def backward(ctx, dy):
+        grads = ops.state_mm_bf16_bwd.default(dy.contiguous(), *ctx.saved_tensors, *ctx.extra)
+        ddeter, dstoch, dkernel = (g if need else None for g, need in zip(grads, ctx.extra[1:], strict=True))
+        return ddeter, dstoch, None, dkernel, None, None
+
+    torch.library.register_fake(f"{namespace}::mm_bf16", lambda a, b, half: result(a, a.shape[0], b.shape[1], half))
+    torch.library.register_fake(
+        f"{namespace}::state_mm_bf16_fwd",
+        lambda deter, stoch, index, kernel, classes, half: result(deter, len(deter), kernel.shape[1], half))
+    torch.library.register_fake(f"{namespace}::state_mm_bf16_bwd", fake_bwd)
+    torch.library.register_autograd(f"{namespace}::state_mm_bf16_fwd", backward, setup_context=setup_context)
