@@ -15,17 +15,11 @@ BLOCK = 4096  # floats: the norm is that of block norms, or 16 M squares summed 
 class Arena:
     """Adam over a flat arena: global-norm clip, bias-corrected moments (optax semantics), constant learning rate.
 
-<<<<<<< HEAD
     The given parameters become views into `param` and their `.grad` views into `grad`: autograd accumulates there in
     place, or `backward` puts a gradient there. `step` counts updates on the device, so an update never reads anything
     back to the host. An arena that was told to `lead` moves a slow copy of its parameters with every step.
-=======
-    The given parameters become views into `param` and their `.grad` views into `grad`; autograd accumulates there in
-    place. `step` counts updates on the device, so an update never reads anything back to the host. An arena that was
-    told to `lead` moves a slow copy of its parameters with every step.
     With `half` every matrix among the parameters has a bfloat16 `shadow`, in which it is multiplied (hdfast.ops.bf16);
     who writes parameters from outside calls `refresh`.
->>>>>>> bf16
     Official jaxutils.py, class Optimizer (clip_by_global_norm, then scale_by_adam).
     """
 
