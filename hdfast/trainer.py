@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hdfast import checkpoint, distributed, ops, rng
+from hdfast import checkpoint, distributed, machine, ops, rng
 from hdfast.agent import Agent, PolicyState
 from hdfast.config import Config
 from hdfast.cuda_graph import Graphs
@@ -24,15 +24,7 @@ from hdfast.envs import Step, VectorEnv, make_envs
 from hdfast.errors import RunError
 from hdfast.evaluation import Stopped, evaluate, frames_per_step
 from hdfast.logger import Logger
-from hdfast.machine import (
-    choose_algorithms,
-    keep_memory,
-    pick_device,
-    replay_device,
-    resolve_precision,
-    set_precision,
-    usable_cores,
-)
+from hdfast.machine import choose_algorithms, keep_memory, pick_device, replay_device, usable_cores
 from hdfast.replay import Replay
 from hdfast.replay_ring import ring_bytes
 from hdfast.run_dir import RunDir, check_settings, finished_step, spaces
@@ -55,7 +47,7 @@ def train(config: Config, *, dry_run: bool = False) -> None:
         device = team.device if team else pick_device(config.device)
         choose_algorithms(device, config.deterministic)
         ops.set_backend(config.backend, device)
-        set_precision(config.precision, device)
+        machine.set_precision(config.precision, device)
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
         if device.type == "cpu":
@@ -361,7 +353,8 @@ class Trainer:
         self.log.message(
             f"hdfast: {config.task}, seed {config.seed}, harmony {config.harmony.mode}, "
             f"{sum(agent.num_params().values()):,} parameters\n  {agent.device} with {ops.backend()} operations in "
-            f"{resolve_precision(config.precision, agent.device)}, replay on {self.replay.ring.device}, CPU threads: {torch.get_num_threads()}, environments: "
+            f"{machine.resolve_precision(config.precision, agent.device)}, replay on {self.replay.ring.device}, "
+            f"CPU threads: {torch.get_num_threads()}, environments: "
             f"{self.envs.num_envs}{f', ranks: {ranks}' if (ranks := distributed.dist_size()) > 1 else ''}"
             f"\n  {config.run.steps:,} steps "
             f"({config.run.steps * frames_per_step(config):,} frames), "
