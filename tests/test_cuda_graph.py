@@ -39,8 +39,9 @@ def assert_same(one: dict, two: dict) -> None:
 # Whole agents
 
 @pytest.mark.parametrize("space", [IMAGE, VECTOR], ids=["image", "vector"])
-def test_replayed_updates_equal_eager_ones_bit_for_bit(taped, space):
-    eager, graphs = make_agent(space), captured(make_agent(space))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_replayed_updates_equal_eager_ones_bit_for_bit(taped, space, precision):
+    eager, graphs = make_agent(space, precision=precision), captured(make_agent(space, precision=precision))
     for k in range(WARMUP + 4):
         for agent in (eager, graphs):
             agent.update(make_batch(space=space, seed=k))

@@ -18,16 +18,16 @@ from hdfast import cuda_graph, ops
 from hdfast.agent import Agent
 from hdfast.bench import micro, stages, workload
 from hdfast.bench.ours import build_learner, compile_parts, tensors
-from hdfast.config import Config, settings
+from hdfast.config import Config
 from hdfast.envs import ActSpace, ObsSpace, Step
 from hdfast.learner import Uniforms
-from hdfast.machine import facts
+from hdfast.machine import facts, set_precision
 from hdfast.ops import library
 from hdfast.replay import Replay
 
 ENOUGH = 0.05  # seconds that one timed round takes at least
 ROUNDS = 5
-PRECISIONS = ("fp32", "tf32", "bf16") if "precision" in settings() else ("fp32", "tf32")
+PRECISIONS = ("fp32", "tf32", "bf16")
 RUNGS = {"reference": ("reference", False), "compile": ("reference", False), "native": ("native", False),
          "graphs": ("native", True)}
 ACTING = (1, 16, 100)  # environments
@@ -60,11 +60,10 @@ class Bench:
         self.row(case, precision, value, unit, expected, note)
 
     def config(self, precision: str, **overrides: Any) -> Config:
-        """The settings of the preset; precision 'fp32', 'tf32' or 'bf16', which is set in torch too."""
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
-        if "precision" in settings() and (precision != "tf32" or self.device.type == "cuda"):
-            overrides["precision"] = precision
-        return workload.sized(self.preset, device=str(self.device), **overrides)
+        """The settings of the preset; the precision is put in force too, 'tf32' being float32 on the CPU."""
+        name = "fp32" if precision == "tf32" and self.device.type == "cpu" else precision
+        return workload.sized(self.preset, device=str(self.device), precision=set_precision(name, self.device),
+                              **overrides)
 
     def wait(self) -> None:
         if self.device.type == "cuda":

@@ -107,11 +107,11 @@ TEST(GruGatesEdges, OperandsOfAStep) {
           dx(rows * 3 * size, DType::BF16), ddeter(rows * size), partial(rows * 6 * size);
       launch_gru_gates_fwd({x.data(), deter.f32(), scale.f32(), bias.f32(), next.f32(), copy.data(), mean.f32(),
                             rstd.f32(), int64_t(rows), int64_t(size), DType::F32, int64_t(stride), DType::BF16},
-                           nullptr);
+                           STREAM);
       launch_gru_gates_bwd({dnext.f32(), x.data(), deter.f32(), mean.f32(), rstd.f32(), scale.f32(), bias.f32(),
                             dx.data(), ddeter.f32(), nullptr, nullptr, partial.f32(), int64_t(rows), int64_t(rows),
                             int64_t(size), DType::F32, DType::BF16},
-                           nullptr);
+                           STREAM);
       Vec rows_of_copy, dscale(3 * size);
       for (size_t i = 0; i < rows * size; ++i)
         rows_of_copy.push_back(copy.values()[i / size * stride + i % size]);

@@ -130,10 +130,10 @@ TEST(LatentEdges, OperandsOfAStep) {
     std::vector<int64_t> index(groups, -1);
     launch_latent_fwd({logit.data(), u.f32(), nullptr, onehot.data(), index.data(), int64_t(groups),
                        int64_t(classes), MIX, false, DType::F32, 2, int64_t(stride), DType::BF16},
-                      nullptr);
+                      STREAM);
     launch_latent_bwd({logit.data(), donehot.data(), nullptr, dlogit.data(), int64_t(groups), int64_t(classes), MIX,
                        false, DType::F32, DType::BF16},
-                      nullptr);
+                      STREAM);
     Vec rows;
     for (size_t i = 0; i < groups * classes; ++i)
       rows.push_back(onehot.values()[i / (2 * classes) * stride + i % (2 * classes)]);

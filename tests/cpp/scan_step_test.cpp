@@ -90,7 +90,7 @@ void check_forward(const Case& k, DType dtype, bool masks, bool gather, bool acc
     a.joint = joint.data(), a.mean = mean.f32(), a.rstd = rstd.f32();
     a.rows = int64_t(k.rows), a.size = int64_t(k.size), a.cols = int64_t(k.cols), a.stride = int64_t(k.stride);
     a.groups = GROUPS, a.classes = CLASSES, a.actions = ACTIONS, a.accumulate = accumulate, a.dtype = dtype;
-    launch_scan_input_fwd(a, nullptr);
+    launch_scan_input_fwd(a, STREAM);
     Vec got;
     const Vec padded = joint.values();
     for (size_t row = 0; row < k.rows; ++row) {
@@ -137,7 +137,7 @@ void check_backward(const Case& k, DType dtype, bool masks, int64_t parts) {
                            rstd.f32(), scale.f32(), bias.f32(), got_dpre.data(), got_dmasked.data(),
                            got_dbefore.f32(), got_carry.f32(), partial.f32(), int64_t(k.rows), int64_t(k.size),
                            int64_t(k.cols), parts, dtype},
-                          nullptr);
+                          STREAM);
     Vec sums[2] = {Vec(k.cols), Vec(k.cols)};
     const Vec slices = partial.values();
     for (size_t i = 0; i < slices.size(); ++i) sums[i / k.cols % 2][i % k.cols] += slices[i];
@@ -185,7 +185,7 @@ TEST(ScanStepEdges, AnIndexOutOfRangeMakesItsRowNan) {
   a.action_kernel = action_kernel.data(), a.scale = scale.f32(), a.bias = bias.f32(), a.pre = pre.f32();
   a.joint = joint.data(), a.mean = mean.f32(), a.rstd = rstd.f32();
   a.rows = 3, a.size = 4, a.cols = 8, a.stride = 12, a.groups = GROUPS, a.classes = CLASSES, a.actions = ACTIONS;
-  launch_scan_input_fwd(a, nullptr);
+  launch_scan_input_fwd(a, STREAM);
   const Vec got = joint.values();
   EXPECT_FALSE(std::isnan(got[4]));
   EXPECT_TRUE(std::isnan(got[12 + 4]) && std::isnan(got[24 + 4]));
@@ -205,7 +205,7 @@ TEST(ScanStepEdges, WithoutAStateBeforeTheStartIsTaken) {
   a.pre = pre.f32(), a.before = before.f32(), a.joint = joint.data(), a.mean = mean.f32(), a.rstd = rstd.f32();
   a.rows = 4, a.size = 8, a.cols = 16, a.stride = 24, a.groups = GROUPS, a.classes = CLASSES, a.actions = ACTIONS;
   a.accumulate = true;
-  launch_scan_input_fwd(a, nullptr);
+  launch_scan_input_fwd(a, STREAM);
   const Vec got = joint.values();
   expect_close(Vec(got.begin() + 56, got.begin() + 72), want.y, 1e-5, 16, "y");
   EXPECT_EQ(Vec(got.begin() + 48, got.begin() + 56), k.start);
