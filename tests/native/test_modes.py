@@ -7,12 +7,12 @@ import torch
 from raw_cases import ACTIONS, BATCH, CLASSES, DETER, STOCH, imagine_arguments, integers, latents, n, scan_arguments
 
 from hdfast import ops
-from hdfast.ops import library
+from hdfast.ops import bf16, library
 from hdfast.ops.adam import adam_step
 from hdfast.ops.conv import conv, deconv
 from hdfast.ops.harmony import NAMES
 from hdfast.ops.imagine import imagine, state_mm
-from hdfast.ops.observe_scan import observe_scan
+from hdfast.ops.observe_scan import observe_scan, stepwise
 from hdfast.ops.replay_gather import replay_gather
 
 
@@ -32,6 +32,15 @@ def adam(param, grad, mean, var, step):
 
 def scan(embed, action, is_first, u, *params):
     return observe_scan(embed, action, is_first, u, list(params), classes=CLASSES, mix=0.01)
+
+
+def stepwise_scan(*tensors):
+    with stepwise():
+        return scan(*tensors)
+
+
+def rounded(x, kernel):
+    return bf16.linear(x, kernel, kernel.detach().bfloat16())
 
 
 def rollout(deter, index, u, u_action, *weights):
@@ -55,9 +64,10 @@ WITHOUT_GRADIENT = (adam, rollout)
 CALLS = {
     "actor_loss": [(actor, lambda: (n(BATCH, ACTIONS), integers(ACTIONS, BATCH), n(BATCH), n(BATCH)))],
     "adam": [(adam, lambda: (n(9), n(9), n(9), torch.rand(9), torch.zeros((), dtype=torch.int64)))],
+    "bf16": [(rounded, lambda: (n(BATCH, 5), n(5, 7)))],
     "cont_loss": [(ops.cont_loss, lambda: (n(4), torch.ones(4)))],
-    "conv": [(conv, lambda: (n(BATCH, 4, 4, 2), n(5, 2, 4, 4))),
-             (deconv, lambda: (n(BATCH, 2, 2, 5), n(5, 2, 4, 4)))],
+    "conv": [(conv, lambda: (n(BATCH, 4, 4, 8), n(5, 8, 4, 4))),
+             (deconv, lambda: (n(BATCH, 2, 2, 5), n(5, 8, 4, 4)))],
     "gru_gates": [(ops.gru_gates, lambda: (n(BATCH, 3 * DETER), n(BATCH, DETER), n(3 * DETER), n(3 * DETER)))],
     "harmony": [(harmonise, lambda: (n(4), n(4), n(4), n(4), n(4), n(3)))],
     "image_loss": [(ops.image_loss, lambda: (n(BATCH, 2, 2, 3), n(BATCH, 2, 2, 3)))],
@@ -76,6 +86,7 @@ CALLS = {
     "returns": [(lambda r, v, c: ops.lambda_return(r, v, c, gamma=0.99, lam=0.95),
                  lambda: (n(2, BATCH), n(3, BATCH), torch.rand(3, BATCH))),
                 (lambda c: ops.return_weight(c, gamma=0.99), lambda: (torch.rand(3, BATCH),))],
+    "scan_step": [(stepwise_scan, scan_tensors)],
     "twohot": [(ops.symlog, lambda: (n(4),)), (ops.symexp, lambda: (n(4),)),
                (ops.twohot_loss, lambda: (n(BATCH, 7), n(BATCH))), (ops.twohot_mean, lambda: (n(BATCH, 7),))],
 }

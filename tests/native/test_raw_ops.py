@@ -33,20 +33,23 @@ FREE = {
     "conv_down.x": "longer shorter", "conv_down.kernel": "longer shorter", "conv_up.y": "longer shorter",
     "conv_kernel.x": "wider narrower", "conv_kernel.y": "wider narrower",
     "gru_gates_bwd.rstd": "deeper", "imagine.u": "shorter", "imagine.u_action": "longer", "mm.a": "longer shorter",
-    "mm.b": "wider narrower", "norm_act_bwd.mean": "deeper", "norm_act_bwd.rstd": "deeper",
+    "mm.b": "wider narrower",
+    "mm_bf16.a": "longer shorter", "mm_bf16.b": "wider narrower",
+    "norm_act_bwd.mean": "deeper", "norm_act_bwd.rstd": "deeper",
     "norm_act_fwd.x": "longer shorter deeper", "replay_gather.index": "longer shorter empty",
     "replay_gather.ring": "longer shorter wider narrower", "return_range.low": "deeper", "return_range.high": "deeper",
     "return_range.ret": "longer shorter", "return_weight_fwd.cont": "longer shorter wider narrower",
     "scan_gates_bwd.partial": "longer shorter", "scan_input_bwd.partial": "longer shorter",
     "scan_input_fwd.action_kernel": "longer shorter", "sample_index.logp": "wider narrower",
     "sample_latent_fwd.logp": "wider narrower",
-    "state_mm_fwd.kernel": "wider narrower", "symexp_fwd.x": "longer shorter number deeper empty",
+    "state_mm_fwd.kernel": "wider narrower", "state_mm_bf16_fwd.kernel": "wider narrower",
+    "symexp_fwd.x": "longer shorter number deeper empty",
     "symlog_fwd.x": "longer shorter number deeper empty", "twohot_loss_fwd.target": "longer shorter",
     "twohot_mean_fwd.logit": "longer shorter", "unimix_fwd.logit": "longer shorter wider narrower deeper flat",
 }
 # Arguments that are not read: a gradient's path, and the posterior's parameters where there is no posterior.
-UNREAD = {"state_mm_fwd.stoch", *(f"imagine.params[{i}]" for i in range(12, 17))}
-STRIDES = {"mm.a", "mm.b"}  # matrices of any strides
+UNREAD = {"state_mm_fwd.stoch", "state_mm_bf16_fwd.stoch", *(f"imagine.params[{i}]" for i in range(12, 17))}
+STRIDES = {"mm.a", "mm.b", "mm_bf16.a", "mm_bf16.b"}  # matrices of any strides
 SPOKEN = {"kl_divergence": "balanced_kl"}  # ops that share another's checks
 
 
@@ -121,7 +124,8 @@ def test_free_shapes_are_accepted(ops, native, name):
 
 
 @pytest.mark.parametrize("value", [-1, 1 << 40])
-@pytest.mark.parametrize("name", ["imagine", "state_mm_fwd", "state_mm_bwd", "observe_scan_bwd"])
+@pytest.mark.parametrize("name", ["imagine", "state_mm_fwd", "state_mm_bwd", "state_mm_bf16_fwd",
+                                  "state_mm_bf16_bwd", "observe_scan_bwd"])
 def test_indices_outside_are_refused(ops, native, name, value):
     op = raw(native, name)
     good = CASES[name](ops)
