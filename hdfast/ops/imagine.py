@@ -98,7 +98,7 @@ def define_steps() -> None:
     torch.library.define(name, "(Tensor deter, Tensor index, Tensor u, Tensor u_action, Tensor[] params, "
                                "Tensor[] actor, int classes, float mix, bool keep_prior, bool half) -> (Tensor deter, "
                                "Tensor index, Tensor prior, Tensor action, Tensor feat)")
-    torch.library.impl(name, "default", imagine_steps.rollout)
+    torch.library.impl(name, "default", library.outside_autocast(imagine_steps.rollout))
     torch.library.register_fake(name, imagine_steps.rollout)
 
 

@@ -8,6 +8,7 @@ CUDA sources compiled for the CPU, under the name `hdfast_emu`.
 
 import contextlib
 import ctypes
+import functools
 import importlib
 import json
 import os
@@ -103,6 +104,16 @@ def namespace(name: str) -> Iterator[None]:
 def op(name: str) -> Callable:
     """A raw op of the active namespace: `op("norm_act_fwd")(x, scale, bias)`."""
     return _raw[name]
+
+
+def outside_autocast(run: Callable) -> Callable:
+    """`run` with autocast off: types are those of its arguments, as in a native op."""
+    @functools.wraps(run)
+    def call(*args):
+        with torch._C._DisableAutocast():
+            return run(*args)
+
+    return call
 
 
 def build_info() -> dict[str, str] | None:

@@ -139,7 +139,7 @@ def define_steps() -> None:
     for which, run in (("fwd", observe_steps.forward), ("bwd", observe_steps.backward)):
         name = f"{library.NAMESPACE}::observe_steps_{which}"
         torch.library.define(name, schemas[which])
-        torch.library.impl(name, "default", run)
+        torch.library.impl(name, "default", library.outside_autocast(run))
         torch.library.register_fake(name, run)
     register_derivative(f"{library.NAMESPACE}::observe_steps_fwd", torch.ops.hdfast.observe_steps_bwd.default)
 
