@@ -39,7 +39,7 @@ def keep_memory() -> None:
     """Let the C library keep freed memory for the next allocation, for the life of this process. Linux, glibc only.
 
     An update on the CPU frees and allocates the same large tensors again. glibc gives each above 32 MiB back to the
-    system and takes fresh zeroed pages for the next: 550,000 page faults an update, a tenth of its CPU time.
+    system and takes fresh zeroed pages for the next: 550,000 page faults an update at the official sizes.
     """
     M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
     with contextlib.suppress(OSError, AttributeError, TypeError):

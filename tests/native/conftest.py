@@ -119,3 +119,15 @@ def one_thread():
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.fixture
+def one_thread_of_native_code():
+    """The native library as the backend, in one thread, for tests of what only the CPU has."""
+    if reason := library.problem():
+        pytest.skip(f"the native library is not there: {reason}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with ops.use("native"):
+        yield
+    torch.set_num_threads(before)

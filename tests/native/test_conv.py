@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from tolerance import assert_as_accurate
 
 from hdfast import ops
-from hdfast.ops import library
 from hdfast.ops.conv import FEW, conv, deconv
 
 # Images N, sides h, w of the small image, channels C of the big one and D of the small one. From 8 channels on it is
@@ -15,15 +14,7 @@ SIZES = [(3, 4, 4, 16, 32), (1, 1, 1, 8, 1), (5, 3, 2, 9, 13), (2, 7, 5, 20, 33)
          (9, 16, 16, 32, 8), (2, 1, 1, 1, 1), (3, 5, 4, 3, 7), (2, 33, 9, 7, 6)]
 
 
-@pytest.fixture(autouse=True)
-def on_the_cpu():
-    if reason := library.problem():
-        pytest.skip(f"the native library is not there: {reason}")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with ops.use("native"):
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread_of_native_code")
 
 
 def leaves(sizes, big):

@@ -3,21 +3,10 @@
 import pytest
 import torch
 
-from hdfast import ops
-from hdfast.ops import library
-
 SIZES = [(1, 1, 1), (4, 130, 33), (15, 385, 31), (16, 32, 64), (129, 1700, 530), (17, 33, 65), (3, 0, 5), (0, 4, 4)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread_of_native_code():
-    if reason := library.problem():
-        pytest.skip(f"the native library is not there: {reason}")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with ops.use("native"):
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread_of_native_code")
 
 
 def layouts(x: torch.Tensor) -> list[torch.Tensor]:
