@@ -13,10 +13,10 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from hdfast.config import Config, differences, opt, settings
-from hdfast.errors import ConfigError, RunError, nearest
+from hdfast.durable import expanded, is_folder
+from hdfast.errors import ConfigError, RunError, nearest, spelled_out
 from hdfast.flags import Parsed, grouped, help_text, parse
 from hdfast.presets import FIXED, PRESETS
 
@@ -142,9 +142,9 @@ def evaluate(parsed: Parsed[EvalFlags]) -> int:
     flags = parsed.own
     if not parsed.arguments:
         raise ConfigError("eval needs a run directory, as in `hdfast eval runs/atari_pong/0`")
-    logdir = Path(parsed.arguments[0]).expanduser()
-    video = logdir / "eval.gif" if flags.video == "eval" else Path(flags.video).expanduser()
-    if flags.video not in ("", "eval") and (video.suffix not in (".gif", ".mp4") or not video.parent.is_dir()):
+    logdir = expanded(parsed.arguments[0])
+    video = logdir / "eval.gif" if flags.video == "eval" else expanded(flags.video)
+    if flags.video not in ("", "eval") and (video.suffix not in (".gif", ".mp4") or not is_folder(video.parent)):
         raise ConfigError(f"--video must name a .gif or .mp4 file in a directory that exists, got {video}")
     from hdfast.evaluation import evaluate_run
     result = evaluate_run(logdir, episodes=flags.episodes, seed=flags.seed, num_envs=flags.envs or None,
@@ -167,9 +167,9 @@ def reproduce(parsed: Parsed[ReproduceFlags]) -> int:
     """Start a run again in another directory, with the same settings, and compare both when it is done."""
     if not parsed.arguments:
         raise ConfigError("reproduce needs a run directory, as in `hdfast reproduce runs/atari_pong/0`")
-    run = Path(parsed.arguments[0]).expanduser().absolute()
+    run = expanded(parsed.arguments[0]).absolute()
     from hdfast.reproduce import reproduce
-    new = Path(parsed.own.logdir).expanduser() if parsed.own.logdir else run.parent / f"{run.name}-again"
+    new = expanded(parsed.own.logdir) if parsed.own.logdir else run.parent / f"{run.name}-again"
     return 0 if reproduce(run, new) else 1
 
 
@@ -193,7 +193,7 @@ def watch(parsed: Parsed[WatchFlags]) -> int:
     """Show the runs below a directory: state, step, score, speed and time left, until Ctrl-C."""
     from hdfast import watch
     try:
-        watch.watch(Path(*(parsed.arguments or ("runs",))).expanduser(), once=parsed.own.once)
+        watch.watch(expanded(*(parsed.arguments or ("runs",))), once=parsed.own.once)
     except KeyboardInterrupt:
         pass
     return 0
@@ -203,10 +203,10 @@ def report(parsed: Parsed[ReportFlags]) -> int:
     """Write tables, figures and a page of the runs in some folders, beside random, human and published agents."""
     from hdfast.report import build
     flags = parsed.own
-    paths = {name: Path(text).expanduser() if text else None
+    paths = {name: expanded(text) if text else None
              for name, text in (("out", flags.out), ("export", flags.export))}
-    build.report([Path(word).expanduser() for word in parsed.arguments], **paths, published=flags.published,
-                 score_paths=[Path(name).expanduser() for name in flags.scores], unfinished=flags.unfinished,
+    build.report([expanded(word) for word in parsed.arguments], **paths, published=flags.published,
+                 score_paths=[expanded(name) for name in flags.scores], unfinished=flags.unfinished,
                  samples=flags.bootstrap, watch=flags.watch)
     return 0
 
@@ -318,6 +318,8 @@ def _version() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code; `argv` without the program's name, None reads the process's own."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold bytes that are no text
     try:
         code = _dispatch(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
@@ -339,7 +341,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _one_paragraph(text: str) -> str:
     """The text on one line, with control characters and undecodable bytes from the command line spelled out."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+    return spelled_out(" ".join(text.split()))
 
 
 def _reader_went_away() -> bool:

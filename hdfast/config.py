@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from hdfast.durable import expanded
 from hdfast.errors import ConfigError, RunError, nearest
 from hdfast.presets import OFFICIAL, PRESETS
 from hdfast.tasks import TASK_EXCEPTIONS, canonical_task
@@ -219,7 +220,7 @@ class Config:
         """
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RunError(f"config.json does not hold valid JSON ({error}); restore the file, or start a new run "
                            "in another --logdir") from error
         if not isinstance(data, dict):
@@ -234,7 +235,7 @@ class Config:
         """`logdir` with {task}, {seed}, {timestamp} (the local time now) and a leading ~ expanded."""
         values = {"task": self.task.replace("/", "_"), "seed": str(self.seed),
                   "timestamp": time.strftime("%Y%m%dT%H%M%S")}
-        return Path(re.sub(r"{(\w+)}", lambda match: values[match[1]], self.logdir)).expanduser()
+        return expanded(re.sub(r"{(\w+)}", lambda match: values[match[1]], self.logdir))
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The two errors a user can meet, and the hint that goes with a misspelt name."""
+"""The two errors a user can meet, the hint that goes with a misspelt name, and text from strangers made harmless."""
 
 import difflib
 from collections.abc import Iterable
@@ -10,6 +10,11 @@ class ConfigError(ValueError):
 
 class RunError(RuntimeError):
     """A run cannot start or go on, or a file cannot be used (exit code 1)."""
+
+
+def spelled_out(text: str) -> str:
+    """The text with control characters and undecodable bytes as escapes, lines kept: safe for a terminal and a file."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

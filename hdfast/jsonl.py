@@ -12,6 +12,14 @@ from typing import Any
 from hdfast.durable import disk_errors, sync_directory
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value read from JSON is a finite number, and fits a float."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def plain(value: Any) -> Any:
     """Value as JSON types: arrays become lists, NaN and infinities become None."""
     if hasattr(value, "tolist"):
@@ -81,11 +89,16 @@ def trim(path: Path, last_step: int) -> int:
     with disk_errors("read", path):
         data = path.read_bytes()
     lines = data.splitlines()
-    kept = [line for line in lines if (row := _parse(line)) is not None and row.get("step", 0) <= last_step]
+    kept = [line for line in lines if (row := _parse(line)) is not None and _reached(row, last_step)]
     fixed = b"".join(line + b"\n" for line in kept)
     if fixed != data:
         replace(path, fixed)
     return len(lines) - len(kept)
+
+
+def _reached(row: dict[str, Any], last_step: int) -> bool:
+    step = row.get("step", 0)
+    return is_number(step) and step <= last_step
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -108,6 +121,6 @@ def replace(path: Path, data: bytes) -> None:
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None

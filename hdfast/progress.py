@@ -181,12 +181,13 @@ class LiveTable:
     def show(self, title: str, rows: Sequence[Sequence[str]]) -> None:
         """Draw the rows; columns after the third are numbers. What does not fit on the screen is left out."""
         from rich.table import Table
+        from rich.text import Text  # of a plain string rich would read [brackets] as markup
 
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
         for i, name in enumerate(self._header):
             table.add_column(name, justify="right" if i > 2 else "left", no_wrap=True)
         for row in rows:
-            table.add_row(*row, style=self.STATES.get(row[2], ""))
+            table.add_row(*map(Text, row), style=self.STATES.get(row[2], ""))
         self._live.update(table, refresh=True)
 
     def message(self, text: str) -> None:

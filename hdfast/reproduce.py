@@ -11,6 +11,7 @@ from hdfast import checkpoint, ops, trainer
 from hdfast.errors import ConfigError, RunError
 from hdfast.jsonl import read_rows
 from hdfast.machine import facts, pick_device
+from hdfast.ops import gemm
 from hdfast.run_dir import finished_step, load_config, read_meta
 
 COMPARED = ("versions", "git", "cpu", "torch_threads", "gemm", "device", "backend", "gpu", "cuda")
@@ -34,7 +35,7 @@ def reproduce(run: Path, new: Path) -> bool:
                        "train` and the settings of its config.json")
     config = replace(config, logdir=str(new), run=replace(
         config.run, threads=config.run.threads or starts[0].get("torch_threads", 0)))
-    if starts[0].get("gemm"):
+    if starts[0].get("gemm") in gemm.PATHS:
         os.environ["HDFAST_GEMM"] = starts[0]["gemm"]
     device = pick_device(config.device)
     ops.set_backend(config.backend, device)
@@ -58,11 +59,15 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between the facts of two machines, a line each."""
     def flat(found: dict[str, Any]) -> dict[str, Any]:
         named = {name: found.get(name) for name in COMPARED}
-        return {**{f"version of {k}": v for k, v in (named.pop("versions") or {}).items()}, **named}
+        return {**{f"version of {k}": v for k, v in _object(named.pop("versions")).items()}, **named}
 
     old, new = flat(before), flat(now)
     return [f"{name} was {old.get(name)}, is {new.get(name)}; {EXPLAINED}"
             for name in dict.fromkeys((*old, *new)) if old.get(name) != new.get(name)]
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def compare(run: Path, new: Path) -> list[str]:

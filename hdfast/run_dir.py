@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import platform
 import sys
@@ -14,12 +15,14 @@ import torch
 from hdfast import checkpoint
 from hdfast.agent import Agent
 from hdfast.config import RESUME_MAY_CHANGE, Config, differences
-from hdfast.durable import LOCK
+from hdfast.durable import LOCK, read_bounded
 from hdfast.envs import ActSpace, ObsSpace
 from hdfast.errors import ConfigError, RunError
-from hdfast.jsonl import replace
+from hdfast.jsonl import is_number, replace
 from hdfast.machine import facts, pick_device, set_precision
 from hdfast.method import method_name
+
+SIZE_LIMIT = 1 << 26  # numbers of an observation, and actions
 
 
 class RunDir:
@@ -47,7 +50,7 @@ class RunDir:
             check_settings(self.path, config)
             self._started, self._method = time.monotonic(), method_name(config)
             self._meta = read_meta(self.path)
-            self._starts: list[dict[str, Any]] = [s for s in self._meta.get("starts", []) if isinstance(s, dict)]
+            self._starts: list[dict[str, Any]] = self._meta.get("starts", [])
             self._starts.append({"argv": sys.argv, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "pid": os.getpid(),
                                  "host": platform.node(), **facts(device)})
             replace(self.path / "config.json", config.to_json().encode())
@@ -63,7 +66,7 @@ class RunDir:
     @property
     def seconds_before(self) -> float:
         """Wall time of the earlier starts of this run."""
-        return sum(start.get("seconds", 0.0) for start in self._starts[:-1])
+        return sum(start["seconds"] for start in self._starts[:-1] if is_number(start.get("seconds")))
 
     def note(self, status: str, *, step: int | None = None, finished: bool = False) -> None:
         """Write meta.json: the status, the wall time so far and the step reached; `finished` marks a complete run."""
@@ -87,7 +90,7 @@ def check_settings(path: Path, config: Config) -> bool:
     """
     saved = Path(path) / "config.json"
     try:
-        text = saved.read_text(encoding="utf-8")
+        text = read_bounded(saved).decode()
     except (FileNotFoundError, NotADirectoryError):
         if any(Path(path).glob("ckpt/*")):
             raise RunError(f"{path} holds checkpoints but no config.json, so their settings are unknown; bring the "
@@ -134,7 +137,7 @@ def load_agent(logdir: Path | str, device: str = "auto", *, tag: str | None = No
 def load_config(logdir: Path) -> Config:
     """The configuration of a run; ConfigError where `logdir` is no run directory."""
     try:
-        text = (Path(logdir) / "config.json").read_text(encoding="utf-8")
+        text = read_bounded(Path(logdir) / "config.json").decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{logdir} is no run directory: its config.json cannot be read "
                           f"({getattr(error, 'strerror', None) or error}); give the --logdir of a `hdfast train` "
@@ -143,18 +146,26 @@ def load_config(logdir: Path) -> Config:
 
 
 def spaces(manifest: dict[str, Any]) -> tuple[ObsSpace, ActSpace]:
-    """Observation and action space that a checkpoint was trained on."""
+    """Observation and action space that a checkpoint was trained on; RunError for what cannot be one, however large."""
     try:
-        return ObsSpace(tuple(manifest["obs_shape"]), manifest["obs_dtype"]), ActSpace(manifest["actions"])
+        shape, dtype, actions = tuple(manifest["obs_shape"]), manifest["obs_dtype"], manifest["actions"]
+        if (not all(type(n) is int and n > 0 for n in (*shape, actions)) or max(math.prod(shape), actions) > SIZE_LIMIT
+                or len(shape) != {"uint8": 3, "float32": 1}.get(dtype)):
+            raise RunError(f"the checkpoint's manifest has impossible spaces, obs_shape {shape!r:.60} {dtype!r:.20}, "
+                           f"actions {actions!r:.20}; take another checkpoint or start anew with another --logdir")
+        return ObsSpace(shape, dtype), ActSpace(actions)
     except (KeyError, TypeError) as error:
         raise RunError(f"the checkpoint's manifest lacks {error}: another program wrote it; start anew with another "
                        "--logdir") from error
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """meta.json of the run at `path`; empty where there is none that can be read."""
+    """meta.json of the run at `path`, `starts` a list of objects; empty where there is none that can be read."""
     try:
-        data = json.loads((Path(path) / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = json.loads(read_bounded(Path(path) / "meta.json"))
+    except (OSError, ValueError, RecursionError):
         return {}
-    return data if isinstance(data, dict) else {}
+    if not isinstance(data, dict):
+        return {}
+    starts = data.get("starts")
+    return data | {"starts": [s for s in starts if isinstance(s, dict)] if isinstance(starts, list) else []}

@@ -18,6 +18,7 @@ from hdfast.tasks import ATARI26
 from hdfast.watch import HEADER, REFRESH, RunState, read_run, table
 
 TAIL = 15  # lines of a failed run's output that are shown
+MOST_RUNS = 10_000
 GROUPS = {"atari26": ATARI26}
 
 
@@ -70,8 +71,11 @@ def plan(presets: Sequence[str], settings: Mapping[str, Any], tasks: Iterable[st
     if "{task}" not in logdir and "{seed}" not in logdir:
         logdir = str(Path(logdir) / "{task}" / "{seed}")
     given = [one for name in tasks for one in GROUPS.get(name, (name,))] or [Config.preset(*presets, **settings).task]
+    ranges = [seed_range(text) for text in seeds]
+    if (runs := sum(map(len, ranges)) * len(given)) > MOST_RUNS:
+        raise ConfigError(f"a sweep has at most {MOST_RUNS:,} runs, got {runs:,}; name fewer --seeds or --tasks")
     jobs: dict[tuple[str, int], Job] = {}
-    for seed in (seed for text in seeds for seed in seed_range(text)):
+    for seed in (seed for found in ranges for seed in found):
         for task in given:
             config = Config.preset(*presets, **{**settings, "task": task, "seed": seed, "logdir": logdir})
             path = config.run_dir().absolute()

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from hdfast.durable import disk_errors
+from hdfast.durable import disk_errors, read_bounded
 from hdfast.errors import RunError
-from hdfast.jsonl import read_rows, replace
+from hdfast.jsonl import is_number, read_rows, replace
 from hdfast.scores import curve_frames, reference
 
 GREEN, RED = (0, 200, 80), (230, 60, 50)  # border of context frames, border of predicted frames
@@ -272,15 +272,15 @@ def _legend(figure: Any, axes: Any) -> None:
 
 def _task_of(logdir: Path) -> str:
     try:
-        return str(json.loads((logdir / "config.json").read_text(encoding="utf-8"))["task"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(read_bounded(logdir / "config.json"))["task"])
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return logdir.name
 
 
 def _points(path: Path, *keys: str) -> np.ndarray:
-    """Rows (step, *keys) as floats, by step; rows that lack one of them are left out."""
+    """Rows (step, *keys) as floats, by step; rows that lack one of them, or have no number there, are left out."""
     rows = [[row.get(key) for key in ("step", *keys)] for row in read_rows(path)]
-    rows = [row for row in rows if None not in row]
+    rows = [row for row in rows if all(map(is_number, row))]
     points = np.array(rows, float).reshape(len(rows), 1 + len(keys))
     return points[np.argsort(points[:, 0], kind="stable")]
 

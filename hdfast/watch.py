@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from hdfast.config import Config
-from hdfast.errors import ConfigError, RunError
-from hdfast.jsonl import last_rows
+from hdfast.durable import is_folder, read_bounded
+from hdfast.errors import ConfigError, RunError, spelled_out
+from hdfast.jsonl import is_number, last_rows
 from hdfast.progress import LiveTable, compact, duration, points, text_table
 
 REFRESH = 2.0  # seconds between readings
@@ -42,15 +43,17 @@ def read_run(path: Path) -> RunState:
     """State of the run at `path`: running, finished, stopped (by a signal), failed, died (killed without a word), or
     waiting where no run lies there yet. Files that cannot be read make a failed run, never an error."""
     try:
-        config = Config.from_json((path / "config.json").read_text(encoding="utf-8"))
-        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
-        status, start = str(meta["status"]), meta["starts"][-1]
+        config = Config.from_json(read_bounded(path / "config.json").decode())
+        meta = json.loads(read_bounded(path / "meta.json"))
+        status, method = spelled_out(str(meta["status"])), spelled_out(str(meta.get("method", "")))
+        start = dict(meta["starts"][-1])
     except FileNotFoundError:
         return RunState(path)
-    except (OSError, ValueError, KeyError, IndexError, TypeError, ConfigError, RunError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, IndexError, TypeError, RunError) as error:
         return RunState(path, state="failed", detail=f"unreadable: {error}")
-    rows = last_rows(path / "metrics.jsonl")
-    step = max(rows[-1]["agent_step"] if rows else 0, meta.get("finished") or 0)
+    rows = [row for row in last_rows(path / "metrics.jsonl") if is_number(row.get("agent_step"))
+            and is_number(row.get("seconds"))]
+    step = int(max([0, *(n for n in (rows and rows[-1]["agent_step"], meta.get("finished")) if is_number(n))]))
     state, _, detail = status.partition(" ")
     state = state.rstrip(":")
     if state == "running" and start.get("host") == platform.node() and not _alive(start.get("pid")):
@@ -58,12 +61,12 @@ def read_run(path: Path) -> RunState:
     if state == "finished" and step < config.run.steps:
         state = "waiting"
     rate = _rate(rows)
-    episodes = [row["episode/score"] for row in rows if row.get("episode/score") is not None][-EPISODES:]
-    evaluations = last_rows(path / "eval.jsonl")
+    episodes = [row["episode/score"] for row in rows if is_number(row.get("episode/score"))][-EPISODES:]
+    evaluations = [row["eval/score"] for row in last_rows(path / "eval.jsonl") if is_number(row.get("eval/score"))]
     return RunState(
-        path, str(meta.get("method", "")), state, step, config.run.steps,
+        path, method, state, step, config.run.steps,
         score=sum(episodes) / len(episodes) if episodes else None,
-        evaluation=evaluations[-1].get("eval/score") if evaluations else None, rate=rate,
+        evaluation=evaluations[-1] if evaluations else None, rate=rate,
         left=max(0, config.run.steps - step) / rate if rate and state == "running" else None, detail=detail)
 
 
@@ -106,7 +109,7 @@ def table(root: Path, states: Iterable[RunState]) -> tuple[str, list[tuple[str, 
 
 def _cells(root: Path, run: RunState) -> tuple[str, ...]:
     name = str(run.path.relative_to(root)) if run.path.is_relative_to(root) and run.path != root else str(run.path)
-    return (name, run.method, run.state, f"{compact(run.step)}/{compact(run.total)}" if run.total else "-",
+    return (spelled_out(name), run.method, run.state, f"{compact(run.step)}/{compact(run.total)}" if run.total else "-",
             *(text(value) if value is not None else "-" for text, value in (
                 (points, run.score), (points, run.evaluation), (compact, run.rate), (duration, run.left))))
 
@@ -117,7 +120,7 @@ def watch(root: Path, *, once: bool) -> None:
     Raises ConfigError where `root` is no directory.
     """
     root = Path(root)
-    if not root.is_dir():
+    if not is_folder(root):
         raise ConfigError(f"watch needs a directory that holds runs, got {root}; give the --logdir of a train or sweep "
                           "command")
 

@@ -3,13 +3,13 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 from hdfast.bench import ours, peers, rows
 from hdfast.bench.cases import LOOPS, OPS
 from hdfast.bench.peers import PEERS
 from hdfast.bench.rows import Measured, Program, Row
 from hdfast.bench.workload import SIZES
+from hdfast.durable import expanded, is_folder
 from hdfast.errors import ConfigError, RunError
 from hdfast.machine import cpu_name, multiplies_bf16
 
@@ -19,8 +19,8 @@ PARTS = ("update", "loops", "ops")
 def bench(preset: str, *, threads: int, with_peers: bool, only: str, rounds: int, backends: Sequence[str],
           precision: Sequence[str], json: str) -> int:
     """Measure and print. `json` is a file, `-` for standard output (the table then goes to standard error), or ''."""
-    target = None if json in ("", "-") else Path(json).expanduser()
-    if target is not None and not target.parent.is_dir():
+    target = None if json in ("", "-") else expanded(json)
+    if target is not None and not is_folder(target.parent):
         raise ConfigError(f"--json must name a file in a directory that exists, or -, got {target}")
     for name in backends:
         if name not in ours.BACKENDS:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from hdfast.errors import ConfigError
+
 LARGE = 1 << 24  # multiply-adds from which the measured path is taken
 
 
@@ -57,7 +59,7 @@ def chosen(threads: int) -> str:
     """Name of the path of large products on this many threads."""
     name = os.environ.get("HDFAST_GEMM", "")
     if name and name not in available():
-        raise ValueError(f"HDFAST_GEMM must be one of {', '.join(available())}, got {name!r}")
+        raise ConfigError(f"HDFAST_GEMM must be one of {', '.join(available())}, got {name!r:.60}; unset it")
     if name:
         return name
     with torch.no_grad(), torch.random.fork_rng(devices=[]):

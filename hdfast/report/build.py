@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace as replace_fields
 from pathlib import Path
 
-from hdfast.errors import ConfigError, RunError
+from hdfast.errors import ConfigError, RunError, spelled_out
 from hdfast.jsonl import replace
 from hdfast.report import figures, page, score_files, tables
 from hdfast.report.collect import Run, collect
@@ -36,7 +36,7 @@ def report(folders: Sequence[Path], *, out: Path | None = None, score_paths: Seq
         if not (own or peers or published):
             raise ConfigError(f"nothing to report on: {'; '.join(notes)}")
         summary = summarize(own, peers, notes, samples=samples, unfinished=unfinished)
-        print(_terminal(summary), flush=True)
+        print(spelled_out(_terminal(summary)), flush=True)
         if export:
             print(f"wrote {score_files.write(export, own)}")
         if out is not None:
@@ -62,7 +62,7 @@ def _write(summary: Summary, out: Path, refresh: float) -> Path:
     texts = {"runs.csv": tables.runs_csv, "games.csv": tables.games_csv, "aggregates.csv": tables.aggregates_csv,
              "tables.md": tables.markdown, "tables.tex": tables.latex}
     for name, text in texts.items():
-        replace(out / name, text(summary).encode())
+        replace(out / name, spelled_out(text(summary)).encode())
     pictures, files = [], list(texts)
     for plot in figures.plots(summary):
         try:
@@ -74,7 +74,8 @@ def _write(summary: Summary, out: Path, refresh: float) -> Path:
             replace(out / f"{plot.name}.{ending}", data)
             files.append(f"{plot.name}.{ending}")
         pictures.append((plot, panels))
-    replace(out / "index.html", page.page(summary, pictures, files=files, refresh=refresh).encode())
+    text = page.page(summary, pictures, files=files, refresh=refresh)
+    replace(out / "index.html", spelled_out(text).encode())
     return out / "index.html"
 
 

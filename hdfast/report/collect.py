@@ -1,7 +1,6 @@
 """Run directories -> Run: scores, curves and harmony coefficients; whatever is broken or unfinished becomes a note."""
 
 import json
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from hdfast.config import MACHINE_SETTINGS, Config, differences
+from hdfast.durable import is_folder, read_bounded
 from hdfast.errors import ConfigError, RunError
-from hdfast.jsonl import read_rows
+from hdfast.jsonl import is_number, read_rows
 from hdfast.method import method_name
 from hdfast.presets import OFFICIAL, PRESETS
 
@@ -89,7 +89,7 @@ def _natural(seed: str) -> tuple[int, str]:
 
 def _run_directories(folder: Path) -> list[Path]:
     """Directories at or below `folder` with records of a run; nothing inside a run is looked at."""
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise ConfigError(f"report needs directories, got {folder}; give run directories or folders that hold them")
     found = []
     for where, below, files in os.walk(folder):
@@ -103,7 +103,7 @@ def _run_directories(folder: Path) -> list[Path]:
 def _read(path: Path, names: "_Names", notes: list[str]) -> Run | None:
     """The run in one directory; None, with a note, where its settings cannot be read."""
     try:
-        config = Config.from_json((path / "config.json").read_text(encoding="utf-8"))
+        config = Config.from_json(read_bounded(path / "config.json").decode())
     except OSError as error:
         notes.append(f"{path}: left out, its config.json cannot be read ({error.strerror})")
         return None
@@ -144,27 +144,23 @@ def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
 
 def _meta(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(read_bounded(path))
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def _points(rows: list[dict[str, Any]], key: str) -> Curve:
     """Steps and values of the rows that have both as finite numbers, by step."""
-    points = sorted((row["step"], row[key]) for row in rows if _number(row.get("step")) and _number(row.get(key)))
+    points = sorted((row["step"], row[key]) for row in rows if is_number(row.get("step")) and is_number(row.get(key)))
     xs, ys = np.array(points, float).reshape(-1, 2).T
     return xs, ys
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _final(evals: Curve, rows: list[dict[str, Any]], episodes: Curve) -> tuple[float | None, str]:
     """Final score of a run and what it is."""
     if len(evals[0]):
-        last = [row for row in rows if row.get("step") == evals[0][-1] and _number(row.get("eval/score"))][-1]
+        last = [row for row in rows if row.get("step") == evals[0][-1] and is_number(row.get("eval/score"))][-1]
         count = len(last["scores"]) if isinstance(last.get("scores"), list) else 0
         over = f" over {count} episodes" if count else ""
         return float(evals[1][-1]), f"evaluation{over} at {evals[0][-1]:,.0f} frames"

@@ -4,6 +4,7 @@ One list of records, or a single record; gzipped where the name ends in .gz.
 """
 
 import gzip
+import io
 import json
 import math
 import zlib
@@ -14,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from hdfast.durable import READ_LIMIT, read_bounded
 from hdfast.errors import ConfigError, RunError
 from hdfast.jsonl import plain, replace
 from hdfast.report.collect import Run
 from hdfast.tasks import canonical_task
 
+LONGEST_NAME = 200
 SUITE = "atari100k_"
 SCHEMA = "a list of records with task, method, seed, xs, ys"
 
@@ -26,8 +29,12 @@ SCHEMA = "a list of records with task, method, seed, xs, ys"
 def read(path: Path) -> tuple[list[Run], list[str]]:
     """Runs of a score file, and a note for each kind of record left out; RunError where the file cannot be used."""
     try:
-        data = path.read_bytes()
-        records = json.loads(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
+        data = read_bounded(path)
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(READ_LIMIT + 1)
+            if len(data) > READ_LIMIT:
+                raise ValueError(f"it is larger than {READ_LIMIT} bytes once decompressed")
+        records = json.loads(data)
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RunError(f"cannot read the score file {path}: {reason}; it must hold JSON, {SCHEMA}") from error
@@ -64,6 +71,9 @@ def _run(record: Any, path: str) -> Run:
     if not isinstance(record, dict):
         raise TypeError(f"a record must be an object, got a {type(record).__name__}")
     task, xs, ys = record["task"], record["xs"], record["ys"]
+    method, seed = _name(record["method"]), _name(record.get("seed", "0"))
+    if isinstance(task, str):
+        _name(task)
     if not (isinstance(xs, list) and isinstance(ys, list) and len(xs) == len(ys)):
         raise ValueError("xs and ys must be lists of the same length")
     points = sorted((float(x), float(y)) for x, y in zip(xs, ys, strict=True)
@@ -74,5 +84,12 @@ def _run(record: Any, path: str) -> Run:
         task = "atari_" + task.removeprefix(SUITE)
     curve = tuple(np.array(points).T)
     frames = int(curve[0][-1])
-    return Run(canonical_task(task), str(record["method"]), str(record.get("seed", "0")), float(curve[1][-1]),
+    return Run(canonical_task(task), method, seed, float(curve[1][-1]),
                f"last point of the curve, at {frames:,} frames", curve, "score file", frames, frames, True, path)
+
+
+def _name(value: Any) -> str:
+    text = str(value) if isinstance(value, str | int) else ""
+    if not (text.isprintable() and 0 < len(text) <= LONGEST_NAME):
+        raise ValueError(f"task, method and seed must be printable text of up to {LONGEST_NAME} characters, or numbers")
+    return text
