@@ -1,7 +1,8 @@
-// Blocked GEMM: the drivers, and the fp32 kernel. Register tile 14 x 32 (AVX-512), 6 x 16 (AVX2) or 4 x 8 (SSE2): the tallest whose accumulators,
-// one row of B and nothing else fill the register file, so that a loaded row of B feeds as many multiply-adds as
-// there are rows. A micro-panel of A (14 x 384 floats, 21 KB) stays in L1 while a block of B (384 x 512, 0.8 MB)
-// streams from L2; C is read and written once per 384 of k. Bytes per multiply-add: 4/14 from L2, 4/32 from L1.
+// Blocked GEMM: the drivers, and the fp32 kernel. Register tile 14 x 32 (AVX-512), 6 x 16 (AVX2) or 4 x 8 (SSE2): the
+// tallest whose accumulators, one row of B and nothing else fill the register file, so that a loaded row of B feeds as
+// many multiply-adds as there are rows. A micro-panel of A (14 x 384 floats, 21 KB) stays in L1 while a block of B
+// (384 x 512, 0.8 MB) streams from L2; C is read and written once per 384 of k. Bytes per multiply-add: 4/14 from L2,
+// 4/32 from L1.
 #include "cpu/gemm.h"
 
 #include <algorithm>
@@ -16,43 +17,32 @@ namespace {
 
 constexpr int64_t kBlockK = 384, kBlockN = 512;
 
-// One register tile: MR rows of the packed A against one panel of B; n <= NV * width columns are stored.
-template <int W, int NV, int MR>
-inline __attribute__((always_inline)) void tile(int64_t kc, const float* a, const float* b, float* c, int64_t ldc,
-                                                int64_t n, bool accumulate) {
+// One register tile: MR rows of the packed A against one panel of B.
+template <int W, int MR>
+HD_INLINE void tile(int64_t kc, const float* a, const float* b, float* c, int64_t ldc, bool accumulate) {
   using V = typename Lanes<W>::Vec;
   using U = typename Lanes<W>::Loose;
-  V r[MR][NV];
+  V r[MR][2];
 #pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 2
-    for (int j = 0; j < NV; ++j) r[i][j] = V{};
-  for (int64_t k = 0; k < kc; ++k, a += MR, b += NV * W) {
-    V row[NV];
-#pragma GCC unroll 2
-    for (int j = 0; j < NV; ++j) row[j] = *reinterpret_cast<const U*>(b + j * W);
+  for (int i = 0; i < MR; ++i) r[i][0] = r[i][1] = V{};
+  for (int64_t k = 0; k < kc; ++k, a += MR, b += 2 * W) {
+    const V b0 = *reinterpret_cast<const U*>(b), b1 = *reinterpret_cast<const U*>(b + W);
 #pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 2
-      for (int j = 0; j < NV; ++j) r[i][j] += a[i] * row[j];
-  }
-  if (n == NV * W) {
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 2
-      for (int j = 0; j < NV; ++j) {
-        U* out = reinterpret_cast<U*>(c + i * ldc + j * W);
-        *out = accumulate ? *out + r[i][j] : r[i][j];
-      }
-    return;
+    for (int i = 0; i < MR; ++i) r[i][0] += a[i] * b0, r[i][1] += a[i] * b1;
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) {
-    float edge[NV * W];
-#pragma GCC unroll 2
-    for (int j = 0; j < NV; ++j) *reinterpret_cast<U*>(edge + j * W) = r[i][j];
-    for (int64_t j = 0; j < n; ++j) c[i * ldc + j] = accumulate ? c[i * ldc + j] + edge[j] : edge[j];
+  for (int i = 0; i < MR; ++i, c += ldc) {
+    U *c0 = reinterpret_cast<U*>(c), *c1 = reinterpret_cast<U*>(c + W);
+    *c0 = accumulate ? *c0 + r[i][0] : r[i][0];
+    *c1 = accumulate ? *c1 + r[i][1] : r[i][1];
   }
+}
+
+// The last columns of C, from a tile in memory of its own.
+HD_CLONES void copy_edge(const float* edge, int64_t width, int64_t m, int64_t n, float* c, int64_t ldc,
+                         bool accumulate) {
+  for (int64_t i = 0; i < m; ++i, edge += width, c += ldc)
+    for (int64_t j = 0; j < n; ++j) c[j] = accumulate ? c[j] + edge[j] : edge[j];
 }
 
 // A rows [0, MR) x columns [0, kc) to k-major order. The number of rows is a constant so that a copied row is a few
@@ -60,7 +50,7 @@ inline __attribute__((always_inline)) void tile(int64_t kc, const float* a, cons
 template <int MR>
 HD_INLINE void pack_rows(const Mat& a, int64_t kc, float* out) {
   const float* p = a.f32();
-  if (a.cs == 1) return transpose(p, a.rs, MR, kc, out, MR);
+  if (MR >= 4 && a.cs == 1) return transpose(p, a.rs, MR, kc, out, MR);
   if (a.rs == 1) {
     for (int64_t k = 0; k < kc; ++k) std::memcpy(out + k * MR, p + k * a.cs, sizeof(float) * MR);
     return;
@@ -70,7 +60,7 @@ HD_INLINE void pack_rows(const Mat& a, int64_t kc, float* out) {
 }
 
 // The matrix (rows x columns) rounded to bf16, row-major as floats: operands of processors without bf16 products.
-Mat rounded(const Mat& x, int64_t rows, int64_t columns, float* out) {
+HD_CLONES Mat rounded(const Mat& x, int64_t rows, int64_t columns, float* out) {
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = 0; j < columns; ++j) {
       Bf16 h;
@@ -83,30 +73,18 @@ Mat rounded(const Mat& x, int64_t rows, int64_t columns, float* out) {
   return row_major(out, columns);
 }
 
-template <int W, int NV, int MR>
-HD_INLINE void strip(const Block& x, const Mat& rows, float* a, int64_t i) {
-  constexpr int64_t width = W * NV;
-  pack_rows<MR>(rows, x.kc, a);
+// Rows [i, i + MR) of A against one block of B.
+template <int W, int MR>
+HD_INLINE void strip(const Block& x, int64_t i) {
+  constexpr int64_t width = 2 * W;
+  alignas(64) float a[MR * kBlockK], edge[MR * width];
+  pack_rows<MR>(x.a.at(i, 0), x.kc, a);
   const float* b = reinterpret_cast<const float*>(x.b);
   float* c = static_cast<float*>(x.c) + i * x.ldc;
-  for (int64_t j = 0; j * width < x.n; ++j)
-    tile<W, NV, MR>(x.kc, a, b + j * x.panel, c + j * width, x.ldc, std::min(width, x.n - j * width), x.accumulate);
-}
-
-// All rows of A against one block of B.
-template <int W, int NV, int MAX, bool ROUND>
-HD_INLINE void block(const Block& x) {
-  alignas(64) float a[MAX * kBlockK], whole[ROUND ? MAX * kBlockK : 1];
-  const int64_t strips = (x.m + MAX - 1) / MAX, height = (x.m + strips - 1) / strips;
-  for (int64_t i = 0; i < x.m; i += height) {
-    const int64_t mr = std::min(height, x.m - i);
-    const Mat rows = ROUND ? rounded(x.a.at(i, 0), mr, x.kc, whole) : x.a.at(i, 0);
-    switch (mr) {
-#define HD_CASE(n) case n: if constexpr (n <= MAX) strip<W, NV, n>(x, rows, a, i); break;
-      HD_CASE(1) HD_CASE(2) HD_CASE(3) HD_CASE(4) HD_CASE(5) HD_CASE(6) HD_CASE(7)
-      HD_CASE(8) HD_CASE(9) HD_CASE(10) HD_CASE(11) HD_CASE(12) HD_CASE(13) HD_CASE(14)
-#undef HD_CASE
-    }
+  for (int64_t j = 0; j < x.n; j += width, b += x.panel) {
+    const bool whole = x.n - j >= width;
+    tile<W, MR>(x.kc, a, b, whole ? c + j : edge, whole ? x.ldc : width, whole && x.accumulate);
+    if (!whole) copy_edge(edge, width, MR, x.n - j, c + j, x.ldc, x.accumulate);
   }
 }
 
@@ -123,37 +101,57 @@ void pack_panel(const Mat& b, int64_t k, int64_t n, int64_t width, uint32_t* wor
     for (int64_t j = 0; j < n; ++j) out[i * width + j] = p[i * b.rs + j * b.cs];
 }
 
-void pack_rounded(const Mat& b, int64_t k, int64_t n, int64_t width, uint32_t* words) {
-  std::vector<float> whole(k * n);
-  pack_panel(rounded(b, k, n, whole.data()), k, n, width, words);
-}
-
 #if defined(__x86_64__)
-template <bool ROUND>
-HD_TARGET("arch=x86-64-v4") void block_v4(const Block& x) { block<16, 2, 14, ROUND>(x); }
-template <bool ROUND>
-HD_TARGET("arch=x86-64-v3") void block_v3(const Block& x) { block<8, 2, 6, ROUND>(x); }
+template <int MR>
+HD_TARGET("arch=x86-64-v4") void strip_v4(const Block& x, int64_t i) { strip<16, MR>(x, i); }
+template <int MR>
+HD_TARGET("arch=x86-64-v3") void strip_v3(const Block& x, int64_t i) { strip<8, MR>(x, i); }
+void block_v4(const Block& x) {
+  in_strips(x, {strip_v4<1>, strip_v4<2>, strip_v4<3>, strip_v4<4>, strip_v4<5>, strip_v4<6>, strip_v4<7>, strip_v4<8>,
+                strip_v4<9>, strip_v4<10>, strip_v4<11>, strip_v4<12>, strip_v4<13>, strip_v4<14>});
+}
+void block_v3(const Block& x) {
+  in_strips(x, {strip_v3<1>, strip_v3<2>, strip_v3<3>, strip_v3<4>, strip_v3<5>, strip_v3<6>});
+}
 #endif
-template <bool ROUND>
-void block_base(const Block& x) { block<4, 2, 4, ROUND>(x); }
+void block_base(const Block& x) { in_strips(x, {strip<4, 1>, strip<4, 2>, strip<4, 3>, strip<4, 4>}); }
 
-template <bool ROUND>
 Kernel fp32_kernel() {
-  auto pack = ROUND ? pack_rounded : pack_panel;
 #if defined(__x86_64__)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl"))
-    return {32, kBlockK, false, block_v4<ROUND>, pack};
+    return {32, kBlockK, false, block_v4, pack_panel};
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    return {16, kBlockK, false, block_v3<ROUND>, pack};
+    return {16, kBlockK, false, block_v3, pack_panel};
 #endif
-  return {8, kBlockK, false, block_base<ROUND>, pack};
+  return {8, kBlockK, false, block_base, pack_panel};
+}
+const Kernel& exact() {
+  static const Kernel kernel = fp32_kernel();
+  return kernel;
+}
+
+// bf16 products of processors without them: both operands rounded, then the fp32 kernel.
+void pack_rounded(const Mat& b, int64_t k, int64_t n, int64_t width, uint32_t* words) {
+  std::vector<float> whole(k * n);
+  pack_panel(rounded(b, k, n, whole.data()), k, n, width, words);
+}
+void block_rounded(const Block& x) {
+  const int64_t rows = std::min<int64_t>(x.m, 84);  // a multiple of the tallest strips
+  const auto whole = std::make_unique_for_overwrite<float[]>(rows * x.kc);
+  Block part = x;
+  for (int64_t i = 0; i < x.m; i += rows) {
+    part.m = std::min(rows, x.m - i);
+    part.a = rounded(x.a.at(i, 0), part.m, x.kc, whole.get());
+    part.c = static_cast<float*>(x.c) + i * x.ldc;
+    exact().block(part);
+  }
 }
 
 const Kernel& kernel_of(DType operands) {
-  static const Kernel exact = fp32_kernel<false>(), generic = fp32_kernel<true>();
-  if (operands == DType::F32) return exact;
+  static const Kernel generic{exact().width, kBlockK, false, block_rounded, pack_rounded};
+  if (operands == DType::F32) return exact();
   const Kernel* own = bf16_kernel();
   return own ? *own : generic;
 }

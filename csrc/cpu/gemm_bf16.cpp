@@ -18,7 +18,7 @@ namespace {
 #define HD_BF16 HD_TARGET("arch=x86-64-v4,avx512bf16")
 #define HD_BF16_INLINE inline HD_TARGET("arch=x86-64-v4,avx512bf16") __attribute__((always_inline))
 
-constexpr int64_t kBlockK = 768, kWidth = 32, kRows = 14;
+constexpr int64_t kBlockK = 768, kWidth = 32;
 
 HD_BF16_INLINE __mmask16 lanes(int64_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1; }
 
@@ -114,24 +114,16 @@ HD_BF16_INLINE void tile(const Block& x, const uint32_t* a, const uint32_t* b, i
 }
 
 template <int MR>
-HD_BF16_INLINE void strip(const Block& x, const uint32_t* a, int64_t i) {
+HD_BF16 void strip(const Block& x, int64_t i) {
+  alignas(64) uint32_t a[MR * kBlockK / 2];
+  pack(x.a.at(i, 0), x.a.rs, x.a.cs, MR, x.kc, MR, a);
   for (int64_t j = 0; j * kWidth < x.n; ++j)
     tile<MR>(x, a, x.b + j * x.panel, i * x.ldc + j * kWidth, x.n - j * kWidth);
 }
 
-HD_BF16 void block(const Block& x) {
-  alignas(64) uint32_t a[kRows * kBlockK / 2];
-  const int64_t strips = (x.m + kRows - 1) / kRows, height = (x.m + strips - 1) / strips;
-  for (int64_t i = 0; i < x.m; i += height) {
-    const int64_t mr = std::min(height, x.m - i);
-    pack(x.a.at(i, 0), x.a.rs, x.a.cs, mr, x.kc, mr, a);
-    switch (mr) {
-#define HD_CASE(n) case n: strip<n>(x, a, i); break;
-      HD_CASE(1) HD_CASE(2) HD_CASE(3) HD_CASE(4) HD_CASE(5) HD_CASE(6) HD_CASE(7)
-      HD_CASE(8) HD_CASE(9) HD_CASE(10) HD_CASE(11) HD_CASE(12) HD_CASE(13) HD_CASE(14)
-#undef HD_CASE
-    }
-  }
+void block(const Block& x) {
+  in_strips(x, {strip<1>, strip<2>, strip<3>, strip<4>, strip<5>, strip<6>, strip<7>, strip<8>, strip<9>, strip<10>,
+                strip<11>, strip<12>, strip<13>, strip<14>});
 }
 
 }  // namespace

@@ -1,6 +1,9 @@
 // Between the drivers of a matrix product (gemm.cpp) and the register kernels: fp32 (gemm.cpp), bf16 (gemm_bf16.cpp).
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
+
 #include "cpu/gemm.h"
 
 #if defined(__x86_64__)
@@ -32,6 +35,15 @@ struct Kernel {
   int64_t words(int64_t k) const { return (pairs ? (k + 1) / 2 : k) * width; }
 };
 
+// All rows of a block in strips of nearly equal height. `strips` names the functions for 1, 2, ... rows from row i on;
+// inlined into one, they would take the compiler ten times as long.
+template <size_t N>
+void in_strips(const Block& x, void (*const (&strips)[N])(const Block&, int64_t i)) {
+  constexpr int64_t tallest = N;
+  const int64_t count = (x.m + tallest - 1) / tallest, height = (x.m + count - 1) / count;
+  for (int64_t i = 0; i < x.m; i += height) strips[std::min(height, x.m - i) - 1](x, i);
+}
+
 // The kernel of bf16 products, null where the processor has none.
 const Kernel* bf16_kernel();
 
@@ -49,8 +61,13 @@ inline __attribute__((always_inline)) void transpose(const float* from, int64_t 
   using V = Lanes<4>::Vec;
   using U = Lanes<4>::Loose;
   typedef int I __attribute__((vector_size(16)));
-  int64_t i = 0;
-  for (; i + 4 <= rows; i += 4) {
+  if (rows < 4) {
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < columns; ++j) to[j * to_stride + i] = from[i * from_stride + j];
+    return;
+  }
+  for (int64_t next = 0; next < rows; next += 4) {
+    const int64_t i = next + 4 <= rows ? next : rows - 4;  // the last four again rather than one by one
     int64_t j = 0;
     for (; j + 4 <= columns; j += 4) {
       const float* f = from + i * from_stride + j;
@@ -67,8 +84,6 @@ inline __attribute__((always_inline)) void transpose(const float* from, int64_t 
     for (; j < columns; ++j)
       for (int64_t l = i; l < i + 4; ++l) to[j * to_stride + l] = from[l * from_stride + j];
   }
-  for (; i < rows; ++i)
-    for (int64_t j = 0; j < columns; ++j) to[j * to_stride + i] = from[i * from_stride + j];
 }
 
 }  // namespace hd::cpu
