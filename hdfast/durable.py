@@ -2,16 +2,21 @@
 
 import errno
 import fcntl
+import json
 import os
+import platform
 import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from hdfast.errors import ConfigError, RunError
 
 LOCK = ".lock"  # in a run directory; held by flock while a process trains there
 READ_LIMIT = 64 << 20  # bytes of a settings, state or score file
+LOCK_WAIT = 0.5  # seconds; is_held has the lock for an instant, which must not turn a run away
 REMEDIES = {
     errno.ENOSPC: "Free some space on that disk, then run the same command again.",
     errno.EDQUOT: "The disk quota is used up: free some space, then run the same command again.",
@@ -67,6 +72,61 @@ def sync_directory(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+class Lock:
+    """The lock of the run directory `path`, held by one process at a time, whose pid and host its file tells.
+
+    The system frees it when the process ends, however it ends. `left` is the holder before, {pid, host}, where that
+    one was killed, else None. Raises RunError where another process has it or the file system has no locks, OSError
+    where the file cannot be written.
+    """
+
+    def __init__(self, path: Path):
+        self._file = open(path / LOCK, "a+b", buffering=0)
+        try:
+            self._take(path)
+            self.left = lock_holder(path)
+            self._file.truncate(0)
+            self._file.write(json.dumps({"pid": os.getpid(), "host": platform.node()}).encode())
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _take(self, path: Path) -> None:
+        deadline = time.monotonic() + LOCK_WAIT
+        while True:
+            try:
+                return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    holder = lock_holder(path)
+                    who = "pid {pid} on host {host}".format(**holder) if holder else f"{path / LOCK} does not say which"
+                    raise RunError(f"another process ({who}) is training in {path}; wait for it, stop it, or choose "
+                                   "another --logdir") from None
+            except OSError as error:
+                raise RunError(f"cannot lock {path / LOCK}: {error.strerror}. Choose a --logdir on a file system with "
+                               "file locks (flock)") from error
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        """Give up the lock; a second call does nothing."""
+        if not self._file.closed:
+            with suppress(OSError):
+                self._file.truncate(0)
+            self._file.close()
+
+
+def lock_holder(path: Path) -> dict[str, Any] | None:
+    """{pid, host} of the process that has or had the lock of a run directory; None where its file does not tell."""
+    try:
+        with open(path / LOCK, "rb") as file:
+            found = json.loads(file.read(4096))
+        if type(found["pid"]) is int and isinstance(found["host"], str):
+            return {"pid": found["pid"], "host": found["host"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return None
 
 
 def is_held(path: Path) -> bool:

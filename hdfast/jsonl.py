@@ -6,6 +6,7 @@ Every row holds `step` in environment frames; that is what a resumed run trims b
 import json
 import math
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +41,27 @@ class JsonLines:
         self.path = path
         with disk_errors("open", path):
             self._file = open(path, "ab", buffering=0)
+            data = path.read_bytes() if path.is_file() else b""  # a device has no end
+        self._size, self._crc = len(data), zlib.crc32(data)
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one row; raises RunError, leaving no half line behind, where the file cannot grow."""
-        data = json.dumps(plain(row), allow_nan=False).encode() + b"\n"
-        start = self._file.tell()
+        data = left = json.dumps(plain(row), allow_nan=False).encode() + b"\n"
         with disk_errors("write", self.path):
             try:
-                while data:
-                    data = data[self._file.write(data):]
+                while left:
+                    left = left[self._file.write(left):]
             except OSError:
-                if self._file.tell() > start:
-                    self._file.truncate(start)
+                if self._file.tell() > self._size:
+                    self._file.truncate(self._size)
                 raise
+        self._size, self._crc = self._size + len(data), zlib.crc32(data, self._crc)
+
+    def mark(self) -> dict[str, int]:
+        """Put every row on the disk; returns the file's size in bytes and their CRC-32, which `rewind` takes."""
+        with disk_errors("write", self.path):
+            os.fsync(self._file.fileno())
+        return {"bytes": self._size, "crc": self._crc}
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -77,6 +86,28 @@ def last_rows(path: Path, window: int = 1 << 16) -> list[dict[str, Any]]:
     except OSError:
         return []
     return [row for row in map(_parse, lines[start > 0:]) if row is not None]
+
+
+def rewind(path: Path, mark: Any, last_step: int) -> tuple[int, str]:
+    """Cut a file back to where `mark` was made; returns how many rows went, and what is wrong with the file or ''.
+
+    A file that does not begin with the bytes of the mark is copied to NAME.damaged, and its whole rows up to
+    `last_step` (environment frames) are kept; so are those of any file where the mark is none.
+    """
+    size, crc = (mark.get("bytes"), mark.get("crc")) if isinstance(mark, dict) else (None, None)
+    if type(size) is not int or type(crc) is not int:
+        return trim(path, last_step), ""
+    with disk_errors("read", path):
+        data = path.read_bytes() if path.is_file() else b""
+    if len(data) >= size and zlib.crc32(data[:size]) == crc:
+        if len(data) > size:
+            replace(path, data[:size])
+        return len(data[size:].splitlines()), ""
+    if not path.is_file():
+        return 0, f"{path} is missing: its rows before the checkpoint are lost"
+    replace(path.with_name(path.name + ".damaged"), data)
+    return trim(path, last_step), (f"{path} is damaged: it is not what the checkpoint was saved with; rows that can be "
+                                   f"read are kept, the file as it was is {path.name}.damaged")
 
 
 def trim(path: Path, last_step: int) -> int:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from hdfast.durable import disk_errors
-from hdfast.jsonl import JsonLines, read_rows, replace, trim
+from hdfast.durable import disk_errors, sync_directory
+from hdfast.jsonl import JsonLines, is_number, read_rows, replace, rewind, trim
 from hdfast.progress import ProgressLine
 from hdfast.visuals import gif_bytes, png_bytes, save_animation, strip_image
 
@@ -32,21 +32,22 @@ PAUSES = ("eval", "save")  # timers whose time does not count against fps/*
 class Logger:
     """Writes metrics.jsonl, scores.jsonl, eval.jsonl, console.log, events.out.tfevents* and videos/ of a run directory.
 
-    `resume_step` is the agent step of the checkpoint that the run goes on from: rows beyond it are dropped, so nothing
-    counts twice; rows of step S must therefore be written before the checkpoint of step S. With None the run starts
-    anew, and records that lie there are set aside as *.jsonl.old. `console`: None shows a live line on a terminal and
-    plain lines elsewhere, True plain lines everywhere, False nothing; console.log is written always. Every method that
-    writes raises RunError, with the remedy, where the disk refuses. Usable as a context manager; not thread-safe.
+    `resume_step` is the agent step of the checkpoint that the run goes on from, `marks` what `mark` returned for it:
+    rows written after it are dropped, so nothing counts twice, and a file that is not what it was then is named. With
+    None the run starts anew, and records that lie there are set aside as *.jsonl.old. `console`: None shows a live line
+    on a terminal and plain lines elsewhere, True plain lines everywhere, False nothing; console.log is written always.
+    Every method that writes raises RunError, with the remedy, where the disk refuses. Usable as a context manager; not
+    thread-safe.
     """
 
     def __init__(self, logdir: Path, *, action_repeat: int, resume_step: int | None = None,
-                 console: bool | None = None, task: str = ""):
+                 marks: Mapping[str, Any] | None = None, console: bool | None = None, task: str = ""):
         self.logdir = Path(logdir)
         self.action_repeat = action_repeat
         with disk_errors("create", self.logdir):
             self.logdir.mkdir(parents=True, exist_ok=True)
-        dropped = _prepare(self.logdir, None if resume_step is None else resume_step * action_repeat)
-        before = [row.get("seconds") or 0.0 for row in read_rows(self.logdir / RECORDS[0])]
+        notes = _prepare(self.logdir, None if resume_step is None else resume_step * action_repeat, marks)
+        before = [seconds for row in read_rows(self.logdir / RECORDS[0]) if is_number(seconds := row.get("seconds"))]
         self._began = time.monotonic() - max(before, default=0.0)
         self._metrics, self._scores, self._evals = (JsonLines(self.logdir / name) for name in RECORDS)
         self._line = ProgressLine(self.logdir / "console.log", console=console, task=task, action_repeat=action_repeat)
@@ -58,8 +59,8 @@ class Logger:
         except ImportError as error:
             self.message(f"TensorBoard is not written: {error}; `pip install tensorboard` adds it, metrics.jsonl has "
                          "the same numbers")
-        if dropped:
-            self.message(dropped)
+        for note in notes:
+            self.message(note)
 
     def __enter__(self) -> "Logger":
         return self
@@ -133,6 +134,12 @@ class Logger:
         finally:
             self._timers[name] = self._timers.get(name, 0.0) + time.perf_counter() - start
 
+    def mark(self) -> dict[str, dict[str, int]]:
+        """Put every record on the disk; returns what `marks` takes when the run goes on from here."""
+        with disk_errors("write", self.logdir):
+            sync_directory(self.logdir)
+        return {file.path.name: file.mark() for file in (self._metrics, self._scores, self._evals)}
+
     def close(self) -> None:
         """Leave the last progress line standing and close every file; a second call does nothing."""
         self._line.close()
@@ -177,16 +184,19 @@ class Logger:
         return self.logdir / "videos" / f"{name.replace('/', '-')}-{agent_step * self.action_repeat:09d}.{ending}"
 
 
-def _prepare(logdir: Path, last_step: int | None) -> str:
-    """Trim the records to `last_step` frames, or set them aside for a new run; returns what to tell, or ''."""
+def _prepare(logdir: Path, last_step: int | None, marks: Mapping[str, Any] | None) -> list[str]:
+    """Cut the records back to the checkpoint at `last_step` frames, or set them aside for a new run; returns what to
+    tell."""
     if last_step is not None:
-        count = sum(trim(logdir / name, last_step) for name in RECORDS)
-        return f"dropped {count} record rows written after the checkpoint at frame {last_step:,}" if count else ""
+        marks = marks if isinstance(marks, Mapping) else {}
+        counts, wrong = zip(*(rewind(logdir / name, marks.get(name), last_step) for name in RECORDS), strict=True)
+        dropped = f"dropped {sum(counts)} record rows written after the checkpoint at frame {last_step:,}"
+        return [*[dropped] * any(counts), *(f"warning: {what}" for what in wrong if what)]
     moved = [path for path in (logdir / name for name in RECORDS) if path.is_file() and path.stat().st_size]
     with disk_errors("rename records in", logdir):
         for path in moved:
             path.replace(path.with_name(path.name + ".old"))
-    return f"no checkpoint here: earlier {', '.join(p.name for p in moved)} kept as *.old" if moved else ""
+    return [f"no checkpoint here: earlier {', '.join(p.name for p in moved)} kept as *.old"] if moved else []
 
 
 def _memory() -> dict[str, float]:

@@ -1,6 +1,5 @@
 """The run directory: its lock, config.json with the resume check, meta.json, and the agent read back from it."""
 
-import fcntl
 import json
 import math
 import os
@@ -15,7 +14,7 @@ import torch
 from hdfast import checkpoint
 from hdfast.agent import Agent
 from hdfast.config import RESUME_MAY_CHANGE, Config, differences
-from hdfast.durable import LOCK, read_bounded
+from hdfast.durable import Lock, disk_errors, read_bounded
 from hdfast.envs import ActSpace, ObsSpace
 from hdfast.errors import ConfigError, RunError
 from hdfast.jsonl import is_number, replace
@@ -23,36 +22,35 @@ from hdfast.machine import facts, pick_device, set_precision
 from hdfast.method import method_name
 
 SIZE_LIMIT = 1 << 26  # numbers of an observation, and actions
+MOST_STARTS = 100  # that meta.json describes: the first one and the newest
 
 
 class RunDir:
     """The directory of one run, held by one process at a time.
 
     Opening makes it, locks it, refuses settings that differ from the run that lies there, and writes config.json and
-    meta.json. Raises ConfigError for a directory that cannot be used or other settings, RunError where another process
-    trains in it.
+    meta.json; `warnings` says in full sentences what was wrong there. Raises ConfigError for a directory that cannot be
+    used or other settings, RunError where another process trains in it.
     """
 
     def __init__(self, path: Path, config: Config, device: torch.device):
-        self.path = Path(path)
+        self.path, self.warnings = Path(path), []
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / LOCK, "ab")
+            self._lock = Lock(self.path)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot write in the run directory {self.path}: "
                               f"{getattr(error, 'strerror', None) or error}; choose another --logdir") from error
         try:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunError(f"another process is training in {self.path}; wait for it, stop it, or choose another "
-                               "--logdir") from error
             check_settings(self.path, config)
             self._started, self._method = time.monotonic(), method_name(config)
-            self._meta = read_meta(self.path)
-            self._starts: list[dict[str, Any]] = self._meta.get("starts", [])
+            self._clear_up()
+            meta = read_meta(self.path)
+            self._starts, self._forgotten = meta.get("starts", []), _seconds(meta, "forgotten_seconds")
             self._starts.append({"argv": sys.argv, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "pid": os.getpid(),
                                  "host": platform.node(), **facts(device)})
+            while len(self._starts) > MOST_STARTS:
+                self._forgotten = round(self._forgotten + _seconds(self._starts.pop(1)), 1)
             replace(self.path / "config.json", config.to_json().encode())
             self.note("running")
         except BaseException:
@@ -66,7 +64,22 @@ class RunDir:
     @property
     def seconds_before(self) -> float:
         """Wall time of the earlier starts of this run."""
-        return sum(start["seconds"] for start in self._starts[:-1] if is_number(start.get("seconds")))
+        return self._forgotten + sum(_seconds(start) for start in self._starts[:-1])
+
+    def _clear_up(self) -> None:
+        """Remove half-written files of a killed process, set a damaged meta.json aside, and note what was wrong."""
+        if self._lock.left and self._lock.left["host"] != platform.node():
+            self.warnings.append(
+                "the process before (pid {pid} on host {host}) was killed. Make sure that it is gone: locks of some "
+                "network file systems do not reach other hosts.".format(**self._lock.left))
+        with disk_errors("clear up", self.path):
+            for half in (*self.path.glob(".*.part"), *self.path.glob("videos/.*.part")):
+                half.unlink()
+            meta = self.path / "meta.json"
+            if meta.is_file() and not read_meta(self.path):
+                meta.replace(meta.with_name("meta.json.damaged"))
+                self.warnings.append(f"{meta} is damaged and begins anew: earlier starts and their wall time are not "
+                                     "known. The file as it was is meta.json.damaged.")
 
     def note(self, status: str, *, step: int | None = None, finished: bool = False) -> None:
         """Write meta.json: the status, the wall time so far and the step reached; `finished` marks a complete run."""
@@ -75,7 +88,9 @@ class RunDir:
             self._starts[-1]["step"] = step
         meta = {"method": self._method, "status": status,
                 "finished": self._starts[-1].get("step") if finished else None,
-                "seconds": round(self.seconds_before + self._starts[-1]["seconds"], 1), "starts": self._starts}
+                "seconds": round(self.seconds_before + self._starts[-1]["seconds"], 1),
+                "forgotten_seconds": self._forgotten, "starts": self._starts}
+        meta["checksum"] = checkpoint.text_digest(meta)
         replace(self.path / "meta.json", json.dumps(meta, indent=2).encode() + b"\n")
 
     def close(self) -> None:
@@ -98,7 +113,7 @@ def check_settings(path: Path, config: Config) -> bool:
         return False
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"cannot read {saved}: {error}; restore the file, or choose another --logdir") from error
-    found = differences(Config.from_json(text), config, ignore=RESUME_MAY_CHANGE)
+    found = differences(_parsed(saved, text), config, ignore=RESUME_MAY_CHANGE)
     if found:
         listed = ", ".join(f"{name} (there {old}, now {new})" for name, (old, new) in found.items())
         raise ConfigError(f"{path} holds a run with other settings: {listed}; give the same settings to continue it, "
@@ -125,6 +140,12 @@ def load_agent(logdir: Path | str, device: str = "auto", *, tag: str | None = No
     if latest is None:
         raise RunError(f"{logdir} has no checkpoint yet; let `hdfast train` run until its first one (run.save_every "
                        f"{config.run.save_every} steps)")
+    if saved := latest.manifest.get("config"):
+        found = differences(Config.from_flat(saved), config, ignore=RESUME_MAY_CHANGE)
+        if found:
+            listed = ", ".join(f"{name} (there {old}, here {new})" for name, (old, new) in found.items())
+            raise RunError(f"{logdir / 'config.json'} is damaged or was changed: checkpoint {latest.path.name} was "
+                           f"trained with other settings: {listed}; restore the file")
     obs_space, act_space = spaces(latest.manifest)
     chosen = pick_device(device)
     # A run made in TF32 is read back anywhere: elsewhere auto is fp32.
@@ -135,14 +156,22 @@ def load_agent(logdir: Path | str, device: str = "auto", *, tag: str | None = No
 
 
 def load_config(logdir: Path) -> Config:
-    """The configuration of a run; ConfigError where `logdir` is no run directory."""
+    """The configuration of a run; ConfigError where `logdir` is no run directory, RunError where its file is damaged.
+    """
     try:
         text = read_bounded(Path(logdir) / "config.json").decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{logdir} is no run directory: its config.json cannot be read "
                           f"({getattr(error, 'strerror', None) or error}); give the --logdir of a `hdfast train` "
                           "command") from error
-    return Config.from_json(text)
+    return _parsed(Path(logdir) / "config.json", text)
+
+
+def _parsed(path: Path, text: str) -> Config:
+    try:
+        return Config.from_json(text)
+    except (ConfigError, RunError) as error:
+        raise RunError(f"{path} cannot be used: {error}") from error
 
 
 def spaces(manifest: dict[str, Any]) -> tuple[ObsSpace, ActSpace]:
@@ -160,12 +189,18 @@ def spaces(manifest: dict[str, Any]) -> tuple[ObsSpace, ActSpace]:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """meta.json of the run at `path`, `starts` a list of objects; empty where there is none that can be read."""
+    """meta.json of the run at `path` without its checksum, `starts` a list of objects; empty where none is whole."""
     try:
         data = json.loads(read_bounded(Path(path) / "meta.json"))
-    except (OSError, ValueError, RecursionError):
+        intact = data.pop("checksum", None) in (None, checkpoint.text_digest(data))
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return {}
-    if not isinstance(data, dict):
+    if not intact:
         return {}
     starts = data.get("starts")
     return data | {"starts": [s for s in starts if isinstance(s, dict)] if isinstance(starts, list) else []}
+
+
+def _seconds(found: dict[str, Any], name: str = "seconds") -> float:
+    seconds = found.get(name)
+    return seconds if is_number(seconds) else 0.0

@@ -295,7 +295,7 @@ class Trainer:
     def _save(self) -> None:
         with self.log.timer("save"):
             manifest = self._counters() | {
-                "replay": self.replay.flush(), "replay_rng": rng.to_text(self.replay.rng),
+                "replay": self.replay.flush(), "records": self.log.mark(), "replay_rng": rng.to_text(self.replay.rng),
                 "prefill_rng": self._prefill_rng.bit_generator.state, "config": self.config.flat()}
             checkpoint.save(self.logdir / "ckpt", self.step, self.agent.state_dict(), manifest)
             self._run_dir.note("running", step=self.step)
@@ -342,7 +342,7 @@ class Trainer:
         try:
             self._load(found)
             with Logger(self.logdir, action_repeat=frames_per_step(config), resume_step=found and found.step,
-                        task=config.task) as self.log:
+                        marks=found and found.manifest.get("records"), task=config.task) as self.log:
                 self._banner(found)
                 yield
         finally:
@@ -359,7 +359,7 @@ class Trainer:
             f"\n  {config.run.steps:,} steps "
             f"({config.run.steps * frames_per_step(config):,} frames), "
             f"{self.schedule.updates_due(config.run.steps):,} updates, in {self.logdir}")
-        for warning in found.discarded if found else ():
+        for warning in (*self._run_dir.warnings, *(found.discarded if found else ())):
             self.log.message(f"warning: {warning}")
         if found:
             self.log.message(f"resumed from {found.path.name}: step {self.step}, update {self.updates}, "

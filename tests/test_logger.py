@@ -115,6 +115,45 @@ def test_an_evaluation_repeated_after_a_crash_counts_once(tmp_path):
         (80, 1.5), (160, 5.0), (240, 6.0)]
 
 
+def test_records_are_cut_back_to_the_mark_of_the_checkpoint(tmp_path):
+    write_run(tmp_path, range(10, 50, 10))
+    with make(tmp_path, resume_step=40) as log:
+        marks = log.mark()
+        log.episode(9.0, 1, 40, 20)  # of the same step, but written after the checkpoint
+    whole = {name: (tmp_path / name).read_bytes()[:mark["bytes"]] for name, mark in marks.items()}
+    (tmp_path / "scores.jsonl").write_bytes((tmp_path / "scores.jsonl").read_bytes() + b'{"step": 2')  # and half a row
+    make(tmp_path, resume_step=40, marks=marks).close()
+    assert {name: (tmp_path / name).read_bytes() for name in RECORDS} == whole
+    assert "dropped 3 record rows" in (tmp_path / "console.log").read_text()
+    assert json.loads(json.dumps(marks)) == marks and not list(tmp_path.glob("*.damaged"))
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_damaged_records_are_named_set_aside_and_kept_as_far_as_they_can_be_read(tmp_path, name):
+    write_run(tmp_path, range(10, 50, 10))
+    with make(tmp_path, resume_step=40) as log:
+        marks = log.mark()
+    path, whole = tmp_path / name, (tmp_path / name).read_bytes()
+    digit = whole.index(b'"step": ') + 8
+    damages = [whole[:digit] + b"9" + whole[digit + 1:], whole[:-5], b"", whole[1:],
+               whole[:digit] + b'""' + whole[digit + 2:]]  # the last: still JSON, but no number
+    for damaged in damages:
+        path.write_bytes(damaged)
+        with make(tmp_path, resume_step=40, marks=marks) as log:
+            log.episode(1.0, 1, 50, 25)
+        assert f"warning: {path} is damaged" in (tmp_path / "console.log").read_text()
+        assert (tmp_path / f"{name}.damaged").read_bytes() == damaged
+        assert all(row["step"] <= 200 for row in strict(path))
+        (tmp_path / "console.log").unlink()
+    path.unlink()
+    make(tmp_path, resume_step=40, marks=marks).close()
+    assert f"{path} is missing" in (tmp_path / "console.log").read_text()
+    path.write_bytes(whole)
+    for odd in (None, [], {name: 3}, {name: {"bytes": "x", "crc": None}}):  # of a version that wrote no marks
+        make(tmp_path, resume_step=40, marks=odd).close()
+        assert path.read_bytes() == whole
+
+
 def test_trim_leaves_a_good_file_alone(tmp_path):
     path = tmp_path / "rows.jsonl"
     assert trim(path, 5) == 0 and read_rows(path) == []

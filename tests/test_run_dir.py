@@ -1,0 +1,207 @@
+"""The run directory: its lock between real processes, damaged and half-written files of it, and its bounds."""
+
+import fcntl
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from hdfast import checkpoint, cli, durable, run_dir
+from hdfast.durable import LOCK, Lock, is_held, lock_holder
+from hdfast.errors import RunError
+from hdfast.run_dir import RunDir, check_settings, finished_step, load_agent, load_config, read_meta
+from hdfast.trainer import train
+from scripted_run import small_config
+
+ROOT = Path(__file__).resolve().parents[1]
+HERE = {"pid": os.getpid(), "host": platform.node()}
+HOLD = "import sys, pathlib; from hdfast.durable import Lock; lock = Lock(pathlib.Path(sys.argv[1])); " \
+       "print('held', flush=True); sys.stdin.read(); lock.close()"
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Starts a process that holds the lock of tmp_path until its input ends or it is killed."""
+    started = []
+
+    def start():
+        process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def open_run(path, **settings):
+    return RunDir(path, small_config(**settings), torch.device("cpu"))
+
+
+def test_the_second_process_is_told_pid_and_host_of_the_first(tmp_path, holder):
+    first = holder()
+    with pytest.raises(RunError, match=rf"another process \(pid {first.pid} on host {platform.node()}\) is training"):
+        open_run(tmp_path)
+    assert is_held(tmp_path) and lock_holder(tmp_path) == HERE | {"pid": first.pid}
+    assert not (tmp_path / "config.json").exists()
+    first.communicate()  # it ends by itself and leaves nothing
+    assert (tmp_path / LOCK).read_bytes() == b""
+    lock = Lock(tmp_path)
+    assert lock.left is None and lock_holder(tmp_path) == HERE
+    lock.close()
+    lock.close()
+    assert not is_held(tmp_path)
+
+
+def test_a_stale_lock_is_taken(tmp_path, holder):
+    first = holder()
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert not is_held(tmp_path) and lock_holder(tmp_path)["pid"] == first.pid
+    run = open_run(tmp_path)
+    assert run.warnings == [] and lock_holder(tmp_path) == HERE  # it was this host's: the system knows that it is gone
+    run.close()
+
+
+def test_a_stale_lock_of_another_host_is_taken_and_told(tmp_path):
+    (tmp_path / LOCK).write_text(json.dumps({"pid": 7, "host": "elsewhere"}))
+    run = open_run(tmp_path)
+    warning, = run.warnings
+    assert "pid 7 on host elsewhere" in warning and lock_holder(tmp_path) == HERE
+    run.close()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"pid": 1', b"\xff\x00", b"[]", b"7", b'{"pid": "x", "host": 3}',
+                                     b"[" * 5000, b'{"host": "a"}'])
+def test_any_content_of_the_lock_file(tmp_path, content):
+    (tmp_path / LOCK).write_bytes(content)
+    assert lock_holder(tmp_path) is None
+    with open(tmp_path / LOCK, "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match=r"another process \(.*does not say which\)"):
+            Lock(tmp_path)
+    run = open_run(tmp_path)
+    assert run.warnings == []
+    run.close()
+
+
+def test_who_only_asks_turns_nobody_away(tmp_path):
+    """is_held has the lock for an instant: a start in that instant waits for it."""
+    asker = open(tmp_path / LOCK, "wb")
+    fcntl.flock(asker, fcntl.LOCK_SH)
+    later = threading.Timer(0.15, asker.close)
+    later.start()
+    began = time.monotonic()
+    Lock(tmp_path).close()
+    assert time.monotonic() - began >= 0.1
+    later.join()
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(37, "No locks available")
+    monkeypatch.setattr(durable.fcntl, "flock", refuse)
+    with pytest.raises(RunError, match=r"cannot lock .*No locks available.*--logdir"):
+        open_run(tmp_path)
+
+
+def test_a_running_run_is_evaluated_reported_and_watched(tmp_path, capsys):
+    """A real training process; beside it a second one is refused and everything that only reads works."""
+    run = tmp_path / "runs" / "one"
+    words = ["train", "--configs", "debug", "--task", "dummy", "--device", "cpu", "--run.steps", "1000000",
+             "--run.save_every", "20", "--run.eval_every", "60", "--run.eval_episodes", "1", "--logdir", str(run)]
+    with open(tmp_path / "output", "w") as output:
+        process = subprocess.Popen([sys.executable, "-m", "hdfast", *words], cwd=ROOT, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + 120
+        while not (checkpoint.existing(run / "ckpt", "best") and (run / "eval.jsonl").stat().st_size):
+            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "output").read_text()
+            time.sleep(0.05)
+        before = (run / "config.json").stat().st_mtime_ns
+        assert cli.main(words) == 1
+        assert f"another process (pid {process.pid} on host {platform.node()}) is training" in capsys.readouterr().err
+        assert cli.main(["eval", str(run), "--episodes", "2", "--device", "cpu"]) == 0
+        assert cli.main(["eval", str(run), "--episodes", "2", "--device", "cpu", "--checkpoint", "best"]) == 0
+        assert cli.main(["watch", "--once", str(tmp_path / "runs")]) == 0
+        assert "running" in capsys.readouterr().out
+        assert cli.main(["report", str(tmp_path / "runs"), "--unfinished", "--bootstrap", "100"]) == 0
+        assert is_held(run) and process.poll() is None and (run / "config.json").stat().st_mtime_ns == before
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143 and not is_held(run)
+    finally:
+        process.kill()
+        process.wait()
+
+
+# Files
+
+def test_a_damaged_meta_json_is_named_set_aside_and_begun_anew(tmp_path, capsys):
+    config = small_config(logdir=str(tmp_path), **{"run.steps": 60, "run.prefill": 40, "run.save_every": 24})
+    train(config)
+    whole = (tmp_path / "meta.json").read_bytes()
+    assert finished_step(tmp_path) == 60 and "checksum" not in read_meta(tmp_path)
+    place = whole.index(b'"finished": 60') + len(b'"finished": ')
+    (tmp_path / "meta.json").write_bytes(whole[:place] + b"7" + whole[place + 1:])  # one digit: still valid JSON
+    assert read_meta(tmp_path) == {} and finished_step(tmp_path) is None
+    capsys.readouterr()
+    train(config)
+    assert f"warning: {tmp_path / 'meta.json'} is damaged and begins anew" in capsys.readouterr().out
+    assert finished_step(tmp_path) == 60 and b'"finished": 70' in (tmp_path / "meta.json.damaged").read_bytes()
+    for content in (b"[1]", b'{"starts": 3, "finished": "x"}', b'{"starts": [4, {"seconds": "x"}]}', b"\xff"):
+        (tmp_path / "meta.json").write_bytes(content)
+        run = open_run(tmp_path, logdir=str(tmp_path), **{"run.steps": 60, "run.prefill": 40})
+        assert run.seconds_before == 0
+        run.close()
+
+
+def test_a_damaged_config_json_is_named(tmp_path):
+    config = small_config()
+    (tmp_path / "config.json").write_text(config.to_json().replace('"task"', '"tasc"'))
+    for read in (lambda: check_settings(tmp_path, config), lambda: load_config(tmp_path)):
+        with pytest.raises(RunError, match=rf"{tmp_path}/config\.json cannot be used: .*tasc"):
+            read()
+
+
+def test_an_agent_is_not_read_back_with_settings_it_was_not_trained_with(tmp_path):
+    config = small_config("dummy", logdir=str(tmp_path), **{"run.steps": 40, "run.prefill": 40})
+    train(config)
+    text = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text.replace('"horizon": 5', '"horizon": 7'))
+    with pytest.raises(RunError, match=r"behavior\.horizon \(there 5, here 7\)"):
+        load_agent(tmp_path, "cpu")
+    (tmp_path / "config.json").write_text(text.replace('"log_every": 1000000', '"log_every": 7'))  # no matter
+    load_agent(tmp_path, "cpu")
+
+
+def test_half_written_files_of_a_killed_process_are_removed(tmp_path):
+    (tmp_path / "videos").mkdir()
+    left = [tmp_path / ".meta.json.part", tmp_path / "videos" / ".eval-policy-000000100.gif.part"]
+    for path in left:
+        path.write_bytes(b"half")
+    open_run(tmp_path).close()
+    assert not any(path.exists() for path in left)
+
+
+def test_the_list_of_starts_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_dir, "MOST_STARTS", 3)
+    for seconds in range(1, 7):
+        run = open_run(tmp_path)
+        run.note("stopped", step=seconds)
+        run._starts[-1]["seconds"] = float(seconds)
+        run._started = time.monotonic() - seconds
+        run.note("stopped", step=seconds)
+        run.close()
+    starts = read_meta(tmp_path)["starts"]
+    assert [start["step"] for start in starts] == [1, 5, 6]
+    assert read_meta(tmp_path)["seconds"] == pytest.approx(1 + 2 + 3 + 4 + 5 + 6, abs=0.3)
