@@ -6,6 +6,7 @@ writes must stay where it was: parameters and buffers do, inputs are copied into
 """
 
 import ctypes
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,24 +94,33 @@ def watched(device: torch.device) -> Iterator[Watch]:
         yield watch
 
 
+@functools.cache
+def capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """The one stream on which graphs of a device are captured: those that share memory must share it too. Torch's own
+    is of whichever device was current when it was first asked for."""
+    return torch.cuda.Stream(device)
+
+
 def record(function: Function, inputs: Sequence[Tensor], *, device: torch.device, pool: Any,
            generators: Sequence[torch.Generator]) -> tuple[torch.cuda.CUDAGraph, Any]:
     """Capture function(*inputs), which does not run it -> the graph and the function's static outputs.
 
     Each generator's draws are new in every replay, as they would be in calls. RunError names the op that could not be
-    captured.
+    captured; the current stream is then what it was.
     """
-    graph = torch.cuda.CUDAGraph(keep_graph=True)
-    for generator in generators:
-        graph.register_generator_state(generator)
-    watch = Watch(device)
-    try:
-        with torch.cuda.graph(graph, pool=pool), _HostCalls(watch), watch:
-            outputs = function(*inputs)
-        graph.instantiate()
-    except Exception as error:
-        cause = error.__context__ if isinstance(error.__context__, RunError) else error
-        raise RunError(f"{watch.last} broke the capture ({' '.join(str(cause).split())})") from error
+    graph, watch = torch.cuda.CUDAGraph(keep_graph=True), Watch(device)
+    with torch.cuda.device(device):
+        before = torch.cuda.current_stream()
+        try:
+            for generator in generators:
+                graph.register_generator_state(generator)
+            with torch.cuda.graph(graph, pool=pool, stream=capture_stream(device)), _HostCalls(watch), watch:
+                outputs = function(*inputs)
+            graph.instantiate()
+        except Exception as error:
+            torch.cuda.set_stream(before)  # torch leaves its own current where a broken capture cannot be ended
+            cause = error.__context__ if isinstance(error.__context__, RunError) else error
+            raise RunError(f"{watch.last} broke the capture ({' '.join(str(cause).split())})") from error
     return graph, outputs
 
 
@@ -213,8 +223,10 @@ class Graphs:
     """Makes the graphs of one device that share memory: only one of them may run at a time."""
 
     def __init__(self, device: torch.device, enabled: bool):
-        self.device, self.enabled = device, enabled
-        self._pool = torch.cuda.graph_pool_handle() if enabled and device.type == "cuda" else None
+        cuda = enabled and device.type == "cuda"
+        # With its number, as tensors name theirs: a graph asks whether an input lies on its device.
+        self.device = torch.device("cuda", torch.cuda.current_device()) if cuda and device.index is None else device
+        self.enabled, self._pool = enabled, torch.cuda.graph_pool_handle() if cuda else None
 
     def of(self, function: Function, name: str, *, generators: Sequence[torch.Generator] = (),
            shared: bool = False) -> Graph | Eager:

@@ -1,5 +1,7 @@
 """Graphs of functions: warm-up, capture, replay, inputs, errors; on the CPU with a tape in place of CUDA graphs."""
 
+import contextlib
+
 import pytest
 import torch
 
@@ -99,6 +101,14 @@ def test_without_a_gpu_or_with_graphs_off_everything_is_eager():
     assert eager(torch.ones(2))[0].tolist() == [2, 2] and eager.nodes() == []
 
 
+def test_a_device_gets_its_number(monkeypatch):
+    """Tensors say cuda:1, never cuda: an input that lay on the device would be copied in every replay."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    devices = [Graphs(torch.device(name), True).of(lambda: None, "test").device for name in ("cuda", "cuda:3", "cpu")]
+    assert devices == [torch.device("cuda:1"), torch.device("cuda:3"), CPU]
+
+
 # The graph of a function
 
 def test_the_tape_finds_state_that_python_keeps(taped):
@@ -169,8 +179,8 @@ def test_a_failed_capture_names_the_op_and_never_runs_eagerly(taped):
 def test_the_error_of_a_real_capture_names_the_op(monkeypatch):
     """torch.cuda.graph is replaced: it cannot be entered here. What is around it is what runs on CUDA."""
     class Capture:
-        def __init__(self, graph, pool):
-            pass
+        def __init__(self, graph, pool, stream):
+            assert stream == f"of {CPU}"
 
         def __enter__(self):
             pass
@@ -186,12 +196,17 @@ def test_the_error_of_a_real_capture_names_the_op(monkeypatch):
         def instantiate(self):
             pass
 
-    monkeypatch.setattr(torch.cuda, "graph", Capture)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    restored = []
+    for name, fake in (("graph", Capture), ("CUDAGraph", FakeGraph), ("Stream", lambda device: f"of {device}"),
+                       ("device", contextlib.nullcontext), ("current_stream", lambda: "before"),
+                       ("set_stream", restored.append)):
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(cuda_graph, "capture_stream", cuda_graph.capture_stream.__wrapped__)
     where = dict(device=CPU, pool=None, generators=())
     with pytest.raises(RunError, match=r"aten.nonzero.default broke the capture \(aten.nonzero.default has a shape"):
         cuda_graph.record(lambda x: (x.nonzero(),), [torch.ones(2)], **where)
     with pytest.raises(RunError, match=r"aten.add.Tensor broke the capture"):
         cuda_graph.record(lambda x: (x + torch.ones(3),), [torch.ones(2)], **where)
+    assert restored == ["before", "before"]  # after a broken capture torch may leave its own stream current
     graph, out = cuda_graph.record(lambda x: (x + 1,), [torch.ones(2)], **where)
-    assert isinstance(graph, FakeGraph) and out[0].tolist() == [2, 2]
+    assert isinstance(graph, FakeGraph) and out[0].tolist() == [2, 2] and len(restored) == 2

@@ -1,6 +1,7 @@
 """Resuming a run: after a kill, with other settings, when it is finished, and what is in the files by then."""
 
 import dataclasses
+import importlib.metadata
 import json
 import signal
 import subprocess
@@ -122,7 +123,7 @@ def test_totals_survive(tmp_path):
     assert (second.episodes, second.best_score, second.step) == (23, 5.0, 140)
     starts = json.loads((tmp_path / "meta.json").read_text())["starts"]
     assert [(s["status"], s["step"]) for s in starts] == [("finished", 120), ("finished", 140)]
-    assert starts[0]["argv"] == sys.argv and starts[0]["versions"]["torch"] == torch.__version__
+    assert starts[0]["argv"] == sys.argv and starts[0]["versions"]["torch"] == importlib.metadata.version("torch")
 
 
 def test_rows_after_the_checkpoint_are_dropped_and_the_replay_is_cut(tmp_path):

@@ -31,8 +31,8 @@ def affine_into(out: Tensor, a: Tensor, b: Tensor, bias: Tensor) -> Tensor:
     """out (M, N) = a (M, K) @ b (K, N) + bias (N,)."""
     if a.dtype is out.dtype:
         return torch.addmm(bias, a, b, out=out)
-    if a.is_cuda:
-        return aten.addmm.dtype_out(bias, a, b, out.dtype, out=out)
+    if a.is_cuda:  # not addmm of the bias: some versions of torch hand its float32 to cuBLASLt as bfloat16
+        return add_mm(out.copy_(bias), a, b)
     return torch.addmm(bias, a.to(out.dtype), b.to(out.dtype), out=out)
 
 
