@@ -5,6 +5,7 @@
 // fp32, and softmax is five plus five shuffles with no memory traffic.
 #pragma once
 #include "device/hd_reduce.h"
+#include "kernels/operand.cuh"
 
 namespace hd {
 
@@ -15,17 +16,17 @@ struct Categorical {
   float logq[ITER];  // classes beyond the last have s = q = 0 and logq = 0
 };
 
-// Reads `row`, `classes` values of type T. All 32 lanes call.
+// Reads `classes` values from element `base` of x on, as load_as<T>. All 32 lanes call.
 template <int ITER, class T>
-__device__ __forceinline__ Categorical<ITER> categorical(const T* row, int64_t classes, float mix,
-                                                         bool normalised) {
+__device__ __forceinline__ Categorical<ITER> categorical(const void* x, int64_t base, DType dtype, int64_t classes,
+                                                         float mix, bool normalised) {
   const int lane = int(threadIdx.x) % 32;
   Categorical<ITER> c;
   float v[ITER], top = -INFINITY, total = 0.f;
 #pragma unroll
   for (int i = 0; i < ITER; ++i) {
     const bool here = i * 32 + lane < classes;
-    v[i] = here ? to_float(row[i * 32 + lane]) : -INFINITY;
+    v[i] = here ? load_as<T>(x, base + i * 32 + lane, dtype) : -INFINITY;
     top = fmaxf(top, v[i]);
   }
   if (normalised) {

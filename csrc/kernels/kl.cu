@@ -8,7 +8,7 @@ void launch_balanced_kl(const BalancedKlArgs& a, hdStream stream) {
   const bool f32 = a.dtype == DType::F32;
   auto kernel = f32 ? balanced_kl_kernel<float, 1> : balanced_kl_kernel<bf16, 1>;
   if (a.classes > 32) kernel = f32 ? balanced_kl_kernel<float, 4> : balanced_kl_kernel<bf16, 4>;
-  if (a.classes > 128) kernel = f32 ? balanced_kl_kernel<float, 16> : balanced_kl_kernel<bf16, 16>;
+  if (a.classes > 128) kernel = balanced_kl_kernel<void, 16>;
   HD_LAUNCH(kernel, unsigned(a.rows), KL_THREADS, 0, stream, a);
 }
 

@@ -17,13 +17,12 @@ template <class T, int ITER>
 __global__ void __launch_bounds__(KL_THREADS) balanced_kl_kernel(BalancedKlArgs a) {
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   const int64_t row = blockIdx.x;
-  const T *post = static_cast<const T*>(a.post), *prior = static_cast<const T*>(a.prior);
 
   float sum = 0.f;
   for (int64_t g = warp; g < a.groups; g += KL_WARPS) {
     const int64_t base = (row * a.groups + g) * a.classes;
-    const Categorical<ITER> p = categorical<ITER>(post + base, a.classes, a.mix, !a.logits);
-    const Categorical<ITER> q = categorical<ITER>(prior + base, a.classes, a.mix, !a.logits);
+    const Categorical<ITER> p = categorical<ITER, T>(a.post, base, a.dtype, a.classes, a.mix, !a.logits);
+    const Categorical<ITER> q = categorical<ITER, T>(a.prior, base, a.dtype, a.classes, a.mix, !a.logits);
 #pragma unroll
     for (int i = 0; i < ITER; ++i) sum += p.q[i] * (p.logq[i] - q.logq[i]);
   }
@@ -42,8 +41,8 @@ __global__ void __launch_bounds__(KL_THREADS) balanced_kl_kernel(BalancedKlArgs 
   const float drep = pass * (a.drep != nullptr ? a.drep[row] : 1.f);
   for (int64_t g = warp; g < a.groups; g += KL_WARPS) {
     const int64_t base = (row * a.groups + g) * a.classes;
-    const Categorical<ITER> p = categorical<ITER>(post + base, a.classes, a.mix, !a.logits);
-    const Categorical<ITER> q = categorical<ITER>(prior + base, a.classes, a.mix, !a.logits);
+    const Categorical<ITER> p = categorical<ITER, T>(a.post, base, a.dtype, a.classes, a.mix, !a.logits);
+    const Categorical<ITER> q = categorical<ITER, T>(a.prior, base, a.dtype, a.classes, a.mix, !a.logits);
     float dpost[ITER], dprior[ITER];
 #pragma unroll
     for (int i = 0; i < ITER; ++i) {
@@ -64,8 +63,8 @@ __global__ void __launch_bounds__(KL_THREADS) balanced_kl_kernel(BalancedKlArgs 
     for (int i = 0; i < ITER; ++i) {
       const int64_t k = i * 32 + lane;
       if (k >= a.classes) continue;
-      if (a.dpost != nullptr) static_cast<T*>(a.dpost)[base + k] = from_float<T>(dpost[i]);
-      if (a.dprior != nullptr) static_cast<T*>(a.dprior)[base + k] = from_float<T>(dprior[i]);
+      if (a.dpost != nullptr) store_as<T>(a.dpost, base + k, a.dtype, dpost[i]);
+      if (a.dprior != nullptr) store_as<T>(a.dprior, base + k, a.dtype, dprior[i]);
     }
   }
 }

@@ -7,7 +7,6 @@
 #pragma once
 #include "kernels/categorical.cuh"
 #include "kernels/latent.h"
-#include "kernels/operand.cuh"
 
 namespace hd {
 
@@ -21,7 +20,7 @@ __global__ void __launch_bounds__(LATENT_THREADS) latent_fwd_kernel(LatentFwdArg
   if (group >= a.groups) return;  // whole warps
   const int64_t base = group * a.classes;
   const Categorical<ITER> c =
-      categorical<ITER>(static_cast<const T*>(a.logit) + base, a.classes, a.mix, a.normalised);
+      categorical<ITER, T>(a.logit, base, a.dtype, a.classes, a.mix, a.normalised);
   int64_t index = -1;
   if (a.u != nullptr) {
     const float u = a.u[group];
@@ -42,7 +41,7 @@ __global__ void __launch_bounds__(LATENT_THREADS) latent_fwd_kernel(LatentFwdArg
   for (int i = 0; i < ITER; ++i) {
     const int64_t k = i * 32 + lane;
     if (k >= a.classes) continue;
-    if (a.logp != nullptr) static_cast<T*>(a.logp)[base + k] = from_float<T>(c.logq[i]);
+    if (a.logp != nullptr) store_as<T>(a.logp, base + k, a.dtype, c.logq[i]);
     if (a.onehot != nullptr) store_operand(a.onehot, onehot + k, a.onehot_dtype, k == index ? 1.f : 0.f);
   }
 }
@@ -54,15 +53,15 @@ __global__ void __launch_bounds__(LATENT_THREADS) latent_bwd_kernel(LatentBwdArg
   if (group >= a.groups) return;
   const int64_t base = group * a.classes;
   const Categorical<ITER> c =
-      categorical<ITER>(static_cast<const T*>(a.logit) + base, a.classes, a.mix, a.normalised);
+      categorical<ITER, T>(a.logit, base, a.dtype, a.classes, a.mix, a.normalised);
   float w[ITER];
 #pragma unroll
   for (int i = 0; i < ITER; ++i) {
     const int64_t k = i * 32 + lane;
     const float dq =
-        k < a.classes && a.donehot != nullptr ? to_float(static_cast<const T*>(a.donehot)[base + k]) : 0.f;
+        k < a.classes && a.donehot != nullptr ? load_as<T>(a.donehot, base + k, a.dtype) : 0.f;
     const float dlogq =
-        k < a.classes && a.dlogp != nullptr ? to_float(static_cast<const T*>(a.dlogp)[base + k]) : 0.f;
+        k < a.classes && a.dlogp != nullptr ? load_as<T>(a.dlogp, base + k, a.dtype) : 0.f;
     if (a.normalised) w[i] = dq * c.q[i] + dlogq;
     else w[i] = k < a.classes ? dq + dlogq / c.q[i] : 0.f;
   }
