@@ -1,6 +1,6 @@
 // norm_act.cpp -- LayerNorm + SiLU on the CPU; equations in kernels/norm_act.h.
 //
-// One row at a time: its two statistics passes and the output pass find it in the first-level cache, so
+// A few rows at a time: the two statistics passes and the output pass find them in the first-level cache, so
 // memory sees every row once. Rows of a few widths that image encoders have (32 .. 128 pixels' channels) are
 // compiled with the width as a constant: without it the loops' prologues cost more than their bodies.
 #include "kernels/norm_act.h"
@@ -15,18 +15,7 @@
 namespace hd::cpu {
 namespace {
 
-template <class T>
-HD_INLINE void row_stats(const T* __restrict x, int64_t cols, float& mean, float& rstd) {
-  float sum = 0.f;
-  for (int64_t j = 0; j < cols; ++j) sum += load(x + j);
-  mean = sum / float(cols);
-  float square = 0.f;
-  for (int64_t j = 0; j < cols; ++j) {
-    const float d = load(x + j) - mean;
-    square += d * d;
-  }
-  rstd = 1.f / __builtin_sqrtf(square / float(cols) + NORM_EPS);
-}
+constexpr int64_t kRows = 8;  // statistics of so many rows together: those of one row wait for each other
 
 // `WIDTH` is the row length where it is known at compile time, else 0.
 template <class T, int WIDTH>
@@ -34,14 +23,30 @@ HD_INLINE void forward_rows(const NormActFwdArgs& a, int64_t begin, int64_t end)
   const int64_t cols = WIDTH ? WIDTH : a.cols;
   const float* __restrict scale = a.scale;
   const float* __restrict bias = a.bias;
-  for (int64_t i = begin; i < end; ++i) {
-    const T* __restrict x = static_cast<const T*>(a.x) + i * cols;
-    T* __restrict y = static_cast<T*>(a.y) + i * cols;
-    float mean, rstd;
-    row_stats(x, cols, mean, rstd);
-    a.mean[i] = mean;
-    a.rstd[i] = rstd;
-    for (int64_t j = 0; j < cols; ++j) store(y + j, fsilu((load(x + j) - mean) * rstd * scale[j] + bias[j]));
+  for (; begin < end; begin += kRows) {
+    const int64_t rows = std::min(kRows, end - begin);
+    const T* __restrict x = static_cast<const T*>(a.x) + begin * cols;
+    T* __restrict y = static_cast<T*>(a.y) + begin * cols;
+    float mean[kRows], rstd[kRows];
+    for (int64_t i = 0; i < rows; ++i) {
+      float sum = 0.f;
+      for (int64_t j = 0; j < cols; ++j) sum += load(x + i * cols + j);
+      mean[i] = sum / float(cols);
+    }
+    for (int64_t i = 0; i < rows; ++i) {
+      float square = 0.f;
+      for (int64_t j = 0; j < cols; ++j) {
+        const float d = load(x + i * cols + j) - mean[i];
+        square += d * d;
+      }
+      rstd[i] = square;
+    }
+    for (int64_t i = 0; i < rows; ++i) rstd[i] = 1.f / __builtin_sqrtf(rstd[i] / float(cols) + NORM_EPS);
+    std::memcpy(a.mean + begin, mean, rows * sizeof(float));
+    std::memcpy(a.rstd + begin, rstd, rows * sizeof(float));
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < cols; ++j)
+        store(y + i * cols + j, fsilu((load(x + i * cols + j) - mean[i]) * rstd[i] * scale[j] + bias[j]));
   }
 }
 
