@@ -2,6 +2,7 @@
 # make test   lint and the whole test suite
 # make lint   ruff alone
 # make cpp    kernel tests in C++: plain, ASan+UBSan and TSan, under every schedule of the emulator
+# make soak   ten minutes of training and evaluation: nothing grows, nothing slows down (SOAK=60: one minute)
 # make clean  remove .venv and build products; runs/ stays
 #
 # PYTHON=python3.12   interpreter of a new virtual environment
@@ -13,13 +14,14 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 JOBS   ?= 2
 DEMO   ?= runs/demo/pong
+SOAK   ?= 600
 
 BIN := $(VENV)/bin
 # Quiet and passive: threads that wait for work must not starve those that have some.
 export OMP_WAIT_POLICY = passive
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test cpp lint clean
+.PHONY: demo test cpp soak lint clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -36,6 +38,9 @@ cpp:
 	cmake -S . -B build/cpp -G Ninja -DHDFAST_CUDA=0 -DHDFAST_BUILD_TESTS=ON
 	cmake --build build/cpp -j $(JOBS)
 	ctest --test-dir build/cpp -j $(JOBS) --output-on-failure
+
+soak: $(VENV)/.installed-dev
+	$(BIN)/python tests/soak/soak.py --seconds $(SOAK)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,0 +1,115 @@
+"""What a process holds, sampled over its life, and whether it grows."""
+
+import ctypes
+import gc
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What this process holds after `count` updates or evaluations, garbage collected and free pages given back.
+
+    resident and heap (what malloc has handed out) in bytes, objects that the garbage collector follows, open
+    descriptors, threads, bytes that torch has reserved on the CUDA device.
+    """
+
+    count: int
+    resident: int
+    heap: int
+    objects: int
+    descriptors: int
+    threads: int
+    gpu: int
+
+    @classmethod
+    def now(cls, count: int) -> "Sample":
+        gc.collect()
+        objects = len(gc.get_objects())
+        libc.malloc_trim(0)
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        gpu = torch.cuda.memory_reserved() if torch.cuda.is_available() else 0
+        return cls(count, resident, libc.mallinfo2().used, objects, len(os.listdir("/proc/self/fd")),
+                   len(os.listdir("/proc/self/task")), gpu)
+
+
+class MallInfo(ctypes.Structure):
+    """glibc's struct mallinfo2."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in
+                ("arena", "chunks", "fast", "mapped", "mapped_bytes", "max", "fast_bytes", "used", "free", "top")]
+
+
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = MallInfo
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """Median of the slopes through all pairs of points (Theil-Sen): a few outliers do not move it."""
+    a, b = np.triu_indices(len(x), 1)
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    return float(np.median((y[b] - y[a]) / (x[b] - x[a])))
+
+
+def growth(samples: Sequence[Sample]) -> dict[str, float]:
+    """Growth per update or evaluation of every field of `samples` over their second half."""
+    half = samples[len(samples) // 2:]
+    return {f.name: slope([s.count for s in half], [getattr(s, f.name) for s in half])
+            for f in fields(Sample) if f.name != "count"}
+
+
+def complaints(samples: Sequence[Sample], limit: float) -> list[str]:
+    """What grows: memory by more than `limit` bytes per count, or descriptors or threads at all in the second half."""
+    found, rates, start, end = [], growth(samples), samples[len(samples) // 2], samples[-1]
+    for name in ("resident", "gpu"):
+        if rates[name] >= limit:
+            found.append(f"{name} memory grows by {rates[name]:.0f} bytes each, limit {limit:.0f}")
+    for name in ("descriptors", "threads"):
+        if getattr(end, name) > getattr(start, name):
+            found.append(f"{name} grow from {getattr(start, name)} to {getattr(end, name)}")
+    return found
+
+
+class Yardstick:
+    """Another process that does the same small work whenever asked, so that a machine that slows down is no finding."""
+
+    PROGRAM = """
+import sys, time, torch
+torch.set_num_threads(1)
+w = torch.ones(4, 4, requires_grad=True)
+def work():
+    began = time.process_time()
+    for _ in range(400):
+        torch.autograd.grad((torch.ones(4, 4) @ w).tanh().square().sum(), w)
+    return time.process_time() - began
+for line in sys.stdin:
+    print(work(), flush=True)
+"""
+
+    def __init__(self):
+        self._child = subprocess.Popen([sys.executable, "-c", self.PROGRAM], stdin=subprocess.PIPE,
+                                       stdout=subprocess.PIPE, text=True)
+        self.seconds()  # what the first round costs is torch's start
+
+    def seconds(self) -> float:
+        """CPU seconds of the work now."""
+        self._child.stdin.write("\n")
+        self._child.stdin.flush()
+        return json.loads(self._child.stdout.readline())
+
+    def close(self) -> None:
+        self._child.communicate()
+
+
+def slowdown(cost: Sequence[float]) -> float:
+    """Median cost of the last tenth over that of the first: 1.05 is 5 % slower at the end."""
+    tenth = max(1, len(cost) // 10)
+    return float(np.median(cost[-tenth:]) / np.median(cost[:tenth]))

@@ -1,0 +1,138 @@
+"""Long runs: does a training process grow or slow down, and do environments that come and go leave anything behind?
+
+    python tests/soak/soak.py --seconds 600
+
+Half of the time goes to the native operations, a quarter to the reference ones, the rest to the environment doors.
+Prints one JSON line per part; exit code 1 where something grows beyond its limit. Linux with glibc only.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from measure import Sample, Yardstick, complaints, growth, slope, slowdown
+
+from hdfast import machine, ops
+from hdfast.agent import Agent
+from hdfast.config import Config
+from hdfast.envs import make_envs
+from hdfast.evaluation import evaluate
+from hdfast.trainer import Trainer
+
+PERIOD = 400  # steps between samples: each period holds the same log rows, checkpoints, evaluation and pictures
+EVALUATIONS = 2  # between samples of a door
+UPDATE_BYTES, DOOR_BYTES, SLOWDOWN = 1024, 256 * 1024, 1.05
+TINY = {"env.size": 8, "env.max_episode_frames": 40, "replay.capacity": 1000, "model.deter": 4, "model.units": 4,
+        "model.stoch": 2, "model.classes": 2, "model.cnn_depth": 1, "model.bins": 3, "behavior.horizon": 1,
+        "run.batch_size": 1, "run.batch_length": 2, "run.prefill": 10, "run.train_ratio": 2.0, "run.eval_episodes": 2,
+        "run.eval_envs": 2}
+DOORS = {"envpool": {"task": "atari_pong"}, "ale": {"task": "atari_pong", "env.backend": "ale"},
+         "gym": {"task": "gym_CartPole-v1"}, "dummy": {"task": "dummy"}}
+
+
+class Watched(Trainer):
+    """Samples the process once per `period` steps; what sampling costs is left out of the cost of the updates."""
+
+    def __init__(self, *args, period: int, yardstick: Yardstick, **options):
+        super().__init__(*args, **options)
+        self.samples: list[Sample] = []
+        self.cost: list[float] = []  # CPU seconds of an update and all that goes with it
+        self.yard: list[float] = []  # CPU seconds of the yardstick at the same time
+        self._period, self._yardstick, self._mark = period, yardstick, (time.process_time(), 0)
+
+    def _report(self, before: int) -> str | None:
+        stop = super()._report(before)
+        if self.step % self._period == 0:
+            self.cost.append((time.process_time() - self._mark[0]) / (self.updates - self._mark[1]))
+            self.yard.append(self._yardstick.seconds())
+            self.samples.append(Sample.now(self.updates))
+            self._mark = time.process_time(), self.updates
+        return stop
+
+    def findings(self) -> dict:
+        """What the process held and what an update cost, from start to end; `found` is what should not be."""
+        warm = len(self.samples) // 10
+        cost, relative = (x[warm:] for x in (self.cost, [c / y for c, y in zip(self.cost, self.yard, strict=True)]))
+        found, slower = complaints(self.samples, UPDATE_BYTES), slowdown(relative)
+        if slower > SLOWDOWN:
+            found.append(f"an update costs {slower:.3f} times as much at the end, limit {SLOWDOWN}")
+        counts = [s.count for s in self.samples[warm:]]
+        drift = slope(counts, relative) * (counts[-1] - counts[0]) / relative[0]
+        return {"updates": self.updates, "samples": len(self.samples), "growth per update": growth(self.samples),
+                "last": vars(self.samples[-1]), "ms per update": 1000 * sum(cost) / len(cost), "slowdown": slower,
+                "slowdown, unscaled": slowdown(cost), "drift": drift, "found": found}
+
+
+def schedule(period: int) -> dict[str, int]:
+    """Settings that put the same work into every period: four log rows, two checkpoints, an evaluation, pictures."""
+    return {"run.log_every": period // 4, "run.save_every": period // 2, "run.eval_every": period,
+            "run.video_every": period}
+
+
+def train(backend: str, device: str = "cpu", period: int = PERIOD, *, steps: int = 10**9, seconds: float = 0) -> dict:
+    """Train the tiny network for a number of steps or seconds: what it held, what it cost, what it wrote."""
+    settings = TINY | schedule(period) | {"run.steps": steps, "run.max_seconds": seconds}
+    config = Config.preset("debug", task="dummy", device=device, **settings)
+    chosen = machine.pick_device(device)
+    yardstick, envs = Yardstick(), make_envs(config.task, config.env, seed=0)
+    try:
+        with tempfile.TemporaryDirectory() as folder, ops.use(backend):
+            agent = Agent(envs.obs_space, envs.act_space, config, device=chosen)
+            trainer = Watched(config, agent, envs, folder, period=period, yardstick=yardstick)
+            trainer.run()
+            return {"part": f"train {backend}", **trainer.findings(), "bytes written": sizes(Path(folder))}
+    finally:
+        envs.close()
+        yardstick.close()
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Bytes of every file and folder of a run directory, by the first part of its name and its ending."""
+    whole = {path: [path, *path.rglob("*")] for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+    return {path.name.split(".")[0] + path.suffix: sum(p.stat().st_size for p in inside if p.is_file())
+            for path, inside in whole.items()}
+
+
+def doors(name: str, seconds: float) -> dict:
+    """Evaluate a tiny agent again and again, each time in environments that are made and closed."""
+    config = Config.preset("debug", device="cpu", **TINY | DOORS[name])
+    envs = make_envs(config.task, config.env, seed=0)
+    agent = Agent(envs.obs_space, envs.act_space, config)
+    envs.close()
+    samples, end = [], time.monotonic() + seconds
+    while time.monotonic() < end or len(samples) < 8:
+        for _ in range(EVALUATIONS):
+            evaluate(agent, config, episodes=2, seed=len(samples))
+        samples.append(Sample.now(EVALUATIONS * (len(samples) + 1)))
+    return {"part": f"door {name}", "evaluations": samples[-1].count, "growth per evaluation": growth(samples),
+            "last": vars(samples[-1]), "found": complaints(samples, DOOR_BYTES)}
+
+
+def parts(seconds: float, device: str) -> Iterator[dict]:
+    yield train("native", device, seconds=seconds / 2)
+    yield train("reference", device, seconds=seconds / 4)
+    for name in DOORS:
+        yield doors(name, seconds / 4 / len(DOORS))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=600, help="wall time in all (default 600)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    machine.keep_memory()
+    found = []
+    for part in parts(options.seconds, options.device):
+        found += [f"{part['part']}: {text}" for text in part["found"]]
+        print(json.dumps(part), flush=True)
+    print("\n".join(found) or "nothing grows")
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

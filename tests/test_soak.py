@@ -1,0 +1,107 @@
+"""A slice of the long runs of tests/soak, and that they would see a leak."""
+
+import gc
+import os
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "soak"))
+
+import measure
+
+import soak
+from hdfast.ops import library
+from scripted_run import ScriptedAgent, ScriptedEnvs, small_config
+
+pytestmark = pytest.mark.skipif(not hasattr(measure.libc, "mallinfo2"), reason="needs Linux with glibc 2.33")
+
+
+class Steady:
+    """A yardstick for a machine that never slows down."""
+
+    def seconds(self) -> float:
+        return 1.0
+
+
+@pytest.fixture(autouse=True)
+def quick_collection():
+    """What the test process holds already is left out of every collection."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def watch(tmp_path, on_update=None) -> dict:
+    """What is found in 490 updates of the scripted agent."""
+    config = small_config(**soak.TINY | soak.schedule(50) | {"run.steps": 500, "run.video_every": 0})
+    agent, envs = ScriptedAgent(config, on_update=on_update), ScriptedEnvs([5])
+    watched = soak.Watched(config, agent, envs, tmp_path, period=50, yardstick=Steady(),
+                           eval_envs=lambda n, seed: ScriptedEnvs([4] * n))
+    agent.batches, agent.acted, agent.log = Nowhere(), Nowhere(), Nowhere()
+    watched.run()
+    found = watched.findings()
+    assert found["samples"] == 10 and found["updates"] == 490
+    return found
+
+
+class Nowhere(list):
+    """A list that forgets."""
+
+    def append(self, item) -> None:
+        pass
+
+
+def lasting(found: dict) -> list[str]:
+    """What so few updates can tell for sure: memory still settles by pages, and times are noisy."""
+    return [text for text in found["found"] if text.startswith(("descriptors", "threads"))]
+
+
+def test_the_loop_itself_neither_grows_nor_keeps_anything_open(tmp_path):
+    found = watch(tmp_path)
+    assert lasting(found) == [] and found["growth per update"]["heap"] < soak.UPDATE_BYTES
+
+
+def test_what_is_left_behind_is_seen(tmp_path):
+    kept, opened, release = [], [], threading.Event()
+
+    def leave(update: int) -> None:
+        kept.append(bytearray(os.urandom(8192)))
+        if update % 100 == 0:
+            opened.append(os.dup(0))
+            threading.Thread(target=release.wait, daemon=True).start()
+
+    try:
+        found = watch(tmp_path, leave)
+    finally:
+        release.set()
+        for descriptor in opened:
+            os.close(descriptor)
+    assert [text.split()[0] for text in found["found"]][:3] == ["resident", "descriptors", "threads"]
+    assert 8192 <= found["growth per update"]["heap"] < 12_000
+
+
+def test_what_is_measured_about_speed_and_slopes():
+    assert measure.slowdown([1, 1, 1, 1, 1, 1, 1, 1, 1, 1.2]) == pytest.approx(1.2)
+    assert measure.slope([0, 1, 2, 3, 4], [5, 7, 9, 900, 13]) == pytest.approx(2)
+
+
+def test_a_slice_of_training(native_library):
+    found = soak.train("native", period=20, steps=100)
+    assert found["updates"] == 90 and lasting(found) == []
+    assert found["growth per update"]["heap"] < 16 * 1024, found
+
+
+@pytest.fixture
+def native_library():
+    if reason := library.problem():
+        pytest.skip(f"the native library is not there: {reason}")
+
+
+@pytest.mark.parametrize("door", ["ale", "gym"])
+def test_a_slice_of_a_door(door):
+    """Eight times two evaluations in environments that are made and closed again."""
+    found = soak.doors(door, 0)
+    assert found["evaluations"] == 16 and lasting(found) == []
