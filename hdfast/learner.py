@@ -117,9 +117,10 @@ class Learner:
                          ac.update_range(ret))
 
     def actor_loss(self, b: Behaviour) -> ActorLoss:
-        """Actor loss on an imagined trajectory."""
-        return self.actor_critic.actor_loss(b.trajectory.heads(0, -1), b.trajectory.action[:len(b.ret)], b.ret,
-                                            b.value[:-1], b.weight[:-1], b.scale)
+        """Actor loss on an imagined trajectory, whose products with the actor's kernels are not computed again."""
+        t, steps = b.trajectory, len(b.ret)
+        return self.actor_critic.actor_loss(t.heads(0, -1), t.action[:steps], b.ret, b.value[:-1], b.weight[:-1],
+                                            b.scale, () if t.pre is None else t.pre[:, :steps])
 
     def critic_loss(self, b: Behaviour) -> CriticLoss:
         """Critic loss against the returns and the slow critic on an imagined trajectory."""

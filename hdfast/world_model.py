@@ -92,8 +92,7 @@ class WorldModel(nn.Module):
 
 def entropy(logit: Tensor) -> Tensor:
     """Entropy of latent states in nats, summed over latents, without gradient: (..., S, K) -> (...)."""
-    logit = logit.detach()
-    return -(logit.exp() * logit).sum((-2, -1))
+    return torch.special.entr(logit.detach().exp()).sum((-2, -1))
 
 
 def means(values: dict[str, Tensor]) -> dict[str, Tensor]:
