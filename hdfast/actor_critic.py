@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hdfast import ops
 from hdfast.config import BehaviorConfig, ModelConfig
-from hdfast.nets import MLP
+from hdfast.nets import MLP, first_products
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,14 @@ class ActorCritic(nn.Module):
     def policy(self, feat: Tensor, pre: Sequence[Tensor] = ()) -> Tensor:
         """Unimixed action log-probabilities: feat (..., F) -> (..., A); pre as MLP takes it."""
         return ops.unimix(self.actor(feat, pre), self.mix)
+
+    def values(self, feat: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the critic, with gradient, of feat (H+1, N, F), and values of the slow critic, without, of `past`,
+        which is feat[:-1] -> (H+1, N, bins), (H, N)."""
+        pre, slow_pre = first_products(feat, [self.critic, self.slow])
+        with torch.enable_grad():
+            logit = self.critic(feat, pre)
+        return logit, ops.twohot_mean(self.slow(past, [x[:-1] for x in slow_pre]))
 
     def returns(self, reward: Tensor, value: Tensor, cont: Tensor) -> tuple[Tensor, Tensor]:
         """Lambda returns (H, N) and state weights (H+1, N) of reward (H, N), value and cont (H+1, N)."""

@@ -105,13 +105,10 @@ class Learner:
         wm, ac = self.world_model, self.actor_critic
         start = State(*(x.detach().flatten(0, 1) for x in (post.deter, post.stoch, post.index)))
         trajectory = imagine(wm.rssm, ac.policy, start, u, u_action, actor=ac.actor)
-        ahead = trajectory.heads(1)
-        reward = ops.twohot_mean(wm.reward(ahead))
-        conts = torch.cat([cont.reshape(1, -1), (wm.cont_logit(ahead) > 0).to(reward.dtype)])
-        with torch.enable_grad():
-            critic_logit = ac.critic(trajectory.heads())
+        reward, cont_logit = wm.ahead(trajectory.heads(1))
+        conts = torch.cat([cont.reshape(1, -1), (cont_logit > 0).to(reward.dtype)])
+        critic_logit, slow_value = ac.values(trajectory.heads(), trajectory.heads(0, -1))
         value = ops.twohot_mean(critic_logit.detach())
-        slow_value = ops.twohot_mean(ac.slow(trajectory.heads(0, -1)))
         ret, weight = ac.returns(reward, value, conts)
         return Behaviour(trajectory, reward, conts, critic_logit, value, slow_value, ret, weight,
                          ac.update_range(ret))

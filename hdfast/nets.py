@@ -6,7 +6,7 @@ the official nets.py, class Initializer, with `fan = (fan_in + fan_out) / 2`.
 
 import math
 from collections.abc import Sequence
-from itertools import zip_longest
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -128,8 +128,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, pre: Sequence[Tensor] = ()) -> Tensor:
         """`pre` are the products of the first layers with their kernels, where they are known: (..., units) each."""
-        for layer, known in zip_longest(self.hidden, pre):
-            x = layer(x, known)
+        for i, layer in enumerate(self.hidden):
+            x = layer(x, pre[i] if i < len(pre) else None)
         return self.out(x)
 
     def traced(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,6 +139,32 @@ class MLP(nn.Module):
             pre.append(project(x, layer.kernel, half=True))
             x = layer.activate(pre[-1])
         return self.out(x), torch.stack(pre)
+
+
+@torch.no_grad()
+def first_products(x, networks: Sequence[MLP]) -> list[Sequence[Tensor]]:
+    """What each network takes as `pre` for its first layer on a common input x (..., in), by one product of all.
+
+    Nothing where the kernels do not lie evenly in one allocation, or where states are gathered instead.
+    """
+    kernels = [kernel if (copy := bf16.shadow(kernel)) is None else copy
+               for kernel in (network.hidden[0].kernel for network in networks)]
+    if not isinstance(x, Tensor) or (stack := evenly(kernels)) is None:
+        return [()] * len(networks)
+    rows = x.reshape(-1, x.shape[-1]).to(stack.dtype)
+    y = torch.bmm(rows.expand(len(kernels), *rows.shape), stack)
+    return [[part.view(*x.shape[:-1], -1)] for part in y]
+
+
+def evenly(kernels: Sequence[Tensor]) -> Tensor | None:
+    """Matrices (in, out) as one view (kernels, in, out), where memory lets them be one."""
+    first, starts = kernels[0], [kernel.storage_offset() for kernel in kernels]
+    step = starts[1] - starts[0]
+    same = all(kernel.shape == first.shape and kernel.is_contiguous() and kernel.dtype is first.dtype
+               and kernel.untyped_storage()._cdata == first.untyped_storage()._cdata for kernel in kernels)
+    if not same or step < first.numel() or any(b - a != step for a, b in pairwise(starts)):
+        return None
+    return first.detach().as_strided((len(kernels), *first.shape), (step, *first.stride()))
 
 
 class ConvStage(nn.Module):

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hdfast import ops
+from hdfast import nets, ops
+from hdfast.nets import evenly
 from hdfast.ops import library
 from hdfast.ops.observe_scan import stepwise
 from test_model import draw, make_data, make_learner
@@ -74,3 +75,44 @@ def forward_of(layer):
         return run(self, x, pre)
 
     return forward
+
+
+def whole_update(learner):
+    out, metrics = learner.update_model(make_data(), draw().post)
+    b = learner.imagine(out.observed.state, make_data().cont, draw().prior, draw().action)
+    metrics |= learner.update_actor(b) | learner.update_critic(b)
+    return metrics, {name: arena.grad.clone() for name, arena in learner.optimisers.items()}
+
+
+def test_heads_on_one_input_share_a_product(path, learner, monkeypatch):
+    twin = copy_of(learner)
+    joint, metrics = [], {}
+    monkeypatch.setattr(nets, "evenly", lambda kernels: joint.append(evenly(kernels)) or joint[-1])
+    metrics, grads = whole_update(learner)
+    # Rewards with continuation, twice, and the critics; where states are gathered each network does so for itself.
+    assert [len(stack) for stack in joint] == ([] if path == "call" else [2, 2, 2])
+    monkeypatch.setattr(nets, "evenly", lambda kernels: None)
+    apart, apart_grads = whole_update(twin)
+    half = bool(learner.model_opt.shadows)
+    close(metrics, apart, 2e-3 if half else 2e-5)
+    close(grads, apart_grads, 2e-2 if half else 2e-5)
+
+
+def copy_of(learner):
+    twin = make_learner(precision=learner.config.precision, **{"model.mlp_layers": 3})
+    for name, arena in learner.optimisers.items():
+        twin.optimisers[name].param.copy_(arena.param)
+    twin.refresh()
+    return twin
+
+
+def test_kernels_that_lie_evenly_are_one_view():
+    flat = torch.arange(60.0)
+    kernels = [flat[i:i + 6].view(2, 3) for i in (4, 14, 24)]
+    stack = evenly(kernels)
+    assert stack.data_ptr() == kernels[0].data_ptr() and torch.equal(stack, torch.stack(kernels))
+    other = torch.arange(6.0).view(2, 3)
+    for uneven in ([*kernels, flat[40:46].view(2, 3)], [kernels[0], other], kernels[::-1],
+                   [kernels[0], flat[14:18].view(2, 2)], [kernels[0], kernels[1].bfloat16()],
+                   [flat[:6].view(2, 3), flat[3:9].view(2, 3)], [x.t() for x in kernels]):
+        assert evenly(uneven) is None
