@@ -75,6 +75,9 @@ class Learner:
                                 clip=o.critic_clip, **betas)
         self.critic_opt.lead(dict(self.actor_critic.slow.named_parameters()), config.behavior.slow_fraction)
 
+        start = self.world_model.rssm.initial_state()
+        self.start = State(*(x.detach().clone() for x in (start.deter, start.stoch, start.index)))
+
     @property
     def optimisers(self) -> dict[str, Arena]:
         return {"model": self.model_opt, "actor": self.actor_opt, "critic": self.critic_opt}
@@ -91,7 +94,9 @@ class Learner:
         """Step 1: world-model loss at the current parameters and its Adam step; u (T, B, S)."""
         out = self.world_model(data, u)
         self.model_opt.backward(out.total)
-        return out, out.metrics | self.step(self.model_opt, "model")
+        metrics = out.metrics | self.step(self.model_opt, "model")
+        self.restart()
+        return out, metrics
 
     def update_behaviour(self, post: State, cont: Tensor, u: Tensor, u_action: Tensor) -> dict[str, Tensor]:
         """Steps 2 to 4, imagination, actor and critic; arguments as those of `imagine`."""
@@ -153,6 +158,14 @@ class Learner:
         """Bring whatever is derived from the parameters up to date: called after they were written from outside."""
         for optimiser in self.optimisers.values():
             optimiser.refresh()
+        self.restart()
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Compute `start` anew, the state where episodes begin, which acting reads and these parameters give."""
+        new = self.world_model.rssm.initial_state()
+        for name, x in vars(self.start).items():
+            x.copy_(getattr(new, name))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that an update reads or writes, by flat name; the tensors are live views, not copies."""
