@@ -1,6 +1,6 @@
 """Actor and critic: policy, values, slow critic, return range, and their losses on imagined trajectories."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hdfast import ops
 from hdfast.config import BehaviorConfig, ModelConfig
-from hdfast.nets import MLP
+from hdfast.nets import MLP, first_products
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,17 @@ class ActorCritic(nn.Module):
     def gamma(self) -> float:
         return 1 - 1 / self.behavior.discount_horizon
 
-    def policy(self, feat: Tensor) -> Tensor:
-        """Unimixed action log-probabilities: feat (..., F) -> (..., A)."""
-        return ops.unimix(self.actor(feat), self.mix)
+    def policy(self, feat: Tensor, pre: Sequence[Tensor] = ()) -> Tensor:
+        """Unimixed action log-probabilities: feat (..., F) -> (..., A); pre as MLP takes it."""
+        return ops.unimix(self.actor(feat, pre), self.mix)
+
+    def values(self, feat: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the critic, with gradient, of feat (H+1, N, F), and values of the slow critic, without, of `past`,
+        which is feat[:-1] -> (H+1, N, bins), (H, N)."""
+        pre, slow_pre = first_products(feat, [self.critic, self.slow])
+        with torch.enable_grad():
+            logit = self.critic(feat, pre)
+        return logit, ops.twohot_mean(self.slow(past, [x[:-1] for x in slow_pre]))
 
     def returns(self, reward: Tensor, value: Tensor, cont: Tensor) -> tuple[Tensor, Tensor]:
         """Lambda returns (H, N) and state weights (H+1, N) of reward (H, N), value and cont (H+1, N)."""
@@ -71,13 +79,15 @@ class ActorCritic(nn.Module):
         return scale
 
     def actor_loss(self, feat: Tensor, action: Tensor, ret: Tensor, value: Tensor, weight: Tensor,
-                   scale: Tensor) -> ActorLoss:
-        """feat (H, N, F), action, ret, value, weight (H, N), scale () -> ActorLoss. Official ImagActorCritic.loss.
+                   scale: Tensor, pre: Sequence[Tensor] = ()) -> ActorLoss:
+        """feat (H, N, F), action, ret, value, weight (H, N), scale (), pre as MLP takes it -> ActorLoss. Official
+        ImagActorCritic.loss.
 
         The range's offset cancels in the advantage: (ret - value) / scale.
         """
         advantage = ret / scale - value / scale
-        element, logp, ent = ops.actor_loss(self.policy(feat), action, advantage, weight, entropy=self.behavior.entropy)
+        element, logp, ent = ops.actor_loss(self.policy(feat, pre), action, advantage, weight,
+                                            entropy=self.behavior.entropy)
         return ActorLoss(element.mean(), element, advantage, logp.detach(), ent.detach())
 
     def critic_loss(self, logit: Tensor, ret: Tensor, slow_value: Tensor, weight: Tensor) -> CriticLoss:

@@ -1,5 +1,6 @@
 """The agent: acts in environments, learns from replay batches, and shows what it predicts."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from hdfast.envs import ActSpace, ObsSpace, Step
 from hdfast.errors import RunError
 from hdfast.learner import Learner, behaviour_shapes, draw
 from hdfast.nets import one_hot
+from hdfast.replay import Replay
 from hdfast.replay_ring import Batch
 from hdfast.rssm import State
 from hdfast.visuals import openloop_grid
@@ -70,9 +72,14 @@ class Agent:
                                         np.random.SeedSequence(config.seed).generate_state(2).tolist())
         self._meter = Meter()
         graphs = config.cuda_graphs and self.device.type == "cuda"
-        learning, acting = Graphs(self.device, graphs), Graphs(self.device, graphs)
-        rng = [self.learn_rng]
-        self.model_step = learning.of(self._update_model, "world-model update", generators=rng, shared=True)
+        self._sample: Callable[[], Batch] | None = None  # what an update without a batch draws by itself
+        self.build_steps(Graphs(self.device, graphs), Graphs(self.device, graphs))
+
+    def build_steps(self, learning: Graphs, acting: Graphs, sampling: Sequence[torch.Generator] = ()) -> None:
+        """Make the graphs; `sampling` are the generators of `_sample`."""
+        self._graphs, rng = (learning, acting), [self.learn_rng]
+        self.model_step = learning.of(self._update_model, "world-model update", generators=[*rng, *sampling],
+                                      shared=True)
         self.behaviour_step = learning.of(self._update_behaviour, "actor-critic update", generators=rng, shared=True)
         self.acting_step = acting.of(self._act, "acting step")
 
@@ -92,9 +99,8 @@ class Agent:
 
     def init_policy(self, num_envs: int) -> PolicyState:
         """State before the first observation of `num_envs` environments."""
-        with torch.no_grad():
-            start = self.learner.world_model.rssm.initial_state()
-        latent = State(*(x.expand(num_envs, *x.shape) for x in (start.deter, start.stoch, start.index)))
+        start = self.learner.start
+        latent = State(*(x.expand(num_envs, *x.shape).clone() for x in (start.deter, start.stoch, start.index)))
         return PolicyState(latent, torch.zeros(num_envs, self.act_space.n, device=self.device))
 
     def act(self, step: Step, state: PolicyState, generator: torch.Generator | None = None,
@@ -125,7 +131,7 @@ class Agent:
         log-probabilities (N, A), next state. Latent and action are sampled, also in evaluation (official quirk)."""
         wm = self.learner.world_model
         part = wm.rssm.embed_part(wm.encoder(obs))
-        latent, _ = wm.rssm.obs_step(state.latent, state.action, part, is_first, u, wm.rssm.initial_state())
+        latent, _ = wm.rssm.obs_step(state.latent, state.action, part, is_first, u, self.learner.start)
         logit = self.learner.actor_critic.policy(latent.feat())
         action = ops.sample_index(logit, u_action)
         return action, logit, PolicyState(latent, one_hot(action, self.act_space.n, logit.dtype))
@@ -153,19 +159,32 @@ class Agent:
         """What an update needs of a batch."""
         return batch.frames, batch.rows, batch.action, batch.reward, batch.is_first, batch.is_terminal
 
-    def update(self, batch: Batch) -> None:
+    def sampler(self, replay: Replay, batch_size: int, length: int) -> Callable[[], Batch | None]:
+        """What gives the batches of updates from a replay: None where the update's graph draws its batch itself."""
+        def sample() -> Batch:
+            return replay.sample(batch_size, length)
+
+        if not (self._graphs[0].enabled and replay.capturable):
+            return sample
+        self._sample = sample
+        self.build_steps(*self._graphs, sampling=[replay.rng])
+        return lambda: None
+
+    def update(self, batch: Batch | None) -> None:
         """One train step on a batch (T, B, ...); its metrics are summed on the device until `read_metrics_sync`.
 
-        Graphs read device tensors where they lay at the capture, and copy there what a later batch brings in other
-        tensors: a replay that always fills the same ones saves the copy.
+        Without a batch: on one that the graph draws, as `sampler` was told. Graphs read device tensors where they lay
+        at the capture, and copy there what a later batch brings in other tensors: a replay that always fills the same
+        ones saves the copy.
         """
-        post = self.model_step(*self._tensors(batch))
+        post = self.model_step(*(() if batch is None else self._tensors(batch)))
         self.behaviour_step(*post)
         self._meter.count += 1
 
     def _update_model(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """World-model update on what `_tensors` gives -> posterior deter, stoch, index, cont (T, B, ...), metrics."""
-        data = self._sequences(*tensors)
+        """World-model update on what `_tensors` gives, or on a new draw -> posterior deter, stoch, index, cont
+        (T, B, ...), metrics."""
+        data = self._sequences(*(tensors or self._tensors(self._sample())))
         u, = draw((*data.reward.shape, self.config.model.stoch), generator=self.learn_rng)
         out, metrics = self.learner.update_model(data, u)
         self._model_metrics = list(metrics)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from hdfast import ops
 from hdfast.ops.adam import adam_step
 
-ALIGN = 4  # floats: every view starts on 16 bytes
+ALIGN = 8  # numbers: every view starts on 16 bytes, that of a bfloat16 copy too
 BLOCK = 4096  # floats: the norm is that of block norms, or 16 M squares summed in fp32 would lose three digits
 
 
@@ -25,7 +25,7 @@ class Arena:
 
     def __init__(self, params: dict[str, nn.Parameter], *, lr: float, eps: float, clip: float,
                  beta1: float = 0.9, beta2: float = 0.999, half: bool = False):
-        self.half, self.shadows = half, []
+        self.half = half
         self.lr, self.eps, self.clip, self.beta1, self.beta2 = lr, eps, clip, beta1, beta2
         self.reduce: Callable[[Tensor], None] | None = None  # averages `grad` over processes, in place
         self.slow: Tensor | None = None
@@ -38,28 +38,30 @@ class Arena:
         device = next(iter(params.values())).device
         self.grad, self.mean, self.var = torch.zeros(3, size, device=device).unbind()
         self.step = torch.zeros((), dtype=torch.int64, device=device)
-        self.param = self.mirror(params)
+        self.named = params
+        self.param, = self.lay([params])
         self.params = list(params.values())
         for name, p in params.items():
             p.grad = self.view(self.grad, name)
 
-    def mirror(self, params: dict[str, nn.Parameter]) -> Tensor:
-        """Lay parameters of the same names and shapes out like this arena: they become views of the result."""
-        flat = torch.zeros_like(self.grad)
-        for name, p in params.items():
-            view = self.view(flat, name)
-            view.copy_(p.detach())
-            p.data = view
-        if self.half:
-            self.shadows.append((flat, flat.bfloat16()))
+    def lay(self, sets: list[dict[str, nn.Parameter]]) -> tuple[Tensor, ...]:
+        """Make sets of parameters of these names and shapes views of one allocation -> the flat part of each."""
+        flats = torch.zeros(len(sets), self.grad.numel(), device=self.grad.device)
+        copies = flats.bfloat16() if self.half else None
+        for i, params in enumerate(sets):
             for name, p in params.items():
-                if p.ndim > 1:
-                    p.shadow = self.view(self.shadows[-1][1], name)
-        return flat
+                view = self.view(flats[i], name)
+                view.copy_(p.detach())
+                p.data = view
+                if self.half and p.ndim > 1:
+                    p.shadow = self.view(copies[i], name)
+        self.shadows = list(zip(flats, copies, strict=True)) if self.half else []
+        self.refresh()
+        return flats.unbind()
 
     def lead(self, params: dict[str, nn.Parameter], fraction: float) -> None:
         """Let parameters of the same names and shapes follow: a copy after the first step, then a share per step."""
-        self.slow, self.slow_fraction = self.mirror(params), fraction
+        (self.param, self.slow), self.slow_fraction = self.lay([self.named, params]), fraction
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -49,6 +49,8 @@ class EvalFlags:
     seed: int = opt(1, "seed of the environments and of the agent's choices", low=0, high=2**31 - 1)
     envs: int = opt(0, "parallel environments; 0 takes the run's run.eval_envs", low=0, high=4096)
     device: str = opt("auto", "auto, cpu, cuda or cuda:N")
+    backend: str = opt("auto", "implementation of the ops", choices=("auto", "reference", "native"))
+    deterministic: bool = opt(False, "equal bits from equal evaluations on CUDA, at some cost in time")
     video: str = opt("", "write the first episode to this .gif or .mp4 file; --video alone: RUN/eval.gif", bare="eval")
     checkpoint: str = opt("latest", "the newest checkpoint, or that of the best evaluation", choices=("latest", "best"))
 
@@ -148,7 +150,8 @@ def evaluate(parsed: Parsed[EvalFlags]) -> int:
         raise ConfigError(f"--video must name a .gif or .mp4 file in a directory that exists, got {video}")
     from hdfast.evaluation import evaluate_run
     result = evaluate_run(logdir, episodes=flags.episodes, seed=flags.seed, num_envs=flags.envs or None,
-                          video=video if flags.video else None, device=flags.device,
+                          video=video if flags.video else None, device=flags.device, backend=flags.backend,
+                          deterministic=flags.deterministic,
                           tag=None if flags.checkpoint == "latest" else flags.checkpoint)
     human = result.human_normalized
     rows = {

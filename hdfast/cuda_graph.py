@@ -3,6 +3,7 @@
 A captured function first runs `WARMUP` times as ordinary calls on a side stream, which count as what they are: updates
 or acting steps. Then it is recorded and from there on replayed: no Python, no dispatch, one launch. What it reads or
 writes must stay where it was: parameters and buffers do, inputs are copied into static ones, outputs are static.
+What no graph shall hold, an exchange with other processes, a function leaves to `between`: the capture is cut there.
 """
 
 import ctypes
@@ -101,27 +102,85 @@ def capture_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
+_cut: Callable[[Callable[[], None]], None] | None = None  # of the capture under way
+
+
+def between(call: Callable[[], None]) -> None:
+    """Run `call` here. In a capture: leave it out, and run it at this point of every replay, between two graphs.
+
+    What it reads and writes are tensors that stay where they are; it holds on to those that it alone needs.
+    """
+    if _cut is None:
+        call()
+    else:
+        _cut(call)
+
+
+@contextmanager
+def cutting(cut: Callable[[Callable[[], None]], None]) -> Iterator[None]:
+    """What `between` is told goes to `cut`."""
+    global _cut
+    before, _cut = _cut, cut
+    try:
+        yield
+    finally:
+        _cut = before
+
+
+class Recording:
+    """A captured function: CUDA graphs, and between them the calls that were left out. To enter it is to capture."""
+
+    def __init__(self, device: torch.device, pool: Any, generators: Sequence[torch.Generator]):
+        self.device, self.pool, self.generators = device, pool, generators
+        self.graphs: list[torch.cuda.CUDAGraph] = []
+        self.calls: list[Callable[[], None]] = []
+
+    def __enter__(self) -> "Recording":
+        self.graphs.append(torch.cuda.CUDAGraph(keep_graph=True))
+        for generator in self.generators:
+            self.graphs[-1].register_generator_state(generator)
+        # Other threads may go on: that of NCCL looks after its events at any time.
+        self._capture = torch.cuda.graph(self.graphs[-1], pool=self.pool, stream=capture_stream(self.device),
+                                         capture_error_mode="thread_local")
+        self._capture.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._capture.__exit__(*error)
+        if error[0] is None:
+            self.graphs[-1].instantiate()
+
+    def cut(self, call: Callable[[], None]) -> None:
+        """End one graph and begin the next, with `call` between them."""
+        self.__exit__(None, None, None)
+        self.calls.append(call)
+        self.__enter__()
+
+    def replay(self) -> None:
+        self.graphs[0].replay()
+        for call, graph in zip(self.calls, self.graphs[1:], strict=True):
+            call()
+            graph.replay()
+
+
 def record(function: Function, inputs: Sequence[Tensor], *, device: torch.device, pool: Any,
-           generators: Sequence[torch.Generator]) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """Capture function(*inputs), which does not run it -> the graph and the function's static outputs.
+           generators: Sequence[torch.Generator]) -> tuple[Recording, Any]:
+    """Capture function(*inputs), which does not run it -> the recording and the function's static outputs.
 
     Each generator's draws are new in every replay, as they would be in calls. RunError names the op that could not be
     captured; the current stream is then what it was.
     """
-    graph, watch = torch.cuda.CUDAGraph(keep_graph=True), Watch(device)
+    watch = Watch(device)
     with torch.cuda.device(device):
         before = torch.cuda.current_stream()
         try:
-            for generator in generators:
-                graph.register_generator_state(generator)
-            with torch.cuda.graph(graph, pool=pool, stream=capture_stream(device)), _HostCalls(watch), watch:
+            with Recording(device, pool, generators) as recording, cutting(recording.cut), _HostCalls(watch), watch:
                 outputs = function(*inputs)
-            graph.instantiate()
         except Exception as error:
             torch.cuda.set_stream(before)  # torch leaves its own current where a broken capture cannot be ended
             cause = error.__context__ if isinstance(error.__context__, RunError) else error
             raise RunError(f"{watch.last} broke the capture ({' '.join(str(cause).split())})") from error
-    return graph, outputs
+    return recording, outputs
 
 
 def count_nodes(graph: torch.cuda.CUDAGraph) -> int:
@@ -154,7 +213,7 @@ class _Slot:
 
     calls: int = 0
     inputs: Sequence[Tensor] = ()
-    graph: torch.cuda.CUDAGraph | None = None
+    graph: Recording | None = None
     outputs: Any = None
 
 
@@ -193,7 +252,7 @@ class Graph:
 
     def nodes(self) -> list[int]:
         """Nodes of each captured graph, oldest use first."""
-        return [count_nodes(slot.graph) for slot in self._slots.values() if slot.graph is not None]
+        return [count_nodes(graph) for slot in self._slots.values() if slot.graph for graph in slot.graph.graphs]
 
     def _capture(self, slot: _Slot, inputs: Sequence[Tensor]) -> None:
         slot.inputs = [x if self.shared and x.device == self.device

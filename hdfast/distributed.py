@@ -4,14 +4,14 @@ Rank 0 is the run: it acts, owns environments, replay and logdir, and draws ever
 processors: each gets a share of the batch, draws its own uniforms and takes the same step. Gradients are averaged in
 the flat arenas, one call per optimiser, and return percentiles are taken over the returns of all ranks, so that an
 update is that of one process on the whole batch. Everything travels through torch.distributed: NCCL between GPUs, gloo
-between CPUs and for the words by which rank 0 leads.
+between CPUs and for the words by which rank 0 leads. On GPUs the captured graphs are cut at each exchange, which runs
+between them (cuda_graph.between).
 """
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from datetime import timedelta
 from enum import IntEnum
 
@@ -22,10 +22,12 @@ from torch import Tensor
 
 from hdfast.agent import Agent
 from hdfast.config import Config
+from hdfast.cuda_graph import between
 from hdfast.envs import ActSpace, ObsSpace
 from hdfast.errors import ConfigError
 from hdfast.learner import Learner
 from hdfast.machine import pick_device
+from hdfast.replay import Replay
 from hdfast.replay_ring import DTYPES, Batch
 
 PATIENCE = timedelta(days=7)  # how long a rank waits for a word: evaluations of rank 0 take their time
@@ -72,14 +74,17 @@ class Team:
 
     def mean_(self, flat: Tensor) -> None:
         """Replace a tensor by its mean over the ranks."""
-        dist.all_reduce(flat)
-        flat /= self.size
+        def mean() -> None:
+            dist.all_reduce(flat)
+            flat.div_(self.size)
+
+        between(mean)
 
     def gather(self, x: Tensor) -> Tensor:
         """(N, ...) of every rank -> (ranks * N, ...), the same everywhere."""
-        parts = [torch.empty_like(x) for _ in range(self.size)]
-        dist.all_gather(parts, x.contiguous())
-        return torch.cat(parts)
+        own, parts = x.contiguous(), x.new_empty(self.size, *x.shape)
+        between(lambda: dist.all_gather(list(parts.unbind()), own))
+        return parts.flatten(0, 1)
 
     # Between rank 0 and the others
 
@@ -129,7 +134,7 @@ class LeadingAgent(Agent):
     """The agent of rank 0: acts as any other, and learns with the help of the other ranks."""
 
     def __init__(self, obs_space: ObsSpace, act_space: ActSpace, config: Config, *, team: Team):
-        super().__init__(obs_space, act_space, eager(config), device=team.device)
+        super().__init__(obs_space, act_space, config, device=team.device)
         self._team, self._equal = team, False
         team.connect(self.learner)
         team.tell(Word.BUILD, act_space.n, tuple(DTYPES).index(obs_space.dtype), *obs_space.shape)
@@ -137,6 +142,10 @@ class LeadingAgent(Agent):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         super().load_state_dict(state)
         self._equal = False
+
+    def sampler(self, replay: Replay, batch_size: int, length: int) -> Callable[[], Batch | None]:
+        """As the agent's, but every batch is drawn outside graphs, since it is divided among the ranks."""
+        return lambda: replay.sample(batch_size, length)
 
     def update(self, batch: Batch) -> None:
         """One train step on a batch (T, B, ...), a share of which every rank takes."""
@@ -169,7 +178,7 @@ def follow(config: Config, team: Team) -> None:
         if word == Word.BUILD:
             actions, dtype, *shape = numbers
             obs_space = ObsSpace(tuple(n for n in shape if n), tuple(DTYPES)[dtype])
-            agent = Agent(obs_space, ActSpace(actions), eager(config), device=team.device)
+            agent = Agent(obs_space, ActSpace(actions), config, device=team.device)
             team.connect(agent.learner)
         elif word == Word.TAKE:
             team.equalise(agent, config.seed)
@@ -193,11 +202,6 @@ def team(config: Config) -> Iterator[Team | None]:
             with suppress(RuntimeError):  # they are gone already
                 together.tell(Word.STOP)
         dist.destroy_process_group()
-
-
-def eager(config: Config) -> Config:
-    """The configuration of an agent in a team: no CUDA graphs, in which the exchange between ranks is untested."""
-    return replace(config, cuda_graphs=False)
 
 
 def dist_rank() -> int:

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hdfast import scores
+from hdfast import ops, scores
 from hdfast.agent import Agent
 from hdfast.config import Config
 from hdfast.envs import VectorEnv, make_envs
 from hdfast.errors import ConfigError
+from hdfast.machine import choose_algorithms, pick_device
 from hdfast.run_dir import load_agent, load_config
 from hdfast.visuals import save_animation
 
@@ -106,11 +107,15 @@ def _round(agent: Agent, envs: VectorEnv, wanted: int, limit: int, generator: to
 
 
 def evaluate_run(logdir: Path | str, *, episodes: int, seed: int, num_envs: int | None = None,
-                 video: Path | str | None = None, device: str = "auto", tag: str | None = None) -> Evaluation:
+                 video: Path | str | None = None, device: str = "auto", backend: str = "auto",
+                 deterministic: bool = False, tag: str | None = None) -> Evaluation:
     """Evaluate the agent of a run, rebuilt from its config.json and latest checkpoint, or the one tagged `tag`.
 
+    `backend` and `deterministic` are put in force for this process, whatever the run itself was trained with.
     Raises ConfigError where `logdir` is no run directory, RunError where it has no usable checkpoint.
     """
-    config = load_config(Path(logdir))
-    return evaluate(load_agent(logdir, device, tag=tag), config, episodes=episodes, seed=seed, num_envs=num_envs,
+    config, chosen = load_config(Path(logdir)), pick_device(device)
+    choose_algorithms(chosen, deterministic)
+    ops.set_backend(backend, chosen)
+    return evaluate(load_agent(logdir, str(chosen), tag=tag), config, episodes=episodes, seed=seed, num_envs=num_envs,
                     video=video)

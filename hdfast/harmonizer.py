@@ -37,8 +37,6 @@ class Harmonizer(nn.Module):
             return ops.weighted_loss(losses, self.scales)[0], {}
         s = self.s()
         total, terms = ops.harmony_loss(losses, s, mode=self.mode, dyn_share=self.dyn_share)
-        metrics = {}
-        for i, name in enumerate(("rew", "image", "kl")):
-            metrics |= {f"harmony/{name}_s": s[i].detach(), f"harmony/{name}_coeff": torch.exp(-s[i]).detach(),
-                        f"harmony/{name}_term": terms[i].detach()}
-        return total, metrics
+        values = {"s": s.detach(), "coeff": torch.exp(-s.detach()), "term": terms.detach()}
+        return total, {f"harmony/{name}_{what}": x[i] for i, name in enumerate(("rew", "image", "kl"))
+                       for what, x in values.items()}

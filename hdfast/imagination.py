@@ -17,12 +17,14 @@ from hdfast.rssm import RSSM, State
 @dataclass(frozen=True)
 class Trajectory:
     """Imagined states and actions, index 0 = start: deter (H+1, N, D), index (H+1, N, S), action (H, N) or (H+1, N)
-    int64, prior (H, N, S, K) log-probabilities of the states 1..H, or empty where nobody asked for them."""
+    int64, prior (H, N, S, K) log-probabilities of the states 1..H, or empty where nobody asked for them, pre (layers, H
+    or H+1, N, U) what the actor's LayerNorms read, where its network is known."""
 
     deter: Tensor
     index: Tensor
     prior: Tensor
     action: Tensor
+    pre: Tensor | None
     classes: int
     features: Tensor | None = None
 
@@ -47,7 +49,7 @@ def imagine(rssm: RSSM, policy: Callable[[Tensor], Tensor], start: State, u: Ten
 
     policy maps features (N, F) to action log-probabilities (N, A); u (H, N, S) latent uniforms; u_action (H, N), or
     (H+1, N) to also sample an action at the last state (training never uses it). `actor` is the network of a policy
-    that is unimix(actor(feat), rssm.mix): the native backend then makes the whole rollout by itself.
+    that is unimix(actor(feat), rssm.mix): its products are kept, and the native backend makes the whole rollout.
     """
     if actor is not None and path(start.deter):
         hidden = [p for layer in actor.hidden for p in (layer.kernel, layer.norm.scale, layer.norm.bias)]
@@ -55,16 +57,20 @@ def imagine(rssm: RSSM, policy: Callable[[Tensor], Tensor], start: State, u: Ten
                                     [*hidden, actor.out.kernel, actor.out.bias], classes=rssm.classes, mix=rssm.mix,
                                     half=bf16.shadow(actor.out.kernel) is not None)
         return Trajectory(*out, rssm.classes, feat)
-    states, priors, actions, feats = [start], [], [], [start.feat()]
-    for step, uniforms in enumerate(u):
-        logit = policy(feats[-1])
-        action = ops.sample_index(logit, u_action[step])
-        state, prior = rssm.img_step(states[-1], one_hot(action, logit.shape[-1], logit.dtype), uniforms)
-        actions.append(action)
-        states.append(state)
-        priors.append(prior)
-        feats.append(state.feat())
-    if len(u_action) > len(u):
-        actions.append(ops.sample_index(policy(feats[-1]), u_action[-1]))
+    states, priors, actions, feats, pres = [start], [], [], [start.feat()], []
+    for step, uniform in enumerate(u_action):
+        if actor is None:
+            logit = policy(feats[-1])
+        else:
+            logit, pre = actor.traced(feats[-1])
+            logit = ops.unimix(logit, rssm.mix)
+            pres.append(pre)
+        actions.append(ops.sample_index(logit, uniform))
+        if step < len(u):
+            state, prior = rssm.img_step(states[-1], one_hot(actions[-1], logit.shape[-1], logit.dtype), u[step])
+            states.append(state)
+            priors.append(prior)
+            feats.append(state.feat())
     return Trajectory(torch.stack([s.deter for s in states]), torch.stack([s.index for s in states]),
-                      torch.stack(priors), torch.stack(actions), rssm.classes, torch.stack(feats))
+                      torch.stack(priors), torch.stack(actions), torch.stack(pres, 1) if pres else None, rssm.classes,
+                      torch.stack(feats))

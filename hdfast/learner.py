@@ -75,6 +75,9 @@ class Learner:
                                 clip=o.critic_clip, **betas)
         self.critic_opt.lead(dict(self.actor_critic.slow.named_parameters()), config.behavior.slow_fraction)
 
+        start = self.world_model.rssm.initial_state()
+        self.start = State(*(x.detach().clone() for x in (start.deter, start.stoch, start.index)))
+
     @property
     def optimisers(self) -> dict[str, Arena]:
         return {"model": self.model_opt, "actor": self.actor_opt, "critic": self.critic_opt}
@@ -91,7 +94,9 @@ class Learner:
         """Step 1: world-model loss at the current parameters and its Adam step; u (T, B, S)."""
         out = self.world_model(data, u)
         self.model_opt.backward(out.total)
-        return out, out.metrics | self.step(self.model_opt, "model")
+        metrics = out.metrics | self.step(self.model_opt, "model")
+        self.restart()
+        return out, metrics
 
     def update_behaviour(self, post: State, cont: Tensor, u: Tensor, u_action: Tensor) -> dict[str, Tensor]:
         """Steps 2 to 4, imagination, actor and critic; arguments as those of `imagine`."""
@@ -105,21 +110,19 @@ class Learner:
         wm, ac = self.world_model, self.actor_critic
         start = State(*(x.detach().flatten(0, 1) for x in (post.deter, post.stoch, post.index)))
         trajectory = imagine(wm.rssm, ac.policy, start, u, u_action, actor=ac.actor)
-        ahead = trajectory.heads(1)
-        reward = ops.twohot_mean(wm.reward(ahead))
-        conts = torch.cat([cont.reshape(1, -1), (wm.cont_logit(ahead) > 0).to(reward.dtype)])
-        with torch.enable_grad():
-            critic_logit = ac.critic(trajectory.heads())
+        reward, cont_logit = wm.ahead(trajectory.heads(1))
+        conts = torch.cat([cont.reshape(1, -1), (cont_logit > 0).to(reward.dtype)])
+        critic_logit, slow_value = ac.values(trajectory.heads(), trajectory.heads(0, -1))
         value = ops.twohot_mean(critic_logit.detach())
-        slow_value = ops.twohot_mean(ac.slow(trajectory.heads(0, -1)))
         ret, weight = ac.returns(reward, value, conts)
         return Behaviour(trajectory, reward, conts, critic_logit, value, slow_value, ret, weight,
                          ac.update_range(ret))
 
     def actor_loss(self, b: Behaviour) -> ActorLoss:
-        """Actor loss on an imagined trajectory."""
-        return self.actor_critic.actor_loss(b.trajectory.heads(0, -1), b.trajectory.action[:len(b.ret)], b.ret,
-                                            b.value[:-1], b.weight[:-1], b.scale)
+        """Actor loss on an imagined trajectory, whose products with the actor's kernels are not computed again."""
+        t, steps = b.trajectory, len(b.ret)
+        return self.actor_critic.actor_loss(t.heads(0, -1), t.action[:steps], b.ret, b.value[:-1], b.weight[:-1],
+                                            b.scale, () if t.pre is None else t.pre[:, :steps])
 
     def critic_loss(self, b: Behaviour) -> CriticLoss:
         """Critic loss against the returns and the slow critic on an imagined trajectory."""
@@ -155,6 +158,14 @@ class Learner:
         """Bring whatever is derived from the parameters up to date: called after they were written from outside."""
         for optimiser in self.optimisers.values():
             optimiser.refresh()
+        self.restart()
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Compute `start` anew, the state where episodes begin, which acting reads and these parameters give."""
+        new = self.world_model.rssm.initial_state()
+        for name, x in vars(self.start).items():
+            x.copy_(getattr(new, name))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that an update reads or writes, by flat name; the tensors are live views, not copies."""

@@ -5,12 +5,15 @@ the official nets.py, class Initializer, with `fan = (fan_in + fan_out) / 2`.
 """
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from hdfast import ops
 from hdfast.ops import bf16
+from hdfast.ops import given as products
 from hdfast.ops.conv import conv, deconv
 from hdfast.ops.gemm import linear
 from hdfast.ops.imagine import state_mm
@@ -36,15 +39,17 @@ def one_hot(index: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> 
     return (index.unsqueeze(-1) == torch.arange(classes, device=index.device)).to(dtype)
 
 
-def project(x, kernel: Tensor, bias: Tensor | None = None, *, rows: slice = slice(None), half: bool = False) -> Tensor:
-    """x @ kernel[rows] (+ bias), the native way where it serves.
+def project(x, kernel: Tensor, bias: Tensor | None = None, *, rows: slice | None = None, half: bool = False) -> Tensor:
+    """x @ kernel (+ bias), or of the kernel only those `rows`, the native way where it serves.
 
     x (..., in), or model states (an rssm.State) of `in` features, whose one-hot part is gathered, not multiplied. A
     kernel with a bfloat16 shadow is multiplied in bfloat16; the result is float32, or with `half` bfloat16.
     """
-    if (copy := bf16.shadow(kernel)) is not None:
-        return _project_bf16(x, kernel[rows], copy[rows], bias, half)
-    kernel = kernel[rows]
+    copy = bf16.shadow(kernel)
+    if rows is not None:  # not always: even a whole slice has a backward pass, which copies the kernel's gradient
+        kernel, copy = kernel[rows], None if copy is None else copy[rows]
+    if copy is not None:
+        return _project_bf16(x, kernel, copy, bias, half)
     if isinstance(x, Tensor):
         if usable(x):
             return linear(x, kernel, bias)
@@ -65,6 +70,16 @@ def _project_bf16(x, kernel: Tensor, copy: Tensor, bias: Tensor | None, half: bo
     return bf16.linear(x, kernel, copy, bias, half=half)
 
 
+def given(x, kernel: Tensor, value: Tensor) -> Tensor:
+    """project(x, kernel, half=True) whose value is known already: only its gradient is computed. States get none."""
+    if bf16.shadow(kernel) is not None:
+        value = value.bfloat16()
+    if isinstance(x, Tensor):
+        return products.rows(x, kernel, value)
+    classes = (len(kernel) - x.deter.shape[-1]) // x.index.shape[-1]
+    return products.states(x.deter, x.index, kernel, value, classes=classes)
+
+
 class Norm(nn.Module):
     """Scale and bias of a LayerNorm over `size` features; the arithmetic is in the op that uses them."""
 
@@ -82,8 +97,8 @@ class Dense(nn.Module):
         self.kernel = nn.Parameter(init_normal_(torch.empty(in_size, units), (in_size + units) / 2))
         self.norm = Norm(units)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.activate(project(x, self.kernel, half=True))
+    def forward(self, x: Tensor, pre: Tensor | None = None) -> Tensor:
+        return self.activate(project(x, self.kernel, half=True) if pre is None else given(x, self.kernel, pre))
 
     def activate(self, pre: Tensor) -> Tensor:
         """The part after the matrix product: (..., units) -> (..., units)."""
@@ -111,10 +126,45 @@ class MLP(nn.Module):
         self.hidden = nn.ModuleList(Dense(units if i else in_size, units) for i in range(layers))
         self.out = Affine(units, out_size, init)
 
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.hidden:
-            x = layer(x)
+    def forward(self, x: Tensor, pre: Sequence[Tensor] = ()) -> Tensor:
+        """`pre` are the products of the first layers with their kernels, where they are known: (..., units) each."""
+        for i, layer in enumerate(self.hidden):
+            x = layer(x, pre[i] if i < len(pre) else None)
         return self.out(x)
+
+    def traced(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The output, and what `forward` takes as `pre` (layers, ..., units)."""
+        pre = []
+        for layer in self.hidden:
+            pre.append(project(x, layer.kernel, half=True))
+            x = layer.activate(pre[-1])
+        return self.out(x), torch.stack(pre)
+
+
+@torch.no_grad()
+def first_products(x, networks: Sequence[MLP]) -> list[Sequence[Tensor]]:
+    """What each network takes as `pre` for its first layer on a common input x (..., in), by one product of all.
+
+    Nothing where the kernels do not lie evenly in one allocation, or where states are gathered instead.
+    """
+    kernels = [kernel if (copy := bf16.shadow(kernel)) is None else copy
+               for kernel in (network.hidden[0].kernel for network in networks)]
+    if not isinstance(x, Tensor) or (stack := evenly(kernels)) is None:
+        return [()] * len(networks)
+    rows = x.reshape(-1, x.shape[-1]).to(stack.dtype)
+    y = torch.bmm(rows.expand(len(kernels), *rows.shape), stack)
+    return [[part.view(*x.shape[:-1], -1)] for part in y]
+
+
+def evenly(kernels: Sequence[Tensor]) -> Tensor | None:
+    """Matrices (in, out) as one view (kernels, in, out), where memory lets them be one."""
+    first, starts = kernels[0], [kernel.storage_offset() for kernel in kernels]
+    step = starts[1] - starts[0]
+    same = all(kernel.shape == first.shape and kernel.is_contiguous() and kernel.dtype is first.dtype
+               and kernel.untyped_storage()._cdata == first.untyped_storage()._cdata for kernel in kernels)
+    if not same or step < first.numel() or any(b - a != step for a, b in pairwise(starts)):
+        return None
+    return first.detach().as_strided((len(kernels), *first.shape), (step, *first.stride()))
 
 
 class ConvStage(nn.Module):

@@ -19,7 +19,6 @@ import torch
 from hdfast import checkpoint, distributed, machine, ops, rng
 from hdfast.agent import Agent, PolicyState
 from hdfast.config import Config
-from hdfast.cuda_graph import Graphs
 from hdfast.envs import Step, VectorEnv, make_envs
 from hdfast.errors import RunError
 from hdfast.evaluation import Stopped, evaluate, frames_per_step
@@ -336,9 +335,7 @@ class Trainer:
                              seed=stream_seed(config.seed, REPLAY), learner=device, threads=usable_cores(),
                              device=replay_device(config.replay.device, device,
                                                   ring_bytes(capacity, space.shape, space.dtype)))
-        graphs = Graphs(device, config.cuda_graphs and device.type == "cuda" and self.replay.capturable)
-        self._sample = graphs.of(lambda: self.replay.sample(config.run.batch_size, config.run.batch_length),
-                                 "drawing of a batch", generators=[self.replay.rng], shared=True)
+        self._sample = self.agent.sampler(self.replay, config.run.batch_size, config.run.batch_length)
         try:
             self._load(found)
             with Logger(self.logdir, action_repeat=frames_per_step(config), resume_step=found and found.step,

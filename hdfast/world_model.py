@@ -1,5 +1,6 @@
 """World model: encoder, RSSM, decoder, reward and continue heads, and their harmonised loss."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from hdfast import ops
 from hdfast.config import HarmonyConfig, LossConfig, ModelConfig
 from hdfast.harmonizer import Harmonizer
-from hdfast.nets import MLP, ImageDecoder, ImageEncoder, VectorEncoder
+from hdfast.nets import MLP, ImageDecoder, ImageEncoder, VectorEncoder, first_products
 from hdfast.rssm import RSSM, Observed
 
 
@@ -60,16 +61,23 @@ class WorldModel(nn.Module):
             "reward": loss.reward_scale, "image": loss.image_scale, "dyn": loss.dyn_scale, "rep": loss.rep_scale,
             "cont": loss.cont_scale})
 
-    def cont_logit(self, feat: Tensor) -> Tensor:
-        """Logit of going on: feat (..., F) -> (...)."""
-        return self.cont(feat).squeeze(-1)
+    def cont_logit(self, feat: Tensor, pre: Sequence[Tensor] = ()) -> Tensor:
+        """Logit of going on: feat (..., F) -> (...); pre as MLP takes it."""
+        return self.cont(feat, pre).squeeze(-1)
+
+    def ahead(self, feat: Tensor) -> tuple[Tensor, Tensor]:
+        """Expected rewards and logits of going on, without gradient: feat (..., F) -> (...), (...)."""
+        pre = first_products(feat, [self.reward, self.cont])
+        return ops.twohot_mean(self.reward(feat, pre[0])), self.cont_logit(feat, pre[1])
 
     def forward(self, data: Sequences, u: Tensor) -> WorldModelOutput:
         """Losses of one batch with posterior uniforms u (T, B, S). Official agent.py, WorldModel.loss."""
         observed = self.rssm.observe(self.encoder(data.obs), data.prev_action, data.is_first, u)
         feat = observed.state.heads()
         reward_feat = feat if self.reward_grad else feat.detach()
-        recon, reward_logit, cont_logit = self.decoder(feat), self.reward(reward_feat), self.cont_logit(feat)
+        pre = first_products(feat, [self.reward, self.cont])
+        recon, reward_logit, cont_logit = self.decoder(feat), self.reward(reward_feat, pre[0]), self.cont_logit(
+            feat, pre[1])
         dyn, rep, kl = ops.balanced_kl(observed.post, observed.prior, self.free_nats)
         losses = {
             "reward": ops.twohot_loss(reward_logit, data.reward),
@@ -92,8 +100,7 @@ class WorldModel(nn.Module):
 
 def entropy(logit: Tensor) -> Tensor:
     """Entropy of latent states in nats, summed over latents, without gradient: (..., S, K) -> (...)."""
-    logit = logit.detach()
-    return -(logit.exp() * logit).sum((-2, -1))
+    return torch.special.entr(logit.detach().exp()).sum((-2, -1))
 
 
 def means(values: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -67,6 +67,9 @@ class ScriptedAgent:
         self.weight = torch.zeros(3)
         self.updates, self.batches, self.acted = 0, [], []
 
+    def sampler(self, replay, batch_size, length):
+        return lambda: replay.sample(batch_size, length)
+
     def num_params(self):
         return {"weight": 3}
 

@@ -42,6 +42,10 @@ class Tape(TorchDispatchMode):
         self.calls.append((func, args, kwargs, fresh))
         return out
 
+    def cut(self, call: Callable) -> None:
+        """`call` was left out of the recording here."""
+        self.calls.append((None, call, {}, []))
+
     def keep(self, x: Tensor) -> None:
         where = x.untyped_storage().data_ptr()
         if where not in self.own and where not in self.changed:
@@ -55,6 +59,9 @@ class Tape(TorchDispatchMode):
     @torch.no_grad()
     def replay(self) -> None:
         for func, args, kwargs, fresh in self.calls:
+            if func is None:
+                args()
+                continue
             given = {x.untyped_storage().data_ptr() for x in tensors((args, kwargs))}
             out = func(*args, **kwargs)
             again = [x for x in tensors(out) if x.untyped_storage().data_ptr() not in given]
@@ -65,7 +72,7 @@ class Tape(TorchDispatchMode):
 def record(function: Callable, inputs: Sequence[Tensor], *, device: torch.device, pool, generators):
     """Takes the place of hdfast.cuda_graph.record."""
     tape, states = Tape(), [g.get_state() for g in generators]
-    with cuda_graph.watched(device), tape:
+    with cuda_graph.cutting(tape.cut), cuda_graph.watched(device), tape:
         outputs = function(*inputs)
     tape.restore()
     for generator, state in zip(generators, states, strict=True):

@@ -299,15 +299,17 @@ def test_eval_plays_and_prints(monkeypatch, tmp_path, capsys):
 
     replace_module(monkeypatch, "evaluation", evaluate_run=evaluate_run)
     video = tmp_path / "pong.gif"
-    flags = f"--episodes 2 --seed=9 --envs 2 --video {video} --device cpu"
+    flags = f"--episodes 2 --seed=9 --envs 2 --video {video} --device cpu --backend reference --deterministic True"
     assert cli.main(["eval", str(tmp_path), *flags.split()]) == 0
-    assert asked == dict(logdir=tmp_path, episodes=2, seed=9, num_envs=2, video=video, device="cpu", tag=None)
+    assert asked == dict(logdir=tmp_path, episodes=2, seed=9, num_envs=2, video=video, device="cpu", tag=None,
+                         backend="reference", deterministic=True)
     out = " ".join(capsys.readouterr().out.split())
     for part in ("score mean -20.50", "score std 0.50", "score min, max -21, -20", "length mean 850.0 steps",
                  "human normalized 0.006", "episodes 2", "task atari_pong", str(video)):
         assert part in out
     assert cli.main(["eval", str(tmp_path)]) == 0
-    assert asked == dict(logdir=tmp_path, episodes=100, seed=1, num_envs=None, video=None, device="auto", tag=None)
+    assert asked == dict(logdir=tmp_path, episodes=100, seed=1, num_envs=None, video=None, device="auto", tag=None,
+                         backend="auto", deterministic=False)
     assert cli.main(["eval", str(tmp_path), "--video", "--checkpoint", "best"]) == 0
     assert (asked["video"], asked["tag"]) == (tmp_path / "eval.gif", "best")
     for bad in ("pong.png", "pong.GIF", "no/such/folder/pong.gif"):

@@ -10,6 +10,7 @@ from hdfast import cuda_graph
 from hdfast.agent import Agent
 from hdfast.cuda_graph import WARMUP, Eager, Graph, Graphs
 from hdfast.errors import RunError
+from replay_stream import extended, filled
 from test_agent import IMAGE, VECTOR, make_agent, make_batch, make_step
 
 CPU = torch.device("cpu")
@@ -26,10 +27,7 @@ def graph_of(function, **options) -> Graph:
 
 def captured(agent: Agent) -> Agent:
     """The agent with graphs, as on CUDA, of which the tape plays the part."""
-    learning, acting, rng = Graphs(CPU, True), Graphs(CPU, True), [agent.learn_rng]
-    agent.model_step = learning.of(agent._update_model, "world-model update", generators=rng, shared=True)
-    agent.behaviour_step = learning.of(agent._update_behaviour, "actor-critic update", generators=rng, shared=True)
-    agent.acting_step = acting.of(agent._act, "acting step")
+    agent.build_steps(Graphs(CPU, True), Graphs(CPU, True))
     return agent
 
 
@@ -176,10 +174,21 @@ def test_a_failed_capture_names_the_op_and_never_runs_eagerly(taped):
     assert len(ran) == WARMUP + 2
 
 
+def stand_ins(monkeypatch, capture, graph) -> list:
+    """These for torch.cuda.graph and CUDAGraph; returns the streams that are set."""
+    restored = []
+    for name, fake in (("graph", capture), ("CUDAGraph", graph), ("Stream", lambda device: f"of {device}"),
+                       ("device", contextlib.nullcontext), ("current_stream", lambda: "before"),
+                       ("set_stream", restored.append)):
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(cuda_graph, "capture_stream", cuda_graph.capture_stream.__wrapped__)
+    return restored
+
+
 def test_the_error_of_a_real_capture_names_the_op(monkeypatch):
     """torch.cuda.graph is replaced: it cannot be entered here. What is around it is what runs on CUDA."""
     class Capture:
-        def __init__(self, graph, pool, stream):
+        def __init__(self, graph, pool, stream, capture_error_mode):
             assert stream == f"of {CPU}"
 
         def __enter__(self):
@@ -196,17 +205,104 @@ def test_the_error_of_a_real_capture_names_the_op(monkeypatch):
         def instantiate(self):
             pass
 
-    restored = []
-    for name, fake in (("graph", Capture), ("CUDAGraph", FakeGraph), ("Stream", lambda device: f"of {device}"),
-                       ("device", contextlib.nullcontext), ("current_stream", lambda: "before"),
-                       ("set_stream", restored.append)):
-        monkeypatch.setattr(torch.cuda, name, fake)
-    monkeypatch.setattr(cuda_graph, "capture_stream", cuda_graph.capture_stream.__wrapped__)
+    restored = stand_ins(monkeypatch, Capture, FakeGraph)
     where = dict(device=CPU, pool=None, generators=())
     with pytest.raises(RunError, match=r"aten.nonzero.default broke the capture \(aten.nonzero.default has a shape"):
         cuda_graph.record(lambda x: (x.nonzero(),), [torch.ones(2)], **where)
     with pytest.raises(RunError, match=r"aten.add.Tensor broke the capture"):
         cuda_graph.record(lambda x: (x + torch.ones(3),), [torch.ones(2)], **where)
     assert restored == ["before", "before"]  # after a broken capture torch may leave its own stream current
-    graph, out = cuda_graph.record(lambda x: (x + 1,), [torch.ones(2)], **where)
-    assert isinstance(graph, FakeGraph) and out[0].tolist() == [2, 2] and len(restored) == 2
+    recording, out = cuda_graph.record(lambda x: (x + 1,), [torch.ones(2)], **where)
+    assert isinstance(recording.graphs[0], FakeGraph) and out[0].tolist() == [2, 2] and len(restored) == 2
+
+
+# What is left out of graphs
+
+def exchanging(agent: Agent, log: list[str]) -> Agent:
+    """The agent as in a team of two that are equal, whose exchanges write down that they happen."""
+    def mean(name: str, flat: torch.Tensor) -> None:
+        log.append(name)
+        flat.mul_(2).div_(2.5)  # a mean would hide an exchange that came before its gradients
+
+    def gather(x: torch.Tensor) -> torch.Tensor:
+        both = x.new_empty(2, *x.shape)
+        cuda_graph.between(lambda: (log.append("returns"), both.copy_(x.expand_as(both))))
+        return both.flatten(0, 1)
+
+    for name, arena in agent.learner.optimisers.items():
+        arena.reduce = lambda flat, name=name: cuda_graph.between(lambda: mean(name, flat))
+    agent.learner.actor_critic.gather = gather
+    return agent
+
+
+def test_exchanges_stand_between_graphs_in_the_order_of_calls(taped):
+    logs = [], []
+    eager, graphs = exchanging(make_agent(), logs[0]), exchanging(captured(make_agent()), logs[1])
+    for k in range(WARMUP + 3):
+        for agent, log in zip((eager, graphs), logs, strict=True):
+            agent.update(make_batch(seed=k))
+            assert log == ["model", "returns", "actor", "critic"] * (k + 1)
+        assert_same(eager.state_dict(), graphs.state_dict())
+    assert eager.read_metrics_sync() == graphs.read_metrics_sync()
+
+
+def test_a_capture_is_cut_where_a_call_is_left_out(monkeypatch):
+    log = []
+
+    class FakeGraph:
+        def __init__(self, keep_graph):
+            self.number = sum(line.startswith("begin") for line in log)
+
+        def instantiate(self):
+            log.append(f"instantiate {self.number}")
+
+        def replay(self):
+            log.append(f"replay {self.number}")
+
+    class Capture:
+        def __init__(self, graph, pool, stream, capture_error_mode):
+            self.graph = graph
+
+        def __enter__(self):
+            log.append(f"begin {self.graph.number}")
+
+        def __exit__(self, *exc):
+            log.append(f"end {self.graph.number}")
+
+    stand_ins(monkeypatch, Capture, FakeGraph)
+
+    def function(x):
+        cuda_graph.between(lambda: log.append("call 0"))
+        y = x + 1
+        cuda_graph.between(lambda: log.append("call 1"))
+        return (y,)
+
+    recording, out = cuda_graph.record(function, [torch.ones(2)], device=CPU, pool=None, generators=())
+    assert log == [f"{what} {i}" for i in range(3) for what in ("begin", "end", "instantiate")]
+    log.clear()
+    recording.replay()
+    assert log == ["replay 0", "call 0", "replay 1", "call 1", "replay 2"] and out[0].tolist() == [2, 2]
+    log.clear()
+    function(torch.ones(2))
+    assert log == ["call 0", "call 1"]
+
+
+def test_a_batch_is_drawn_inside_the_update(taped):
+    """Windows come from the replay's own counters: a replay that grows and wraps gives what drawing beside it gives."""
+    eager, graphs = make_agent(VECTOR), captured(make_agent(VECTOR))
+    replays = [filled(12, 40, shape=VECTOR.shape, seed=5) for _ in range(2)]
+    draws = [agent.sampler(replay, 3, 6) for agent, replay in zip((eager, graphs), replays, strict=True)]
+    for k in range(WARMUP + 8):
+        batches = [draw() for draw in draws]
+        assert batches[0] is not None and batches[1] is None
+        for agent, replay, batch in zip((eager, graphs), replays, batches, strict=True):
+            agent.update(batch)
+            extended(replay, 12 + 4 * k, 16 + 4 * k, shape=VECTOR.shape)
+        assert_same(eager.state_dict(), graphs.state_dict())
+    assert torch.equal(replays[0].rng.get_state(), replays[1].rng.get_state())
+
+
+def test_a_replay_that_changes_devices_is_drawn_from_outside(taped):
+    agent = captured(make_agent(VECTOR))
+    replay = filled(12, shape=VECTOR.shape, learner=torch.device("meta"))
+    assert not replay.capturable and agent.sampler(replay, 3, 6)().reward.is_meta

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hdfast import checkpoint, rng, trainer
+from hdfast import checkpoint, ops, rng, trainer
 from hdfast.agent import Agent
 from hdfast.config import Config
 from hdfast.envs import make_envs
@@ -217,3 +217,6 @@ def test_a_trained_agent_is_read_back_from_its_run(tmp_path):
     assert unequal(best.state_dict(), checkpoint.latest(tmp_path / "ckpt", tag="best").tensors) == []
     first, second = (evaluate_run(tmp_path, episodes=3, seed=5, num_envs=2, device="cpu") for _ in range(2))
     assert first == second and len(first.scores) == 3 and first.task == "dummy"
+    with ops.use("auto"):
+        evaluate_run(tmp_path, episodes=1, seed=5, device="cpu", backend="reference")
+        assert ops.backend() == "reference"

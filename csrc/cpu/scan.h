@@ -73,6 +73,7 @@ struct Imagine {
   const float *u, *u_action;        // (H, N, S), (choices, N)
   float *deter, *prior;             // (H + 1, N, D) with the starts in place; (H, N, Z) or null
   int64_t *index, *action;          // (H + 1, N, S) with the starts in place; (choices, N)
+  float* pre;                       // (L, choices, N, U): what the policy's L LayerNorms read
 };
 
 void imagine(const Pool& pool, const Sizes& z, const Rssm& p, const std::vector<DenseT<const float>>& hidden,

@@ -48,15 +48,16 @@ void imagine(const Pool& pool, const Sizes& z, const Rssm& p, const std::vector<
       const float* deter = x.deter + n * d;
       const int64_t* index = x.index + n * s;
       // Action from the policy.
-      float* to = hidden.empty() ? logit.data() : pre.data();
+      auto kept = [&](size_t l) { return x.pre + ((l * x.choices + t) * x.rows + r0) * u; };
+      float* to = hidden.empty() ? logit.data() : kept(0);
       if (hidden.empty()) fill_rows(m, a, out.bias, to);
       gemm(kSerial, m, row_major(deter, d), policy[0], to, wide, hidden.empty());
       half ? entry_table.gather(m, s, k, index, to, wide) : entry_latent.add(m, index, to, wide);
       for (size_t l = 0; l < hidden.size(); ++l) {
-        norm_silu(m, u, pre.data(), hidden[l].scale, hidden[l].bias, act.data(), u, stats.data());
+        norm_silu(m, u, kept(l), hidden[l].scale, hidden[l].bias, act.data(), u, stats.data());
         const bool last = l + 1 == hidden.size();
         if (last) fill_rows(m, a, out.bias, logit.data());
-        gemm(kSerial, m, row_major(act.data(), u), policy[l + 1], last ? logit.data() : pre.data(), last ? a : u, last);
+        gemm(kSerial, m, row_major(act.data(), u), policy[l + 1], last ? logit.data() : kept(l + 1), last ? a : u, last);
       }
       unimix(m, a, logit.data(), z.mix, logit.data());
       int64_t* action = x.action + n;

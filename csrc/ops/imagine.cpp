@@ -10,10 +10,11 @@ namespace {
 using Tensors = std::vector<Tensor>;
 
 // deter (N, D), index (N, S), u (H, N, S), u_action (H or H + 1, N); actor: kernel, scale, bias of each hidden layer,
-// then kernel and bias; half: bf16 products -> deter (H+1, N, D), index (H+1, N, S), prior (H, N, S, K) or empty, action like u_action
-std::tuple<Tensor, Tensor, Tensor, Tensor> imagine(Tensor deter, Tensor index, Tensor u, Tensor u_action,
-                                                   Tensors params, Tensors actor, int64_t classes, double mix,
-                                                   bool keep_prior, bool half) {
+// then kernel and bias; half: bf16 products -> deter (H+1, N, D), index (H+1, N, S), prior (H, N, S, K) or empty,
+// action like u_action, pre (L, H or H + 1, N, U) of the actor's LayerNorms
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> imagine(Tensor deter, Tensor index, Tensor u, Tensor u_action,
+                                                           Tensors params, Tensors actor, int64_t classes, double mix,
+                                                           bool keep_prior, bool half) {
   HD_CHECK(deter.dim() == 2 && u.dim() == 3 && u_action.dim() == 2, "imagine: wrong number of dimensions");
   HD_CHECK(params.size() == kRssmParameters && params[1].dim() == 2 && params[7].dim() == 2 &&
                params[10].dim() == 2 && classes > 0,
@@ -37,13 +38,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> imagine(Tensor deter, Tensor index, T
   Tensor deters = empty(deter, {h + 1, n, z.deter}), indices = empty(deter, {h + 1, n, z.stoch}, ScalarType::Long);
   Tensor prior = keep_prior ? empty(deter, {h, n, z.stoch, classes}) : empty(deter, {0});
   Tensor action = empty(deter, {choices, n}, ScalarType::Long);
+  Tensor pre = empty(deter, {int64_t(hidden.size()), choices, n, z.units});
   std::memcpy(out(deters), take(deter, {n, z.deter}, "imagine: deter"), sizeof(float) * n * z.deter);
   std::memcpy(out<int64_t>(indices), in<int64_t>(index), sizeof(int64_t) * n * z.stoch);
   const cpu::Imagine x{h, n, choices, take(u, {h, n, z.stoch}, "imagine: u"),
                        take(u_action, {choices, n}, "imagine: u_action"), out(deters),
-                       keep_prior ? out(prior) : nullptr, out<int64_t>(indices), out<int64_t>(action)};
+                       keep_prior ? out(prior) : nullptr, out<int64_t>(indices), out<int64_t>(action),
+                       out(pre)};
   cpu::imagine(torch_pool(), z, p, hidden, last, x);
-  return {deters, indices, prior, action};
+  return {deters, indices, prior, action, pre};
 }
 
 // deter (N, D), index (N, S), kernel (D + S*K, C) -> (N, C); stoch only carries a gradient
@@ -94,7 +97,8 @@ Tensor mm(Tensor a, Tensor b) {
 HD_LIBRARY(m) {
   m.def(
       "imagine(Tensor deter, Tensor index, Tensor u, Tensor u_action, Tensor[] params, Tensor[] actor, int classes, "
-      "float mix, bool keep_prior, bool half=False) -> (Tensor deter, Tensor index, Tensor prior, Tensor action)");
+      "float mix, bool keep_prior, bool half=False) -> (Tensor deter, Tensor index, Tensor prior, Tensor action, "
+      "Tensor pre)");
   m.def("state_mm_fwd(Tensor deter, Tensor? stoch, Tensor index, Tensor kernel, int classes) -> Tensor");
   m.def(
       "state_mm_bwd(Tensor dy, Tensor deter, Tensor index, Tensor kernel, int classes, bool need_deter, "

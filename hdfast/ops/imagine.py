@@ -14,14 +14,14 @@ PUBLIC = ()
 
 def imagine(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: list[Tensor], actor: list[Tensor], *,
             classes: int, mix: float, keep_prior: bool = True,
-            half: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+            half: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """Roll the dynamics forward under the actor, without gradients.
 
     Starts deter (N, D) and index (N, S); u (H, N, S) and u_action (H or H + 1, N) uniforms; params as
     observe_scan.PARAMETERS lists them; actor: kernel, scale, bias of each hidden layer, then kernel and bias ->
     deter (H+1, N, D), index (H+1, N, S), prior log-probabilities (H, N, S, K) (empty without keep_prior), action like
-    u_action, and the features (H+1, N, D + S*K) where the execution makes them, else None. With `half` the operands of
-    all products are bfloat16, and so are the features.
+    u_action, the inputs of the actor's LayerNorms (layers, H or H + 1, N, U), and the features (H+1, N, D + S*K) where
+    the execution makes them, else None. With `half` the operands of all products are bfloat16, and so are the features.
     """
     if len(params) != len(PARAMETERS):
         raise ValueError(f"imagine: params must be the {len(PARAMETERS)} tensors of PARAMETERS, got {len(params)}")
@@ -43,7 +43,8 @@ def state_mm(deter: Tensor, stoch: Tensor | None, index: Tensor, kernel: Tensor,
     checks.dtype("state_mm", "deter", deter, torch.float32)
     checks.shape("state_mm", "index", index, (*deter.shape[:-1], index.shape[-1]), "(..., S)")
     if not usable(deter):
-        latent = onehot(index, classes, deter) if stoch is None else stoch.flatten(-2)
+        latent = deter.new_empty(*deter.shape[:-1], len(kernel) - deter.shape[-1])
+        latent = onehot(index, classes, latent) if stoch is None else stoch.flatten(-2)
         return torch.cat([deter, latent], -1) @ kernel
     flat = None if stoch is None else stoch.flatten(-2).flatten(0, -2)
     y = torch.ops.hdfast.state_mm_fwd.default(deter.flatten(0, -2).contiguous(), flat,
@@ -58,8 +59,9 @@ def register(namespace: str) -> None:
     def fake_imagine(deter, index, u, u_action, params, actor, classes, mix, keep_prior, half=False):
         steps, rows, stoch = u.shape
         prior = u.new_empty(steps, rows, stoch, classes) if keep_prior else u.new_empty(0)
+        pre = u.new_empty(len(actor) // 3, *u_action.shape, params[7].shape[1])
         return (deter.new_empty(steps + 1, *deter.shape), index.new_empty(steps + 1, *index.shape), prior,
-                torch.empty_like(u_action, dtype=torch.int64))
+                torch.empty_like(u_action, dtype=torch.int64), pre)
 
     def setup_context(ctx, inputs, output):
         deter, stoch, index, kernel, classes = inputs
@@ -97,7 +99,7 @@ def define_steps() -> None:
     name = f"{library.NAMESPACE}::imagine_steps"
     torch.library.define(name, "(Tensor deter, Tensor index, Tensor u, Tensor u_action, Tensor[] params, "
                                "Tensor[] actor, int classes, float mix, bool keep_prior, bool half) -> (Tensor deter, "
-                               "Tensor index, Tensor prior, Tensor action, Tensor feat)")
+                               "Tensor index, Tensor prior, Tensor action, Tensor pre, Tensor feat)")
     torch.library.impl(name, "default", library.outside_autocast(imagine_steps.rollout))
     torch.library.register_fake(name, imagine_steps.rollout)
 

@@ -18,8 +18,9 @@ GATHER_ROWS = 256
 
 @torch.no_grad()
 def rollout(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: list[Tensor], actor: list[Tensor],
-            classes: int, mix: float, keep_prior: bool, half: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """As imagine.imagine, and the features (H + 1, N, D + S * K); with half these and all operands are bfloat16."""
+            classes: int, mix: float, keep_prior: bool,
+            half: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As imagine.imagine, with the features; with half these and all operands are bfloat16."""
     operand = torch.bfloat16 if half else torch.float32
     p = Parameters(*params).operands(operand)
     (horizon, rows, stoch), choices, d = u.shape, len(u_action), p.deter
@@ -28,15 +29,15 @@ def rollout(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: l
     prior = deter.new_empty(horizon if keep_prior else 0, rows, stoch, classes)
     action = index.new_empty(choices, rows)
     deters[0].copy_(deter), indices[0].copy_(index)
-    feat[0, :, :d].copy_(deter), feat[0, :, d:].copy_(onehot(index, classes, feat))
+    feat[0, :, :d].copy_(deter), onehot(index, classes, feat[0, :, d:])
 
     kernels, product = (p.img_in[:p.latent], p.img_in[p.latent:]), rows > GATHER_ROWS
-    policy = Policy(actor, rows, mix, operand)
+    policy = Policy(actor, u_action.shape, mix, operand)
     pre, pre_gru = deter.new_empty(rows, p.units), deter.new_empty(rows, 3 * d)
     joint, hidden = feat.new_empty(rows, d + p.units), feat.new_empty(rows, p.units)
     logit, stats = deter.new_empty(rows, stoch, classes), deter.new_empty(2, rows)
     for t in range(choices):
-        policy.act(feat[t], u_action[t], action[t])
+        policy.act(t, feat[t], u_action[t], action[t])
         if t == horizon:
             break
         if product:
@@ -49,24 +50,29 @@ def rollout(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: l
         scan_step.step_norm(pre, p.img_out_scale, p.img_out_bias, hidden, stats)
         affine_into(logit.view(rows, -1), hidden, p.img_stats, p.img_stats_bias)
         scan_step.step_sample(logit, u[t], mix, prior[t] if keep_prior else None, feat[t + 1, :, d:], indices[t + 1])
-    return deters, indices, prior if keep_prior else prior.view(0), action, feat
+    return deters, indices, prior if keep_prior else prior.view(0), action, policy.pre, feat
 
 
 class Policy:
-    """The actor's layers on buffers of their own: kernel, scale, bias of each hidden layer, then kernel and bias."""
+    """The actor's layers on buffers of their own: kernel, scale, bias of each hidden layer, then kernel and bias.
 
-    def __init__(self, actor: list[Tensor], rows: int, mix: float, operand: torch.dtype):
+    `pre` (layers, steps, N, U) keeps what its LayerNorms read.
+    """
+
+    def __init__(self, actor: list[Tensor], shape: tuple[int, int], mix: float, operand: torch.dtype):
         *hidden, kernel, self.bias = actor
         self.layers = [(w.to(operand), scale, bias) for w, scale, bias in zip(*[iter(hidden)] * 3, strict=True)]
         self.kernel, self.mix, (units, actions) = kernel.to(operand), mix, kernel.shape
-        self.pre, self.hidden = kernel.new_empty(rows, units), kernel.new_empty(rows, units, dtype=operand)
+        rows = shape[1]
+        self.pre = kernel.new_empty(len(self.layers), *shape, units)
+        self.hidden = kernel.new_empty(rows, units, dtype=operand)
         self.stats, self.logit = kernel.new_empty(2, rows), kernel.new_empty(rows, 1, actions)
 
-    def act(self, x: Tensor, u: Tensor, action: Tensor) -> None:
+    def act(self, step: int, x: Tensor, u: Tensor, action: Tensor) -> None:
         """action (N,) of features x (N, F) and uniforms u (N,)."""
-        for kernel, scale, bias in self.layers:
-            mm_into(self.pre, x, kernel)
-            scan_step.step_norm(self.pre, scale, bias, self.hidden, self.stats)
+        for pre, (kernel, scale, bias) in zip(self.pre[:, step], self.layers, strict=True):
+            mm_into(pre, x, kernel)
+            scan_step.step_norm(pre, scale, bias, self.hidden, self.stats)
             x = self.hidden
         affine_into(self.logit.view(len(x), -1), x, self.kernel, self.bias)
         scan_step.step_sample(self.logit, u.unsqueeze(1), self.mix, None, None, action.unsqueeze(1))

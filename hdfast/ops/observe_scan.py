@@ -103,11 +103,13 @@ def register(namespace: str) -> None:
 
     torch.library.register_fake(f"{namespace}::observe_scan_fwd", fake_fwd)
     torch.library.register_fake(f"{namespace}::observe_scan_bwd", fake_bwd)
-    register_derivative(f"{namespace}::observe_scan_fwd", getattr(torch.ops, namespace).observe_scan_bwd.default)
+    register_derivative(f"{namespace}::observe_scan_fwd", getattr(torch.ops, namespace).observe_scan_bwd.default,
+                        dense=True)
 
 
-def register_derivative(name: str, backward_op) -> None:
-    """The derivative of a forward op by its backward op; both have one signature for the two executions."""
+def register_derivative(name: str, backward_op, dense: bool) -> None:
+    """The derivative of a forward op by its backward op; both have one signature for the two executions. `dense`: the
+    op reads contiguous gradients alone."""
 
     def setup_context(ctx, inputs, output):
         embed, action, is_first, _, params, classes, mix = inputs
@@ -119,7 +121,7 @@ def register_derivative(name: str, backward_op) -> None:
 
     def backward(ctx, ddeter, dstoch, _index, dpost, dprior, _saved, _start):
         embed, action, is_first, deter, index, post, prior, saved, start, *params = ctx.saved_tensors
-        grads = (None if g is None else g.contiguous() for g in (ddeter, dstoch, dpost, dprior))
+        grads = (g.contiguous() if dense and g is not None else g for g in (ddeter, dstoch, dpost, dprior))
         dembed, *dparams = backward_op(*grads, embed, action, is_first, params, deter, index, post, prior, saved, start,
                                        *ctx.extra)
         return dembed if ctx.extra[2] else None, None, None, None, dparams, None, None
@@ -141,7 +143,8 @@ def define_steps() -> None:
         torch.library.define(name, schemas[which])
         torch.library.impl(name, "default", library.outside_autocast(run))
         torch.library.register_fake(name, run)
-    register_derivative(f"{library.NAMESPACE}::observe_steps_fwd", torch.ops.hdfast.observe_steps_bwd.default)
+    register_derivative(f"{library.NAMESPACE}::observe_steps_fwd", torch.ops.hdfast.observe_steps_bwd.default,
+                        dense=False)
 
 
 define_steps()

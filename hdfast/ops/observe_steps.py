@@ -193,10 +193,10 @@ def parts_of(batch: int) -> int:
 
 
 def loop_bwd(p: Parameters, s: Saved, g: Gradients, reset: Tensor, ddeter: Tensor, dstoch: Tensor,
-             dpost: Tensor | None, classes: int, mix: float) -> tuple[Tensor, Tensor, Tensor]:
+             dpost: Tensor | None, classes: int, mix: float) -> list[Tensor]:
     """The steps from the last to the first: fills g. ddeter and dstoch hold the outputs' gradients and are added to.
 
-    Returns the sums of scale and bias gradients, (2, C) each, of img_in, gru and obs_out.
+    Returns the gradients of scale and bias, (C,) each, of img_in, gru and obs_out.
     """
     length, batch, _ = ddeter.shape
     in_sums, gru_sums, obs_sums = (ddeter.new_empty(length, parts_of(batch), 2, n)
@@ -220,12 +220,13 @@ def loop_bwd(p: Parameters, s: Saved, g: Gradients, reset: Tensor, ddeter: Tenso
                                  g.dpre_in[t], g.dmasked[t], g.dbefore[t], ddeter[t - 1] if t else None, in_sums[t])
         if t:
             add_mm(dstoch[t - 1], g.dmasked[t], in_t)
-    return in_sums.sum((0, 1)), gru_sums.sum((0, 1)), obs_sums.sum((0, 1))
+    return [x.sum((0, 1)) for sums in (in_sums, gru_sums, obs_sums) for x in sums.unbind(2)]
 
 
-def onehot(index: Tensor, classes: int, like: Tensor) -> Tensor:
-    """index (..., S) -> (..., S * classes), of the dtype of `like`; unlike one_hot of torch never a host read."""
-    return (index.unsqueeze(-1) == torch.arange(classes, device=index.device)).flatten(-2).to(like.dtype)
+def onehot(index: Tensor, classes: int, out: Tensor) -> Tensor:
+    """index (..., S) -> out (..., S * classes), in one launch; unlike one_hot of torch never a host read."""
+    torch.eq(index.unsqueeze(-1), torch.arange(classes, device=index.device), out=out.unflatten(-1, (-1, classes)))
+    return out
 
 
 def input_kernel_grad(p: Parameters, g: Gradients, index: Tensor, start: Tensor, action: Tensor, reset: Tensor,
@@ -235,8 +236,9 @@ def input_kernel_grad(p: Parameters, g: Gradients, index: Tensor, start: Tensor,
     dpre, dmasked = g.dpre_in.view(rows, -1), g.dmasked.view(rows, -1)
     grad = torch.empty_like(p.img_in, dtype=torch.float32)
     latent = grad[:p.latent]
-    torch.mm(onehot(start, classes, grad)[:, None], new_mm(reset, dpre), out=latent)
-    add_mm(latent, onehot(index, classes, dpre).view(rows, -1)[:rows - batch].t(), dmasked[batch:])
+    torch.mm(onehot(start, classes, grad.new_empty(p.latent))[:, None], new_mm(reset, dpre), out=latent)
+    before = onehot(index, classes, dpre.new_empty(*index.shape[:2], p.latent))[:-1]
+    add_mm(latent, before.flatten(0, 1).t(), dmasked[batch:])
     mm_into(grad[p.latent:], action.view(rows, -1).t(), dpre)
     return grad
 
@@ -249,8 +251,11 @@ def backward(ddeter: Tensor | None, dstoch: Tensor | None, dpost: Tensor | None,
     (length, batch), rows = is_first.shape, is_first.numel()
     s = Saved(*cut(flat, *layout(p, length, batch, operand)))
     # The loop adds to both, so they are copies.
-    ddeter = torch.zeros_like(deter) if ddeter is None else ddeter.clone()
-    dstoch = deter.new_zeros(length, batch, p.latent) if dstoch is None else dstoch.flatten(2).clone()
+    dense = torch.contiguous_format
+    ddeter = torch.zeros_like(deter) if ddeter is None else ddeter.clone(memory_format=dense)
+    dstoch = deter.new_zeros(length, batch, p.latent) if dstoch is None else \
+        dstoch.flatten(2).clone(memory_format=dense)
+    dpost, dprior = (None if x is None else x.contiguous() for x in (dpost, dprior))
     shapes = [(length, batch, n) for n in (p.latent, p.units, 3 * p.deter, p.units, p.units, p.deter)]
     dtypes = [*[operand] * 5, torch.float32]
     g = Gradients(*cut(deter.new_empty(sum(map(floats, shapes, dtypes))), shapes, dtypes))
@@ -259,7 +264,7 @@ def backward(ddeter: Tensor | None, dstoch: Tensor | None, dpost: Tensor | None,
         head = {name: torch.zeros_like(x) for name, x in zip(p._fields[7:12], params[7:12], strict=True)}
     else:
         head = prior_head_bwd(p, s, copied, dprior, mix, ddeter.view(rows, -1))
-    in_sums, gru_sums, obs_sums = loop_bwd(p, s, g, reset, ddeter, dstoch, dpost, classes, mix)
+    sums = loop_bwd(p, s, g, reset, ddeter, dstoch, dpost, classes, mix)
 
     dlogit, dpre_obs, dpre_gru, _, _, dbefore = (x.view(rows, -1) for x in g)
     dobs_out = torch.empty_like(params[12])
@@ -273,7 +278,7 @@ def backward(ddeter: Tensor | None, dstoch: Tensor | None, dpost: Tensor | None,
         "gru": new_mm(s.joint.view(rows, -1).t(), dpre_gru), "obs_out": dobs_out,
         "obs_stats": new_mm(s.hidden.view(rows, -1).t(), dlogit),
         "obs_stats_bias": dlogit.sum(0, dtype=torch.float32)}
-    for name, sums in (("img_in", in_sums), ("gru", gru_sums), ("obs_out", obs_sums)):
-        grads[f"{name}_scale"], grads[f"{name}_bias"] = sums[0].clone(), sums[1].clone()
+    names = [f"{name}_{part}" for name in ("img_in", "gru", "obs_out") for part in ("scale", "bias")]
+    grads |= dict(zip(names, sums, strict=True))
     dembed = torch.mm(dpre_obs, p.obs_out[p.deter:].t()).view_as(embed) if need_embed else embed.new_empty(0)
     return [dembed, *(grads[name] for name in Parameters._fields)]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
-FREE = {"view", "_unsafe_view", "t", "transpose", "select", "slice", "unsqueeze", "split_with_sizes", "detach",
-        "new_empty", "empty", "empty_like"}
+FREE = {"view", "_unsafe_view", "t", "transpose", "select", "slice", "unsqueeze", "unbind", "split_with_sizes",
+        "detach", "new_empty", "empty", "empty_like"}
 
 
 class Counting(TorchDispatchMode):

@@ -46,7 +46,7 @@ def test_equals_the_reference(sequences, sizes, horizon, rows, layers, extra):
         want = imagine(*args, actor=actor)
     assert (got.features is None) == (path(got.deter) == "call") and want.features is not None
     assert torch.equal(got.index, want.index) and torch.equal(got.action, want.action)
-    for name in ("deter", "prior", "feat"):
+    for name in ("deter", "prior", "pre", "feat"):
         torch.testing.assert_close(getattr(got, name), getattr(want, name), rtol=2e-5, atol=5e-6)
 
 
@@ -58,11 +58,11 @@ def test_operands_in_bfloat16(sequences, rows):
     args = start.deter, start.index, u, u_action, rssm.parameter_list(), layers(actor)
     want, got = (native_imagine(*args, classes=32, mix=0.01, half=half) for half in (False, True))
     same = (want[3] == got[3])[0]
-    assert got[4].dtype is torch.bfloat16 and got[0].dtype is got[2].dtype is torch.float32
+    assert got[5].dtype is torch.bfloat16 and got[0].dtype is got[2].dtype is torch.float32
     assert same.float().mean() > 0.9 and (want[1] == got[1]).float().mean() > 0.95
     assert 0 < (got[0] - want[0])[1][same].abs().max() < 0.03 and (got[2] - want[2])[0][same].abs().max() < 0.1
-    assert torch.equal(got[4][..., :40], got[0].bfloat16())
-    assert torch.equal(got[4][..., 40:].float().view(2, rows, 4, 32), F.one_hot(got[1], 32).float())
+    assert torch.equal(got[5][..., :40], got[0].bfloat16())
+    assert torch.equal(got[5][..., 40:].float().view(2, rows, 4, 32), F.one_hot(got[1], 32).float())
 
 
 @pytest.mark.parametrize("sequences", ["call"], indirect=True)

@@ -28,7 +28,7 @@ def test_rollout_runs_without_values(sequences, rows):
     args, actor = rollout(SIZES, 3, rows, 2, extra=1, device="meta")
     want_args, want_actor = rollout(SIZES, 3, rows, 2, extra=1)
     got, want = imagine(*args, actor=actor), imagine(*want_args, actor=want_actor)
-    for name in ("deter", "index", "prior", "action", "features"):
+    for name in ("deter", "index", "prior", "action", "pre", "features"):
         assert getattr(got, name).is_meta and getattr(got, name).shape == getattr(want, name).shape
 
 
@@ -38,7 +38,7 @@ def test_a_rollout_keeps_the_prior_only_where_wanted(sequences):
     args = (start.deter, start.index, u, u_action, rssm.parameter_list(), layers(actor))
     with_prior, without = (torch.ops.hdfast.imagine_steps(*args, 3, 0.01, keep, False) for keep in (True, False))
     assert with_prior[2].shape == (3, 5, 2, 3) and without[2].numel() == 0
-    assert torch.equal(with_prior[4], without[4])
+    assert torch.equal(with_prior[5], without[5])
 
 
 def counts(length):
