@@ -1,5 +1,6 @@
 """The agent: acts in environments, learns from replay batches, and shows what it predicts."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from hdfast.rssm import State
 from hdfast.visuals import openloop_grid
 from hdfast.world_model import Sequences
 
+NAMED = 4  # parameters that a diagnosis names
+
 
 @dataclass(frozen=True)
 class PolicyState:
@@ -30,28 +33,36 @@ class PolicyState:
 
 
 class Meter:
-    """Sums of named numbers in one device buffer, which only `means_sync` reads."""
+    """Sums of the finite ones of named numbers, and the count of the others, which only `means_sync` reads."""
 
     def __init__(self):
         self.names: list[str] = []
-        self.sums: Tensor | None = None
+        self.sums: Tensor | None = None  # (2, names): sums, counts of numbers that are not finite
         self.count = 0  # of additions: the caller's, since a graph that adds runs no Python
+        self.bad: dict[str, int] = {}  # by name, how often the last interval's number was not finite
 
     def add(self, metrics: dict[str, Tensor]) -> None:
         """Add one number () per name; the first call fixes the names."""
         values = torch.stack(list(metrics.values()))
         if self.sums is None:
-            self.names, self.sums = list(metrics), torch.zeros_like(values)
-        self.sums += values
+            self.names, self.sums = list(metrics), torch.zeros_like(torch.stack([values, values]))
+        self.sums[0] += values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        self.sums[1] += (values - values).nan_to_num(nan=1.0)  # x - x is NaN where x is not finite
 
     def means_sync(self) -> dict[str, float]:
-        """Means since the last call, for which the host waits; empty without additions."""
+        """Means of what was finite since the last call, NaN where nothing was; empty without additions.
+
+        The host waits for them, and for `bad`.
+        """
         if not self.count:
             return {}
-        values = (self.sums / self.count).tolist()
+        sums, bad = self.sums.tolist()
+        self.bad = {name: int(n) for name, n in zip(self.names, bad, strict=True) if n}
+        means = {name: total / (self.count - n) if n < self.count else math.nan
+                 for name, total, n in zip(self.names, sums, bad, strict=True)}
         self.sums.zero_()
         self.count = 0
-        return dict(zip(self.names, values, strict=True))
+        return means
 
 
 class Agent:
@@ -71,6 +82,7 @@ class Agent:
         self.act_rng, self.learn_rng = (torch.Generator(self.device).manual_seed(seed) for seed in
                                         np.random.SeedSequence(config.seed).generate_state(2).tolist())
         self._meter = Meter()
+        self.committing: Callable[[], None] = lambda: None
         graphs = config.cuda_graphs and self.device.type == "cuda"
         self._sample: Callable[[], Batch] | None = None  # what an update without a batch draws by itself
         self.build_steps(Graphs(self.device, graphs), Graphs(self.device, graphs))
@@ -175,7 +187,8 @@ class Agent:
 
         Without a batch: on one that the graph draws, as `sampler` was told. Graphs read device tensors where they lay
         at the capture, and copy there what a later batch brings in other tensors: a replay that always fills the same
-        ones saves the copy.
+        ones saves the copy. Until it calls `committing`, which it does not in a graph, an exception leaves everything
+        but `learn_rng` as it was.
         """
         post = self.model_step(*(() if batch is None else self._tensors(batch)))
         self.behaviour_step(*post)
@@ -186,7 +199,7 @@ class Agent:
         (T, B, ...), metrics."""
         data = self._sequences(*(tensors or self._tensors(self._sample())))
         u, = draw((*data.reward.shape, self.config.model.stoch), generator=self.learn_rng)
-        out, metrics = self.learner.update_model(data, u)
+        out, metrics = self.learner.update_model(data, u, self.committing)
         self._model_metrics = list(metrics)
         post = out.observed.state
         return (*(x.detach() for x in (post.deter, post.stoch, post.index)), data.cont, torch.stack(
@@ -200,8 +213,29 @@ class Agent:
         self._meter.add(dict(zip(self._model_metrics, model.unbind(), strict=True)) | metrics)
 
     def read_metrics_sync(self) -> dict[str, float]:
-        """Means of the metrics since the last call, named `train/...`; waits for the device. Empty without updates."""
-        return {f"train/{name}": value for name, value in self._meter.means_sync().items()}
+        """Means of the metrics since the last call, named `train/...`; waits for the device. Empty without updates.
+
+        Numbers that are not finite are left out of the means; `opt/*_skipped` count the steps not taken for them.
+        """
+        values = {f"train/{name}": value for name, value in self._meter.means_sync().items()}
+        if values:
+            values |= {f"train/opt/{name}_skipped": float(self._meter.bad.get(f"opt/{name}_grad_norm", 0))
+                       for name in self.learner.optimisers}
+        return values
+
+    def diagnosis_sync(self) -> str:
+        """What was not finite: losses and gradient norms of the last interval, gradients of the last update."""
+        parts = [f"{name} {n} times" for name, n in self._meter.bad.items()
+                 if name.startswith("loss/") or name.endswith("grad_norm")]
+        for name, optimiser in self.learner.optimisers.items():
+            if found := optimiser.nonfinite_sync(optimiser.grad):
+                more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+                parts.append(f"in the last update the {name} gradient of {', '.join(found[:NAMED])}{more}")
+        return "; ".join(parts)
+
+    def sound_sync(self) -> bool:
+        """Whether every parameter is finite; the host waits."""
+        return not any(optimiser.nonfinite_sync(optimiser.param) for optimiser in self.learner.optimisers.values())
 
     @torch.no_grad()
     def openloop(self, batch: Batch, context: int = 5, sequences: int = 6) -> np.ndarray:

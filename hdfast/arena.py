@@ -17,7 +17,8 @@ class Arena:
 
     The given parameters become views into `param` and their `.grad` views into `grad`: autograd accumulates there in
     place, or `backward` puts a gradient there. `step` counts updates on the device, so an update never reads anything
-    back to the host. An arena that was told to `lead` moves a slow copy of its parameters with every step.
+    back to the host: one whose gradient norm, or loss, is not finite changes nothing. An arena that was told to `lead`
+    moves a slow copy of its parameters with every step.
     With `half` every matrix among the parameters has a bfloat16 `shadow`, in which it is multiplied (hdfast.ops.bf16);
     who writes parameters from outside calls `refresh`.
     Official jaxutils.py, class Optimizer (clip_by_global_norm, then scale_by_adam).
@@ -34,7 +35,7 @@ class Arena:
         for name, p in params.items():
             self.slices[name] = (size, p.numel(), p.shape)
             size += -(-p.numel() // ALIGN) * ALIGN
-        size = -(-size // BLOCK) * BLOCK
+        size = -(-(size + 1) // BLOCK) * BLOCK  # at least one number is no parameter's
         device = next(iter(params.values())).device
         self.grad, self.mean, self.var = torch.zeros(3, size, device=device).unbind()
         self.step = torch.zeros((), dtype=torch.int64, device=device)
@@ -78,8 +79,13 @@ class Arena:
         self.grad.zero_()
 
     def backward(self, loss: Tensor) -> None:
-        """Put the gradient of loss () into `grad`, as zero_grad() and loss.backward() do, without zeros and sums."""
+        """Put the gradient of loss () into `grad`, as zero_grad() and loss.backward() do, without zeros and sums.
+
+        The last number of `grad`, no parameter's, becomes 0, or NaN where the loss is not finite: on every process
+        that averages it, the norm is then NaN and no step is taken.
+        """
         grads = torch.autograd.grad(loss, self.params, allow_unused=True)
+        torch.sub(loss.detach(), loss.detach(), out=self.grad[-1])
         flat = [[], []]
         for p, g in zip(self.params, grads, strict=True):
             if g is not None and g.is_contiguous():
@@ -91,7 +97,10 @@ class Arena:
 
     @torch.no_grad()
     def update(self) -> Tensor:
-        """Clip by the global norm, take one Adam step, move the slow copy; returns the norm before clipping, ()."""
+        """Clip by the global norm, take one Adam step, move the slow copy; returns the norm before clipping, ().
+
+        Where that is not finite, parameters, moments, step count and slow copy stay as they are.
+        """
         if self.reduce:
             self.reduce(self.grad)
         if ops.backend() == "native" and "adam" in ops.native_families():
@@ -101,19 +110,27 @@ class Arena:
             self.refresh()
             return norm
         norm = torch.linalg.vector_norm(torch.linalg.vector_norm(self.grad.view(-1, BLOCK), dim=1))
-        self.grad.mul_(torch.where(norm < self.clip, 1.0, self.clip / norm))
-        self.step += 1
-        self.mean.lerp_(self.grad, 1 - self.beta1)
-        self.var.mul_(self.beta2).addcmul_(self.grad, self.grad, value=1 - self.beta2)
-        step = self.step.double()
+        fine = norm.isfinite()
+        self.grad.mul_(torch.where(fine & (norm >= self.clip), self.clip / norm, 1.0))
+        grad = torch.where(fine, self.grad, 0)
+        self.step += fine
+        self.mean.lerp_(grad, torch.where(fine, 1 - self.beta1, 0.0))
+        self.var.mul_(torch.where(fine, self.beta2, 1.0)).addcmul_(grad, grad, value=1 - self.beta2)
+        step = self.step.clamp(min=1).double()
         mean_scale = (self.lr / (1 - self.beta1 ** step)).float()
         var_scale = (1 / (1 - self.beta2 ** step)).float()
-        self.param -= mean_scale * self.mean / ((self.var * var_scale).sqrt() + self.eps)
+        delta = mean_scale * self.mean / ((self.var * var_scale).sqrt() + self.eps)
+        self.param -= torch.where(fine, delta, 0)
         if self.slow is not None:
-            mix = torch.where(self.step == 1, 1.0, self.slow_fraction)
+            mix = torch.where(fine, torch.where(self.step == 1, 1.0, self.slow_fraction), 0.0)
             self.slow.copy_(mix * self.param + (1 - mix) * self.slow)
         self.refresh()
         return norm
+
+    def nonfinite_sync(self, flat: Tensor) -> list[str]:
+        """Names of the parameters whose part of `flat` (param, grad, mean or var) is not finite; the host waits."""
+        fine = torch.stack([self.view(flat, name).isfinite().all() for name in self.slices]).tolist()
+        return [name for name, ok in zip(self.slices, fine, strict=True) if not ok]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Moments by parameter name ('mean/<name>', 'var/<name>') and 'step'."""

@@ -127,6 +127,8 @@ class RunConfig:
     video_every: int = opt(5000, "steps between open-loop prediction strips; 0: none", low=0, high=10**12)
     max_seconds: float = opt(0.0, "wall time after which a start saves and ends; the same command goes on; 0: no limit",
                              low=0.0)
+    max_skipped: int = opt(10, "updates not taken for numbers that are not finite, since a log row without any, after "
+                           "which the run stops", low=1, high=10**12)
     threads: int = opt(0, "torch CPU threads; 0 leaves torch's choice", low=0, high=1024)
 
 
@@ -252,12 +254,13 @@ def settings() -> Mapping[str, dataclasses.Field]:
 
 MACHINE_SETTINGS = frozenset({"task", "seed", "logdir", "device", "backend", "cuda_graphs", "deterministic",
                               "precision", "env.backend", "env.num_threads", "replay.device", "run.max_seconds",
-                              "run.threads"})
+                              "run.max_skipped", "run.threads"})
 """What to run and where: no part of the official protocol, so `atari100k` leaves these alone."""
 
 RESUME_MAY_CHANGE = frozenset({"logdir", "device", "backend", "cuda_graphs", "deterministic", "env.num_threads",
                                "replay.device", "run.threads", "run.steps", "run.log_every", "run.save_every",
-                               "run.eval_every", "run.video_every", "run.max_seconds"})
+                               "run.eval_every", "run.video_every", "run.max_seconds",
+                               "run.max_skipped"})
 """Settings that a resumed run may change: where it runs, how long, and how often it reports."""
 
 

@@ -1,6 +1,5 @@
 """Evaluation: whole episodes in fresh environments, with the policy's own samples, as the official protocol has it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from hdfast.envs import VectorEnv, make_envs
 from hdfast.errors import ConfigError
 from hdfast.machine import choose_algorithms, pick_device
 from hdfast.run_dir import load_agent, load_config
+from hdfast.stopping import Stopping
 from hdfast.visuals import save_animation
 
 VIDEO_FRAMES = 1000
@@ -36,19 +36,16 @@ class Evaluation:
     frames: np.ndarray | None = field(default=None, repr=False)
 
 
-class Stopped(Exception):
-    """`stop` asked an evaluation to end before it was complete."""
-
-
 def evaluate(agent: Agent, config: Config, *, episodes: int, seed: int, num_envs: int | None = None,
              video: Path | str | None = None, record: bool = False, envs: VectorEnv | None = None,
-             stop: Callable[[], bool] | None = None) -> Evaluation:
+             stop: Stopping | None = None) -> Evaluation:
     """Play `episodes` whole episodes and return their scores; the agent's own random state is not touched.
 
     Rounds of `num_envs` parallel environments (run.eval_envs by default) play exactly one episode each: taking the
     first finishers instead would favour short episodes. The policy samples, as in training. `seed` fixes environments
     and samples. `video` (.gif or .mp4) shows the first episode of environment 0; `record` keeps its frames. `envs` are
-    used instead of new ones and stay open. `stop` is asked before every step and ends the evaluation with `Stopped`.
+    used instead of new ones and stay open. `stop` is asked before every step and interrupts the wait for environments;
+    it raises Stopped.
     """
     if (record or video is not None) and not agent.obs_space.is_image:
         raise ConfigError(f"task {config.task} has vector observations, which make no video; leave the video out")
@@ -64,7 +61,7 @@ def evaluate(agent: Agent, config: Config, *, episodes: int, seed: int, num_envs
         while len(found_scores) < episodes:
             wanted = min(count, episodes - len(found_scores))
             score, length = _round(agent, own or envs, wanted, limit, generator,
-                                   frames if not found_scores else None, stop)
+                                   frames if not found_scores else None, stop or Stopping())
             found_scores += score[:wanted].tolist()
             found_lengths += length[:wanted].tolist()
     finally:
@@ -83,13 +80,14 @@ def frames_per_step(config: Config) -> int:
 
 
 def _round(agent: Agent, envs: VectorEnv, wanted: int, limit: int, generator: torch.Generator,
-           frames: list[np.ndarray] | None, stop: Callable[[], bool] | None) -> tuple[np.ndarray, np.ndarray]:
+           frames: list[np.ndarray] | None, stop: Stopping) -> tuple[np.ndarray, np.ndarray]:
     """One episode in each of the first `wanted` environments -> score (N,) float64, length (N,) int64.
 
     The others, and those that are done, go on with action 0 and are not looked at. An environment that knows no time
     limit is left after `limit` steps.
     """
-    step, state = envs.reset(), agent.init_policy(envs.num_envs)
+    with stop.interruptible():
+        step, state = envs.reset(), agent.init_policy(envs.num_envs)
     playing = np.arange(envs.num_envs) < wanted
     score, length = np.zeros(envs.num_envs), np.full(envs.num_envs, -1)  # an episode has one record more than actions
     while True:
@@ -100,10 +98,10 @@ def _round(agent: Agent, envs: VectorEnv, wanted: int, limit: int, generator: to
         playing = playing & ~step.is_last & (length < limit)
         if not playing.any():
             return score, length
-        if stop is not None and stop():
-            raise Stopped
+        stop.check()
         action, state = agent.act(step, state, generator)
-        step = envs.step(np.where(playing, action, 0))
+        with stop.interruptible():
+            step = envs.step(np.where(playing, action, 0))
 
 
 def evaluate_run(logdir: Path | str, *, episodes: int, seed: int, num_envs: int | None = None,

@@ -1,6 +1,7 @@
 """The learner: one official train step as a function of a batch and uniforms, with three Adam optimisers."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -90,10 +91,15 @@ class Learner:
         out, metrics = self.update_model(data, u.post)
         return metrics | self.update_behaviour(out.observed.state, data.cont, u.prior, u.action)
 
-    def update_model(self, data: Sequences, u: Tensor) -> tuple[WorldModelOutput, dict[str, Tensor]]:
-        """Step 1: world-model loss at the current parameters and its Adam step; u (T, B, S)."""
+    def update_model(self, data: Sequences, u: Tensor,
+                     committing: Callable[[], None] = lambda: None) -> tuple[WorldModelOutput, dict[str, Tensor]]:
+        """Step 1: world-model loss at the current parameters and its Adam step; u (T, B, S).
+
+        `committing` is called before anything that a checkpoint holds is changed.
+        """
         out = self.world_model(data, u)
         self.model_opt.backward(out.total)
+        committing()
         metrics = out.metrics | self.step(self.model_opt, "model")
         self.restart()
         return out, metrics

@@ -5,12 +5,9 @@ and run the updates that are due; then receive the next record. The emulator nee
 official order with the waiting taken out: the same parameters act, and updates find the same steps in the replay.
 """
 
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -18,16 +15,18 @@ import torch
 
 from hdfast import checkpoint, distributed, machine, ops, rng
 from hdfast.agent import Agent, PolicyState
+from hdfast.alarms import Alarms
 from hdfast.config import Config
 from hdfast.envs import Step, VectorEnv, make_envs
 from hdfast.errors import RunError
-from hdfast.evaluation import Stopped, evaluate, frames_per_step
+from hdfast.evaluation import evaluate, frames_per_step
 from hdfast.logger import Logger
 from hdfast.machine import choose_algorithms, keep_memory, pick_device, replay_device, usable_cores
 from hdfast.replay import Replay
 from hdfast.replay_ring import ring_bytes
 from hdfast.run_dir import RunDir, check_settings, finished_step, spaces
 from hdfast.schedule import Schedule, crossed
+from hdfast.stopping import Stopped, Stopping
 from hdfast.visuals import learning_curve
 
 CONTEXT = 5  # frames that an open-loop prediction sees, as in the official report
@@ -100,8 +99,10 @@ class Trainer:
         self._prefill_rng = np.random.Generator(np.random.PCG64(stream_seed(config.seed, PREFILL)))
         self._score = np.zeros(envs.num_envs)
         self._length = np.zeros(envs.num_envs, np.int64)
-        self._signal: int | None = None
-        self._began = monotonic()
+        self.stopping, self.alarms = Stopping(config.run.max_seconds), Alarms()
+        agent.committing = self.stopping.hold
+        # Where updates take seconds, a signal gives one up; elsewhere other processes or a GPU are in the midst of it.
+        self._abandon = agent.device.type == "cpu" and distributed.dist_size() == 1
         self._pictures: dict[str, Path] = {}  # the newest of each kind, for the summary
 
     def run(self) -> None:
@@ -109,34 +110,43 @@ class Trainer:
 
         Raises as `train` does.
         """
-        run_dir = RunDir(self.logdir, self.config, self.agent.device)
-        status = "failed"
+        with self.stopping.listening():
+            run_dir = RunDir(self.logdir, self.config, self.agent.device)
+            status = "failed"
+            try:
+                with self._opened(run_dir):
+                    status = self._live()
+            except Stopped:
+                status = f"stopped by {self.stopping.reason()}"  # while it was loaded
+            except BaseException as error:
+                status = f"failed: {type(error).__name__}: {error}"
+                raise
+            finally:
+                with suppress(RunError):
+                    run_dir.note(status, step=self.step, finished=status == "finished")
+                run_dir.close()
+        self.stopping.leave()
+
+    def _live(self) -> str:
+        """Train and finish; returns how it ended. Where it is stopped, everything is saved first."""
         try:
-            with self._opened(run_dir):
-                with self._signals():
-                    stopped = self._loop() or self._finish()
-                status = f"stopped by {stopped}" if stopped else "finished"
-                if stopped:
-                    self.log.message(f"{status}, saved at step {self.step:,}")
-        except BaseException as error:
-            status = f"failed: {type(error).__name__}: {error}"
-            raise
-        finally:
-            with suppress(RunError):
-                run_dir.note(status, step=self.step, finished=status == "finished")
-            run_dir.close()
-        if self._signal == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self._signal is not None:
-            raise SystemExit(128 + self._signal)
+            self._loop()
+            self._finish()
+        except Stopped:
+            self._save()
+            status = f"stopped by {self.stopping.reason()}"
+            self.log.message(f"{status}, saved at step {self.step:,}")
+            return status
+        return "finished"
 
     # The loop
 
-    def _loop(self) -> str | None:
-        """Train until run.steps, or until asked to stop: then everything is saved, and what asked is returned."""
+    def _loop(self) -> None:
+        """Train until run.steps."""
         steps, count = self.config.run.steps, self.envs.num_envs
+        self._update()  # those that a stop left out
         if self.step >= steps:
-            return None
+            return
         if crossed(self.config.run.eval_every, self.evaluated, self.step):
             self._evaluate()  # an evaluation that was interrupted
         record, policy = self.envs.reset(), None
@@ -150,10 +160,10 @@ class Trainer:
             self.step += count
             self._count_episodes(record)
             self._update()
-            stop = self._report(self.step - count)
-            if stop or not more:
-                return stop
-            with self.log.timer("env"):
+            self._report(self.step - count)
+            if not more:
+                return
+            with self.log.timer("env"), self.stopping.interruptible():
                 record = self.envs.recv()
 
     def _act(self, record: Step, policy: PolicyState | None) -> tuple[np.ndarray, PolicyState | None]:
@@ -177,17 +187,23 @@ class Trainer:
         """Run the updates that are due at this step."""
         due = self.schedule.updates_due(self.step)
         while self.updates < due:
-            with self.log.timer("sample"):
-                batch = self._sample()
-            with self.log.timer("train"):
-                self.agent.update(batch)
+            self.stopping.check()
+            generators = [self.replay.rng, self.agent.learn_rng] if self._abandon else []
+            states = [generator.get_state() for generator in generators]
+            try:
+                with self.stopping.interruptible() if self._abandon else nullcontext():
+                    with self.log.timer("sample"):
+                        batch = self._sample()
+                    with self.log.timer("train"):
+                        self.agent.update(batch)
+            except Stopped:
+                for generator, state in zip(generators, states, strict=True):
+                    generator.set_state(state)
+                raise
             self.updates += 1
 
-    def _report(self, before: int) -> str | None:
-        """Do what falls due after step `before` up to this one; records go before the checkpoint that covers them.
-
-        Returns what asks the run to stop, in which case it is saved.
-        """
+    def _report(self, before: int) -> None:
+        """Do what falls due after step `before` up to this one; records go before the checkpoint that covers them."""
         run, last = self.config.run, self.step >= self.config.run.steps
         if last or crossed(run.log_every, before, self.step):
             self._log()
@@ -197,39 +213,25 @@ class Trainer:
             self._strip()
         if crossed(run.eval_every, self.evaluated, self.step) and not last:
             self._evaluate()
-        stop = self._stop()
-        if stop or (not last and crossed(run.save_every, before, self.step)):
+        self.stopping.check()
+        if not last and crossed(run.save_every, before, self.step):
             self._save()
-        return stop
 
-    def _stop(self) -> str | None:
-        """What asks the run to save and end, or None: a signal, or the end of its time."""
-        if self._signal is not None:
-            return signal.Signals(self._signal).name
-        limit = self.config.run.max_seconds
-        return "run.max_seconds" if limit and monotonic() - self._began >= limit else None
-
-    def _finish(self) -> str | None:
-        """Final checkpoint, evaluation, pictures and summary; what asked the evaluation to stop, if it did.
-
-        Safe to repeat after an interruption.
-        """
+    def _finish(self) -> None:
+        """Final checkpoint, evaluation, pictures and summary; safe to repeat after an interruption."""
         if self.evaluated != self.step:
             self._save()  # an evaluation may take longer than the training since the last checkpoint
             self._evaluate()
-            if self.evaluated != self.step:
-                return self._stop()
         self._strip()
         self._save()
-        curve = self.logdir / "curve.png"
-        self._pictures["curve"] = learning_curve(curve, self.logdir, task=self.config.task)
+        with self.stopping.interruptible():
+            self._pictures["curve"] = learning_curve(self.logdir / "curve.png", self.logdir, task=self.config.task)
         frames = self.step * frames_per_step(self.config)
         self.log.message(
             f"done: {self.step:,} steps ({frames:,} frames), {self.updates:,} updates, {self.episodes:,} episodes, "
             f"best episode {_shown(self.best_score)}, best evaluation {_shown(self.best_eval)}")
         self.log.message("\n".join(f"  {what:<12} {path}" for what, path in self._pictures.items()))
         self.log.message(f"  {'records':<12} {self.logdir}: metrics.jsonl scores.jsonl eval.jsonl ckpt/")
-        return None
 
     # Records
 
@@ -237,13 +239,33 @@ class Trainer:
         run = self.config.run
         with self.log.timer("log"):
             values = self.agent.read_metrics_sync()
-        values |= {"replay/items": len(self.replay), "replay/inserts": self.step,
+        alarms, raised = self.alarms.check(values)
+        values |= alarms | {"replay/items": len(self.replay), "replay/inserts": self.step,
                    "replay/samples": self.updates * run.batch_size}
         if self.agent.device.type == "cuda":
             values["usage/gpu_mem"] = torch.cuda.memory_allocated(self.agent.device) / 2**30
         row = self.log.scalars(values, self.step, self.updates)
+        for alarm in raised:
+            self.log.message(f"warning: {alarm}")
         self.log.progress(agent_step=self.step, total_steps=run.steps, update=self.updates, scalars=row,
                           score=self.last_score, best=self.best_score)
+        if self.alarms.skipped >= run.max_skipped:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Save what the skipped updates left as it was, and end the run with a diagnosis."""
+        good = [path.name for _, _, path in checkpoint.existing(self.logdir / "ckpt", None)]
+        found, sound = self.agent.diagnosis_sync(), self.agent.sound_sync()
+        if sound:
+            self._save()
+        raise RunError(
+            f"{self.alarms.skipped} updates up to step {self.step} were not taken because numbers were not finite "
+            f"(run.max_skipped {self.config.run.max_skipped}): {found or 'nothing more is known'}. "
+            + (f"All parameters are finite and saved at step {self.step}" if sound else
+               "Parameters are not finite either, so nothing was saved")
+            + (f"; the checkpoint before is {good[-1]}" if good else "")
+            + '. The same command goes on from the newest one; docs/reliability.md, "Numbers going wrong", says what '
+            "to look at first")
 
     def _evaluate(self) -> None:
         """One evaluation in environments and with samples of its own; nothing of the training changes."""
@@ -252,12 +274,10 @@ class Trainer:
         try:
             with self.log.timer("eval"):
                 result = evaluate(self.agent, self.config, episodes=run.eval_episodes, seed=seed, envs=envs,
-                                  record=self.agent.obs_space.is_image, stop=lambda: self._stop() is not None)
-        except Stopped:
-            return  # it is due again when the run continues
+                                  record=self.agent.obs_space.is_image, stop=self.stopping)
         finally:
             envs.close()
-        with self.log.timer("log"):
+        with self.log.timer("log"), self.stopping.interruptible():
             self.log.evaluation(result.scores, result.lengths, self.step, self.updates,
                                 human_normalized=result.human_normalized)
             if result.frames is not None:
@@ -275,7 +295,7 @@ class Trainer:
         length = self.config.run.batch_length
         if not self.agent.obs_space.is_image or not self.config.run.video_every or not self.replay.windows(length):
             return
-        with self.log.timer("log"):
+        with self.log.timer("log"), self.stopping.interruptible():
             seed = stream_seed(self.config.seed, STRIP, self.step)
             generator = torch.Generator(self.replay.rng.device).manual_seed(seed)
             batch = self.replay.sample(STRIP_SEQUENCES, length, generator)
@@ -292,11 +312,15 @@ class Trainer:
                 "obs_shape": list(shape), "obs_dtype": dtype, "actions": self.agent.act_space.n}
 
     def _save(self) -> None:
+        """Write a checkpoint, unless the last one has all of it."""
+        if self._counters() == self._saved:
+            return
         with self.log.timer("save"):
             manifest = self._counters() | {
                 "replay": self.replay.flush(), "records": self.log.mark(), "replay_rng": rng.to_text(self.replay.rng),
                 "prefill_rng": self._prefill_rng.bit_generator.state, "config": self.config.flat()}
             checkpoint.save(self.logdir / "ckpt", self.step, self.agent.state_dict(), manifest)
+            self._saved = self._counters()
             self._run_dir.note("running", step=self.step)
 
     def _load(self, found: checkpoint.Checkpoint | None) -> None:
@@ -337,7 +361,9 @@ class Trainer:
                                                   ring_bytes(capacity, space.shape, space.dtype)))
         self._sample = self.agent.sampler(self.replay, config.run.batch_size, config.run.batch_length)
         try:
-            self._load(found)
+            with self.stopping.interruptible():
+                self._load(found)
+            self._saved = self._counters()
             with Logger(self.logdir, action_repeat=frames_per_step(config), resume_step=found and found.step,
                         marks=found and found.manifest.get("records"), task=config.task) as self.log:
                 self._banner(found)
@@ -361,29 +387,6 @@ class Trainer:
         if found:
             self.log.message(f"resumed from {found.path.name}: step {self.step}, update {self.updates}, "
                              f"{len(self.replay)} steps of replay; environments begin new episodes")
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Let the first SIGINT or SIGTERM ask for a checkpoint and an end; the second acts at once, as without us."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def restore() -> None:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-        def ask(number: int, _: object) -> None:
-            self._signal = number
-            restore()
-
-        for number in before:
-            signal.signal(number, ask)
-        try:
-            yield
-        finally:
-            restore()
 
 
 def _shown(score: float | None) -> str:

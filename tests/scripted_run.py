@@ -65,6 +65,7 @@ class ScriptedAgent:
         self.on_update = on_update
         self.rng = torch.Generator().manual_seed(config.seed)
         self.weight = torch.zeros(3)
+        self.learn_rng, self.committing = torch.Generator(), lambda: None
         self.updates, self.batches, self.acted = 0, [], []
 
     def sampler(self, replay, batch_size, length):
@@ -83,6 +84,7 @@ class ScriptedAgent:
         return action.numpy(), ("carried", len(step.is_first))
 
     def update(self, batch):
+        self.committing()
         self.log.append("update")
         self.updates += 1
         self.batches.append(batch)

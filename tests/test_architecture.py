@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hdfast"
 
 # Names, settings and file formats: standard library only.
-BASE = {"errors", "tasks", "presets", "config", "method", "flags", "schedule", "scores", "jsonl", "durable"}
+BASE = {"errors", "tasks", "presets", "config", "method", "flags", "schedule", "scores", "jsonl", "durable",
+        "alarms", "stopping"}
 # Lowest first. A module may import from lower layers. A package (ops, envs) is one entry.
 LAYERS = (
     BASE | {"ops"},

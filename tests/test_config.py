@@ -255,7 +255,7 @@ def test_differences():
     assert set(settings()) >= RESUME_MAY_CHANGE == {
         "logdir", "device", "backend", "cuda_graphs", "deterministic", "env.num_threads", "replay.device",
         "run.threads", "run.steps", "run.log_every", "run.save_every", "run.eval_every", "run.video_every",
-        "run.max_seconds"}
+        "run.max_seconds", "run.max_skipped"}
 
 
 def test_run_dir(monkeypatch, tmp_path):

@@ -47,6 +47,7 @@ void adam_finish(const AdamArgs& a) {
 }
 
 void adam_apply(const AdamArgs& a, int64_t begin, int64_t end) {
+  if (adam_skipped(a)) return;
   const AdamStep s = adam_step(a);
   for (int64_t b = begin; b < end; ++b) {
     const int64_t i = b * ADAM_BLOCK, count = std::min(ADAM_BLOCK, a.size - i);

@@ -33,12 +33,12 @@ uint32_t select(const float* x, int64_t size, int64_t rank) {
 }  // namespace
 
 void return_range(const ReturnRangeArgs& a) {
-  bool has_nan = false;
-  for (int64_t i = 0; i < a.size; ++i) has_nan |= a.ret[i] != a.ret[i];
+  bool bad = false;
+  for (int64_t i = 0; i < a.size; ++i) bad |= !is_finite(a.ret[i]);
   float order[RANGE_RANKS] = {};
-  if (!has_nan)
+  if (!bad)
     for (int r = 0; r < RANGE_RANKS; ++r) order[r] = key_float(select(a.ret, a.size, a.rank[r]));
-  range_finish(a, order, has_nan);
+  range_finish(a, order, bad);
 }
 
 }  // namespace hd::cpu

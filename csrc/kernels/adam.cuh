@@ -49,6 +49,7 @@ __global__ void __launch_bounds__(ADAM_FINISH_THREADS) adam_finish_kernel(AdamAr
 }
 
 __global__ void __launch_bounds__(ADAM_THREADS) adam_apply_kernel(AdamArgs a) {
+  if (adam_skipped(a)) return;
   const AdamStep s = adam_step(a);
   const int64_t base = int64_t(blockIdx.x) * ADAM_BLOCK;
 #pragma unroll

@@ -5,6 +5,8 @@
 //   p     = p - lr / (1 - beta1^k) m / (sqrt(v / (1 - beta2^k)) + eps)
 //   slow  = mix p + (1 - mix) slow,  mix = 1 on the first step, else `slow_fraction`
 //
+// A norm that is not finite makes the step a no-op: nothing changes but `norm`, which tells it.
+//
 // Traffic per parameter: 4 B for the norm, then 28 B (read g m v p, write m v p), 8 B more with `slow`. The
 // clipped gradient is written back only when the clip is active. Nothing is read back to the host.
 #pragma once
@@ -24,7 +26,7 @@ struct AdamArgs {
   int64_t* step;   // [1] updates taken so far, incremented
   float* norm;     // [1] out: norm before clipping
   float* partial;  // [adam_blocks(size)] scratch
-  float* scale;    // [4] scratch: clip factor, lr / (1 - beta1^k), 1 / (1 - beta2^k), mix
+  float* scale;    // [4] scratch: clip factor (-1: no step), lr / (1 - beta1^k), 1 / (1 - beta2^k), mix
   int64_t size;
   double lr, eps, clip, beta1, beta2, slow_fraction;
 };

@@ -1,6 +1,7 @@
 // adam_math.h -- the scalars of one Adam update and its element; shared by the kernels and the CPU code.
 // Equations: adam.h.
 #pragma once
+#include <cfloat>
 #include <cmath>
 
 #include "device/hd_math.h"
@@ -17,13 +18,17 @@ struct AdamStep {
 // From the sum of squares of all gradients: the norm, the step count and the scalars of this update.
 HD_FN void adam_scalars(const AdamArgs& a, double sum) {
   const float norm = float(sqrt(sum)), clip = float(a.clip);
-  const int64_t k = ++*a.step;
   *a.norm = norm;
-  a.scale[0] = norm < clip ? 1.f : clip / norm;  // NaN stays NaN
+  a.scale[0] = -1.f;
+  if (HD_MUTATE(ADAM_FINITE, !(norm <= FLT_MAX), norm != norm)) return;
+  const int64_t k = ++*a.step;
+  a.scale[0] = norm < clip ? 1.f : clip / norm;
   a.scale[1] = float(a.lr / (1.0 - pow(a.beta1, double(k))));
   a.scale[2] = float(1.0 / (1.0 - pow(HD_MUTATE(ADAM_BIAS, a.beta2, a.beta1), double(k))));
   a.scale[3] = k == 1 ? 1.f : float(a.slow_fraction);
 }
+
+HD_FN bool adam_skipped(const AdamArgs& a) { return a.scale[0] < 0.f; }
 
 HD_FN AdamStep adam_step(const AdamArgs& a) {
   return {a.scale[0],           a.scale[1],     a.scale[2],           a.scale[3],

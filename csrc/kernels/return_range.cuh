@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(RANGE_THREADS) return_range_kernel(ReturnRange
     const uint32_t known = shift == 24 ? 0u : ~0u << (shift + 8);
     for (int64_t i = tid; i < a.size; i += RANGE_THREADS) {
       const float x = a.ret[i];
-      bad |= x != x;
+      bad |= HD_MUTATE(RANGE_FINITE, !is_finite(x), x != x);
       const uint32_t key = float_key(x);
       for (int r = 0; r < RANGE_RANKS; ++r)
         if ((key & known) == prefix[r]) atomicAdd(&count[r][key >> shift & (RANGE_BINS - 1)], 1u);

@@ -4,8 +4,8 @@
 //   low = decay low + (1 - decay) new_low, high likewise, scale = max(floor, high - low)
 //
 // Four order statistics, no sort: radix select on keys whose unsigned order is the floats' order, 8 bits a
-// pass. Bytes: 4 passes over 4 B a value, 61 KB in all for 15360 returns, from L1 or L2. A NaN among the
-// values gives NaN.
+// pass. Bytes: 4 passes over 4 B a value, 61 KB in all for 15360 returns, from L1 or L2. A value that is
+// not finite leaves the range as it is.
 #pragma once
 #include "kernels/types.h"
 

@@ -1,6 +1,8 @@
 // return_range_math.h -- keys, interpolation and moving average of return_range; shared by the kernel and the
 // CPU code.
 #pragma once
+#include <cfloat>
+#include <cmath>
 #include <cstring>
 
 #include "device/hd_math.h"
@@ -27,12 +29,14 @@ HD_FN float interpolate(float a, float b, float fraction) {
   return fraction < 0.5f ? a + fraction * (b - a) : b - (b - a) * (1.f - fraction);
 }
 
-// `order` holds the RANGE_RANKS order statistics.
-HD_FN void range_finish(const ReturnRangeArgs& a, const float* order, bool has_nan) {
-  const float low = has_nan ? NAN : interpolate(order[0], order[1], a.fraction[0]);
-  const float high = has_nan ? NAN : interpolate(order[2], order[3], a.fraction[1]);
-  a.out[0] = a.decay * *a.low + a.rest * low;
-  a.out[1] = a.decay * *HD_MUTATE(RANGE_AVERAGE, a.high, a.low) + a.rest * high;
+HD_FN bool is_finite(float x) { return fabsf(x) <= FLT_MAX; }
+
+// `order` holds the RANGE_RANKS order statistics; `bad`: some return is not finite.
+HD_FN void range_finish(const ReturnRangeArgs& a, const float* order, bool bad) {
+  const float low = interpolate(order[0], order[1], a.fraction[0]);
+  const float high = interpolate(order[2], order[3], a.fraction[1]);
+  a.out[0] = bad ? *a.low : a.decay * *a.low + a.rest * low;
+  a.out[1] = bad ? *a.high : a.decay * *HD_MUTATE(RANGE_AVERAGE, a.high, a.low) + a.rest * high;
   const float width = a.out[1] - a.out[0];
   a.out[2] = width < a.floor ? a.floor : width;  // NaN stays NaN
 }

@@ -13,7 +13,7 @@ struct BinPair {
 };
 
 // The bins beside y in an ascending, roughly evenly spaced table; at or beyond an end both are the end bin,
-// half each. A guess from the spacing, then steps until above = #{bins <= y}: right for every table, O(1) for
+// half each; the weight of a NaN is NaN. A guess from the spacing, then steps until above = #{bins <= y}: right for every table, O(1) for
 // an even one.
 HD_FN BinPair bin_pair(float y, const float* bins, int64_t count) {
   const float place = (y - bins[0]) * (float(count - 1) / (bins[count - 1] - bins[0])) + 1.f;
@@ -23,7 +23,7 @@ HD_FN BinPair bin_pair(float y, const float* bins, int64_t count) {
   while (above > 0 && bins[above - 1] > y) --above;
   const int64_t below = above > 0 ? above - 1 : 0;
   above = above < count ? above : count - 1;
-  if (below == above) return {below, above, 0.5f};
+  if (below == above) return {below, above, y == y ? 0.5f : y};
   const float to_below = fabsf(bins[below] - y), to_above = fabsf(bins[above] - y);
   return {below, above, to_below / (to_below + to_above)};
 }

@@ -16,8 +16,9 @@ def adam_step(param: Tensor, grad: Tensor, mean: Tensor, var: Tensor, step: Tens
 
     f = min(1, clip / norm); mean, var follow f grad and its square; param -= lr mean' / (sqrt(var') + eps) with the
     bias-corrected moments (optax's scale_by_adam). grad is scaled by f only where f < 1. `slow` (size,) becomes
-    param at the first step and mix param + (1 - mix) slow, mix = slow_fraction, at later ones. Nothing is read back to
-    the host. All arenas are contiguous float32 and start on 16 bytes.
+    param at the first step and mix param + (1 - mix) slow, mix = slow_fraction, at later ones. A norm that is not
+    finite changes nothing, the step count included. Nothing is read back to the host. All arenas are contiguous float32
+    and start on 16 bytes.
     """
     arenas = {"param": param, "grad": grad, "mean": mean, "var": var} | ({} if slow is None else {"slow": slow})
     for name, x in arenas.items():

@@ -110,7 +110,7 @@ def twohot(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The two bins beside symlog(x) and the weight of the upper one.
 
     x (...), bins (K,) ascending -> below (...), above (...) int64, weight_above (...). At or beyond an end both
-    indices coincide and the weights are one half each. Official jaxutils.py, DiscDist.log_prob.
+    indices coincide and the weights are one half each; that of a NaN is NaN. Official jaxutils.py, DiscDist.log_prob.
     """
     y = symlog(x).detach().contiguous()
     last = len(bins) - 1
@@ -119,7 +119,7 @@ def twohot(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     to_below, to_above = (bins[below] - y).abs(), (bins[above] - y).abs()
     same = below == above
     weight = torch.where(same, 0.5, to_below / torch.where(same, 1.0, to_below + to_above))
-    return below, above, weight
+    return below, above, torch.where(y.isnan(), y, weight)
 
 
 def twohot_loss(logit: Tensor, x: Tensor) -> Tensor:
@@ -227,12 +227,14 @@ def return_range(ret: Tensor, low: Tensor, high: Tensor, *, decay: float = 0.99,
     """Moving average of two return percentiles and the scale they give.
 
     ret any shape, low (), high () -> new low (), new high (), scale () = max(floor, high - low). Percentiles by linear
-    interpolation; no bias correction. DreamerV3, Eq. 12; official jaxutils.py, Moments.
+    interpolation; no bias correction. DreamerV3, Eq. 12; official jaxutils.py, Moments. A return that is not finite
+    leaves the range as it is.
     """
     at = torch.cat([ret.new_full((1,), p / 100) for p in percentiles])
     new_low, new_high = torch.quantile(ret.flatten(), at).unbind()
-    low = decay * low + (1 - decay) * new_low
-    high = decay * high + (1 - decay) * new_high
+    fine = ret.isfinite().all()
+    low = torch.where(fine, decay * low + (1 - decay) * new_low, low)
+    high = torch.where(fine, decay * high + (1 - decay) * new_high, high)
     return low, high, (high - low).clamp(min=floor)
 
 

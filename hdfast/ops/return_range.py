@@ -11,7 +11,10 @@ PUBLIC = ("return_range",)
 
 def return_range(ret: Tensor, low: Tensor, high: Tensor, *, decay: float = 0.99, percentiles=(5.0, 95.0),
                  floor: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-    """ret any shape, not empty, low, high () float32 -> new low, new high, scale (). Without gradient."""
+    """ret any shape, not empty, low, high () float32 -> new low, new high, scale (). Without gradient.
+
+    A return that is not finite leaves the range as it is.
+    """
     if not ret.numel():
         raise ValueError(f"return_range: ret must not be empty, got {tuple(ret.shape)}; it needs returns to rank")
     for name, x in (("ret", ret), ("low", low), ("high", high)):

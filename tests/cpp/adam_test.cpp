@@ -47,6 +47,31 @@ INSTANTIATE_TEST_SUITE_P(Sizes, Adam,
                          testing::Combine(testing::Values<int64_t>(1, 5, 4096, 4099, 20483),
                                           testing::Values(1e9, 0.7)));
 
+// Infinite gradients, and finite ones whose squares are too large, are no step either.
+TEST(AdamEdge, ANormThatIsNotFiniteChangesNothing) {
+  const int64_t size = 4099;
+  for (double bad : {double(NAN), double(INFINITY), 1e30}) {
+    std::vector<double> gradient = normals(size, 1);
+    gradient[4097] = bad;
+    for_each_schedule([&] {
+      Buffer p(normals(size, 2)), g(gradient), m(normals(size, 3)), v(uniforms(size, 4)), slow(normals(size, 5));
+      Buffer norm(1), partial(adam_blocks(size)), scale(4);
+      const std::vector<Buffer*> all{&p, &g, &m, &v, &slow};
+      std::vector<std::string> before, after;
+      for (Buffer* b : all) before.push_back(b->raw());
+      int64_t step = 0;
+      launch_adam({p.f32(), g.f32(), m.f32(), v.f32(), slow.f32(), &step, norm.f32(), partial.f32(),
+                   scale.f32(), size, 1e-2, 1e-8, 1.0, 0.9, 0.999, 0.02},
+                  STREAM);
+      for (Buffer* b : all) after.push_back(b->raw());
+      EXPECT_EQ(before, after);
+      EXPECT_EQ(step, 0);
+      EXPECT_FALSE(std::isfinite(norm.f32()[0]));
+      return after;
+    });
+  }
+}
+
 TEST(AdamEdge, EmptyArenaStillCounts) {
   Buffer norm(1), scale(4);
   int64_t step = 0;

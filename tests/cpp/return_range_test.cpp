@@ -55,17 +55,19 @@ TEST(ReturnRange, MovesTheAverages) {
   });
 }
 
-TEST(ReturnRange, NanShows) {
-  Vec values = normals(50, 1);
-  values[20] = NAN;
-  for_each_schedule([&] {
-    Buffer ret(values), zero(Vec{0}), out(3);
-    launch_return_range(
-        {ret.f32(), zero.f32(), zero.f32(), out.f32(), 50, {2, 3, 46, 47}, {0.5f, 0.5f}, 0.9f, 0.1f, 1.f},
-        STREAM);
-    for (double x : out.values()) EXPECT_TRUE(std::isnan(x));
-    return std::vector<std::string>{out.raw()};
-  });
+TEST(ReturnRange, StaysWhereAReturnIsNotFinite) {
+  for (double bad : {double(NAN), double(INFINITY), -double(INFINITY)}) {
+    Vec values = normals(50, 1);
+    values[20] = bad;
+    for_each_schedule([&] {
+      Buffer ret(values), low(Vec{-2}), high(Vec{3}), out(3);
+      launch_return_range(
+          {ret.f32(), low.f32(), high.f32(), out.f32(), 50, {2, 3, 46, 47}, {0.5f, 0.5f}, 0.9f, 0.1f, 1.f},
+          STREAM);
+      EXPECT_EQ(out.values(), (Vec{-2, 3, 5}));
+      return std::vector<std::string>{out.raw()};
+    });
+  }
 }
 
 }  // namespace

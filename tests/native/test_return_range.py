@@ -40,10 +40,12 @@ def test_other_percentiles_and_options(native, percentiles):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
-def test_nan_shows(native):
-    ret = rand(100)
-    ret[17] = torch.nan
-    assert all(x.isnan() for x in return_range(ret, zero(), zero()))
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_the_range_stays_where_a_return_is_not_finite(native, bad):
+    ret, low, high = rand(100), torch.tensor(-0.3), torch.tensor(2.0)
+    ret[17] = bad
+    for function in (return_range, reference.return_range):
+        assert torch.equal(torch.stack(function(ret, low, high)), torch.stack([low, high, high - low]))
 
 
 def test_strided_inputs_and_errors(native):

@@ -66,6 +66,17 @@ def test_extreme_logits(native):
     assert twohot_loss(logit, x).isnan().tolist() == [False, True, False]
 
 
+def test_a_target_that_is_nan_shows(native):
+    """It is no value of its own: without this it would count as the last bin, or as the first."""
+    x = torch.tensor([0.3, torch.nan, torch.inf])
+    for function in (twohot_loss, reference.twohot_loss):
+        logit = rand(3, 255).requires_grad_()
+        loss = function(logit, x)
+        assert loss.isnan().tolist() == [False, True, False]
+        loss.sum().backward()
+        assert logit.grad.isfinite().all(1).tolist() == [True, False, True]
+
+
 def test_strided_and_half_inputs(native):
     logit, x = rand(255, 6).t(), targets(12)[::2]
     torch.testing.assert_close(twohot_loss(logit, x), reference.twohot_loss(logit.contiguous(), x))
