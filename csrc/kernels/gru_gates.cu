@@ -1,4 +1,4 @@
-// Launchers of gru_gates. Compiled alone.
+// Launchers of gru_gates.
 #include "kernels/gru_gates.cuh"
 
 namespace hd {

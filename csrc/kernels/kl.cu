@@ -1,4 +1,4 @@
-// Launchers of kl. Compiled alone.
+// Launchers of kl.
 #include "kernels/kl.cuh"
 
 namespace hd {
