@@ -82,6 +82,7 @@ class Harness:
                     chain.compare()
                     self.table.add(name)
             except checks.Violation as error:
+                struck += 1
                 self.table.broken(name, error)
             shutil.rmtree(chain.path)
         if struck < wanted:
