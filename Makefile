@@ -3,6 +3,7 @@
 # make lint   ruff alone
 # make cpp    kernel tests in C++: plain, ASan+UBSan and TSan, under every schedule of the emulator
 # make soak   ten minutes of training and evaluation: nothing grows, nothing slows down (SOAK=60: one minute)
+# make faults kill a run at every kind of point, fill its disk, spoil its files; at most 15 minutes
 # make clean  remove .venv and build products; runs/ stays
 #
 # PYTHON=python3.12   interpreter of a new virtual environment
@@ -21,7 +22,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY = passive
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test cpp soak lint clean
+.PHONY: demo test cpp soak faults lint clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -41,6 +42,9 @@ cpp:
 
 soak: $(VENV)/.installed-dev
 	$(BIN)/python tests/soak/soak.py --seconds $(SOAK)
+
+faults: $(VENV)/.installed-dev
+	$(BIN)/python tests/faults/run.py $(FAULTS_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

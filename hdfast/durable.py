@@ -28,12 +28,13 @@ REMEDIES = {
 
 @contextmanager
 def disk_errors(doing: str, path: Path) -> Iterator[None]:
-    """Turn an OSError inside the block into a RunError "cannot <doing> <path>: <reason>. <remedy>"."""
+    """Turn an OSError inside the block into a RunError "cannot <doing> <path>: <reason> (<file>). <remedy>"."""
     try:
         yield
     except OSError as error:
         remedy = REMEDIES.get(error.errno, "Check the disk and the path, or choose another --logdir.")
-        raise RunError(f"cannot {doing} {path}: {error.strerror or error}. {remedy}") from error
+        inside = f" ({error.filename})" if error.filename and str(error.filename) != str(path) else ""
+        raise RunError(f"cannot {doing} {path}: {error.strerror or error}{inside}. {remedy}") from error
 
 
 def read_bounded(path: Path, limit: int = READ_LIMIT) -> bytes:

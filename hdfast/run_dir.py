@@ -40,7 +40,7 @@ class RunDir:
             self._lock = Lock(self.path)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot write in the run directory {self.path}: "
-                              f"{getattr(error, 'strerror', None) or error}; choose another --logdir") from error
+                              f"{error}; choose another --logdir") from error
         try:
             check_settings(self.path, config)
             self._started, self._method = time.monotonic(), method_name(config)
@@ -80,6 +80,9 @@ class RunDir:
                 meta.replace(meta.with_name("meta.json.damaged"))
                 self.warnings.append(f"{meta} is damaged and begins anew: earlier starts and their wall time are not "
                                      "known. The file as it was is meta.json.damaged.")
+            elif not meta.exists() and checkpoint.existing(self.checkpoints, None):
+                self.warnings.append(f"{meta} is missing and begins anew: earlier starts and their wall time are not "
+                                     "known.")
 
     def note(self, status: str, *, step: int | None = None, finished: bool = False) -> None:
         """Write meta.json: the status, the wall time so far and the step reached; `finished` marks a complete run."""

@@ -16,7 +16,8 @@ import torch
 
 from hdfast import checkpoint, cli, durable, run_dir
 from hdfast.durable import LOCK, Lock, is_held, lock_holder
-from hdfast.errors import RunError
+from hdfast.errors import ConfigError, RunError
+from hdfast.replay import Replay
 from hdfast.run_dir import RunDir, check_settings, finished_step, load_agent, load_config, read_meta
 from hdfast.trainer import train
 from scripted_run import small_config
@@ -158,6 +159,10 @@ def test_a_damaged_meta_json_is_named_set_aside_and_begun_anew(tmp_path, capsys)
     train(config)
     assert f"warning: {tmp_path / 'meta.json'} is damaged and begins anew" in capsys.readouterr().out
     assert finished_step(tmp_path) == 60 and b'"finished": 70' in (tmp_path / "meta.json.damaged").read_bytes()
+    (tmp_path / "meta.json").unlink()
+    run = open_run(tmp_path, logdir=str(tmp_path), **{"run.steps": 60, "run.prefill": 40})
+    assert "meta.json is missing and begins anew" in run.warnings[0]
+    run.close()
     for content in (b"[1]", b'{"starts": 3, "finished": "x"}', b'{"starts": [4, {"seconds": "x"}]}', b"\xff"):
         (tmp_path / "meta.json").write_bytes(content)
         run = open_run(tmp_path, logdir=str(tmp_path), **{"run.steps": 60, "run.prefill": 40})
@@ -182,6 +187,15 @@ def test_an_agent_is_not_read_back_with_settings_it_was_not_trained_with(tmp_pat
         load_agent(tmp_path, "cpu")
     (tmp_path / "config.json").write_text(text.replace('"log_every": 1000000', '"log_every": 7'))  # no matter
     load_agent(tmp_path, "cpu")
+
+
+def test_a_folder_where_a_file_should_be_is_named(tmp_path):
+    (tmp_path / "run" / LOCK).mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"Is a directory.*\.lock"):
+        open_run(tmp_path / "run")
+    (tmp_path / "replay" / "chunk-000000000000.bin").mkdir(parents=True)
+    with pytest.raises(RunError, match=r"cannot write the replay in .*Is a directory \(.*chunk-000000000000\.bin\)"):
+        Replay(64, 1, (4,), "float32", directory=tmp_path / "replay", seed=0).restore(None)
 
 
 def test_half_written_files_of_a_killed_process_are_removed(tmp_path):

@@ -1,0 +1,189 @@
+"""Chains of lives of one run: every life is struck somewhere, the directory is checked, the next one goes on."""
+
+import errno
+import os
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import checks
+import lives
+from lives import Fault
+
+from hdfast import logger
+from hdfast.cli import TrainFlags
+from hdfast.config import Config
+from hdfast.flags import parse
+from hdfast.replay import Replay
+from hdfast.trainer import Trainer
+
+SETTINGS = {"run.steps": 240, "run.prefill": 16, "run.batch_size": 4, "run.batch_length": 8, "run.train_ratio": 4,
+            "run.save_every": 24, "run.log_every": 6, "run.eval_every": 96, "run.eval_episodes": 2, "run.eval_envs": 2,
+            "run.video_every": 72, "env.num_envs": 2, "env.size": 8, "replay.capacity": 120}
+CHUNK_BYTES = 16 << 10  # so that chunks are closed, evicted and deleted within these few steps
+LONGEST = 14  # lives of one run, then it is left to end
+DAMAGE = ("write", "open", "mkdir", "rename")  # what a full disk refuses
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One row of the table: a name, and the fault for one life from a random generator and the operations that a whole
+    run makes."""
+
+    name: str
+    draw: Callable[[random.Random, "Census"], Fault | None]
+    clock: bool = False
+    power: bool = False
+    weight: int = 1
+
+
+class Census:
+    """The file operations of a run that nothing strikes, by which faults are placed."""
+
+    def __init__(self, struck: list[str], seconds: float):
+        self.struck, self.seconds = struck, seconds
+
+    def place(self, rng: random.Random, ops: tuple[str, ...], part: str) -> int:
+        """A random one of those operations, earlier ones more likely: a resumed run has fewer before it."""
+        total = sum(line.split()[0] in ops and part in line.partition(" ")[2] for line in self.struck)
+        return max(1, min(total, 1 + int(rng.expovariate(1 / max(1.0, 0.2 * total)))))
+
+
+def _killed(name: str, part: str, *, ops: tuple[str, ...] = tuple(lives.OPS), weight: int = 1,
+            power: bool = False) -> Kind:
+    def draw(rng: random.Random, census: Census) -> Fault:
+        return Fault(rng.choice(("before", "halfway", "after")), census.place(rng, ops, part), ops, part)
+    return Kind(name, draw, power=power, weight=weight)
+
+
+def _failing(name: str, how: str, error: int, ops: tuple[str, ...]) -> Kind:
+    def draw(rng: random.Random, census: Census) -> Fault:
+        return Fault(how, census.place(rng, ops, ""), ops, "", error)
+    return Kind(name, draw)
+
+
+KILLS = (
+    Kind("SIGKILL at a random time", lambda rng, census: None, clock=True, weight=4),
+    _killed("killed while it saves a checkpoint", "ckpt", weight=5),
+    _killed("killed while it writes or flushes the replay", "replay", weight=3),
+    _killed("killed while it writes records (*.jsonl)", ".jsonl", weight=3),
+    _killed("killed while it writes meta.json", "meta.json", weight=2),
+    _killed("killed while it writes TensorBoard's events", "events"),
+    _killed("killed while it writes a picture", "videos"),
+    _killed("killed at a rename, unlink, mkdir or open", "", ops=("rename", "unlink", "mkdir", "open"), weight=3),
+    _killed("power cut: killed, what no fsync covered is gone", "", power=True, weight=4),
+)
+FAILURES = (
+    _failing("disk full (ENOSPC) from a random write on", "on", errno.ENOSPC, DAMAGE),
+    _failing("quota used up (EDQUOT) at one write", "once", errno.EDQUOT, DAMAGE),
+    _failing("EIO at one fsync", "once", errno.EIO, ("fsync",)),
+    _failing("EIO at every fsync from a random one on", "on", errno.EIO, ("fsync",)),
+    _failing("EIO at one write", "once", errno.EIO, ("write",)),
+    _failing("read-only file system (EROFS) from a random operation on", "on", errno.EROFS, tuple(lives.OPS)),
+)
+
+
+def _forget_an_update() -> None:
+    load = Trainer._load
+
+    def wrong(self, found):
+        load(self, found)
+        self.updates = max(0, self.updates - 1)
+    Trainer._load = wrong
+
+
+SABOTAGE: dict[str, Callable[[], object]] = {  # planted bugs, by which the harness is tested
+    "rows twice": lambda: setattr(logger, "rewind", lambda *_: (0, "")),
+    "an update twice": _forget_an_update,
+    "nothing synced": lambda: setattr(os, "fsync", lambda handle: None),
+}
+
+
+def arguments(path: Path, **changes: object) -> list[str]:
+    """The command of the run in `path`."""
+    flags = [word for name, value in (SETTINGS | changes).items() for word in (f"--{name}", str(value))]
+    return ["train", "--configs", "debug", "--task", "dummy", "--device", "cpu", *flags, "--logdir", str(path)]
+
+
+def config_of(path: Path, **changes: object) -> Config:
+    return parse(arguments(path, **changes)[1:], TrainFlags, with_settings=True).config()
+
+
+def small_chunks() -> None:
+    """Let the replay fill many small chunk files; the code that does it stays the same."""
+    Replay.__init__.__kwdefaults__["chunk_bytes"] = CHUNK_BYTES
+
+
+def census(folder: Path) -> Census:
+    """Count the operations of a run that nothing strikes."""
+    path = folder / "census"
+    life = lives.live(arguments(path), path, Fault("count"))
+    checks.expect(life.code == 0, f"a run that nothing strikes failed:\n{life.output}")
+    shutil.rmtree(path)
+    return Census(life.struck, life.seconds)
+
+
+@dataclass
+class Outcome:
+    """One life: which kind struck (None: nothing did, it lived to the end), where, and the steps it cost."""
+
+    kind: Kind | None
+    where: str
+    lost: int
+
+
+class Chain:
+    """One run from its first start to its end, through faults that `kinds` gives."""
+
+    def __init__(self, path: Path, rng: random.Random, census: Census, kinds: Callable[[], Kind]):
+        self.path, self._rng, self._census, self._kinds = path, rng, census, kinds
+        self.story = checks.Story(config_of(path), path)
+        self.lives = 0
+        self.finished = False
+
+    def next(self) -> Outcome:
+        """One life, struck or not, and all checks; raises checks.Violation."""
+        kind = self._kinds() if self.lives < LONGEST else None
+        self.lives += 1
+        self.story.begin()
+        fault = kind.draw(self._rng, self._census) if kind else None
+        durable = lives.sizes(self.path) if kind and kind.power else {}
+        after = self._rng.uniform(0.02, 0.5 * self._census.seconds) if kind and kind.clock else None
+        life = lives.live(arguments(self.path), self.path, fault, kill_after=after)
+        where = f"{fault.how} {' '.join(life.struck)}" if fault else f"after {after:.2f} s" if after else "nowhere"
+        try:
+            return self._judge(kind, fault, life, durable, where)
+        except Exception as error:
+            raise checks.Violation(f"{kind.name if kind else 'no fault'}, {where}: {type(error).__name__}: {error}\n"
+                                   f"{life.output[-1500:]}") from error
+
+    def _judge(self, kind: Kind | None, fault: Fault | None, life: lives.Life, durable: dict[int, int],
+               where: str) -> Outcome:
+        refused = fault is not None and fault.how in ("once", "on")
+        struck = bool(life.struck) if fault else life.code == lives.LEFT
+        if not struck:
+            checks.expect(life.code == 0, f"exit code {life.code} though nothing struck")
+        elif refused:
+            checks.expect(life.code in (1, 2), f"exit code {life.code} instead of a refusal")
+            checks.expect("hdfast: error: cannot" in life.output and "Traceback" not in life.output, "no plain error")
+        else:
+            checks.expect(life.code == lives.LEFT, f"exit code {life.code} instead of a kill")
+        before = self.story.recorded()
+        if kind and kind.power:
+            lives.cut_power(self.path, durable | life.synced)
+        self.finished = life.code == 0
+        self.story.check(finished=self.finished)
+        return Outcome(kind if struck else None, where, max(0, before - self.story.step))
+
+    def compare(self) -> None:
+        """Run to the same steps without a fault, stopping where this run was resumed: all must be equal bit for bit."""
+        beside = self.path.with_name(self.path.name + "-undisturbed")
+        stops = [step for step, _ in self.story.begins[1:]] + [SETTINGS["run.steps"]]
+        for stop in stops:
+            life = lives.live(arguments(beside, **{"run.steps": stop}), beside)
+            checks.expect(life.code == 0, f"the undisturbed run failed:\n{life.output}")
+        wrong = checks.differing(self.path, beside)
+        checks.expect(not wrong, f"not equal to an undisturbed run that stopped at {stops}: {wrong[:5]}")
+        shutil.rmtree(beside)

@@ -1,0 +1,138 @@
+"""Lives of a training process: each is a fork of this process, which has imported everything, so one costs a second.
+
+The child runs the `hdfast` command itself (cli.main). The preloaded shim strikes at a file operation of its choice, or
+the parent kills it by the clock.
+"""
+
+import ctypes
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+LIMIT = 120.0  # seconds after which a life hangs
+OPS = {"write": 1, "fsync": 2, "rename": 4, "open": 8, "unlink": 16, "mkdir": 32, "truncate": 64}
+HOWS = ("count", "before", "halfway", "after", "once", "on")  # as the shim's enum How
+TRACEBACK, LEFT = 70, -signal.SIGKILL
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What strikes: the `at`-th of the operations `ops` on paths that contain `part`.
+
+    how: count (nothing happens, all is reported), before, halfway or after (killed there), once or on (it fails with
+    `error`, once or from then on).
+    """
+
+    how: str
+    at: int = 0
+    ops: tuple[str, ...] = tuple(OPS)
+    part: str = ""
+    error: int = errno.EIO
+
+
+@dataclass
+class Life:
+    """How a life ended: exit code (negative: the signal), all it printed, the operations reported, and by inode how
+    many bytes of a file were surely on the disk."""
+
+    code: int
+    output: str
+    struck: list[str] = field(default_factory=list)
+    synced: dict[int, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def prepare(script: str) -> None:
+    """Start this program again with the shim preloaded, unless it is; then import all that a training run imports."""
+    if "HDFAST_SHIM" not in os.environ:
+        library = Path(tempfile.mkdtemp(prefix="hdfast-shim-")) / "shim.so"
+        subprocess.run(["g++", "-std=c++20", "-O1", "-shared", "-fPIC", "-o", library, HERE / "shim.cpp"], check=True)
+        os.environ |= {"HDFAST_SHIM": str(library), "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1",
+                       "OMP_WAIT_POLICY": "passive", "CUDA_VISIBLE_DEVICES": "", "MPLBACKEND": "agg",
+                       "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])}
+        os.execv(sys.executable, [sys.executable, script, *sys.argv[1:]])
+    import matplotlib.pyplot  # noqa: F401
+    import safetensors.torch  # noqa: F401
+    import tensorboard.compat.proto.event_pb2
+    import tensorboard.plugins.custom_scalar.layout_pb2
+    import tensorboard.summary.writer.record_writer  # noqa: F401
+    import torch
+
+    from hdfast import cli, trainer  # noqa: F401
+    torch.set_num_threads(1)
+
+
+def live(arguments: list[str], root: Path, fault: Fault | None = None, *, kill_after: float | None = None) -> Life:
+    """Run `hdfast <arguments>` in a child, with a fault below `root`, to its end or until it is killed."""
+    with tempfile.TemporaryDirectory(prefix="hdfast-life-") as folder:
+        output, report = Path(folder) / "output", Path(folder) / "report"
+        report.touch()
+        began = time.monotonic()
+        child = os.fork()
+        if not child:
+            _child(arguments, root, fault, output, report)
+        killer = threading.Timer(LIMIT if kill_after is None else kill_after, os.kill, (child, signal.SIGKILL))
+        killer.start()
+        status = os.waitpid(child, 0)[1]
+        killer.cancel()
+        killer.join()
+        life = Life(os.waitstatus_to_exitcode(status), output.read_text(), seconds=time.monotonic() - began)
+        if kill_after is None and life.seconds > LIMIT:
+            raise AssertionError(f"a life hung: {arguments}, {fault}\n{life.output}")
+        for line in report.read_text().splitlines():
+            if found := re.fullmatch(r"=(\w+) (\d+) (\d+)", line):
+                what, inode, size = found[1], int(found[2]), int(found[3])
+                if what == "sync" or not size:
+                    life.synced[inode] = size
+            else:
+                life.struck.append(line)
+        return life
+
+
+def _child(arguments: list[str], root: Path, fault: Fault | None, output: Path, report: Path) -> None:
+    code = TRACEBACK
+    try:
+        handle = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        sys.stdout, sys.stderr = open(1, "w", buffering=1, closefd=False), open(2, "w", buffering=1, closefd=False)
+        from hdfast import cli
+        fault = fault or Fault("count", ops=())
+        ctypes.CDLL(os.environ["HDFAST_SHIM"]).faults_arm(
+            f"{root}/".encode(), fault.part.encode(), sum(OPS[name] for name in fault.ops), ctypes.c_long(fault.at),
+            HOWS.index(fault.how), fault.error, os.open(report, os.O_WRONLY | os.O_APPEND))
+        code = cli.main(arguments)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def sizes(root: Path) -> dict[int, int]:
+    """Size by inode of every file below `root`: what lay there before a life is taken as being on the disk."""
+    return {path.stat().st_ino: path.stat().st_size for path in root.rglob("*") if path.is_file()}
+
+
+def cut_power(root: Path, durable: dict[int, int]) -> int:
+    """Take from every file what no fsync had put on the disk, and return how many bytes that were.
+
+    Names stay: a file that was never synced is left empty, as several file systems leave it.
+    """
+    lost = 0
+    for path in root.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            info = path.stat()
+            keep = min(info.st_size, durable.get(info.st_ino, 0))
+            lost += info.st_size - keep
+            os.truncate(path, keep)
+    return lost
