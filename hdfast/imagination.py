@@ -53,9 +53,10 @@ def imagine(rssm: RSSM, policy: Callable[[Tensor], Tensor], start: State, u: Ten
     """
     if actor is not None and path(start.deter):
         hidden = [p for layer in actor.hidden for p in (layer.kernel, layer.norm.scale, layer.norm.bias)]
+        copies = bf16.shadows(layer.kernel for layer in (*actor.hidden, actor.out))
         *out, feat = native_imagine(start.deter, start.index, u, u_action, rssm.parameter_list(),
                                     [*hidden, actor.out.kernel, actor.out.bias], classes=rssm.classes, mix=rssm.mix,
-                                    half=bf16.shadow(actor.out.kernel) is not None)
+                                    half=bool(copies), copies=[*rssm.copies(), *copies])
         return Trajectory(*out, rssm.classes, feat)
     states, priors, actions, feats, pres = [start], [], [], [start.feat()], []
     for step, uniform in enumerate(u_action):

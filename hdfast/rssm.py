@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from hdfast import ops
 from hdfast.nets import Affine, Dense, Norm, init_normal_, one_hot, project
+from hdfast.ops import bf16
 from hdfast.ops.observe_scan import PARAMETERS, observe_scan, path, usable
+from hdfast.ops.observe_steps import KERNELS
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,10 @@ class RSSM(nn.Module):
     def parameter_list(self) -> list[Tensor]:
         """Parameters as the native sequence ops take them."""
         return [self.get_parameter(name) for name in PARAMETERS]
+
+    def copies(self) -> list[Tensor]:
+        """Their kernels in bfloat16, where those are kept."""
+        return bf16.shadows(self.get_parameter(f"{name}.kernel") for name in KERNELS)
 
     def initial_state(self) -> State:
         """Learned start: deter = tanh(initial) (D,), stoch = mode of its prior (S, K) without gradient."""
@@ -125,7 +131,7 @@ class RSSM(nn.Module):
         """
         if path(embed):
             deter, stoch, index, post, prior = observe_scan(embed, action, is_first, u, self.parameter_list(),
-                                                            classes=self.classes, mix=self.mix)
+                                                            classes=self.classes, mix=self.mix, copies=self.copies())
             return Observed(State(deter, stoch, index), post, prior)
         length, batch = is_first.shape
         initial = self.initial_state()

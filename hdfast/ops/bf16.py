@@ -5,6 +5,8 @@ presence is what selects the precision. Gradients reach the float32 parameter, t
 rounded. On the CPU the native library multiplies; elsewhere torch does.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,12 @@ PUBLIC = ()
 def shadow(kernel: Tensor) -> Tensor | None:
     """The bfloat16 copy of a parameter that is multiplied in bfloat16, else None."""
     return getattr(kernel, "shadow", None)
+
+
+def shadows(kernels: Iterable[Tensor]) -> list[Tensor]:
+    """The bfloat16 copies of several parameters; empty where they have none."""
+    found = [shadow(kernel) for kernel in kernels]
+    return [] if any(copy is None for copy in found) else found
 
 
 def native(x: Tensor) -> bool:

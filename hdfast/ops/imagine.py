@@ -1,6 +1,8 @@
 """The imagined rollout (one native call on the CPU, a fixed sequence of launches on CUDA), and products with model
 states that gather their one-hot part."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,15 +15,16 @@ PUBLIC = ()
 
 
 def imagine(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: list[Tensor], actor: list[Tensor], *,
-            classes: int, mix: float, keep_prior: bool = True,
-            half: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+            classes: int, mix: float, keep_prior: bool = True, half: bool = False,
+            copies: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """Roll the dynamics forward under the actor, without gradients.
 
     Starts deter (N, D) and index (N, S); u (H, N, S) and u_action (H or H + 1, N) uniforms; params as
     observe_scan.PARAMETERS lists them; actor: kernel, scale, bias of each hidden layer, then kernel and bias ->
     deter (H+1, N, D), index (H+1, N, S), prior log-probabilities (H, N, S, K) (empty without keep_prior), action like
     u_action, the inputs of the actor's LayerNorms (layers, H or H + 1, N, U), and the features (H+1, N, D + S*K) where
-    the execution makes them, else None. With `half` the operands of all products are bfloat16, and so are the features.
+    the execution makes them, else None. With `half` the operands of all products are bfloat16, and so are the features;
+    `copies` are then the kernels of params and actor in bfloat16, in their order, where they exist already.
     """
     if len(params) != len(PARAMETERS):
         raise ValueError(f"imagine: params must be the {len(PARAMETERS)} tensors of PARAMETERS, got {len(params)}")
@@ -32,7 +35,7 @@ def imagine(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: l
         [p.detach().contiguous() for p in group] for group in (params, actor)), classes, mix, keep_prior)
     if usable(deter):
         return *torch.ops.hdfast.imagine.default(*inputs, half), None
-    return torch.ops.hdfast.imagine_steps.default(*inputs, half)
+    return torch.ops.hdfast.imagine_steps.default(*inputs, half, list(copies))
 
 
 def state_mm(deter: Tensor, stoch: Tensor | None, index: Tensor, kernel: Tensor, *, classes: int) -> Tensor:
@@ -98,8 +101,8 @@ def define_steps() -> None:
     """The step path as an op, which tracing keeps whole; its shapes come from running it without values."""
     name = f"{library.NAMESPACE}::imagine_steps"
     torch.library.define(name, "(Tensor deter, Tensor index, Tensor u, Tensor u_action, Tensor[] params, "
-                               "Tensor[] actor, int classes, float mix, bool keep_prior, bool half) -> (Tensor deter, "
-                               "Tensor index, Tensor prior, Tensor action, Tensor pre, Tensor feat)")
+                               "Tensor[] actor, int classes, float mix, bool keep_prior, bool half, Tensor[] copies) "
+                               "-> (Tensor deter, Tensor index, Tensor prior, Tensor action, Tensor pre, Tensor feat)")
     torch.library.impl(name, "default", library.outside_autocast(imagine_steps.rollout))
     torch.library.register_fake(name, imagine_steps.rollout)
 

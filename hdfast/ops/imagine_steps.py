@@ -4,11 +4,13 @@ Features are written where the heads read them: each step's kernels fill one blo
 reads, no branches on values, all buffers allocated before the loop: a CUDA graph captures it.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from hdfast.ops import scan_step
-from hdfast.ops.observe_steps import Parameters, onehot
+from hdfast.ops.observe_steps import KERNELS, Parameters, onehot
 from hdfast.ops.products import affine_into, mm_into
 
 # Up to here the latent's rows of img_in's kernel are gathered inside the step's first kernel; beyond, each row's gather
@@ -18,11 +20,11 @@ GATHER_ROWS = 256
 
 @torch.no_grad()
 def rollout(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: list[Tensor], actor: list[Tensor],
-            classes: int, mix: float, keep_prior: bool,
-            half: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+            classes: int, mix: float, keep_prior: bool, half: bool,
+            copies: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As imagine.imagine, with the features; with half these and all operands are bfloat16."""
     operand = torch.bfloat16 if half else torch.float32
-    p = Parameters(*params).operands(operand)
+    p = Parameters(*params).operands(operand, copies[:len(KERNELS)])
     (horizon, rows, stoch), choices, d = u.shape, len(u_action), p.deter
     feat = deter.new_empty(horizon + 1, rows, d + p.latent, dtype=operand)
     deters, indices = deter.new_empty(horizon + 1, rows, d), index.new_empty(horizon + 1, rows, stoch)
@@ -32,7 +34,8 @@ def rollout(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: l
     feat[0, :, :d].copy_(deter), onehot(index, classes, feat[0, :, d:])
 
     kernels, product = (p.img_in[:p.latent], p.img_in[p.latent:]), rows > GATHER_ROWS
-    policy = Policy(actor, u_action.shape, mix, operand)
+    policy = Policy(actor, copies[len(KERNELS):] or [kernel.to(operand) for kernel in (*actor[:-2:3], actor[-2])],
+                    u_action.shape, mix)
     pre, pre_gru = deter.new_empty(rows, p.units), deter.new_empty(rows, 3 * d)
     joint, hidden = feat.new_empty(rows, d + p.units), feat.new_empty(rows, p.units)
     logit, stats = deter.new_empty(rows, stoch, classes), deter.new_empty(2, rows)
@@ -56,16 +59,16 @@ def rollout(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: l
 class Policy:
     """The actor's layers on buffers of their own: kernel, scale, bias of each hidden layer, then kernel and bias.
 
-    `pre` (layers, steps, N, U) keeps what its LayerNorms read.
+    `pre` (layers, steps, N, U) keeps what its LayerNorms read. kernels: the actor's as products read them.
     """
 
-    def __init__(self, actor: list[Tensor], shape: tuple[int, int], mix: float, operand: torch.dtype):
+    def __init__(self, actor: list[Tensor], kernels: Sequence[Tensor], shape: tuple[int, int], mix: float):
         *hidden, kernel, self.bias = actor
-        self.layers = [(w.to(operand), scale, bias) for w, scale, bias in zip(*[iter(hidden)] * 3, strict=True)]
-        self.kernel, self.mix, (units, actions) = kernel.to(operand), mix, kernel.shape
+        self.layers = list(zip(kernels[:-1], hidden[1::3], hidden[2::3], strict=True))
+        self.kernel, self.mix, (units, actions) = kernels[-1], mix, kernel.shape
         rows = shape[1]
         self.pre = kernel.new_empty(len(self.layers), *shape, units)
-        self.hidden = kernel.new_empty(rows, units, dtype=operand)
+        self.hidden = self.kernel.new_empty(rows, units)
         self.stats, self.logit = kernel.new_empty(2, rows), kernel.new_empty(rows, 1, actions)
 
     def act(self, step: int, x: Tensor, u: Tensor, action: Tensor) -> None:

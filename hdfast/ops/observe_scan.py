@@ -5,7 +5,9 @@ gradients are single products over all steps, and the one-hot latent is gathered
 """
 
 import contextlib
-from collections.abc import Iterator
+import functools
+import operator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -52,14 +54,14 @@ def stepwise() -> Iterator[None]:
 
 
 def observe_scan(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, params: list[Tensor], *, classes: int,
-                 mix: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+                 mix: float, copies: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Filter a batch of sequences, all from the learned initial state.
 
     embed (T, B, E), action (T, B, A) chosen before each observation, is_first (T, B) bool, u (T, B, S) uniforms, params
     as PARAMETERS lists them -> deter (T, B, D), stoch (T, B, S, K) one-hot with straight-through gradient, index
     (T, B, S), posterior and prior log-probabilities (T, B, S, K). Gradients reach embed and every parameter; actions
     have none. Equal to RSSM.observe step by step. An embed in bfloat16 makes the operands of all products bfloat16;
-    everything else stays float32.
+    everything else stays float32. `copies` are the kernels in bfloat16, in their order, where they exist already.
     """
     if len(params) != len(PARAMETERS):
         raise ValueError(f"observe_scan: params must be the {len(PARAMETERS)} tensors of PARAMETERS, got {len(params)}")
@@ -79,10 +81,11 @@ def observe_scan(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, par
     if not way:
         raise TypeError(f"observe_scan: no native code here takes {str(embed.dtype).removeprefix('torch.')} embeddings "
                         f"on {embed.device}; convert them to float32, under hdfast.ops.use('native')")
-    op = torch.ops.hdfast.observe_scan_fwd if way == "call" else torch.ops.hdfast.observe_steps_fwd
-    return op.default(
-        embed.contiguous(), action.contiguous(), is_first.contiguous(), u.contiguous(),
-        [p.contiguous() for p in params], classes, mix)[:5]
+    args = (embed.contiguous(), action.contiguous(), is_first.contiguous(), u.contiguous(),
+            [p.contiguous() for p in params], classes, mix)
+    if way == "call":  # rounds the kernels while it packs them
+        return torch.ops.hdfast.observe_scan_fwd.default(*args)[:5]
+    return torch.ops.hdfast.observe_steps_fwd.default(*args, list(copies))[:5]
 
 
 def register(namespace: str) -> None:
@@ -112,19 +115,21 @@ def register_derivative(name: str, backward_op, dense: bool) -> None:
     op reads contiguous gradients alone."""
 
     def setup_context(ctx, inputs, output):
-        embed, action, is_first, _, params, classes, mix = inputs
+        embed, action, is_first, _, params, classes, mix, *copies = inputs
         deter, _, index, post, prior, saved, start = output
         ctx.mark_non_differentiable(index, saved, start)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(embed, action, is_first, deter, index, post, prior, saved, start, *params)
-        ctx.extra = classes, mix, embed.requires_grad
+        ctx.save_for_backward(embed, action, is_first, deter, index, post, prior, saved, start, *params,
+                              *functools.reduce(operator.iadd, copies, []))
+        ctx.extra, ctx.copies = (classes, mix, embed.requires_grad), len(copies)
 
     def backward(ctx, ddeter, dstoch, _index, dpost, dprior, _saved, _start):
         embed, action, is_first, deter, index, post, prior, saved, start, *params = ctx.saved_tensors
+        copies = [params[len(PARAMETERS):]] * ctx.copies
         grads = (g.contiguous() if dense and g is not None else g for g in (ddeter, dstoch, dpost, dprior))
-        dembed, *dparams = backward_op(*grads, embed, action, is_first, params, deter, index, post, prior, saved, start,
-                                       *ctx.extra)
-        return dembed if ctx.extra[2] else None, None, None, None, dparams, None, None
+        dembed, *dparams = backward_op(*grads, embed, action, is_first, params[:len(PARAMETERS)], deter, index, post,
+                                       prior, saved, start, *ctx.extra, *copies)
+        return dembed if ctx.extra[2] else None, None, None, None, dparams, None, None, *([None] * len(x) for x in copies)
 
     torch.library.register_autograd(name, backward, setup_context=setup_context)
 
@@ -134,10 +139,10 @@ def define_steps() -> None:
     grads, inputs = "Tensor? ddeter, Tensor? dstoch, Tensor? dpost, Tensor? dprior", "Tensor embed, Tensor action, "
     inputs += "Tensor is_first"
     schemas = {
-        "fwd": f"({inputs}, Tensor u, Tensor[] params, int classes, float mix) -> (Tensor deter, Tensor stoch, "
-               f"Tensor index, Tensor post, Tensor prior, Tensor saved, Tensor start)",
+        "fwd": f"({inputs}, Tensor u, Tensor[] params, int classes, float mix, Tensor[] copies) -> (Tensor deter, "
+               f"Tensor stoch, Tensor index, Tensor post, Tensor prior, Tensor saved, Tensor start)",
         "bwd": f"({grads}, {inputs}, Tensor[] params, Tensor deter, Tensor index, Tensor post, Tensor prior, "
-               f"Tensor saved, Tensor start, int classes, float mix, bool need_embed) -> Tensor[]"}
+               f"Tensor saved, Tensor start, int classes, float mix, bool need_embed, Tensor[] copies) -> Tensor[]"}
     for which, run in (("fwd", observe_steps.forward), ("bwd", observe_steps.backward)):
         name = f"{library.NAMESPACE}::observe_steps_{which}"
         torch.library.define(name, schemas[which])

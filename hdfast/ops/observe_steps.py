@@ -8,6 +8,7 @@ logits stay float32: the kernels round what the next product reads as they write
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -38,9 +39,10 @@ class Parameters(NamedTuple):
     obs_stats: Tensor
     obs_stats_bias: Tensor
 
-    def operands(self, dtype: torch.dtype) -> "Parameters":
-        """The same with kernels as products read them."""
-        return self._replace(**{name: getattr(self, name).to(dtype) for name in KERNELS})
+    def operands(self, dtype: torch.dtype, copies: Sequence[Tensor] = ()) -> "Parameters":
+        """The same with kernels as products read them: `copies`, those of KERNELS in this type, or new ones."""
+        kernels = copies or [getattr(self, name).to(dtype) for name in KERNELS]
+        return self._replace(**dict(zip(KERNELS, kernels, strict=True)))
 
     @property
     def deter(self) -> int:
@@ -126,10 +128,10 @@ def resets(is_first: Tensor) -> Tensor:
     return reset
 
 
-def forward(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, params: list[Tensor], classes: int,
-            mix: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def forward(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, params: list[Tensor], classes: int, mix: float,
+            copies: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As observe_scan; also what backward needs: the flat allocation of Saved, the initial state's indices (S,)."""
-    p, operand = Parameters(*params).operands(embed.dtype), embed.dtype
+    p, operand = Parameters(*params).operands(embed.dtype, copies), embed.dtype
     (length, batch), rows, latent = is_first.shape, is_first.numel(), (p.latent // classes, classes)
     deter = action.new_empty(length, batch, p.deter)
     stoch, post = (action.new_empty(length, batch, *latent) for _ in range(2))
@@ -245,9 +247,10 @@ def input_kernel_grad(p: Parameters, g: Gradients, index: Tensor, start: Tensor,
 
 def backward(ddeter: Tensor | None, dstoch: Tensor | None, dpost: Tensor | None, dprior: Tensor | None, embed: Tensor,
              action: Tensor, is_first: Tensor, params: list[Tensor], deter: Tensor, index: Tensor, _post: Tensor,
-             _prior: Tensor, flat: Tensor, start: Tensor, classes: int, mix: float, need_embed: bool) -> list[Tensor]:
+             _prior: Tensor, flat: Tensor, start: Tensor, classes: int, mix: float, need_embed: bool,
+             copies: Sequence[Tensor] = ()) -> list[Tensor]:
     """Gradients of embed (empty where not wanted) and of every parameter, from those of the outputs."""
-    p, operand = Parameters(*params).operands(embed.dtype), embed.dtype
+    p, operand = Parameters(*params).operands(embed.dtype, copies), embed.dtype
     (length, batch), rows = is_first.shape, is_first.numel()
     s = Saved(*cut(flat, *layout(p, length, batch, operand)))
     # The loop adds to both, so they are copies.

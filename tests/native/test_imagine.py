@@ -139,7 +139,7 @@ def test_path_is_measured():
 def test_opcheck(sequences):
     (rssm, _, start, u, u_action), actor = rollout(*CASES[1], device=sequences.device)
     params = [[p.detach() for p in group] for group in (rssm.parameter_list(), layers(actor))]
-    op, last = (torch.ops.hdfast.imagine, ()) if path(u) == "call" else (torch.ops.hdfast.imagine_steps, (False,))
+    op, last = (torch.ops.hdfast.imagine, ()) if path(u) == "call" else (torch.ops.hdfast.imagine_steps, (False, []))
     torch.library.opcheck(op.default, (start.deter, start.index, u, u_action, *params, 5, 0.01, True, *last))
 
 

@@ -167,8 +167,11 @@ def test_compiles_without_graph_break(sequences):
 def test_opcheck(sequences):
     rssm, (embed, action, is_first, u) = on(sequences.device, *make((3, 2, 6, 3, 5, 4, 2, 3)))
     params = rssm.parameter_list()
-    op = torch.ops.hdfast.observe_scan_fwd if path(embed) == "call" else torch.ops.hdfast.observe_steps_fwd
-    torch.library.opcheck(op.default, (embed.requires_grad_(), action, is_first, u, params, 3, 0.01))
+    ops, args = torch.ops.hdfast, (embed.requires_grad_(), action, is_first, u, params, 3, 0.01)
+    if path(embed) == "call":
+        torch.library.opcheck(ops.observe_scan_fwd.default, args)
+    else:
+        torch.library.opcheck(ops.observe_steps_fwd.default, (*args, []))
 
 
 @pytest.mark.parametrize("sequences", ["call", "steps"], indirect=True)

@@ -36,9 +36,41 @@ def test_rollout_runs_without_values(sequences, rows):
 def test_a_rollout_keeps_the_prior_only_where_wanted(sequences):
     (rssm, _, start, u, u_action), actor = rollout(SIZES, 3, 5, 1)
     args = (start.deter, start.index, u, u_action, rssm.parameter_list(), layers(actor))
-    with_prior, without = (torch.ops.hdfast.imagine_steps(*args, 3, 0.01, keep, False) for keep in (True, False))
+    with_prior, without = (torch.ops.hdfast.imagine_steps(*args, 3, 0.01, keep, False, []) for keep in (True, False))
     assert with_prior[2].shape == (3, 5, 2, 3) and without[2].numel() == 0
     assert torch.equal(with_prior[5], without[5])
+
+
+@STEPS
+def test_copies_of_kernels_are_read_and_spare_their_rounding(sequences):
+    rssm, (embed, action, is_first, u) = make(SIZES)
+    params = [p.detach() for p in rssm.parameter_list()]
+    kernels = [rssm.get_parameter(f"{name}.kernel").detach() for name in observe_steps.KERNELS]
+    copies = [kernel.bfloat16() for kernel in kernels]
+    results, casts = [], []
+    for given in ((), copies, [2 * copy for copy in copies]):
+        with launches() as taken:
+            out = observe_steps.forward(embed.bfloat16(), action, is_first, u, params, 3, 0.01, given)
+            grads = [torch.randn_like(x, generator=torch.Generator().manual_seed(0)) for x in out[:2]]
+            back = observe_steps.backward(*grads, None, None, embed.bfloat16(), action, is_first, params, out[0],
+                                          *out[2:], 3, 0.01, True, given)
+        results.append([*out, *back])
+        casts.append(taken["_to_copy"])
+    assert all(torch.equal(a, b) for a, b in zip(*results[:2], strict=True))
+    assert casts[0] - casts[1] == 2 * len(kernels) and not torch.equal(results[0][0], results[2][0])
+
+
+@STEPS
+def test_a_rollout_reads_copies_of_kernels(sequences):
+    (rssm, _, start, u, u_action), actor = rollout(SIZES, 3, 5, 2)
+    args = (start.deter, start.index, u, u_action, rssm.parameter_list(), layers(actor), 3, 0.01, False, True)
+    kernels = [*(rssm.get_parameter(f"{name}.kernel") for name in observe_steps.KERNELS),
+               *(layer.kernel for layer in (*actor.hidden, actor.out))]
+    with torch.no_grad():
+        copies = [kernel.bfloat16() for kernel in kernels]
+        own, given, other = (imagine_steps.rollout(*args, x) for x in ((), copies, [2 * copy for copy in copies]))
+    assert all(torch.equal(a, b) for a, b in zip(own, given, strict=True))
+    assert not torch.equal(own[0], other[0]) and not torch.equal(own[4], other[4])
 
 
 def counts(length):
