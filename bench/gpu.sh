@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in under nine minutes: build, GPU tests, compute-sanitizer, microbenchmarks, stages of an
-# update, the ladder of whole updates, acting. No network. A step that fails or takes too long is recorded, and the next
-# one runs.
+# Everything that needs a GPU, in under nine minutes: build, GPU tests, microbenchmarks, stages of an update, the ladder of
+# whole updates, acting, peers, compute-sanitizer. No network. A step that fails or takes too long is recorded, and the
+# next one runs; the most telling come first, for all of them at their limits would take longer.
 #
 #   bench/gpu.sh OUT                     results into the folder OUT: eight files at most
 #   HDFAST_LIBRARY_DIR=DIR bench/gpu.sh OUT    a library built elsewhere; so does hdfast/_ops.abi3.so in the source tree
 #   PYTHON=python3.12                    the interpreter that has torch
+#   WHEELS=wheels    a folder of wheels of what that interpreter lacks; for the peers, made where there is a network, as by
+#     pip download --no-deps --python-version 3.12 --platform manylinux_2_28_x86_64 --only-binary=:all: -d wheels \
+#       sheeprl==0.8.4 hydra-core 'omegaconf<2.4' moviepy proglog decorator python-dotenv gymnasium farama-notifications \
+#       torchrl==0.14.1 'tensordict<0.15' pyvers hoptorch lightning lightning-utilities pytorch-lightning torchmetrics
+#     pip wheel --no-deps -w wheels antlr4-python3-runtime==4.9.3
+#   GPU_SITE=build/gpu/site              where they are installed
 #   HDFAST_GPU_DEVICE=cpu, HDFAST_GPU_PRESET=reduced, HDFAST_GPU_ONLY='facts policy'    another device, sizes, or steps
 set -uo pipefail
 
@@ -21,7 +27,8 @@ device=${HDFAST_GPU_DEVICE:-cuda}
 preset=${HDFAST_GPU_PRESET:-full}
 only=${HDFAST_GPU_ONLY:-}
 limit=530 # seconds for everything
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" OMP_WAIT_POLICY=passive PYTHONUNBUFFERED=1
+site=${GPU_SITE:-$PWD/build/gpu/site}
+export PYTHONPATH="$site:$PWD${PYTHONPATH:+:$PYTHONPATH}" OMP_WAIT_POLICY=passive PYTHONUNBUFFERED=1
 export CUBLAS_WORKSPACE_CONFIG=:4096:8 # for the tests of --deterministic; cuBLAS reads it once
 
 if [ "$device" = cuda ] && ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
@@ -67,6 +74,11 @@ has_kernels() {
 sys.exit(library.problem() is not None or not library.build_info()["cuda"])' >/dev/null 2>&1
 }
 
+if compgen -G "${WHEELS:-wheels}/*.whl" >/dev/null; then
+  only="" step wheels 60 log.txt "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir \
+    --disable-pip-version-check --root-user-action ignore --upgrade --target "$site" "${WHEELS:-wheels}"/*.whl
+fi
+
 # nvcc from PATH, a toolkit, or a pip package of one.
 find_nvcc() {
   local site
@@ -80,13 +92,25 @@ find_nvcc() {
   return 1
 }
 
-build() {
+build() { # build TARGET: _ops, the library, or micro, the program of bench/micro
   local nvcc folder=build/gpu arch
-  nvcc=$(find_nvcc) || { echo "no nvcc: carry a built hdfast/_ops.abi3.so along" && return 1; }
+  nvcc=$(find_nvcc) || { echo "no nvcc: carry a built hdfast/_ops.abi3.so along, and build/gpu/micro" && return 1; }
   arch=$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())') || return 1
   CUDA_HOME=$(dirname "$(dirname "$nvcc")") cmake -S . -B "$folder" -G Ninja -DHDFAST_CUDA=1 -DHDFAST_ARCHS="$arch" \
     -DHDFAST_PYTHON="$("$python" -c 'import sys; print(sys.executable)')" &&
-    cmake --build "$folder" --target _ops
+    cmake --build "$folder" --target "$1"
+}
+
+# The exchanges of bench/micro print rows of their own.
+exchange() { build/gpu/micro | tee -a "$out/rows.jsonl"; }
+
+gpu_tests() { # those files that have tests marked gpu; others need environments, which may not be here
+  local workers=()
+  local status=0 files=(tests/test_gpu.py tests/test_gpu_ops.py tests/native) options=(-m gpu -q -p no:cacheprovider)
+  "$python" -c 'import xdist' 2>/dev/null && workers=(-n 4)
+  "$python" -m pytest "${files[@]}" "${options[@]}" -k 'not milliseconds' "${workers[@]}" || status=1
+  "$python" -m pytest tests/test_gpu.py "${options[@]}" -k milliseconds || status=1 # alone: they look at times
+  return $status
 }
 
 sanitize() { # sanitize TOOL: every native op once or twice, on small tensors
@@ -96,29 +120,29 @@ sanitize() { # sanitize TOOL: every native op once or twice, on small tensors
     -k 'cuda and not compile and (opcheck or alone or return)'
 }
 
+export python out
+export -f build find_nvcc exchange gpu_tests sanitize
 if [ "$device" = cuda ]; then
   if has_kernels; then
     echo "build,a library with CUDA kernels is there,0" >>"$out/steps.csv"
   else
-    export -f build find_nvcc
-    export python
-    step build 240 log.txt bash -c build && export HDFAST_LIBRARY_DIR="$PWD/build/gpu"
+    step build 240 log.txt bash -c 'build _ops' && export HDFAST_LIBRARY_DIR="$PWD/build/gpu"
   fi
 fi
 measure facts 30 facts
-if [ "$device" = cuda ]; then
-  # Test files whose packages are not here must not keep the others from running.
-  step pytest 150 pytest.txt "$python" -m pytest tests -m gpu -q -p no:cacheprovider --continue-on-collection-errors
-fi
 measure "update graphs" 45 update --rung graphs
+if [ "$device" = cuda ]; then
+  [ -x build/gpu/micro ] || step "build micro" 60 log.txt bash -c 'build micro'
+  step exchange 30 log.txt bash -c 'set -o pipefail; exchange'
+  step pytest 150 pytest.txt bash -c gpu_tests
+fi
 measure stages 60 stages
 measure micro 45 micro
 measure policy 30 policy
 measure "update native" 30 update --rung native
 measure "update reference" 45 update --rung reference
+measure peers 150 peers
 if [ "$device" = cuda ]; then
-  export -f sanitize
-  export python
   for tool in memcheck racecheck synccheck; do
     step "sanitizer $tool" 45 sanitizer.txt bash -c "sanitize $tool"
   done

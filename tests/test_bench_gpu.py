@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hdfast.bench import gpu, micro, report, stages, workload
+from hdfast.bench import gpu, gpu_peers, micro, report, stages, workload
+from hdfast.bench import rows as rows_of
+from hdfast.bench.rows import Program
 from hdfast.bench.workload import Size
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,7 +39,7 @@ def run_script(out: Path, **env: str) -> subprocess.CompletedProcess:
                           capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("step", gpu.STEPS)
+@pytest.mark.parametrize("step", sorted(gpu.STEPS.keys() - {"peers"}))
 def test_every_step_runs_on_the_cpu_and_no_case_fails(tiny, tmp_path, step):
     gpu.main([step, str(tmp_path), "--device", "cpu", "--preset", "tiny"])
     found = rows(tmp_path)
@@ -47,6 +50,53 @@ def test_every_step_runs_on_the_cpu_and_no_case_fails(tiny, tmp_path, step):
         assert [row["case"] for row in csv.DictReader(file)] == [row["case"] for row in found]
     text = (tmp_path / "report.txt").read_text()
     assert all(row["case"] in text for row in found)
+
+
+SERVED = """\
+import sys, time
+from hdfast.bench import serve
+serve.serve({"update": lambda: (lambda: time.sleep(float(sys.argv[1])))}, {"thing": "1.0"})
+"""
+
+
+def test_peers_take_turns_with_us_and_one_that_fails_is_a_row(tmp_path, monkeypatch):
+    def program(name: str, seconds: str, code: str = SERVED) -> Program:
+        return Program(name, "torch", (sys.executable, "-c", code, seconds), "tf32")
+
+    monkeypatch.setattr(rows_of, "TURN", 0.0)
+    monkeypatch.setattr(gpu_peers, "programs", lambda *_: [
+        program("hdfast", "0.001"), program("slow", "0.01"), program("gone", "0", "raise SystemExit('no such thing')")])
+    gpu.main(["peers", str(tmp_path), "--device", "cpu"])
+    gone, ours, slow = rows(tmp_path)
+    assert gone["case"] == "update, gone" and gone["value"] is None and "no such thing" in gone["note"]
+    assert ours["case"] == "update, hdfast" and ours["precision"] == "tf32" and 1 <= ours["value"] < slow["value"]
+    assert " of slow torch tf32; thing 1.0" in ours["note"] and slow["note"].startswith("1.000 of")
+
+
+def test_peers_that_are_not_installed_are_left_out(monkeypatch, capsys):
+    monkeypatch.setattr(gpu_peers, "NAMES", ("pytest", "no_such_peer"))
+    found = gpu_peers.programs("full", "cpu")
+    assert [(p.name, p.precision) for p in found] == [("hdfast", "tf32"), ("hdfast", "bf16"), ("pytest", "tf32")]
+    assert "no_such_peer is left out" in capsys.readouterr().out
+
+
+def test_our_update_beside_the_peers_is_a_whole_one(tiny):
+    for precision in gpu_peers.PRECISIONS:
+        gpu_peers.build("tiny", precision, "cpu")()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here: bench/gpu.sh runs the program")
+def test_the_program_of_exchanges_compiles_and_wants_a_gpu(tmp_path):
+    """For sm_80 and sm_90, through the gate on spills and stack frames."""
+    for command in (["cmake", "-S", ROOT, "-B", tmp_path, "-G", "Ninja", "-DHDFAST_CUDA=1",
+                     "-DHDFAST_ARCHS=8.0;9.0", f"-DHDFAST_PYTHON={sys.executable}"],
+                    ["cmake", "--build", tmp_path, "--target", "micro"]):
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+        assert done.returncode == 0 and "ptxas gate" not in done.stdout + done.stderr, done.stdout + done.stderr
+    done = subprocess.run([tmp_path / "micro"], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("micro: ") and done.stdout == ""
 
 
 @pytest.mark.parametrize("rung", ["reference", "native", "graphs"])

@@ -1,7 +1,11 @@
-"""Updates and acting on a CUDA device: official figures, graphs against ordinary calls, no waiting, graph sizes.
+"""Updates and acting on a CUDA device: official figures, graphs against ordinary calls, no waiting, graph sizes, times.
 
-Everything here skips where there is no device.
+Everything here skips where there is no device. Ops are in test_gpu_ops.py.
 """
+
+import statistics
+import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -15,19 +19,24 @@ from hdfast.config import Config
 from hdfast.cuda_graph import WARMUP, Graphs
 from hdfast.envs import ActSpace, ObsSpace
 from hdfast.errors import RunError
-from hdfast.machine import choose_algorithms
+from hdfast.machine import choose_algorithms, set_precision
 from hdfast.ops import library
 from hdfast.presets import OFFICIAL
+from hdfast.replay_ring import Batch
 from test_agent import ACTIONS, IMAGE, make_batch, make_step
 from test_parity import compare, show
 
 pytestmark = pytest.mark.gpu
 NODES = 1500  # of both graphs of an update at the official sizes
+OFFICIAL_SPACE = ObsSpace((64, 64, 3), "uint8")
+# Limits of time are those of an H100 and faster. Other tests beside these would show in them: run them alone.
+hopper = pytest.mark.skipif(not torch.cuda.is_available() or torch.cuda.get_device_capability() < (9, 0),
+                            reason="limits of time are for GPUs of compute capability 9.0 and newer")
 
 
 @pytest.fixture(autouse=True)
 def float32(monkeypatch):
-    """Products and convolutions in float32, not TF32."""
+    """Products and convolutions in float32, not TF32, if a test does not choose."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
 
@@ -67,6 +76,33 @@ def make_agent(cuda_graphs: bool, preset: str = "debug", **overrides) -> Agent:
     return Agent(IMAGE, ActSpace(ACTIONS), config, device="cuda")
 
 
+def official(precision: str) -> tuple[Agent, Batch]:
+    """An agent of the official sizes and a batch on its device."""
+    set_precision(precision, torch.device("cuda"))
+    config = Config.preset(OFFICIAL, precision=precision)
+    agent = Agent(OFFICIAL_SPACE, ActSpace(ACTIONS), config, device="cuda")
+    return agent, on_device(make_batch(config.run.batch_length, config.run.batch_size, OFFICIAL_SPACE))
+
+
+def on_device(batch: Batch) -> Batch:
+    return Batch(*(x.cuda() for x in vars(batch).values()))
+
+
+def milliseconds(run: Callable[[], None], count: int) -> float:
+    """Of one of `count` calls that follow each other; the median of five rounds after a capture."""
+    rounds = []
+    for _ in range(WARMUP + 2):
+        run()
+    for _ in range(5):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(count):
+            run()
+        torch.cuda.synchronize()
+        rounds.append(1e3 * (time.perf_counter() - start) / count)
+    return statistics.median(rounds)
+
+
 @pytest.mark.parametrize("name", golden_digest.names())
 def test_official_digest_on_cuda(name, backend):
     case, official = golden_digest.load(name)
@@ -74,9 +110,10 @@ def test_official_digest_on_cuda(name, backend):
     assert not problems, show(problems)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("preset", ["debug", "small"])
-def test_replays_equal_ordinary_calls_bit_for_bit(deterministic, preset):
-    eager, graphs = make_agent(False, preset), make_agent(True, preset)
+def test_replays_equal_ordinary_calls_bit_for_bit(deterministic, preset, precision):
+    eager, graphs = (make_agent(on, preset, precision=precision) for on in (False, True))
     for k in range(WARMUP + 3):
         for agent in (eager, graphs):
             agent.update(make_batch(seed=k))
@@ -111,8 +148,18 @@ def test_acting_by_replay_equals_acting_by_calls(backend):
     assert len(graphs.acting_step.nodes()) == 2
 
 
-def test_an_update_never_waits_for_the_device(backend):
-    eager, graphs = make_agent(False), make_agent(True)
+def test_inputs_on_the_device_are_used_where_they_lie(native):
+    """Among them the frames of a whole replay, which must not be copied: also on a device named without its number."""
+    agent, batch = make_agent(True), on_device(make_batch())
+    for _ in range(WARMUP + 1):
+        agent.update(batch)
+    slot, = agent.model_step._slots.values()
+    assert slot.graph is not None and slot.inputs[0] is batch.frames
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_update_never_waits_for_the_device(backend, precision):
+    eager, graphs = (make_agent(on, precision=precision) for on in (False, True))
     for k in range(WARMUP + 1):  # with the captures, which may
         for agent in (eager, graphs):
             agent.update(make_batch(seed=k))
@@ -126,13 +173,32 @@ def test_an_update_never_waits_for_the_device(backend):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_nodes_of_an_official_update(native):
-    config, space = Config.preset(OFFICIAL), ObsSpace((64, 64, 3), "uint8")
-    agent = Agent(space, ActSpace(ACTIONS), config, device="cuda")
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_nodes_of_an_official_update(native, precision):
+    agent, batch = official(precision)
     for _ in range(WARMUP + 1):
-        agent.update(make_batch(config.run.batch_length, config.run.batch_size, space))
+        agent.update(batch)
     nodes = agent.model_step.nodes() + agent.behaviour_step.nodes()
     assert len(nodes) == 2 and sum(nodes) <= NODES, nodes
+
+
+@hopper
+@pytest.mark.parametrize("precision, limit", [("tf32", 11.0), ("bf16", 8.0)])
+def test_milliseconds_of_an_official_update(native, precision, limit):
+    agent, batch = official(precision)
+    assert milliseconds(lambda: agent.update(batch), 20) <= limit
+
+
+@hopper
+def test_milliseconds_of_an_acting_step(native):
+    """From an image in host memory to an action there."""
+    agent, _ = official("tf32")
+    step, state = make_step(1, OFFICIAL_SPACE), [agent.init_policy(1)]
+
+    def act() -> None:
+        state[0] = agent.act(step, state[0])[1]
+
+    assert milliseconds(act, 200) <= 0.15
 
 
 @pytest.mark.parametrize("fault, named", [

@@ -1,4 +1,4 @@
-"""One DreamerV3 update of sheeprl, measured: `python sheeprl_update.py PRESET THREADS`, in sheeprl's environment.
+"""One DreamerV3 update of sheeprl, measured: `python sheeprl_update.py PRESET THREADS [DEVICE]` where sheeprl is.
 
 Its own `train` on its own models, optimisers and configuration (experiment dreamer_v3, sizes S), with the sizes of the
 preset; before each update the target critic moves, as in its main loop, which also turns the batch to float.
@@ -21,11 +21,12 @@ from hdfast.bench import serve, workload
 from hdfast.bench.peers import PEERS
 
 
-def configuration(config) -> dotdict:
+def configuration(config, device: str) -> dotdict:
     """sheeprl's settings at the sizes of a preset of ours."""
     m, run = config.model, config.run
     overrides = {
-        "exp": "dreamer_v3", "env.id": "PongNoFrameskip-v4", "env.screen_size": config.env.size,
+        "exp": "dreamer_v3", "fabric.accelerator": device,
+        "env.id": "PongNoFrameskip-v4", "env.screen_size": config.env.size,
         "algo.per_rank_batch_size": run.batch_size, "algo.per_rank_sequence_length": run.batch_length,
         "algo.horizon": config.behavior.horizon, "algo.dense_units": m.units, "algo.mlp_layers": m.mlp_layers,
         "algo.world_model.stochastic_size": m.stoch, "algo.world_model.discrete_size": m.classes,
@@ -51,9 +52,9 @@ def batch(config) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
 
 
-def build(preset: str):
+def build(preset: str, device: str):
     config = workload.sized(preset)
-    cfg = configuration(config)
+    cfg = configuration(config, device)
     torch.manual_seed(workload.SEED)
     torch.set_float32_matmul_precision(cfg.float32_matmul_precision)
     fabric = hydra.utils.instantiate(cfg.fabric, _convert_="all", callbacks=[])
@@ -67,17 +68,20 @@ def build(preset: str):
         for part, model in chosen))
     m = cfg.algo.actor.moments
     moments = Moments(m.decay, m.max, m.percentile.low, m.percentile.high)
-    data, tau = batch(config), cfg.algo.critic.tau
+    data, tau = {name: x.to(fabric.device) for name, x in batch(config).items()}, cfg.algo.critic.tau
 
     def update() -> None:
         for source, slow in zip(critic.parameters(), target.parameters(), strict=True):
             slow.data.copy_(tau * source.data + (1 - tau) * slow.data)
         train(fabric, world_model, actor, critic, target, *optimizers, {k: v.float() for k, v in data.items()}, None,
               copy.copy(cfg), False, actions, moments)
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return update
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[2]))
-    serve.serve({"update": lambda: build(sys.argv[1])}, serve.versions(PEERS["sheeprl"].packages))
+    preset, threads, device = [*sys.argv[1:], "cpu"][:3]
+    torch.set_num_threads(int(threads))
+    serve.serve({"update": lambda: build(preset, device)}, serve.versions(PEERS["sheeprl"].packages))

@@ -1,8 +1,8 @@
-"""One DreamerV3 update of TorchRL, measured: `python torchrl_update.py PRESET THREADS`, in TorchRL's environment.
+"""One DreamerV3 update of TorchRL, measured: `python torchrl_update.py PRESET THREADS [DEVICE]` where TorchRL is.
 
 TorchRL ships the parts, not the learner: its networks, losses, target update and optimisation step are put together
 here at the sizes of the preset, with Adam, a dense GRU and without the replay value loss, as near to ours as its
-options go. Everything runs eagerly, its own default on a CPU.
+options go. Execution is its own default: eager on a CPU; on CUDA compiled, forward and backward as a CUDA graph.
 """
 
 import sys
@@ -131,17 +131,26 @@ def batch(config, nets: Networks) -> TensorDict:
                  "done": ended, "terminated": ended}}, shape)
 
 
-def build(preset: str):
+def build(preset: str, device: str):
     config = workload.sized(preset)
     torch.manual_seed(workload.SEED)
     nets = Networks(config)
-    loss, data = losses(nets, config), batch(config, nets)
+    loss, data = losses(nets, config).to(device), batch(config, nets).to(device)
     optimizer = torch.optim.Adam(loss.parameters(), lr=config.optim.model_lr, fused=True)
-    stepper = DreamerV3OptimizationStepper(loss, optimizer, SoftUpdate(loss.value_loss, tau=0.02),
-                                           compile_train_step=False, cudagraph=False)
-    return lambda: stepper.step(None, data.clone(recurse=False))
+    stepper = DreamerV3OptimizationStepper(loss, optimizer, SoftUpdate(loss.value_loss, tau=0.02))
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, as sheeprl's own setting and ours
+        stepper.warmup(data.clone(recurse=False))
+
+    def update() -> None:
+        stepper.step(None, data.clone(recurse=False))
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return update
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[2]))
-    serve.serve({"update": lambda: build(sys.argv[1])}, serve.versions(PEERS["torchrl"].packages))
+    preset, threads, device = [*sys.argv[1:], "cpu"][:3]
+    torch.set_num_threads(int(threads))
+    serve.serve({"update": lambda: build(preset, device)}, serve.versions(PEERS["torchrl"].packages))

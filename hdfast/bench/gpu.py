@@ -16,8 +16,9 @@ import torch
 
 from hdfast import cuda_graph, ops
 from hdfast.agent import Agent
-from hdfast.bench import micro, stages, workload
+from hdfast.bench import gpu_peers, micro, stages, workload
 from hdfast.bench.ours import build_learner, compile_parts, tensors
+from hdfast.bench.rows import Program
 from hdfast.config import Config
 from hdfast.envs import ActSpace, ObsSpace, Step
 from hdfast.learner import Uniforms
@@ -196,9 +197,20 @@ def measure_policy(bench: Bench, _: str) -> None:
             bench.attempt(f"acting step, {count} environments, {way}", "tf32", "ms", measure)
 
 
+def measure_peers(bench: Bench, _: str) -> None:
+    """ms of a whole update, ours and of the peers that are installed here, in turns."""
+    def failed(program: Program, why: str) -> None:
+        bench.row(f"update, {program.name}", program.precision, None, "ms", None, why)
+
+    for row in gpu_peers.measure(gpu_peers.programs(bench.preset, bench.device.type), bench.preset, ROUNDS, failed):
+        note = "" if row.ratio is None else f"{row.ratio:.3f} of {row.against}; "
+        bench.row(f"update, {row.name}", row.precision, 1e3 * row.median_s, "ms", None,
+                  note + ", ".join(f"{name} {version}" for name, version in row.versions.items()))
+
+
 STEPS: dict[str, Callable[[Bench, str], None]] = {
     "facts": measure_facts, "micro": measure_micro, "stages": measure_stages, "update": measure_update,
-    "policy": measure_policy}
+    "policy": measure_policy, "peers": measure_peers}
 
 
 def arguments(words: list[str] | None) -> argparse.Namespace:

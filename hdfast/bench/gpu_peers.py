@@ -1,0 +1,75 @@
+"""Whole updates of peers beside ours on one device: the processes, and ours as one of them.
+
+`python -m hdfast.bench.gpu_peers PRESET PRECISION DEVICE` is our measured process: an agent's update on a batch that
+lies on the device, in CUDA graphs there. Peers are those that this very interpreter can import: their wheels may have
+been carried to a machine without network.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+
+import torch
+
+from hdfast import ops
+from hdfast.bench import peers, rows, serve, workload
+from hdfast.bench.ours import PACKAGES
+from hdfast.cuda_graph import WARMUP
+from hdfast.errors import RunError
+from hdfast.machine import git_revision, set_precision, usable_cores
+
+NAMES = ("sheeprl", "torchrl")  # `dreamer` is of a JAX that CUDA 13 has no version of
+PRECISIONS = ("tf32", "bf16")  # ours; the peers take TF32
+
+
+def programs(preset: str, device: str) -> list[rows.Program]:
+    """What to start: ours in both precisions and every peer that can be imported."""
+    command = sys.executable, "-m", "hdfast.bench.gpu_peers", preset
+    found = [rows.Program(rows.OURS, "native", (*command, precision, device), precision) for precision in PRECISIONS]
+    for name in NAMES:
+        if importlib.util.find_spec(name) is None:
+            print(f"peers: {name} is left out, it is not installed here", flush=True)
+            continue
+        script = str(peers.script(name))
+        found.append(rows.Program(name, "torch", (sys.executable, script, preset, str(usable_cores()), device), "tf32"))
+    return found
+
+
+def measure(started: Iterable[rows.Program], preset: str, rounds: int,
+            failed: Callable[[rows.Program, str], None]) -> list[rows.Row]:
+    """One row a program, taking turns, with ratios to the fastest peer; `failed` is told of those that cannot."""
+    threads, processes = usable_cores(), []
+    with ExitStack() as stack:
+        for program in started:
+            try:
+                process = stack.enter_context(rows.Measured(program, threads))
+                process.run("update", 1)
+                processes.append(process)
+            except (RunError, OSError) as error:
+                failed(program, str(error))
+        return rows.with_ratios(rows.measure(processes, "update", preset=preset, threads=threads, rounds=rounds))
+
+
+def build(preset: str, precision: str, device: str) -> Callable[[], None]:
+    """Our update, which returns when the device is done."""
+    from hdfast.bench.gpu import Bench, agent_and_batch
+    where = torch.device(device)
+    ops.set_backend("auto", where)
+    name = set_precision("fp32" if precision == "tf32" and device == "cpu" else precision, where)
+    config = workload.sized(preset, device=device, precision=name)
+    bench = Bench("peers", None, where, preset)
+    agent, batch = agent_and_batch(bench, config)
+
+    def update() -> None:
+        agent.update(batch)
+        bench.wait()
+
+    for _ in range(WARMUP + 2):
+        update()
+    return update
+
+
+if __name__ == "__main__":
+    chosen = sys.argv[1:]
+    serve.serve({"update": lambda: build(*chosen)}, {"hdfast": git_revision() or "unknown"} | serve.versions(PACKAGES))
