@@ -129,7 +129,8 @@ def register_derivative(name: str, backward_op, dense: bool) -> None:
         grads = (g.contiguous() if dense and g is not None else g for g in (ddeter, dstoch, dpost, dprior))
         dembed, *dparams = backward_op(*grads, embed, action, is_first, params[:len(PARAMETERS)], deter, index, post,
                                        prior, saved, start, *ctx.extra, *copies)
-        return dembed if ctx.extra[2] else None, None, None, None, dparams, None, None, *([None] * len(x) for x in copies)
+        nothing = [[None] * len(x) for x in copies]
+        return dembed if ctx.extra[2] else None, None, None, None, dparams, None, None, *nothing
 
     torch.library.register_autograd(name, backward, setup_context=setup_context)
 
