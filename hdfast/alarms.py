@@ -1,7 +1,7 @@
 """Alarms: what in a log row says that the numbers of a run are going wrong. docs/reliability.md says what to do."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 HARMONY_S = 10.0  # a weight of e^-10 or e^10: balance with losses as large as e^10, or as small as e^-20
 TERMS = 1e3  # one harmonised term against the two others together; in balance all are of one size
@@ -35,6 +35,16 @@ class Alarms:
         new = [f"alarm {name}: {text}" for name, text in found.items() if text and not self._raised.get(name)]
         self._raised = found
         return {f"alarm/{name}": float(bool(text)) for name, text in found.items()}, new
+
+    def verdict(self, step: int, limit: int, found: str, sound: bool, checkpoints: Sequence[str]) -> str:
+        """Why a run ends at `step`, as `found` tells; `sound`: its parameters are finite and were saved."""
+        return (f"{self.skipped} updates up to step {step} were not taken because numbers were not finite "
+                f"(run.max_skipped {limit}): {found or 'nothing more is known'}. "
+                + (f"All parameters are finite and saved at step {step}" if sound else
+                   "Parameters are not finite either, so nothing was saved")
+                + (f"; the checkpoint before is {checkpoints[-1]}" if checkpoints else "")
+                + '. The same command goes on from the newest one; docs/reliability.md, "Numbers going wrong", says '
+                "what to look at first")
 
     def _skipped(self, row: Mapping[str, float]) -> str:
         counts = {name: int(row.get(f"train/opt/{name}_skipped", 0)) for name in OPTIMISERS}

@@ -45,6 +45,9 @@ class EnvConfig:
     grayscale: bool = opt(False, "one grey channel instead of RGB")
     terminal_on_limit: bool = opt(True, "treat a time-limit end as a true terminal (as the official code)")
     num_threads: int = opt(0, "environment threads; 0: one per environment up to the cores", low=0, high=1024)
+    timeout: float = opt(60.0, "seconds after which an environment that does not answer has failed; 0: never", low=0.0)
+    retries: int = opt(0, "times that environments which fail are made anew in one start; then the run saves and stops",
+                       low=0, high=10**9)
 
 
 @dataclass(frozen=True)
@@ -253,14 +256,14 @@ def settings() -> Mapping[str, dataclasses.Field]:
 
 
 MACHINE_SETTINGS = frozenset({"task", "seed", "logdir", "device", "backend", "cuda_graphs", "deterministic",
-                              "precision", "env.backend", "env.num_threads", "replay.device", "run.max_seconds",
-                              "run.max_skipped", "run.threads"})
+                              "precision", "env.backend", "env.num_threads", "env.timeout", "env.retries",
+                              "replay.device", "run.max_seconds", "run.max_skipped", "run.threads"})
 """What to run and where: no part of the official protocol, so `atari100k` leaves these alone."""
 
 RESUME_MAY_CHANGE = frozenset({"logdir", "device", "backend", "cuda_graphs", "deterministic", "env.num_threads",
-                               "replay.device", "run.threads", "run.steps", "run.log_every", "run.save_every",
-                               "run.eval_every", "run.video_every", "run.max_seconds",
-                               "run.max_skipped"})
+                               "env.timeout", "env.retries", "replay.device", "run.threads", "run.steps",
+                               "run.log_every", "run.save_every", "run.eval_every", "run.video_every",
+                               "run.max_seconds", "run.max_skipped"})
 """Settings that a resumed run may change: where it runs, how long, and how often it reports."""
 
 

@@ -12,6 +12,10 @@ class RunError(RuntimeError):
     """A run cannot start or go on, or a file cannot be used (exit code 1)."""
 
 
+class EnvError(RunError):
+    """An environment failed: it raised, hung, or gave a number that is not finite."""
+
+
 def spelled_out(text: str) -> str:
     """The text with control characters and undecodable bytes as escapes, lines kept: safe for a terminal and a file."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)

@@ -1,5 +1,6 @@
 """Evaluation: whole episodes in fresh environments, with the policy's own samples, as the official protocol has it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import torch
 from hdfast import ops, scores
 from hdfast.agent import Agent
 from hdfast.config import Config
-from hdfast.envs import VectorEnv, make_envs
-from hdfast.errors import ConfigError
+from hdfast.envs import Step, VectorEnv, make_envs
+from hdfast.errors import ConfigError, EnvError
 from hdfast.machine import choose_algorithms, pick_device
 from hdfast.run_dir import load_agent, load_config
 from hdfast.stopping import Stopping
@@ -38,14 +39,15 @@ class Evaluation:
 
 def evaluate(agent: Agent, config: Config, *, episodes: int, seed: int, num_envs: int | None = None,
              video: Path | str | None = None, record: bool = False, envs: VectorEnv | None = None,
-             stop: Stopping | None = None) -> Evaluation:
+             stop: Stopping | None = None, failed: Callable[[EnvError], None] | None = None) -> Evaluation:
     """Play `episodes` whole episodes and return their scores; the agent's own random state is not touched.
 
     Rounds of `num_envs` parallel environments (run.eval_envs by default) play exactly one episode each: taking the
     first finishers instead would favour short episodes. The policy samples, as in training. `seed` fixes environments
     and samples. `video` (.gif or .mp4) shows the first episode of environment 0; `record` keeps its frames. `envs` are
     used instead of new ones and stay open. `stop` is asked before every step and interrupts the wait for environments;
-    it raises Stopped.
+    it raises Stopped. Where an environment fails, `failed` is told, and its round played anew in others; without it, or
+    where it raises, the evaluation ends.
     """
     if (record or video is not None) and not agent.obs_space.is_image:
         raise ConfigError(f"task {config.task} has vector observations, which make no video; leave the video out")
@@ -60,18 +62,39 @@ def evaluate(agent: Agent, config: Config, *, episodes: int, seed: int, num_envs
     try:
         while len(found_scores) < episodes:
             wanted = min(count, episodes - len(found_scores))
-            score, length = _round(agent, own or envs, wanted, limit, generator,
-                                   frames if not found_scores else None, stop or Stopping())
+            shown = frames if not found_scores else None
+            try:
+                score, length = _round(agent, own or envs, wanted, limit, generator, shown, stop or Stopping())
+            except EnvError as error:
+                if failed is None:
+                    raise
+                failed(error)
+                if shown is not None:
+                    shown.clear()
+                continue
             found_scores += score[:wanted].tolist()
             found_lengths += length[:wanted].tolist()
     finally:
         if own is not None:
             own.close()
-    shown = np.stack(frames) if frames else None
+    kept = np.stack(frames) if frames else None
     mean = float(np.mean(found_scores))
     return Evaluation(config.task, found_scores, found_lengths, mean, float(np.std(found_scores)),
                       scores.human_normalized(config.task, mean),
-                      None if video is None else save_animation(Path(video), shown), shown if record else None)
+                      None if video is None else save_animation(Path(video), kept), kept if record else None)
+
+
+class Running:
+    """Scores and lengths of the training episodes under way in N environments."""
+
+    def __init__(self, num_envs: int):
+        self._score, self._length = np.zeros(num_envs), np.zeros(num_envs, np.int64)
+
+    def add(self, record: Step) -> list[tuple[float, int]]:
+        """Count in one record per environment; returns score and length, in actions, of the episodes that end."""
+        self._score = np.where(record.is_first, 0, self._score + record.reward)
+        self._length = np.where(record.is_first, 0, self._length + 1)
+        return [(float(self._score[i]), int(self._length[i])) for i in np.flatnonzero(record.is_last)]
 
 
 def frames_per_step(config: Config) -> int:

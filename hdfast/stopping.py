@@ -12,8 +12,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AGAIN = 0.5  # seconds: a SIGINT that follows sooner is the same request, told by a terminal and by a launcher
 
 
-class Stopped(Exception):
-    """Something asked the run to stop; what is under way is given up and nothing of it counts."""
+class Stopped(BaseException):
+    """Something asked the run to stop; what is under way is given up and nothing of it counts.
+
+    No Exception, since a signal raises it anywhere, also in code that goes on after exceptions.
+    """
 
 
 class Stopping:

@@ -16,10 +16,11 @@ import torch
 from hdfast import checkpoint, distributed, machine, ops, rng
 from hdfast.agent import Agent, PolicyState
 from hdfast.alarms import Alarms
+from hdfast.banner import banner
 from hdfast.config import Config
 from hdfast.envs import Step, VectorEnv, make_envs
-from hdfast.errors import RunError
-from hdfast.evaluation import evaluate, frames_per_step
+from hdfast.errors import EnvError, RunError
+from hdfast.evaluation import Running, evaluate, frames_per_step
 from hdfast.logger import Logger
 from hdfast.machine import choose_algorithms, keep_memory, pick_device, replay_device, usable_cores
 from hdfast.replay import Replay
@@ -90,15 +91,14 @@ class Trainer:
                  eval_envs: Callable[[int, int], VectorEnv] | None = None):
         self.config, self.agent, self.envs, self.logdir = config, agent, envs, Path(logdir)
         self.schedule = Schedule.of(config.run)
-        self.step = self.updates = self.episodes = 0
+        self.step = self.updates = self.episodes = self.retries = 0
         self.evaluated = 0  # step of the last complete evaluation
         self.best_score: float | None = None  # of a training episode
         self.best_eval: float | None = None
         self.last_score: float | None = None
         self._eval_envs = eval_envs or (lambda n, seed: make_envs(config.task, config.env, num_envs=n, seed=seed))
         self._prefill_rng = np.random.Generator(np.random.PCG64(stream_seed(config.seed, PREFILL)))
-        self._score = np.zeros(envs.num_envs)
-        self._length = np.zeros(envs.num_envs, np.int64)
+        self._running = Running(envs.num_envs)
         self.stopping, self.alarms = Stopping(config.run.max_seconds), Alarms()
         agent.committing = self.stopping.hold
         # Where updates take seconds, a signal gives one up; elsewhere other processes or a GPU are in the midst of it.
@@ -132,6 +132,9 @@ class Trainer:
         try:
             self._loop()
             self._finish()
+        except EnvError:
+            self._save()
+            raise
         except Stopped:
             self._save()
             status = f"stopped by {self.stopping.reason()}"
@@ -149,7 +152,8 @@ class Trainer:
             return
         if crossed(self.config.run.eval_every, self.evaluated, self.step):
             self._evaluate()  # an evaluation that was interrupted
-        record, policy = self.envs.reset(), None
+        with self.stopping.interruptible():
+            record, policy = self._received(self.envs.reset), None
         while True:
             more = self.step + count < steps
             with self.log.timer("act"):
@@ -164,7 +168,24 @@ class Trainer:
             if not more:
                 return
             with self.log.timer("env"), self.stopping.interruptible():
-                record = self.envs.recv()
+                record = self._received(self.envs.recv)
+
+    def _received(self, receive: Callable[[], Step]) -> Step:
+        """The records of `receive`; where an environment fails, the first ones of new environments."""
+        while True:
+            try:
+                return receive()
+            except EnvError as error:
+                self._env_failed(error)
+                receive = self.envs.reset
+
+    def _env_failed(self, error: EnvError) -> None:
+        """Tell that environments are made anew, or raise the error where that was done often enough."""
+        if self.retries >= self.config.env.retries:
+            raise error
+        self.retries += 1
+        self.log.message(f"warning: step {self.step}: {error}; all are made anew and begin new episodes (retry "
+                         f"{self.retries} of {self.config.env.retries})")
 
     def _act(self, record: Step, policy: PolicyState | None) -> tuple[np.ndarray, PolicyState | None]:
         """Actions (N,): random ones in the prefill, then the policy's, which begins in the middle of an episode."""
@@ -174,14 +195,11 @@ class Trainer:
         return self.agent.act(record, self.agent.init_policy(count) if policy is None else policy)
 
     def _count_episodes(self, record: Step) -> None:
-        """Sum rewards and actions of the running episodes; record those that end."""
-        self._score = np.where(record.is_first, 0, self._score + record.reward)
-        self._length = np.where(record.is_first, 0, self._length + 1)
-        for i in np.flatnonzero(record.is_last):
-            self.episodes += 1
-            self.last_score = float(self._score[i])
-            self.best_score = self.last_score if self.best_score is None else max(self.best_score, self.last_score)
-            self.log.episode(self.last_score, int(self._length[i]), self.step, self.updates)
+        """Record the episodes that end."""
+        for score, length in self._running.add(record):
+            self.episodes, self.last_score = self.episodes + 1, score
+            self.best_score = score if self.best_score is None else max(self.best_score, score)
+            self.log.episode(score, length, self.step, self.updates)
 
     def _update(self) -> None:
         """Run the updates that are due at this step."""
@@ -258,14 +276,7 @@ class Trainer:
         found, sound = self.agent.diagnosis_sync(), self.agent.sound_sync()
         if sound:
             self._save()
-        raise RunError(
-            f"{self.alarms.skipped} updates up to step {self.step} were not taken because numbers were not finite "
-            f"(run.max_skipped {self.config.run.max_skipped}): {found or 'nothing more is known'}. "
-            + (f"All parameters are finite and saved at step {self.step}" if sound else
-               "Parameters are not finite either, so nothing was saved")
-            + (f"; the checkpoint before is {good[-1]}" if good else "")
-            + '. The same command goes on from the newest one; docs/reliability.md, "Numbers going wrong", says what '
-            "to look at first")
+        raise RunError(self.alarms.verdict(self.step, self.config.run.max_skipped, found, sound, good))
 
     def _evaluate(self) -> None:
         """One evaluation in environments and with samples of its own; nothing of the training changes."""
@@ -274,7 +285,8 @@ class Trainer:
         try:
             with self.log.timer("eval"):
                 result = evaluate(self.agent, self.config, episodes=run.eval_episodes, seed=seed, envs=envs,
-                                  record=self.agent.obs_space.is_image, stop=self.stopping)
+                                  record=self.agent.obs_space.is_image, stop=self.stopping,
+                                  failed=self._env_failed)
         finally:
             envs.close()
         with self.log.timer("log"), self.stopping.interruptible():
@@ -372,16 +384,8 @@ class Trainer:
             self.replay.close()
 
     def _banner(self, found: checkpoint.Checkpoint | None) -> None:
-        config, agent = self.config, self.agent
-        self.log.message(
-            f"hdfast: {config.task}, seed {config.seed}, harmony {config.harmony.mode}, "
-            f"{sum(agent.num_params().values()):,} parameters\n  {agent.device} with {ops.backend()} operations in "
-            f"{machine.resolve_precision(config.precision, agent.device)}, replay on {self.replay.ring.device}, "
-            f"CPU threads: {torch.get_num_threads()}, environments: "
-            f"{self.envs.num_envs}{f', ranks: {ranks}' if (ranks := distributed.dist_size()) > 1 else ''}"
-            f"\n  {config.run.steps:,} steps "
-            f"({config.run.steps * frames_per_step(config):,} frames), "
-            f"{self.schedule.updates_due(config.run.steps):,} updates, in {self.logdir}")
+        self.log.message(banner(self.config, self.agent, replay=self.replay.ring.device, num_envs=self.envs.num_envs,
+                                logdir=self.logdir))
         for warning in (*self._run_dir.warnings, *(found.discarded if found else ())):
             self.log.message(f"warning: {warning}")
         if found:

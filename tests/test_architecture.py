@@ -23,7 +23,7 @@ LAYERS = (
     {"learner", "official"},
     {"agent"},
     {"machine", "checkpoint", "run_dir", "evaluation", "trainer", "dry_run", "doctor", "bench", "sweep", "distributed",
-     "reproduce"},
+     "reproduce", "banner"},
     {"cli", "__main__", "__init__"},
 )
 # Layers whose modules may import one another. The parts of layer 3 meet only in the learner.

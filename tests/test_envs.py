@@ -118,7 +118,7 @@ def test_a_door_cannot_break_the_alignment():
             obs, _, terminated, truncated = super().recv()
             return obs, np.full(N, 7, np.int32), terminated, truncated
 
-    stream = play(Stream(Careless(N, 0, size=None)), 40)
+    stream = play(Stream(lambda seed: Careless(N, seed, size=None)), 40)
     for step in stream:
         assert np.array_equal(step.reward, np.where(step.is_first, 0, 7)) and step.reward.dtype == np.float32
 
@@ -351,12 +351,6 @@ def test_gymnasium_spaces():
     envs.reset()
     envs.step(np.array([0]))
     assert env.taken == -1
-    envs = from_gymnasium(lambda: Spaces(box(0, 1, (1,)), np.zeros(1, np.float32), reward=float("nan")))
-    envs.reset()
-    with pytest.raises(RunError, match="reward must be finite, got nan from environment 0"):
-        envs.step(np.array([0]))
-    with pytest.raises(RuntimeError, match=r"call reset\(\) first"):
-        envs.step(np.array([0]))
 
 
 def test_gymnasium_steps_beside_the_caller():

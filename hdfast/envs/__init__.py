@@ -22,20 +22,22 @@ def make_envs(task: str, env: EnvConfig, *, num_envs: int | None = None, seed: i
     task = canonical_task(task)
     env = EnvConfig(**{name: checked(f"env.{name}", value) for name, value in dataclasses.asdict(env).items()})
     num_envs = checked("env.num_envs", env.num_envs if num_envs is None else num_envs)
-    door = _door(task, env, num_envs, checked("seed", seed))
-    return Stream(door, terminal_on_limit=env.terminal_on_limit)
+    return Stream(lambda seed: _door(task, env, num_envs, seed), checked("seed", seed), name=task,
+                  terminal_on_limit=env.terminal_on_limit, timeout=env.timeout)
 
 
 def from_gymnasium(make: Callable[[], Any], *, num_envs: int = 1, size: int | tuple[int, int] | None = None,
-                   seed: int = 0, terminal_on_limit: bool = True) -> VectorEnv:
+                   seed: int = 0, terminal_on_limit: bool = True, timeout: float = 60.0) -> VectorEnv:
     """`num_envs` Gymnasium environments, each made by a call of `make`.
 
     Observations: uint8 images (h, w) or (h, w, c), c <= 4, area-resized to `size` (None keeps their own); numeric
     vectors as float32; discrete ones one-hot. Actions: Discrete. Time limits are the environment's own wrappers.
-    Raises ConfigError for other spaces; whatever `make` and the environments raise comes through.
+    Raises ConfigError for other spaces; whatever `make` raises comes through. Where an environment raises, takes more
+    than `timeout` seconds (0: no limit) for a step or gives numbers that are not finite, EnvError says so.
     """
     from hdfast.envs.gym import GymnasiumDoor
-    return Stream(GymnasiumDoor(make, num_envs, size, seed), terminal_on_limit=terminal_on_limit)
+    return Stream(lambda seed: GymnasiumDoor(make, num_envs, size, seed), seed, name="the Gymnasium environment",
+                  terminal_on_limit=terminal_on_limit, timeout=timeout)
 
 
 def _door(task: str, env: EnvConfig, num_envs: int, seed: int) -> Door:

@@ -1,7 +1,6 @@
 """Any Gymnasium environment with discrete actions behind the common protocol. The only file that imports gymnasium."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,9 @@ MakeEnv = Callable[[], Any]  # a function that returns a gymnasium.Env
 
 
 class GymnasiumDoor:
-    """Gymnasium's SyncVectorEnv, stepped by one thread of its own, which also makes and closes the environments.
+    """Gymnasium's SyncVectorEnv, stepped in `recv`: as far as environments and resizing release the interpreter lock,
+    they run beside the caller, since `Stream` receives on a thread of its own.
 
-    `send` returns at once; as far as they release the interpreter lock, environments and resizing run beside the
-    caller.
     Images become (size, size, c), or keep their own size where it is None.
     """
 
@@ -29,38 +27,45 @@ class GymnasiumDoor:
         if num_envs < 1 or (size is not None and min(size) < 1):
             raise ConfigError(f"num_envs and size must be at least 1, got num_envs={num_envs}, size={size}; "
                               "size=None keeps the environment's own image size")
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gymnasium")
-        self._pending: Future | None = None
-        self._envs = self._call(SyncVectorEnv, [make] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
+        self.current = 0  # the environment at work
+        self._envs = SyncVectorEnv([self._telling(make, i) for i in range(num_envs)],
+                                   autoreset_mode=AutoresetMode.NEXT_STEP)
+        self._action: np.ndarray | None = None
         self._seeds: list[int] | None = env_seeds(seed, num_envs)
         self.num_envs = num_envs
         self.obs_space, self._convert = _observations(self._envs.single_observation_space, size)
         self.act_space, self._first_action = _actions(self._envs.single_action_space)
 
     def reset(self) -> np.ndarray:
-        obs, _ = self._call(self._envs.reset, seed=self._seeds)
+        obs, _ = self._envs.reset(seed=self._seeds)
         self._seeds = None  # later resets go on with the same random streams
-        return self._obs(obs)
+        return self._convert(obs)
 
     def send(self, action: np.ndarray) -> None:
-        self._pending = self._thread.submit(self._step, action + self._first_action)
+        self._action = action + self._first_action
 
     def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        return self._pending.result()
+        obs, reward, terminated, truncated, _ = self._envs.step(self._action)
+        return self._convert(obs), reward, terminated, truncated
 
     def close(self) -> None:
-        self._call(self._envs.close)
-        self._thread.shutdown()
+        self._envs.close()
 
-    def _call(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
-        return self._thread.submit(function, *args, **kwargs).result()
+    def _telling(self, make: MakeEnv, index: int) -> MakeEnv:
+        """`make`, of an environment that tells the door when it is at work."""
+        from gymnasium import Wrapper
+        door = self
 
-    def _step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        obs, reward, terminated, truncated, _ = self._envs.step(action)
-        return self._obs(obs), _finite("reward", reward), terminated, truncated
+        class Telling(Wrapper):
+            def reset(self, **kwargs: Any) -> Any:
+                door.current = index
+                return self.env.reset(**kwargs)
 
-    def _obs(self, obs: np.ndarray) -> np.ndarray:
-        return self._convert(_finite("observation", obs))
+            def step(self, action: Any) -> Any:
+                door.current = index
+                return self.env.step(action)
+
+        return lambda: Telling(make())
 
 
 def registered(env_id: str) -> MakeEnv:
@@ -107,14 +112,6 @@ def _actions(space: Any) -> tuple[ActSpace, int]:
         raise ConfigError(f"actions must be Discrete, got {space}; choose a discrete variant of the environment (as "
                           "continuous=False) or map its actions with a Gymnasium wrapper such as TransformAction")
     return ActSpace(int(space.n)), int(space.start)
-
-
-def _finite(what: str, values: np.ndarray) -> np.ndarray:
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        row = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))[0])
-        raise RunError(f"{what} must be finite, got {values[row]} from environment {row}; mend the environment or clip "
-                       "its values with a Gymnasium wrapper")
-    return values
 
 
 def area_weights(n_in: int, n_out: int) -> np.ndarray:

@@ -8,10 +8,16 @@ reaches the library behind the door; several of them answer a bad array with und
 import ctypes
 import os
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+
+from hdfast.envs.worker import Worker
+from hdfast.errors import EnvError
+
+CLOSING = 1.0  # seconds that a step under way, and the library's own closing, may take
 
 
 @dataclass(frozen=True)
@@ -64,13 +70,13 @@ class VectorEnv(Protocol):
     act_space: ActSpace
 
     def reset(self) -> Step:
-        """Start a new episode everywhere and return its first records."""
+        """Start a new episode everywhere and return its first records; after an EnvError in environments made anew."""
 
     def send(self, action: np.ndarray) -> None:
         """Give every environment its action, (N,) integers in 0..n-1, and return while they step."""
 
     def recv(self) -> Step:
-        """Wait for the records that answer the last `send`."""
+        """Wait for the records that answer the last `send`; EnvError where an environment failed."""
 
     def step(self, action: np.ndarray) -> Step:
         """`send`, then `recv`."""
@@ -80,7 +86,11 @@ class VectorEnv(Protocol):
 
 
 class Door(Protocol):
-    """One environment library behind `Stream`: next-step autoreset, rows in environment order, no checks."""
+    """One environment library behind `Stream`: next-step autoreset, rows in environment order, no checks.
+
+    It is made, reset, received from and closed on one thread, which is not the one that sends. A door that steps its
+    environments one after another tells in `current` which one is at work.
+    """
 
     num_envs: int
     obs_space: ObsSpace
@@ -104,6 +114,7 @@ _STATES = {
     "new": ("no episode has begun", "call reset() first"),
     "ready": ("no action is under way", "call send(action) first"),
     "sent": ("the last action was not received yet", "call recv() first"),
+    "failed": ("an environment failed", "call reset(), which makes them anew"),
     "closed": ("the environments are closed", "make new ones with make_envs()"),
     "forked": ("they belong to the parent of this forked process", "make new ones with make_envs() after the fork"),
 }
@@ -111,29 +122,46 @@ _NEEDS = {"ready": "a record to act on", "sent": "an action under way"}
 
 
 class Stream:
-    """A `VectorEnv` on top of a door.
+    """A `VectorEnv` on top of the door that `make(seed)` gives.
 
-    With `terminal_on_limit`, a time-limit end counts as terminal, as in the official Atari code.
+    With `terminal_on_limit`, a time-limit end counts as terminal, as in the official Atari code. A reset or step that
+    takes longer than `timeout` seconds (0: no limit) has failed; `name` says in errors what did. Environments made
+    anew after a failure get other seeds, or they would come to the same end.
     """
 
-    def __init__(self, door: Door, *, terminal_on_limit: bool = True):
-        self.num_envs = door.num_envs
-        self.obs_space = door.obs_space
-        self.act_space = door.act_space
-        self._door: Door | None = door
+    def __init__(self, make: Callable[[int], Door], seed: int = 0, *, name: str = "the task",
+                 terminal_on_limit: bool = True, timeout: float = 0.0):
+        self._make, self._seed, self._name, self._timeout = make, seed, name, timeout
+        self._worker, self._made = Worker(), 1
+        self._door: Door | None = self._worker.call(make, seed)
+        self.num_envs = self._door.num_envs
+        self.obs_space = self._door.obs_space
+        self.act_space = self._door.act_space
         self._terminal_on_limit = terminal_on_limit
+        self._records = 0  # of each environment, since they were made
         self._is_last = np.zeros(self.num_envs, bool)
         self._state = "new"
         _STREAMS.add(self)
 
     def reset(self) -> Step:
-        """Start a new episode everywhere (also in mid-episode) -> records with is_first; RuntimeError if closed."""
+        """Start a new episode everywhere (also in mid-episode) -> records with is_first; RuntimeError if closed.
+
+        EnvError where an environment fails; the next reset then makes new ones.
+        """
         if self._state in ("closed", "forked"):
             raise self._refusal("reset", "open environments")
-        pending, self._state = self._state == "sent", "new"
+        if self._state == "failed":
+            self._give_back()
+            seed = np.random.SeedSequence([self._seed, self._made]).generate_state(1)[0] >> 1
+            self._worker, self._made, self._records = Worker(), self._made + 1, 0
+            self._door = self._worker.call(self._make, int(seed))
+        pending, self._state = self._state == "sent", "failed"
         if pending:
-            self._door.recv()
-        obs = self._door.reset()
+            self._wait()
+        self._worker.start(self._door.reset)
+        obs = self._wait()
+        self._check("observation", obs)
+        self._records += 1
         self._state = "ready"
         no = np.zeros(self.num_envs, bool)
         self._is_last = no
@@ -146,21 +174,32 @@ class Stream:
         """
         if self._state != "ready":
             raise self._refusal("send", _NEEDS["ready"])
-        self._door.send(self._checked(action))
+        action = self._checked(action)
+        try:
+            self._door.send(action)
+        except Exception as error:  # told by recv, when what came before it is stored
+            self._worker.start(_throw, error)
+        else:
+            self._worker.start(self._door.recv)
         self._state = "sent"
 
     def recv(self) -> Step:
-        """Wait for the step begun by `send` -> its records; RuntimeError without one."""
+        """Wait for the step begun by `send` -> its records; RuntimeError without one, EnvError where it failed."""
         if self._state != "sent":
             raise self._refusal("recv", _NEEDS["sent"])
-        self._state = "new"  # where the environment itself fails, only a reset leads on
-        obs, reward, terminated, truncated = self._door.recv()
-        self._state = "ready"
+        self._state = "failed"  # only a reset leads on
+        obs, reward, terminated, truncated = self._wait()
         is_first = self._is_last
+        with np.errstate(over="ignore"):  # beyond float32: infinite, and refused
+            reward = np.where(is_first, 0, reward).astype(np.float32, copy=False)
+        self._check("reward", reward)
+        self._check("observation", obs)
+        self._records += 1
+        self._state = "ready"
         is_last = terminated | truncated
         self._is_last = is_last.copy()
         is_terminal = is_last.copy() if self._terminal_on_limit else terminated
-        return Step(obs, np.where(is_first, 0, reward).astype(np.float32, copy=False), is_first, is_last, is_terminal)
+        return Step(obs, reward, is_first, is_last, is_terminal)
 
     def step(self, action: np.ndarray) -> Step:
         """`send(action)`, then `recv()`."""
@@ -168,15 +207,49 @@ class Stream:
         return self.recv()
 
     def close(self) -> None:
-        """Free the environments; a second call does nothing."""
-        if self._door is not None:
-            door, pending = self._door, self._state == "sent"
-            self._door, self._state = None, "closed"
-            try:
-                if pending:
-                    door.recv()
-            finally:
-                door.close()
+        """Free the environments, or leave those that hang; a second call does nothing."""
+        if self._state != "forked":
+            self._state = "closed"
+            self._give_back()
+
+    def _wait(self) -> Any:
+        """The result of what the worker does."""
+        try:
+            return self._worker.result(self._timeout)
+        except Exception as error:
+            if self._worker.busy:
+                raise self._failed(f"did not answer for {self._timeout:g} seconds (env.timeout)") from None
+            raise self._failed(f"raised {type(error).__name__}" + f": {error}".rstrip(": ")) from error
+
+    def _check(self, what: str, values: np.ndarray) -> None:
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            row = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))[0])
+            raise self._failed(f"gave the {what} {values[row]}, which is not finite", row)
+
+    def _failed(self, what: str, row: int | None = None) -> EnvError:
+        if row is None:
+            row = getattr(self._door, "current", 0 if self.num_envs == 1 else None)
+        which = f"environment {row}" if row is not None else f"one of the environments 0 to {self.num_envs - 1}"
+        return EnvError(f"{self._name}: {which} {what}, at step {self._records} since it was made; mend the "
+                        "environment, wrap it, or let it be made anew: --env.retries 3")
+
+    def _give_back(self) -> None:
+        """Close the door on its own thread; one whose thread does not come back is never destroyed."""
+        door, worker, self._door = self._door, self._worker, None
+        if door is None:
+            return
+        try:
+            if worker.busy:
+                worker.result(CLOSING)
+        except Exception:
+            pass  # it failed, and this was known, or it is being closed
+        try:
+            if not worker.busy:
+                worker.call(door.close, seconds=CLOSING)
+        finally:
+            worker.stop()
+            if worker.busy:  # its destructor would wait for the same thread
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(door))
 
     def _refusal(self, call: str, need: str) -> RuntimeError:
         found, remedy = _STATES[self._state]
@@ -204,6 +277,10 @@ class Stream:
             # Worker threads do not survive a fork, and envpool's destructor crashes without them.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._door))
             self._door, self._state = None, "forked"
+
+
+def _throw(error: Exception) -> None:
+    raise error
 
 
 _STREAMS: "weakref.WeakSet[Stream]" = weakref.WeakSet()

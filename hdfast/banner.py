@@ -1,0 +1,22 @@
+"""What a run says about itself when it starts."""
+
+from pathlib import Path
+
+import torch
+
+from hdfast import distributed, machine, ops
+from hdfast.agent import Agent
+from hdfast.config import Config
+from hdfast.evaluation import frames_per_step
+from hdfast.schedule import Schedule
+
+
+def banner(config: Config, agent: Agent, *, replay: torch.device, num_envs: int, logdir: Path) -> str:
+    """Task, size of the agent, where and with what everything runs, and how long the run is."""
+    steps, ranks = config.run.steps, distributed.dist_size()
+    return (f"hdfast: {config.task}, seed {config.seed}, harmony {config.harmony.mode}, "
+            f"{sum(agent.num_params().values()):,} parameters\n  {agent.device} with {ops.backend()} operations in "
+            f"{machine.resolve_precision(config.precision, agent.device)}, replay on {replay}, "
+            f"CPU threads: {torch.get_num_threads()}, environments: {num_envs}"
+            f"{f', ranks: {ranks}' if ranks > 1 else ''}\n  {steps:,} steps ({steps * frames_per_step(config):,} "
+            f"frames), {Schedule.of(config.run).updates_due(steps):,} updates, in {logdir}")

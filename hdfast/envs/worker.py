@@ -1,0 +1,63 @@
+"""A thread that waits for environments, so that its caller can stop waiting."""
+
+import threading
+import weakref
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any
+
+SLICE = 1.0  # seconds; time is counted in these, so that a suspended process does not find its time over
+
+
+class Worker:
+    """Runs one function at a time on a daemon thread of its own.
+
+    A function that never returns leaves the thread behind, busy for ever; the process can still end.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue = SimpleQueue()
+        self._results: SimpleQueue = SimpleQueue()
+        self.busy = False
+        threading.Thread(target=_serve, args=(self._jobs, self._results), daemon=True, name="environments").start()
+        self.stop = weakref.finalize(self, self._jobs.put, None)  # ends the thread; also when nobody holds the worker
+
+    def start(self, function: Callable, *args: Any) -> None:
+        """Begin `function(*args)`; its result must be taken before the next begins."""
+        self.busy = True
+        self._jobs.put((function, args))
+
+    def result(self, seconds: float = 0.0) -> Any:
+        """What the function returned or raised; TimeoutError when `seconds` are over, without limit where they are 0.
+
+        A signal handler that raises ends the wait.
+        """
+        left = seconds
+        while True:
+            try:
+                value, error = self._results.get(timeout=min(SLICE, left) if seconds else SLICE)
+                break
+            except Empty:
+                left -= SLICE
+                if seconds and left <= 0:
+                    raise TimeoutError from None
+        self.busy = False
+        if error is not None:
+            raise error
+        return value
+
+    def call(self, function: Callable, *args: Any, seconds: float = 0.0) -> Any:
+        """`start`, then `result`."""
+        self.start(function, *args)
+        return self.result(seconds)
+
+
+def _serve(jobs: SimpleQueue, results: SimpleQueue) -> None:
+    while (job := jobs.get()) is not None:
+        function, args = job
+        try:
+            outcome = (function(*args), None)
+        except BaseException as error:
+            outcome = (None, error)
+        results.put(outcome)
+        del job, function, args, outcome  # keep nothing alive while waiting

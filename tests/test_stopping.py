@@ -1,0 +1,162 @@
+"""Stopping: real processes, whatever they are doing, save and end within five seconds; a second SIGINT ends at once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from hdfast import checkpoint, trainer
+from hdfast.agent import Agent
+from hdfast.envs import make_envs
+from hdfast.logger import Logger
+from hdfast.replay import Replay
+from hdfast.stopping import Stopped, Stopping
+from hdfast.trainer import Trainer
+from hdfast.world_model import WorldModel
+from scripted_run import small_config
+
+ROOT = Path(__file__).resolve().parents[1]
+CASE = ROOT / "tests" / "stopping_case.py"
+PROMISED = 5.0  # seconds
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+def start(tmp_path, part: str, **overrides) -> subprocess.Popen:
+    """`hdfast train` in a process of its own, in which `part` is slow; returns when it is in there."""
+    config = small_config("dummy_vector", logdir=str(tmp_path / "run"),
+                          **{"run.steps": 10_000, "run.prefill": 40, "run.threads": 1, **overrides})
+    words = [f"--{name}={value}" for name, value in config.flat().items()]
+    process = subprocess.Popen([sys.executable, str(CASE), part, "train", *words], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"})
+    lines = []
+    while (line := process.stdout.readline()) and line != "busy\n":
+        lines.append(line)
+    assert line == "busy\n", (lines, process.communicate())
+    return process
+
+
+@pytest.mark.parametrize(("part", "number", "step", "updates"), [
+    ("update", signal.SIGTERM, 64, 5), ("update", signal.SIGINT, 64, 5), ("environment", signal.SIGINT, 61, 5),
+    ("evaluation", signal.SIGTERM, 50, 2)])
+def test_a_process_saves_and_ends_in_time(tmp_path, part, number, step, updates):
+    process = start(tmp_path, part, **{"run.eval_every": 50 if part == "evaluation" else 0, "run.eval_episodes": 50})
+    time.sleep(0.3)
+    begin = time.monotonic()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - begin < PROMISED
+    assert process.returncode == CODES[number] and "Ctrl-C again exits at once" in err
+    assert json.loads((tmp_path / "run" / "meta.json").read_text())["status"] == f"stopped by {number.name}"
+    found = checkpoint.latest(tmp_path / "run" / "ckpt")
+    assert (found.step, found.manifest["updates"], int(found.tensors["opt/model/step"])) == (step, updates, updates)
+
+
+def test_a_second_sigint_ends_at_once_even_in_native_code(tmp_path):
+    process = start(tmp_path, "native")
+    try:
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)  # a launcher's and the terminal's: one request
+        process.send_signal(signal.SIGTERM)
+        time.sleep(1.5)
+        assert process.poll() is None
+        begin = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+        assert time.monotonic() - begin < 1.5
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert json.loads((tmp_path / "run" / "meta.json").read_text())["status"] == "running"
+    process.communicate()
+
+
+# What a signal interrupts, in this process
+
+def asking(real=None):
+    """In place of a function: a signal, and then half a minute in which nothing but its handler helps."""
+    def call(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+    return call
+
+
+def new_trainer(tmp_path, **overrides) -> Trainer:
+    config = small_config("dummy", **{"run.steps": 60, "run.prefill": 40, "run.video_every": 30, "run.eval_every": 50,
+                                      **overrides})
+    envs = make_envs(config.task, config.env)
+    return Trainer(config, Agent(envs.obs_space, envs.act_space, config), envs, tmp_path)
+
+
+@pytest.mark.parametrize(("owner", "name", "step"), [
+    (Replay, "restore", None), (Agent, "openloop", 60), (Logger, "video", 50), (trainer, "learning_curve", 60),
+    (WorldModel, "forward", 44)])
+def test_what_takes_long_is_interrupted_and_made_up_for(tmp_path, monkeypatch, owner, name, step):
+    overrides = {"run.video_every": 70} if name in ("openloop", "video") else {}  # the last strip alone
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as error:
+        patch.setattr(owner, name, asking())
+        begin = time.monotonic()
+        new_trainer(tmp_path, **overrides).run()
+    assert error.value.code == 143 and time.monotonic() - begin < 20
+    found = checkpoint.latest(tmp_path / "ckpt")
+    assert found is None if step is None else found.step == step
+    assert json.loads((tmp_path / "meta.json").read_text())["status"] == "stopped by SIGTERM"
+    t = new_trainer(tmp_path, **overrides)
+    t.run()
+    assert (t.step, t.updates, t.agent.updates) == (60, 5, 5) and (tmp_path / "curve.png").exists()
+    assert {path.name[:14] for path in (tmp_path / "videos").glob("report*png")} == {"report-openloo"}
+
+
+def test_an_update_that_was_given_up_is_the_one_made_up_for(tmp_path, monkeypatch):
+    """The same windows and the same uniforms: as if the signal had come one update later."""
+    def first_update(logdir, interrupted):
+        t, seen, forward = new_trainer(logdir), [], WorldModel.forward
+
+        def spy(self, data, u):
+            seen.append((data.reward.clone(), u.clone()))
+            if len(seen) == 2 and interrupted or len(seen) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return forward(self, data, u)
+
+        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr(WorldModel, "forward", spy)
+            t.run()
+        return seen
+
+    first, second = first_update(tmp_path, True)
+    assert checkpoint.latest(tmp_path / "ckpt").step == 48
+    again = first_update(tmp_path, False)[0]
+    assert all(map(torch.equal, second, again)) and not torch.equal(first[1], second[1])
+
+
+def test_asking():
+    stopping = Stopping()
+    with stopping.interruptible():
+        assert stopping.reason() is None
+    with stopping.listening():
+        with pytest.raises(Stopped), stopping.interruptible():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(30)
+        with pytest.raises(Stopped), stopping.interruptible():
+            pytest.fail("asked before")
+    assert stopping.reason() == "SIGINT"
+    with pytest.raises(KeyboardInterrupt):
+        stopping.leave()
+
+
+def test_held_blocks_go_on():
+    stopping, done = Stopping(), []
+    with stopping.listening():
+        with stopping.interruptible():
+            stopping.hold()
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("to its end")
+        with pytest.raises(Stopped):
+            stopping.check()
+    assert done and stopping.reason() == "SIGTERM"
