@@ -175,6 +175,7 @@ def test_full_disk(tmp_path, name):
         log.evaluation([1.0], [1], 1, 0)
         log.episode(1.0, 1, 1, 0)
         log.message("note")
+    log.close()  # which fails no second time
 
 
 def test_a_row_that_does_not_fit_leaves_no_half_line(tmp_path):
