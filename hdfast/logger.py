@@ -4,6 +4,7 @@
 TensorBoard is imported here alone.
 """
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ CHARTS = {  # TensorBoard's page "Custom scalars": {section: {chart: the scalars
     "behaviour": {"return and value": (r"train/(ret|val|slowval)",), "entropy": ("train/rand/action",)},
     "speed": {"frames and updates per second": (r"fps/\w+",), "where the time goes": (r"timer/\w+",)},
 }
+MOST_PICTURES = 50  # of each kind in videos/; older ones are deleted
+BOARD_BYTES = 512 << 20  # of all event files of a run; beyond it they get numbers, but no more pictures
 PAUSES = ("eval", "save")  # timers whose time does not count against fps/*
 
 
@@ -100,6 +103,7 @@ class Logger:
         """
         path = self._video_path(name, agent_step, "gif")
         save_animation(path, frames, fps=fps)
+        self._delete_older(path)
         self._picture(name, gif_bytes(frames, fps=fps, scale=1), frames.shape[1:], agent_step)
         return path
 
@@ -109,6 +113,7 @@ class Logger:
         path, strip = self._video_path("report/openloop/image", agent_step, "png"), strip_image(grid, context=context)
         data = png_bytes(strip)
         replace(path, data)
+        self._delete_older(path)
         self._picture("report/openloop/strip", data, strip.shape, agent_step)
         return path
 
@@ -176,8 +181,16 @@ class Logger:
         return {"fps/policy": frames / busy, "fps/train": (update - mark[2]) / busy,
                 **{f"timer/{name}": seconds / wall for name, seconds in timers.items()}}
 
+    def _delete_older(self, path: Path) -> None:
+        """Keep the newest MOST_PICTURES of the kind of `path`; what has no step in its name is not ours."""
+        kind = re.compile(rf"{re.escape(path.stem.rpartition('-')[0])}-([0-9]{{9,}}){re.escape(path.suffix)}")
+        with disk_errors("delete old pictures in", path.parent):
+            there = [(int(found[1]), one) for one in path.parent.iterdir() if (found := kind.fullmatch(one.name))]
+            for _, old in sorted(there)[:-MOST_PICTURES]:
+                old.unlink()
+
     def _picture(self, name: str, data: bytes, shape: Sequence[int], agent_step: int) -> None:
-        if self._board:
+        if self._board and self._board.size() + len(data) <= BOARD_BYTES:
             self._board.picture(name, data, shape, agent_step * self.action_repeat)
 
     def _video_path(self, name: str, agent_step: int, ending: str) -> Path:
@@ -223,10 +236,12 @@ class TensorBoardFile:
         except Exception as error:  # a protobuf that does not fit raises its own kinds
             raise ImportError(f"tensorboard cannot be imported ({error})") from error
         self._event, self._summary = event_pb2, summary_pb2
-        older = [path.name.split(".")[3] for path in logdir.glob("events.out.tfevents.*.hdfast")]
+        files = list(logdir.glob("events.out.tfevents.*.hdfast"))
+        older = [path.name.split(".")[3] for path in files]
         stamp = max([int(time.time()), *(int(s) + 1 for s in older if s.isdecimal())])  # files are read by name
         self.path = logdir / f"events.out.tfevents.{stamp}.hdfast"
         with disk_errors("open", self.path):
+            self._older_bytes = sum(path.stat().st_size for path in files)
             self._file = open(self.path, "xb")
         self._writer = RecordWriter(self._file)
         self._write(file_version="brain.Event:2")
@@ -249,6 +264,10 @@ class TensorBoardFile:
         text = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=[layout.SerializeToString()])
         self._write(summary=self._summary.Summary(value=[self._summary.Summary.Value(
             tag=metadata.CONFIG_SUMMARY_TAG, metadata=metadata.create_summary_metadata(), tensor=text)]))
+
+    def size(self) -> int:
+        """Bytes of all event files of the run."""
+        return self._older_bytes + self._file.tell()
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """One point per scalar at `step` frames."""

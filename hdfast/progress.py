@@ -22,7 +22,7 @@ class ProgressLine:
         self._task, self._repeat, self._print = task.removeprefix("atari_"), action_repeat, console is not False
         self._mirror_path = mirror
         with disk_errors("open", mirror):
-            self._mirror = open(mirror, "a", encoding="utf-8")
+            self._mirror = open(mirror, "ab", buffering=0)  # with a buffer, closing would fail again on a full disk
         self._eta = Eta()
         self._drawn, self._plain = -math.inf, ""
         self._scalars: Mapping[str, float] = {}
@@ -76,8 +76,9 @@ class ProgressLine:
 
     def _write(self, text: str) -> None:
         with disk_errors("write", self._mirror_path):
-            self._mirror.write(text + "\n")
-            self._mirror.flush()
+            left = f"{text}\n".encode(errors="replace")
+            while left:
+                left = left[self._mirror.write(left):]
 
 
 class Eta:

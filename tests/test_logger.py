@@ -175,6 +175,7 @@ def test_full_disk(tmp_path, name):
         log.evaluation([1.0], [1], 1, 0)
         log.episode(1.0, 1, 1, 0)
         log.message("note")
+    log.close()  # which fails no second time
 
 
 def test_a_row_that_does_not_fit_leaves_no_half_line(tmp_path):
@@ -288,6 +289,33 @@ def test_tensorboard_groups_curves(tmp_path):
     assert len(patterns) > 10 and not [p for p in patterns if not any(re.search(p, name) for name in names)]
     coefficients = layout.category[1].chart[2].multiline.tag[0]
     assert sum(bool(re.search(coefficients, name)) for name in names) == 3
+
+
+def test_pictures_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MOST_PICTURES", 2)
+    frames, grid = np.zeros((2, 8, 8, 3), np.uint8), np.zeros((4, 24, 8, 3), np.uint8)
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "eval-policy-mine.gif").touch()
+    with make(tmp_path) as log:
+        for step in (5, 40, 300):
+            log.video("eval/policy", frames, step)
+            log.openloop(grid, step, context=1)
+        events = next(tmp_path.glob("events.*"))
+        monkeypatch.setattr(module, "BOARD_BYTES", events.stat().st_size)
+        before = events.stat().st_size
+        log.video("eval/policy", frames, 300)
+        assert events.stat().st_size == before
+    assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == [
+        "eval-policy-000000160.gif", "eval-policy-000001200.gif", "eval-policy-mine.gif",
+        "report-openloop-image-000000160.gif", "report-openloop-image-000000160.png",
+        "report-openloop-image-000001200.gif", "report-openloop-image-000001200.png"]
+    with make(tmp_path, resume_step=300) as log:  # what the starts before wrote counts
+        events = max(tmp_path.glob("events.*"))
+        before = events.stat().st_size
+        log.video("eval/policy", frames, 310)
+        assert events.stat().st_size == before
+        log.scalars({"a": 1.0}, 310, 1)
+        assert events.stat().st_size > before
 
 
 def test_tensorboard_forgets_what_a_resume_drops(tmp_path):
