@@ -22,8 +22,11 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <atomic>
+#include <exception>
 #include <initializer_list>
 #include <optional>
+#include <stdexcept>
 #include <tuple>
 #include <vector>
 
@@ -102,22 +105,32 @@ inline int64_t rows(const Tensor& t, int64_t trailing = 1) {
   for (int64_t d = 0; d < t.dim() - trailing; ++d) n *= t.size(d);
   return n;
 }
+// All memory of an op. A failure of torch's would name the line of its header that asked, and no reason.
+inline Tensor allocate(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type) {
+  try {
+    return torch::stable::new_empty(like, IntHeaderOnlyArrayRef(shape.data(), shape.size()), type);
+  } catch (const std::runtime_error&) {
+    int64_t count = 1;
+    for (int64_t n : shape) count *= n;
+    HD_CHECK(false, "out of memory: an op asked for a tensor of ", count, " elements on ",
+             like.is_cuda() ? "the GPU" : "the CPU", " and got none; use a smaller batch or network, or more memory");
+  }
+}
 inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape,
                     ScalarType type = ScalarType::Float) {
-  return torch::stable::new_empty(like, IntHeaderOnlyArrayRef(shape.begin(), shape.size()), type);
+  return allocate(like, shape, type);
 }
 // Contiguous, of the shape and device of `like`, its dtype unless one is given.
 inline Tensor new_like(const Tensor& like, std::optional<ScalarType> type = std::nullopt) {
   std::vector<int64_t> shape(like.dim());
   for (int64_t d = 0; d < like.dim(); ++d) shape[d] = like.size(d);
-  return torch::stable::new_empty(like, IntHeaderOnlyArrayRef(shape.data(), shape.size()),
-                                  type ? *type : like.scalar_type());
+  return allocate(like, shape, type ? *type : like.scalar_type());
 }
 // The same without its last `trailing` dimensions.
 inline Tensor new_rows(const Tensor& like, int64_t trailing = 1, ScalarType type = ScalarType::Float) {
   std::vector<int64_t> shape(like.dim() - trailing);
   for (int64_t d = 0; d < like.dim() - trailing; ++d) shape[d] = like.size(d);
-  return torch::stable::new_empty(like, IntHeaderOnlyArrayRef(shape.data(), shape.size()), type);
+  return allocate(like, shape, type);
 }
 template <class T = float>
 inline const T* in(const Tensor& t) {
@@ -129,6 +142,22 @@ inline T* out(const Tensor& t) {
 }
 
 // ---- execution --------------------------------------------------------------------------------------------
+// torch's parallel loop, out of which the first exception of a piece comes as it was thrown; torch's own shim would
+// replace it by the line of the call.
+template <class F>
+void parallel(int64_t n, int64_t grain, const F& f) {
+  std::exception_ptr failure;
+  std::atomic<bool> failed{false};
+  torch::stable::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
+    try {
+      f(begin, end);
+    } catch (...) {
+      if (!failed.exchange(true)) failure = std::current_exception();
+    }
+  });
+  if (failure) std::rethrow_exception(failure);
+}
+
 // Given to the CPU branch of `run`: splits [0, n) over torch's threads. `cost` is the number of elements
 // (about 1 ns each) that one of the n items touches; slices shorter than about 50 us are not worth waking a
 // thread.
@@ -138,7 +167,7 @@ struct Threads {
     if (n <= 0) return;
     const int64_t grain = std::max<int64_t>(1, 50000 / std::max<int64_t>(1, cost));
     if (n <= grain) return f(int64_t(0), n);
-    torch::stable::parallel_for(0, n, grain, f);
+    parallel(n, grain, f);
   }
 };
 

@@ -9,7 +9,7 @@
 namespace hd::ops {
 
 inline cpu::Pool torch_pool() {
-  return {[](int64_t n, int64_t grain, const cpu::Range& body) { torch::stable::parallel_for(0, n, grain, body); },
+  return {[](int64_t n, int64_t grain, const cpu::Range& body) { parallel(n, grain, body); },
           int(torch::stable::get_num_threads())};
 }
 
