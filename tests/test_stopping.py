@@ -52,7 +52,7 @@ def test_a_process_saves_and_ends_in_time(tmp_path, part, number, step, updates)
     process.send_signal(number)
     while not (line := process.stdout.readline()).startswith("stopped by"):
         assert line, process.communicate()
-    assert time.monotonic() - begin < PROMISED  # the rest is Python's own end: a second of CPU time, more on a busy core
+    assert time.monotonic() - begin < PROMISED  # then comes the end of Python, a second of CPU time
     _, err = process.communicate(timeout=60)
     assert process.returncode == CODES[number] and "Ctrl-C again exits at once" in err
     assert json.loads((tmp_path / "run" / "meta.json").read_text())["status"] == f"stopped by {number.name}"
