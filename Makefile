@@ -4,6 +4,7 @@
 # make cpp    kernel tests in C++: plain, ASan+UBSan and TSan, under every schedule of the emulator
 # make soak   ten minutes of training and evaluation: nothing grows, nothing slows down (SOAK=60: one minute)
 # make faults kill a run at every kind of point, fill its disk, spoil its files; at most 15 minutes
+# make fuzz   bad input for every format, flag and op: SECONDS=600 in all, needs clang and the extra fuzz
 # make clean  remove .venv and build products; runs/ stays
 #
 # PYTHON=python3.12   interpreter of a new virtual environment
@@ -16,13 +17,14 @@ TORCH  ?= torch==2.13.0
 JOBS   ?= 2
 DEMO   ?= runs/demo/pong
 SOAK   ?= 600
+SECONDS ?= 600
 
 BIN := $(VENV)/bin
 # Quiet and passive: threads that wait for work must not starve those that have some.
 export OMP_WAIT_POLICY = passive
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test cpp soak faults lint clean
+.PHONY: demo test cpp soak faults fuzz lint clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -45,6 +47,11 @@ soak: $(VENV)/.installed-dev
 
 faults: $(VENV)/.installed-dev
 	$(BIN)/python tests/faults/run.py $(FAULTS_ARGS)
+
+fuzz: $(VENV)/.installed-dev
+	@command -v clang++ >/dev/null || { echo "make fuzz needs clang: apt install clang libclang-rt-14-dev" >&2; exit 1; }
+	$(BIN)/pip install --quiet -e '.[fuzz]'
+	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS) --json build/fuzz.json
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -58,12 +58,17 @@ def is_folder(path: Path) -> bool:
 
 
 def expanded(text: str) -> Path:
-    """The path a user gave, a leading ~ expanded; ConfigError for the home of a user who is not there."""
+    """The path a user gave, a leading ~ expanded; ConfigError for what no path can be, and for the home of an
+    unknown user."""
     try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise ConfigError(f"the path {text} begins with the home of an unknown user; write it out, or put ./ before "
-                          "it") from error
+        path = Path(text).expanduser()
+        os.fsencode(path)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"the path {text!r:.80} cannot be used ({error}); write it out, or put ./ before "
+                          "a ~") from error
+    if "\0" in text:
+        raise ConfigError(f"the path {text!r:.80} holds a zero byte; leave that out")
+    return path
 
 
 def sync_directory(path: Path) -> None:

@@ -7,17 +7,18 @@ namespace hd::ops {
 namespace {
 
 ActorLossArgs checked(const Tensor& logit, const Tensor& action, const Tensor& advantage,
-                      const Tensor& weight, double entropy, const char* what) {
-  HD_CHECK(logit.dim() == 2 && cols(logit) >= 1, what, ": logit must be (rows, actions)");
-  check_layout(logit, logit, what);
-  check_type(logit, ScalarType::Float, what);
-  check_layout(action, logit, what);
-  check_type(action, ScalarType::Long, what);
-  check_shape(action, {rows(logit)}, what);
+                      const Tensor& weight, double entropy) {
+  HD_CHECK(logit.dim() == 2 && cols(logit) >= 1, "actor_loss: logit must be (rows, actions), at least one action",
+           got(logit));
+  check_layout(logit, logit, "actor_loss: logit");
+  check_type(logit, ScalarType::Float, "actor_loss: logit");
+  check_layout(action, logit, "actor_loss: action");
+  check_type(action, ScalarType::Long, "actor_loss: action");
+  check_shape(action, {rows(logit)}, "actor_loss: action");
   for (const Tensor& t : {advantage, weight}) {
-    check_layout(t, logit, what);
-    check_type(t, ScalarType::Float, what);
-    check_shape(t, {rows(logit)}, what);
+    check_layout(t, logit, "actor_loss: advantage or weight");
+    check_type(t, ScalarType::Float, "actor_loss: advantage or weight");
+    check_shape(t, {rows(logit)}, "actor_loss: advantage or weight");
   }
   ActorLossArgs args{};
   args.logit = in(logit), args.action = in<int64_t>(action), args.advantage = in(advantage),
@@ -29,7 +30,7 @@ ActorLossArgs checked(const Tensor& logit, const Tensor& action, const Tensor& a
 // logit (N, A) log-probabilities, action (N,) int64, advantage, weight (N,) -> loss, logp, ent (N,)
 std::tuple<Tensor, Tensor, Tensor> actor_loss_fwd(Tensor logit, Tensor action, Tensor advantage,
                                                   Tensor weight, double entropy) {
-  ActorLossArgs args = checked(logit, action, advantage, weight, entropy, "actor_loss_fwd");
+  ActorLossArgs args = checked(logit, action, advantage, weight, entropy);
   Tensor loss = new_rows(logit), logp = new_rows(logit), ent = new_rows(logit);
   args.loss = out(loss), args.logp = out(logp), args.ent = out(ent);
   run(
@@ -44,7 +45,7 @@ std::tuple<Tensor, Tensor, Tensor> actor_loss_fwd(Tensor logit, Tensor action, T
 // dloss, dlogp, dent (N,), then the inputs of the forward -> dlogit (N, A)
 Tensor actor_loss_bwd(Tensor dloss, Tensor dlogp, Tensor dent, Tensor logit, Tensor action, Tensor advantage,
                       Tensor weight, double entropy) {
-  ActorLossArgs args = checked(logit, action, advantage, weight, entropy, "actor_loss_bwd");
+  ActorLossArgs args = checked(logit, action, advantage, weight, entropy);
   for (const Tensor& t : {dloss, dlogp, dent}) {
     check_layout(t, logit, "actor_loss_bwd: dloss, dlogp or dent");
     check_type(t, ScalarType::Float, "actor_loss_bwd: dloss, dlogp or dent");

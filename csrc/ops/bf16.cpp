@@ -11,9 +11,9 @@ cpu::Mat mat(const Tensor& t) {
 
 // a (M, K) times b (K, N), each float32 or bfloat16 and of any strides -> float32, or with `half` bfloat16.
 Tensor mm_bf16(Tensor a, Tensor b, bool half) {
-  HD_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(0), "mm_bf16: a (M, K) and b (K, N) do not fit");
+  HD_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(0), "mm_bf16: a must be (M, K), b (K, N)", got(a, b));
   for (const Tensor& t : {a, b}) {
-    HD_CHECK(!t.is_cuda(), "mm_bf16: works on the CPU");
+    check_matrix(t, "mm_bf16: a or b");
     storage(t, "mm_bf16: a or b");
   }
   const int64_t m = a.size(0), n = b.size(1), k = a.size(1);
@@ -28,10 +28,8 @@ Tensor mm_bf16(Tensor a, Tensor b, bool half) {
 // deter (N, D), index (N, S), kernel (D + S*K, C), all float32 but index -> (N, C) as mm_bf16; stoch only carries a
 // gradient
 Tensor state_mm_bf16_fwd(Tensor deter, std::optional<Tensor>, Tensor index, Tensor kernel, int64_t classes, bool half) {
-  HD_CHECK(deter.dim() == 2 && index.dim() == 2 && kernel.dim() == 2, "state_mm_bf16: wrong number of dimensions");
-  const int64_t n = deter.size(0), d = deter.size(1), s = index.size(1), c = kernel.size(1);
-  check_indices(index, {n, s}, classes, "state_mm_bf16: index");
-  const cpu::Sizes z{0, 0, d, 0, s, classes, 0.0f};
+  const cpu::Sizes z = state_sizes(deter, index, kernel, classes, "state_mm_bf16");
+  const int64_t n = deter.size(0), d = z.deter, s = z.stoch, c = kernel.size(1);
   Tensor y = empty(deter, {n, c}, half ? ScalarType::BFloat16 : ScalarType::Float);
   cpu::state_mm_bf16(torch_pool(), z, n, c, take(deter, {n, d}, "state_mm_bf16: deter"), in<int64_t>(index),
                      take(kernel, {d + s * classes, c}, "state_mm_bf16: kernel"), out<void>(y),
@@ -43,13 +41,11 @@ Tensor state_mm_bf16_fwd(Tensor deter, std::optional<Tensor>, Tensor index, Tens
 std::tuple<Tensor, Tensor, Tensor> state_mm_bf16_bwd(Tensor dy, Tensor deter, Tensor index, Tensor kernel,
                                                      int64_t classes, bool need_deter, bool need_stoch,
                                                      bool need_kernel) {
-  HD_CHECK(deter.dim() == 2 && index.dim() == 2 && kernel.dim() == 2, "state_mm_bf16: wrong number of dimensions");
-  const int64_t n = deter.size(0), d = deter.size(1), s = index.size(1), c = kernel.size(1);
-  check_indices(index, {n, s}, classes, "state_mm_bf16: index");
-  HD_CHECK(!dy.is_cuda() && dy.is_contiguous(), "state_mm_bf16: dy must be contiguous and on the CPU");
+  const cpu::Sizes z = state_sizes(deter, index, kernel, classes, "state_mm_bf16");
+  const int64_t n = deter.size(0), d = z.deter, s = z.stoch, c = kernel.size(1);
+  check_host(dy, "state_mm_bf16: dy");
   storage(dy, "state_mm_bf16: dy");
   check_shape(dy, {n, c}, "state_mm_bf16: dy");
-  const cpu::Sizes z{0, 0, d, 0, s, classes, 0.0f};
   Tensor ddeter = need_deter ? empty(deter, {n, d}) : empty(deter, {0});
   Tensor dstoch = need_stoch ? empty(deter, {n, s * classes}) : empty(deter, {0});
   Tensor dkernel = need_kernel ? zeros(deter, {d + s * classes, c}) : empty(deter, {0});

@@ -8,7 +8,8 @@
 // read once: names in their anonymous namespaces must differ, or differ in their arguments.
 //
 // Only the stable ABI of libtorch is used here, target 2.11: no at::Tensor, no pybind11, no c10/cuda. Checks
-// in this layer guard memory; the readable ones stand in hdfast/ops/<family>.py and come first.
+// in this layer guard memory, and say what was expected, what came and what to do; those that know the caller's
+// names stand in hdfast/ops/<family>.py and come first.
 #pragma once
 
 // The name the 2.11 headers give to the macro that later ones call STABLE_TORCH_ERROR_CODE_CHECK.
@@ -27,6 +28,7 @@
 #include <initializer_list>
 #include <optional>
 #include <stdexcept>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -71,29 +73,95 @@ hdStream current_stream(int32_t device);
 // `what` names op and argument: HD_CHECK(cond, "norm_act_fwd: x must ...").
 #define HD_CHECK(...) STD_TORCH_CHECK(__VA_ARGS__)
 
+inline std::string listed(const std::vector<int64_t>& numbers) {
+  std::string text;
+  for (int64_t n : numbers) text += (text.empty() ? "" : ", ") + std::to_string(n);
+  return "(" + text + (numbers.size() == 1 ? ",)" : ")");
+}
+inline std::vector<int64_t> sizes_of(const Tensor& t) {
+  std::vector<int64_t> sizes(t.dim());
+  for (int64_t d = 0; d < t.dim(); ++d) sizes[d] = t.size(d);
+  return sizes;
+}
+inline std::string shape_of(const Tensor& t) { return listed(sizes_of(t)); }
+inline std::string strides_of(const Tensor& t) {
+  std::vector<int64_t> strides(t.dim());
+  for (int64_t d = 0; d < t.dim(); ++d) strides[d] = t.stride(d);
+  return listed(strides);
+}
+// What came, for the end of a message.
+inline std::string got(const Tensor& t) { return ", got shape " + shape_of(t) + "; reshape it"; }
+inline std::string got(const Tensor& t, const Tensor& u) {
+  return ", got shapes " + shape_of(t) + " and " + shape_of(u) + "; reshape them";
+}
+inline std::string device_of(const Tensor& t) {
+  return t.is_cuda() ? "cuda:" + std::to_string(t.get_device()) : std::string("cpu");
+}
+inline std::string type_name(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float: return "float32";
+    case ScalarType::Double: return "float64";
+    case ScalarType::Half: return "float16";
+    case ScalarType::BFloat16: return "bfloat16";
+    case ScalarType::Byte: return "uint8";
+    case ScalarType::Short: return "int16";
+    case ScalarType::Int: return "int32";
+    case ScalarType::Long: return "int64";
+    case ScalarType::Bool: return "bool";
+    default: return "another type";
+  }
+}
+
+// Sizes below this bound keep sums and small multiples of them within 64 bits, also where a tensor is empty and its
+// other sizes may be anything.
+constexpr int64_t SIZE_LIMIT = int64_t(1) << 40;
+inline void check_sizes(const Tensor& t, const char* what) {
+  for (int64_t d = 0; d < t.dim(); ++d)
+    HD_CHECK(t.size(d) <= SIZE_LIMIT, what, " must have sizes up to ", SIZE_LIMIT, got(t));
+}
+// a * b, both at least 0, where the product is a number of 64 bits.
+inline int64_t times(int64_t a, int64_t b, const char* what) {
+  int64_t product = 0;
+  HD_CHECK(a >= 0 && b >= 0 && !__builtin_mul_overflow(a, b, &product), what,
+           " must have sizes whose product fits 64 bits, got ", a, " times ", b, "; make them smaller");
+  return product;
+}
+inline void check_contiguous(const Tensor& t, const char* what) {
+  check_sizes(t, what);
+  HD_CHECK(t.is_contiguous(), what, " must be contiguous, got shape ", shape_of(t), " with strides ", strides_of(t),
+           "; call contiguous()");
+}
+inline void check_device(const Tensor& t, const Tensor& like, const char* what) {
+  HD_CHECK(t.is_cuda() == like.is_cuda() && t.get_device() == like.get_device(), what, " must be on ", device_of(like),
+           " as the other tensors are, got ", device_of(t), "; move it there");
+}
 inline void check_layout(const Tensor& t, const Tensor& like, const char* what) {
-  HD_CHECK(t.is_contiguous(), what, " must be contiguous");
-  HD_CHECK(t.is_cuda() == like.is_cuda() && t.get_device() == like.get_device(), what,
-           " is on another device");
+  check_contiguous(t, what);
+  check_device(t, like, what);
 }
 inline void check_type(const Tensor& t, ScalarType type, const char* what) {
-  HD_CHECK(t.scalar_type() == type, what, " has the wrong dtype");
+  HD_CHECK(t.scalar_type() == type, what, " must be ", type_name(type), ", got ", type_name(t.scalar_type()),
+           "; convert it");
 }
 inline void check_shape(const Tensor& t, std::initializer_list<int64_t> shape, const char* what) {
   bool same = t.dim() == int64_t(shape.size());
   int64_t d = 0;
   for (int64_t n : shape) same = same && t.size(d++) == n;
-  HD_CHECK(same, what, " has the wrong shape");
+  HD_CHECK(same, what, " must have shape ", listed(shape), got(t));
 }
 inline void check_same_shape(const Tensor& t, const Tensor& like, const char* what) {
   bool same = t.dim() == like.dim();
   for (int64_t d = 0; same && d < t.dim(); ++d) same = t.size(d) == like.size(d);
-  HD_CHECK(same, what, " has the wrong shape");
+  HD_CHECK(same, what, " must have shape ", shape_of(like), got(t));
+}
+inline void check_count(const Tensor& t, int64_t count, const char* what) {
+  HD_CHECK(int64_t(t.numel()) == count, what, " must have ", count, " elements", got(t));
 }
 // Storage type of an activation tensor: float32 or bfloat16.
 inline DType storage(const Tensor& t, const char* what) {
   const ScalarType type = t.scalar_type();
-  HD_CHECK(type == ScalarType::Float || type == ScalarType::BFloat16, what, " must be float32 or bfloat16");
+  HD_CHECK(type == ScalarType::Float || type == ScalarType::BFloat16, what, " must be float32 or bfloat16, got ",
+           type_name(type), "; convert it");
   return type == ScalarType::Float ? DType::F32 : DType::BF16;
 }
 
@@ -102,7 +170,7 @@ inline int64_t cols(const Tensor& t) { return t.size(t.dim() - 1); }
 // Product of all sizes but the last `trailing` ones; right for empty tensors too.
 inline int64_t rows(const Tensor& t, int64_t trailing = 1) {
   int64_t n = 1;
-  for (int64_t d = 0; d < t.dim() - trailing; ++d) n *= t.size(d);
+  for (int64_t d = 0; d < t.dim() - trailing; ++d) n = times(n, t.size(d), "a tensor");
   return n;
 }
 // All memory of an op. A failure of torch's would name the line of its header that asked, and no reason.
@@ -110,8 +178,8 @@ inline Tensor allocate(const Tensor& like, const std::vector<int64_t>& shape, Sc
   try {
     return torch::stable::new_empty(like, IntHeaderOnlyArrayRef(shape.data(), shape.size()), type);
   } catch (const std::runtime_error&) {
-    int64_t count = 1;
-    for (int64_t n : shape) count *= n;
+    uint64_t count = 1;
+    for (int64_t n : shape) count *= uint64_t(n);
     HD_CHECK(false, "out of memory: an op asked for a tensor of ", count, " elements on ",
              like.is_cuda() ? "the GPU" : "the CPU", " and got none; use a smaller batch or network, or more memory");
   }
@@ -122,9 +190,7 @@ inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape,
 }
 // Contiguous, of the shape and device of `like`, its dtype unless one is given.
 inline Tensor new_like(const Tensor& like, std::optional<ScalarType> type = std::nullopt) {
-  std::vector<int64_t> shape(like.dim());
-  for (int64_t d = 0; d < like.dim(); ++d) shape[d] = like.size(d);
-  return allocate(like, shape, type ? *type : like.scalar_type());
+  return allocate(like, sizes_of(like), type ? *type : like.scalar_type());
 }
 // The same without its last `trailing` dimensions.
 inline Tensor new_rows(const Tensor& like, int64_t trailing = 1, ScalarType type = ScalarType::Float) {

@@ -8,13 +8,13 @@ namespace {
 
 // What both directions take: x (..., 3D) of a storage type; deter (..., D), scale (3D,), bias (3D,) float32.
 void check_inputs(const Tensor& x, const Tensor& deter, const Tensor& scale, const Tensor& bias) {
-  HD_CHECK(x.dim() >= 1 && deter.dim() == x.dim(), "gru_gates: x and deter need an axis and the same number");
+  HD_CHECK(x.dim() >= 1 && deter.dim() == x.dim(), "gru_gates: x must be (..., 3D), deter (..., D)", got(x, deter));
   check_layout(x, x, "gru_gates: x");
   check_layout(deter, x, "gru_gates: deter");
   check_type(deter, ScalarType::Float, "gru_gates: deter");
-  HD_CHECK(cols(x) == 3 * cols(deter), "gru_gates: deter has the wrong shape");
+  HD_CHECK(cols(x) == 3 * cols(deter), "gru_gates: x must be (..., 3D), deter (..., D)", got(x, deter));
   for (int64_t d = 0; d + 1 < x.dim(); ++d)
-    HD_CHECK(deter.size(d) == x.size(d), "gru_gates: deter has the wrong shape");
+    HD_CHECK(deter.size(d) == x.size(d), "gru_gates: x must be (..., 3D), deter (..., D)", got(x, deter));
   for (const Tensor& t : {scale, bias}) {
     check_layout(t, x, "gru_gates: scale or bias");
     check_type(t, ScalarType::Float, "gru_gates: scale or bias");
@@ -48,7 +48,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> gru_gates_bwd(Tensor dnext, Tensor x,
   for (const Tensor& t : {mean, rstd}) {
     check_layout(t, x, "gru_gates: mean or rstd");
     check_type(t, ScalarType::Float, "gru_gates: mean or rstd");
-    HD_CHECK(t.numel() == rows(x), "gru_gates: mean or rstd has the wrong shape");
+    check_count(t, rows(x), "gru_gates: mean or rstd");
   }
   const int64_t n = rows(deter), d = cols(deter);
   const int64_t parts = pick(

@@ -17,12 +17,13 @@ void check_float(const Tensor& t, const Tensor& like, std::initializer_list<int6
 // `weights` (5,): the fixed scales in mode 2 (off); unused in modes 0 (rectified) and 1 (plain), which need s
 // (3,).
 HarmonyArgs checked(const Tensor& like, const std::optional<Tensor>& s, int64_t mode, double dyn_share,
-                    const std::vector<double>& scales, int64_t size, const char* what) {
-  HD_CHECK(mode >= 0 && mode <= 2, what, ": mode must be 0, 1 or 2");
-  HD_CHECK(mode == 2 ? scales.size() == HARMONY_LOSSES : s.has_value(), what,
-           ": mode 2 needs five scales, the others s");
-  HD_CHECK(size >= 1, what, ": losses must not be empty");
-  if (s) check_float(*s, like, {HARMONY_TERMS}, what);
+                    const std::vector<double>& scales, int64_t size) {
+  HD_CHECK(mode >= 0 && mode <= 2, "harmony: mode must be 0, 1 or 2, got ", mode, "; choose one");
+  HD_CHECK(mode == 2 ? scales.size() == HARMONY_LOSSES : s.has_value(),
+           "harmony: scales must be five in mode 2, s must be there in the others, got ", scales.size(),
+           " scales in mode ", mode, "; give the other");
+  HD_CHECK(size >= 1, "harmony: losses must have at least one element, got ", size, "; leave the call out");
+  if (s) check_float(*s, like, {HARMONY_TERMS}, "harmony: s");
   HarmonyArgs args{};
   args.s = s ? in(*s) : nullptr;
   args.size = size, args.mode = HarmonyMode(int32_t(mode));
@@ -36,7 +37,7 @@ std::tuple<Tensor, Tensor, Tensor> harmony_fwd(Tensor reward, Tensor image, Tens
                                                Tensor cont, std::optional<Tensor> s, int64_t mode,
                                                double dyn_share, std::vector<double> scales) {
   const int64_t size = reward.numel();
-  HarmonyArgs args = checked(reward, s, mode, dyn_share, scales, size, "harmony_fwd");
+  HarmonyArgs args = checked(reward, s, mode, dyn_share, scales, size);
   int i = 0;
   for (const Tensor& t : {reward, image, dyn, rep, cont}) {
     check_float(t, reward, {size}, "harmony_fwd: a loss");
@@ -53,7 +54,7 @@ std::tuple<Tensor, Tensor, Tensor> harmony_fwd(Tensor reward, Tensor image, Tens
 std::tuple<Tensor, Tensor> harmony_bwd(Tensor dtotal, Tensor dterms, Tensor mean, std::optional<Tensor> s,
                                        int64_t size, int64_t mode, double dyn_share,
                                        std::vector<double> scales) {
-  HarmonyArgs args = checked(mean, s, mode, dyn_share, scales, size, "harmony_bwd");
+  HarmonyArgs args = checked(mean, s, mode, dyn_share, scales, size);
   check_float(mean, mean, {HARMONY_LOSSES}, "harmony_bwd: mean");
   check_float(dtotal, mean, {}, "harmony_bwd: dtotal");
   check_float(dterms, mean, {HARMONY_TERMS}, "harmony_bwd: dterms");

@@ -6,12 +6,12 @@
 namespace hd::ops {
 namespace {
 
-ImageLossArgs checked(const Tensor& recon, const Tensor& image, const char* what) {
-  HD_CHECK(recon.dim() == 2, what, ": recon must be (rows, pixels)");
+ImageLossArgs checked(const Tensor& recon, const Tensor& image) {
+  HD_CHECK(recon.dim() == 2, "image_loss: recon must be (rows, pixels)", got(recon));
   for (const Tensor& t : {recon, image}) {
-    check_layout(t, recon, what);
-    check_type(t, ScalarType::Float, what);
-    check_same_shape(t, recon, what);
+    check_layout(t, recon, "image_loss: recon or image");
+    check_type(t, ScalarType::Float, "image_loss: recon or image");
+    check_same_shape(t, recon, "image_loss: recon or image");
   }
   ImageLossArgs args{};
   args.recon = in(recon), args.image = in(image), args.rows = rows(recon), args.cols = cols(recon);
@@ -20,7 +20,7 @@ ImageLossArgs checked(const Tensor& recon, const Tensor& image, const char* what
 
 // recon, image (N, P) -> loss (N,)
 Tensor image_loss_fwd(Tensor recon, Tensor image) {
-  ImageLossArgs args = checked(recon, image, "image_loss_fwd");
+  ImageLossArgs args = checked(recon, image);
   Tensor loss = new_rows(recon);
   args.loss = out(loss);
   run(
@@ -34,7 +34,7 @@ Tensor image_loss_fwd(Tensor recon, Tensor image) {
 
 // dloss (N,), recon, image (N, P) -> drecon (N, P)
 Tensor image_loss_bwd(Tensor dloss, Tensor recon, Tensor image) {
-  ImageLossArgs args = checked(recon, image, "image_loss_bwd");
+  ImageLossArgs args = checked(recon, image);
   check_layout(dloss, recon, "image_loss_bwd: dloss");
   check_type(dloss, ScalarType::Float, "image_loss_bwd: dloss");
   check_shape(dloss, {args.rows}, "image_loss_bwd: dloss");

@@ -15,15 +15,21 @@ using Tensors = std::vector<Tensor>;
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> imagine(Tensor deter, Tensor index, Tensor u, Tensor u_action,
                                                            Tensors params, Tensors actor, int64_t classes, double mix,
                                                            bool keep_prior, bool half) {
-  HD_CHECK(deter.dim() == 2 && u.dim() == 3 && u_action.dim() == 2, "imagine: wrong number of dimensions");
-  HD_CHECK(params.size() == kRssmParameters && params[1].dim() == 2 && params[7].dim() == 2 &&
-               params[10].dim() == 2 && classes > 0,
-           "imagine: wrong parameters");
-  HD_CHECK(actor.size() >= 2 && actor.size() % 3 == 2, "imagine: the actor is a list of layers");
+  HD_CHECK(deter.dim() == 2 && u.dim() == 3 && u_action.dim() == 2,
+           "imagine: deter must be (N, D), u (H, N, S), u_action (H, N), got ", shape_of(deter), ", ", shape_of(u),
+           " and ", shape_of(u_action), "; reshape them");
+  for (const Tensor& t : {deter, u, u_action}) check_sizes(t, "imagine: deter, u or u_action");
+  check_parameters(params, {1, 7, 10}, "imagine: params");
+  HD_CHECK(classes > 0, "imagine: classes must be at least 1, got ", classes, "; give the classes of a latent");
+  HD_CHECK(actor.size() >= 2 && actor.size() % 3 == 2,
+           "imagine: actor must be 3 tensors a hidden layer and 2 of the last one, got ", actor.size(),
+           " tensors; give them all");
   const int64_t latent = params[10].size(1), n = deter.size(0), h = u.size(0);
   const cpu::Sizes z{0, params[1].size(0) - latent, deter.size(1), params[7].size(1), latent / classes, classes,
                      float(mix), half ? DType::BF16 : DType::F32};
-  HD_CHECK(latent == z.stoch * classes && z.actions > 0, "imagine: classes do not divide the latent");
+  HD_CHECK(latent == z.stoch * classes && z.actions > 0, "imagine: classes must divide the latent, ", latent,
+           ", and params[1] have rows for actions, got ", classes, " and ", z.actions,
+           " rows; give the parameters of one model");
   const cpu::Rssm p = rssm(params, z, false, "imagine: parameter");
   std::vector<cpu::DenseT<const float>> hidden;
   int64_t width = z.deter + latent;
@@ -33,7 +39,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> imagine(Tensor deter, Tensor 
   const cpu::AffineT<const float> last{take(actor[actor.size() - 2], {width, z.actions}, "imagine: actor"),
                                        take(actor.back(), {z.actions}, "imagine: actor")};
   const int64_t choices = u_action.size(0);
-  HD_CHECK(choices == h || choices == h + 1, "imagine: u_action must have H or H + 1 rows");
+  HD_CHECK(choices == h || choices == h + 1, "imagine: u_action must have ", h, " or ", h + 1, " rows", got(u_action));
   check_indices(index, {n, z.stoch}, classes, "imagine: index");
   Tensor deters = empty(deter, {h + 1, n, z.deter}), indices = empty(deter, {h + 1, n, z.stoch}, ScalarType::Long);
   Tensor prior = keep_prior ? empty(deter, {h, n, z.stoch, classes}) : empty(deter, {0});
@@ -51,10 +57,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> imagine(Tensor deter, Tensor 
 
 // deter (N, D), index (N, S), kernel (D + S*K, C) -> (N, C); stoch only carries a gradient
 Tensor state_mm_fwd(Tensor deter, std::optional<Tensor>, Tensor index, Tensor kernel, int64_t classes) {
-  HD_CHECK(deter.dim() == 2 && index.dim() == 2 && kernel.dim() == 2, "state_mm: wrong number of dimensions");
-  const int64_t n = deter.size(0), d = deter.size(1), s = index.size(1), c = kernel.size(1);
-  check_indices(index, {n, s}, classes, "state_mm: index");
-  const cpu::Sizes z{0, 0, d, 0, s, classes, 0.0f};
+  const cpu::Sizes z = state_sizes(deter, index, kernel, classes, "state_mm");
+  const int64_t n = deter.size(0), d = z.deter, s = z.stoch, c = kernel.size(1);
   Tensor y = empty(deter, {n, c});
   cpu::state_mm(torch_pool(), z, n, c, take(deter, {n, d}, "state_mm: deter"), in<int64_t>(index),
                 take(kernel, {d + s * classes, c}, "state_mm: kernel"), out(y));
@@ -64,10 +68,8 @@ Tensor state_mm_fwd(Tensor deter, std::optional<Tensor>, Tensor index, Tensor ke
 // -> ddeter, dstoch (N, S*K), dkernel; each empty where not wanted
 std::tuple<Tensor, Tensor, Tensor> state_mm_bwd(Tensor dy, Tensor deter, Tensor index, Tensor kernel, int64_t classes,
                                                 bool need_deter, bool need_stoch, bool need_kernel) {
-  HD_CHECK(deter.dim() == 2 && index.dim() == 2 && kernel.dim() == 2, "state_mm: wrong number of dimensions");
-  const int64_t n = deter.size(0), d = deter.size(1), s = index.size(1), c = kernel.size(1);
-  check_indices(index, {n, s}, classes, "state_mm: index");
-  const cpu::Sizes z{0, 0, d, 0, s, classes, 0.0f};
+  const cpu::Sizes z = state_sizes(deter, index, kernel, classes, "state_mm");
+  const int64_t n = deter.size(0), d = z.deter, s = z.stoch, c = kernel.size(1);
   Tensor ddeter = need_deter ? empty(deter, {n, d}) : empty(deter, {0});
   Tensor dstoch = need_stoch ? empty(deter, {n, s * classes}) : empty(deter, {0});
   Tensor dkernel = need_kernel ? zeros(deter, {d + s * classes, c}) : empty(deter, {0});
@@ -80,9 +82,9 @@ std::tuple<Tensor, Tensor, Tensor> state_mm_bwd(Tensor dy, Tensor deter, Tensor 
 
 // a (M, K) times b (K, N), either transposed and of any strides.
 Tensor mm(Tensor a, Tensor b) {
-  HD_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(0), "mm: a (M, K) and b (K, N) do not fit");
+  HD_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(0), "mm: a must be (M, K), b (K, N)", got(a, b));
   for (const Tensor& t : {a, b}) {
-    HD_CHECK(!t.is_cuda(), "mm: works on the CPU");
+    check_matrix(t, "mm: a or b");
     check_type(t, ScalarType::Float, "mm: a or b");
   }
   Tensor y = empty(a, {a.size(0), b.size(1)});

@@ -11,12 +11,12 @@ namespace {
 
 // post, prior (..., S, K) of one storage type, K <= KL_MAX_CLASSES: the arguments without outputs.
 BalancedKlArgs checked(const Tensor& post, const Tensor& prior, double free_nats) {
-  HD_CHECK(post.dim() >= 2, "balanced_kl: post needs axes of latents and classes");
+  HD_CHECK(post.dim() >= 2, "balanced_kl: post must be (..., latents, classes)", got(post));
   check_layout(post, post, "balanced_kl: post");
   check_layout(prior, post, "balanced_kl: prior");
   check_type(prior, post.scalar_type(), "balanced_kl: prior");
   check_same_shape(prior, post, "balanced_kl: prior");
-  HD_CHECK(cols(post) <= KL_MAX_CLASSES, "balanced_kl: post has too many classes");
+  HD_CHECK(cols(post) <= KL_MAX_CLASSES, "balanced_kl: post must have up to ", KL_MAX_CLASSES, " classes", got(post));
   BalancedKlArgs args{};
   args.post = in<void>(post);
   args.prior = in<void>(prior);
@@ -55,7 +55,7 @@ std::tuple<Tensor, Tensor> balanced_kl_bwd(Tensor ddyn, Tensor drep, Tensor post
   for (const Tensor& t : {ddyn, drep}) {
     check_layout(t, post, "balanced_kl: ddyn or drep");
     check_type(t, ScalarType::Float, "balanced_kl: ddyn or drep");
-    HD_CHECK(t.numel() == args.rows, "balanced_kl: ddyn or drep has the wrong shape");
+    check_count(t, args.rows, "balanced_kl: ddyn or drep");
   }
   Tensor dpost = new_like(post), dprior = new_like(post);
   args.ddyn = in(ddyn);

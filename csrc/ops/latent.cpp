@@ -8,9 +8,10 @@ namespace {
 
 // x (..., K) of a storage type, 1 <= K <= LATENT_MAX_CLASSES.
 void check_classes(const Tensor& x, const char* what) {
-  HD_CHECK(x.dim() >= 1, what, " needs an axis of classes");
+  HD_CHECK(x.dim() >= 1, what, " must have an axis of classes", got(x));
   check_layout(x, x, what);
-  HD_CHECK(cols(x) >= 1 && cols(x) <= LATENT_MAX_CLASSES, what, " has too many classes or none");
+  HD_CHECK(cols(x) >= 1 && cols(x) <= LATENT_MAX_CLASSES, what,
+           " must have 1 to ", LATENT_MAX_CLASSES, " classes", got(x));
 }
 
 void check_like(const Tensor& t, const Tensor& x, const char* what) {
@@ -25,7 +26,7 @@ void check_uniforms(const Tensor& u, const Tensor& x, const char* what) {
   check_type(u, ScalarType::Float, what);
   bool same = u.dim() == x.dim() - 1;
   for (int64_t d = 0; same && d < u.dim(); ++d) same = u.size(d) == x.size(d);
-  HD_CHECK(same, what, " has the wrong shape");
+  HD_CHECK(same, what, " must have the shape of the logits without classes, ", shape_of(x), got(u));
 }
 
 void forward(const Tensor& x, const LatentFwdArgs& args) {

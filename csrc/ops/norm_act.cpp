@@ -8,7 +8,7 @@ namespace {
 
 // x (..., C) float32 or bfloat16; scale (C,), bias (C,) -> y like x, mean (...), rstd (...)
 std::tuple<Tensor, Tensor, Tensor> norm_act_fwd(Tensor x, Tensor scale, Tensor bias) {
-  HD_CHECK(x.dim() >= 1, "norm_act_fwd: x needs an axis to normalise");
+  HD_CHECK(x.dim() >= 1, "norm_act_fwd: x must have an axis to normalise", got(x));
   check_layout(x, x, "norm_act_fwd: x");
   for (const Tensor& t : {scale, bias}) {
     check_layout(t, x, "norm_act_fwd: scale or bias");
@@ -30,7 +30,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_act_fwd(Tensor x, Tensor scale, Tensor b
 // dy, x (..., C); mean, rstd (...); scale, bias (C,) -> dx like x, dscale (C,), dbias (C,)
 std::tuple<Tensor, Tensor, Tensor> norm_act_bwd(Tensor dy, Tensor x, Tensor mean, Tensor rstd, Tensor scale,
                                                 Tensor bias) {
-  HD_CHECK(x.dim() >= 1, "norm_act_bwd: x needs an axis to normalise");
+  HD_CHECK(x.dim() >= 1, "norm_act_bwd: x must have an axis to normalise", got(x));
   check_layout(x, x, "norm_act_bwd: x");
   check_layout(dy, x, "norm_act_bwd: dy");
   check_type(dy, x.scalar_type(), "norm_act_bwd: dy");
@@ -38,7 +38,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_act_bwd(Tensor dy, Tensor x, Tensor mean
   for (const Tensor& t : {mean, rstd}) {
     check_layout(t, x, "norm_act_bwd: mean or rstd");
     check_type(t, ScalarType::Float, "norm_act_bwd: mean or rstd");
-    HD_CHECK(t.numel() == rows(x), "norm_act_bwd: mean or rstd has the wrong shape");
+    check_count(t, rows(x), "norm_act_bwd: mean or rstd");
   }
   for (const Tensor& t : {scale, bias}) {
     check_layout(t, x, "norm_act_bwd: scale or bias");

@@ -8,28 +8,33 @@ namespace {
 using Tensors = std::vector<Tensor>;
 
 cpu::Sizes sizes(const Tensor& embed, const Tensor& action, const Tensors& p, int64_t classes, double mix) {
-  HD_CHECK(embed.dim() == 3 && action.dim() == 3, "observe_scan: embed and action must be (T, B, ...)");
-  HD_CHECK(p.size() == kRssmParameters && p[7].dim() == 2 && p[10].dim() == 2, "observe_scan: wrong parameters");
-  HD_CHECK(classes > 0 && p[10].size(1) % classes == 0, "observe_scan: classes do not divide the latent");
-  HD_CHECK(mix >= 0 && mix < 1, "observe_scan: mix must be in [0, 1)");
+  HD_CHECK(embed.dim() == 3 && action.dim() == 3,
+           "observe_scan: embed and action must be (T, B, ...)", got(embed, action));
+  for (const Tensor& t : {embed, action}) check_sizes(t, "observe_scan: embed or action");
+  check_parameters(p, {7, 10}, "observe_scan: params");
+  HD_CHECK(classes > 0 && p[10].size(1) % classes == 0, "observe_scan: classes must divide the latent, ",
+           p[10].size(1), ", got ", classes, "; give the parameters of one model");
+  HD_CHECK(mix >= 0 && mix < 1, "observe_scan: mix must be in [0, 1), got ", mix);
   return {embed.size(2), action.size(2), p[7].size(0), p[7].size(1), p[10].size(1) / classes, classes, float(mix),
           storage(embed, "observe_scan: embed")};
 }
 
 // Offsets of the kept tensors in one flat buffer: three pre-activations of U, one of 3D, four pairs of statistics.
-int64_t saved_size(const cpu::Sizes& z, int64_t rows) { return rows * (3 * z.units + 3 * z.deter + 8); }
+int64_t saved_size(const cpu::Sizes& z, int64_t rows) {
+  return times(rows, 3 * z.units + 3 * z.deter + 8, "observe_scan: saved");
+}
 
 cpu::Observe arguments(const cpu::Sizes& z, const Tensor& embed, const Tensor& action, const Tensor& is_first,
                        const Tensor& saved, const Tensor& start) {
-  const int64_t t = embed.size(0), b = embed.size(1), n = t * b;
+  const int64_t t = embed.size(0), b = embed.size(1), n = times(t, b, "observe_scan: embed");
   cpu::Observe x{};
   x.length = t;
   x.batch = b;
-  HD_CHECK(!embed.is_cuda() && embed.is_contiguous(), "observe_scan: embed must be contiguous on the CPU");
+  check_host(embed, "observe_scan: embed");
   check_shape(embed, {t, b, z.embed}, "observe_scan: embed");
   x.embed = {in<void>(embed), z.embed, 1, z.operands};
   x.action = take(action, {t, b, z.actions}, "observe_scan: action");
-  HD_CHECK(!is_first.is_cuda() && is_first.is_contiguous(), "observe_scan: is_first must be contiguous on the CPU");
+  check_host(is_first, "observe_scan: is_first");
   check_type(is_first, ScalarType::Bool, "observe_scan: is_first");
   check_shape(is_first, {t, b}, "observe_scan: is_first");
   x.first = in<bool>(is_first);
@@ -57,7 +62,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> observe_scan_
   Tensor deter = empty(embed, {t, b, z.deter}), index = empty(embed, {t, b, z.stoch}, ScalarType::Long);
   Tensor post = empty(embed, {t, b, z.stoch, classes}), prior = empty(embed, {t, b, z.stoch, classes});
   Tensor stoch = empty(embed, {t, b, z.stoch, classes});
-  Tensor saved = empty(embed, {saved_size(z, t * b)}), start = empty(embed, {z.stoch}, ScalarType::Long);
+  Tensor saved = empty(embed, {saved_size(z, rows(embed))}), start = empty(embed, {z.stoch}, ScalarType::Long);
   cpu::Observe x = arguments(z, embed, action, is_first, saved, start);
   x.u = take(u, {t, b, z.stoch}, "observe_scan: u");
   x.deter = out(deter);

@@ -9,7 +9,8 @@ namespace {
 
 // ring (R, P) uint8, index (N,) int64 -> (N, P) float32 in [0, 1]
 Tensor replay_gather(Tensor ring, Tensor index) {
-  HD_CHECK(ring.dim() == 2 && index.dim() == 1, "replay_gather: ring must be (rows, pixels), index (n,)");
+  HD_CHECK(ring.dim() == 2 && index.dim() == 1,
+           "replay_gather: ring must be (rows, pixels), index (n,)", got(ring, index));
   check_layout(ring, ring, "replay_gather: ring");
   check_type(ring, ScalarType::Byte, "replay_gather: ring");
   check_layout(index, ring, "replay_gather: index");

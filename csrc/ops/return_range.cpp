@@ -11,12 +11,12 @@ namespace {
 // ret (N,), low (), high (), percentiles in [0, 100] -> (3,): new low, new high, scale
 Tensor return_range(Tensor ret, Tensor low, Tensor high, double decay, double low_percentile,
                     double high_percentile, double floor) {
-  HD_CHECK(ret.dim() == 1 && ret.numel() >= 1, "return_range: ret must be (n,), not empty");
+  HD_CHECK(ret.dim() == 1 && ret.numel() >= 1, "return_range: ret must be (n,), not empty", got(ret));
   for (const Tensor& t : {ret, low, high}) {
     check_layout(t, ret, "return_range: ret, low or high");
     check_type(t, ScalarType::Float, "return_range: ret, low or high");
   }
-  HD_CHECK(low.numel() == 1 && high.numel() == 1, "return_range: low and high must be one number each");
+  for (const Tensor& t : {low, high}) check_count(t, 1, "return_range: low or high");
   Tensor result = empty(ret, {3});
   ReturnRangeArgs args{};
   args.ret = in(ret), args.low = in(low), args.high = in(high), args.out = out(result);
@@ -24,7 +24,8 @@ Tensor return_range(Tensor ret, Tensor low, Tensor high, double decay, double lo
   args.decay = float(decay), args.rest = float(1.0 - decay), args.floor = float(floor);
   const double percentile[2] = {low_percentile, high_percentile};
   for (int i = 0; i < 2; ++i) {
-    HD_CHECK(percentile[i] >= 0 && percentile[i] <= 100, "return_range: percentiles must be in [0, 100]");
+    HD_CHECK(percentile[i] >= 0 && percentile[i] <= 100,
+             "return_range: percentiles must be in [0, 100], got ", percentile[i]);
     const float place =
         float(percentile[i] / 100) * float(args.size - 1);  // in fp32, as torch.quantile has it
     const float below = std::floor(place);

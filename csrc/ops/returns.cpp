@@ -14,7 +14,7 @@ void check_cells(const Tensor& t, const Tensor& like, int64_t time, int64_t n, c
 
 // reward (H, N), value, cont (H+1, N) -> returns (H, N)
 Tensor lambda_return_fwd(Tensor reward, Tensor value, Tensor cont, double gamma, double lam) {
-  HD_CHECK(reward.dim() == 2, "lambda_return_fwd: reward must be (horizon, n)");
+  HD_CHECK(reward.dim() == 2, "lambda_return_fwd: reward must be (horizon, n)", got(reward));
   const int64_t horizon = reward.size(0), n = reward.size(1);
   check_cells(reward, reward, horizon, n, "lambda_return_fwd: reward");
   check_cells(value, reward, horizon + 1, n, "lambda_return_fwd: value");
@@ -36,7 +36,7 @@ Tensor lambda_return_fwd(Tensor reward, Tensor value, Tensor cont, double gamma,
 // dret (H, N), value, cont (H+1, N), ret (H, N) -> dreward (H, N), dvalue, dcont (H+1, N)
 std::tuple<Tensor, Tensor, Tensor> lambda_return_bwd(Tensor dret, Tensor value, Tensor cont, Tensor ret,
                                                      double gamma, double lam) {
-  HD_CHECK(dret.dim() == 2, "lambda_return_bwd: dret must be (horizon, n)");
+  HD_CHECK(dret.dim() == 2, "lambda_return_bwd: dret must be (horizon, n)", got(dret));
   const int64_t horizon = dret.size(0), n = dret.size(1);
   check_cells(dret, dret, horizon, n, "lambda_return_bwd: dret");
   check_cells(ret, dret, horizon, n, "lambda_return_bwd: ret");
@@ -59,7 +59,7 @@ std::tuple<Tensor, Tensor, Tensor> lambda_return_bwd(Tensor dret, Tensor value, 
 
 // cont (T, N) -> weight (T, N)
 Tensor return_weight_fwd(Tensor cont, double gamma) {
-  HD_CHECK(cont.dim() == 2, "return_weight_fwd: cont must be (time, n)");
+  HD_CHECK(cont.dim() == 2, "return_weight_fwd: cont must be (time, n)", got(cont));
   check_cells(cont, cont, cont.size(0), cont.size(1), "return_weight_fwd: cont");
   Tensor weight = new_like(cont);
   const ReturnWeightArgs args{in(cont),     out(weight),  nullptr,     nullptr,
@@ -75,7 +75,7 @@ Tensor return_weight_fwd(Tensor cont, double gamma) {
 
 // dweight, cont, weight (T, N) -> dcont (T, N)
 Tensor return_weight_bwd(Tensor dweight, Tensor cont, Tensor weight, double gamma) {
-  HD_CHECK(cont.dim() == 2, "return_weight_bwd: cont must be (time, n)");
+  HD_CHECK(cont.dim() == 2, "return_weight_bwd: cont must be (time, n)", got(cont));
   for (const Tensor& t : {cont, dweight, weight})
     check_cells(t, cont, cont.size(0), cont.size(1), "return_weight_bwd: dweight, cont or weight");
   Tensor dcont = new_like(cont);

@@ -29,9 +29,11 @@ T* checked(const Maybe& t, std::initializer_list<int64_t> shape, const Tensor& l
 
 // An operand of `rows` rows of `columns` elements, any distance apart; its type.
 DType check_operand(const Tensor& t, int64_t rows, int64_t columns, const Tensor& like, const char* what) {
-  HD_CHECK(t.dim() == 2 && t.size(0) == rows && t.size(1) == columns, what, " has the wrong shape");
-  HD_CHECK(t.stride(1) == 1 && t.stride(0) >= columns, what, " must have contiguous rows");
-  HD_CHECK(t.is_cuda() == like.is_cuda() && t.get_device() == like.get_device(), what, " is on another device");
+  check_sizes(t, what);
+  check_shape(t, {rows, columns}, what);
+  HD_CHECK(t.stride(1) == 1 && t.stride(0) >= columns, what,
+           " must have rows that are contiguous and apart, got strides ", strides_of(t), "; copy it");
+  check_device(t, like, what);
   return storage(t, what);
 }
 
@@ -46,9 +48,12 @@ Stats check_stats(const Tensor& t, int64_t rows, const Tensor& like, const char*
 void scan_input_fwd(Tensor pre, Maybe deter, Maybe index, Maybe action, Maybe reset, Maybe start,
                     Maybe start_index, Maybe kernel, Maybe action_kernel, Tensor scale, Tensor bias, Maybe before,
                     Tensor joint, Tensor stats, bool accumulate) {
-  HD_CHECK(pre.dim() == 2 && joint.dim() == 2, "scan_input: pre and joint must have 2 dimensions");
+  HD_CHECK(pre.dim() == 2 && joint.dim() == 2, "scan_input: pre must be (B, U), joint (B, D + U)", got(pre, joint));
+  check_sizes(joint, "scan_input: joint");
   const int64_t b = pre.size(0), u = pre.size(1), d = joint.size(1) - u;
-  HD_CHECK(u >= 1 && u <= SCAN_MAX_COLS && d >= 0, "scan_input: pre has no columns, too many, or more than joint");
+  HD_CHECK(u >= 1 && u <= SCAN_MAX_COLS && d >= 0,
+           "scan_input: pre must have 1 to ", SCAN_MAX_COLS, " columns, no more than joint",
+           got(pre, joint));
   ScanInputFwdArgs a{};
   a.rows = b, a.size = d, a.cols = u, a.stride = joint.stride(0), a.accumulate = accumulate;
   a.dtype = check_operand(joint, b, d + u, pre, "scan_input: joint");
@@ -59,20 +64,24 @@ void scan_input_fwd(Tensor pre, Maybe deter, Maybe index, Maybe action, Maybe re
   a.start = checked(start, {d}, pre, "scan_input: start");
   a.before = checked(before, {b, d}, pre, "scan_input: before");
   a.reset = checked<bool>(reset, {b}, pre, "scan_input: reset", ScalarType::Bool);
-  HD_CHECK(d == 0 || deter || start, "scan_input: needs deter or start");
-  HD_CHECK(!reset || (start && start_index), "scan_input: reset needs start and start_index");
+  HD_CHECK(d == 0 || deter || start,
+           "scan_input: deter or start must be given where joint has a state, got neither; give one");
+  HD_CHECK(!reset || (start && start_index),
+           "scan_input: start and start_index must be given with reset, got one at most; give both");
   if (index || start_index) {
     const Tensor& of = start_index ? *start_index : *index;
-    HD_CHECK(kernel && of.dim() >= 1 && cols(of) >= 1, "scan_input: an index needs a kernel and groups");
+    HD_CHECK(kernel && of.dim() >= 1 && cols(of) >= 1, "scan_input: an index must have groups, and a kernel",
+             got(of));
     a.groups = cols(of), a.classes = kernel->dim() == 2 ? kernel->size(0) / a.groups : 0;
-    HD_CHECK(a.classes >= 1, "scan_input: kernel has the wrong shape");
+    HD_CHECK(a.classes >= 1, "scan_input: kernel must have as many rows as groups times classes", got(*kernel, of));
     a.index = checked<int64_t>(index, {b, a.groups}, pre, "scan_input: index", ScalarType::Long);
     a.start_index = checked<int64_t>(start_index, {a.groups}, pre, "scan_input: start_index", ScalarType::Long);
     a.kernel = checked<void>(kernel, {a.groups * a.classes, u}, pre, "scan_input: kernel", joint.scalar_type());
   }
   if (action) {
     HD_CHECK(action_kernel && action_kernel->dim() == 2 && action_kernel->size(0) >= 1,
-             "scan_input: action needs a kernel");
+             "scan_input: action_kernel must be (A, U), at least one action",
+             got(action_kernel ? *action_kernel : pre));
     a.actions = action_kernel->size(0);
     a.action = checked<int64_t>(action, {b}, pre, "scan_input: action", ScalarType::Long);
     a.action_kernel =
@@ -90,10 +99,13 @@ void scan_input_fwd(Tensor pre, Maybe deter, Maybe index, Maybe action, Maybe re
 
 void scan_input_bwd(Tensor djoint, Maybe direct, Maybe reset, Tensor pre, Tensor stats, Tensor scale, Tensor bias,
                     Tensor dpre, Maybe dmasked, Maybe dbefore, Maybe carry, Tensor partial) {
-  HD_CHECK(pre.dim() == 2 && djoint.dim() == 2, "scan_input: pre and djoint must have 2 dimensions");
+  HD_CHECK(pre.dim() == 2 && djoint.dim() == 2, "scan_input: pre must be (B, U), djoint (B, D + U)", got(pre, djoint));
+  check_sizes(djoint, "scan_input: djoint");
   const int64_t b = pre.size(0), u = pre.size(1), d = djoint.size(1) - u;
-  HD_CHECK(u >= 1 && u <= SCAN_MAX_COLS && d >= 0, "scan_input: pre has no columns, too many, or more than djoint");
-  HD_CHECK(partial.dim() == 3, "scan_input: partial must have 3 dimensions");
+  HD_CHECK(u >= 1 && u <= SCAN_MAX_COLS && d >= 0,
+           "scan_input: pre must have 1 to ", SCAN_MAX_COLS, " columns, no more than djoint",
+           got(pre, djoint));
+  HD_CHECK(partial.dim() == 3, "scan_input: partial must be (parts, 2, U)", got(partial));
   ScanInputBwdArgs a{};
   a.rows = b, a.size = d, a.cols = u, a.parts = partial.size(0);
   a.djoint = in(checked(djoint, {b, d + u}, pre, "scan_input: djoint"));
@@ -101,7 +113,8 @@ void scan_input_bwd(Tensor djoint, Maybe direct, Maybe reset, Tensor pre, Tensor
   a.scale = in(checked(scale, {u}, pre, "scan_input: scale"));
   a.bias = in(checked(bias, {u}, pre, "scan_input: bias"));
   a.reset = checked<bool>(reset, {b}, pre, "scan_input: reset", ScalarType::Bool);
-  HD_CHECK(d == 0 || (direct && dbefore), "scan_input: a state needs direct and dbefore");
+  HD_CHECK(d == 0 || (direct && dbefore),
+           "scan_input: direct and dbefore must be given where djoint has a state, got one at most; give both");
   a.direct = checked(direct, {b, d}, pre, "scan_input: direct");
   a.dbefore = checked(dbefore, {b, d}, pre, "scan_input: dbefore");
   a.carry = checked(carry, {b, d}, pre, "scan_input: carry");
@@ -109,7 +122,7 @@ void scan_input_bwd(Tensor djoint, Maybe direct, Maybe reset, Tensor pre, Tensor
   a.dpre = out<void>(checked(dpre, {b, u}, pre, "scan_input: dpre", dpre.scalar_type()));
   a.dmasked = checked<void>(dmasked, {b, u}, pre, "scan_input: dmasked", dpre.scalar_type());
   a.partial = out(checked(partial, {a.parts, 2, u}, pre, "scan_input: partial"));
-  HD_CHECK(a.parts >= 1, "scan_input: partial needs a part");
+  HD_CHECK(a.parts >= 1, "scan_input: partial must have at least one part", got(partial));
   const Stats s = check_stats(stats, b, pre, "scan_input: stats");
   a.mean = s.mean, a.rstd = s.rstd;
   run(
@@ -121,7 +134,8 @@ void scan_input_bwd(Tensor djoint, Maybe direct, Maybe reset, Tensor pre, Tensor
 }
 
 void scan_gates_fwd(Tensor x, Tensor deter, Tensor scale, Tensor bias, Tensor following, Maybe copy, Tensor stats) {
-  HD_CHECK(deter.dim() == 2, "scan_gates: deter must have 2 dimensions");
+  HD_CHECK(deter.dim() == 2, "scan_gates: deter must be (B, D)", got(deter));
+  check_sizes(deter, "scan_gates: deter");
   const int64_t b = deter.size(0), d = deter.size(1);
   GruGatesFwdArgs a{};
   a.rows = b, a.size = d, a.dtype = DType::F32;
@@ -145,7 +159,9 @@ void scan_gates_fwd(Tensor x, Tensor deter, Tensor scale, Tensor bias, Tensor fo
 
 void scan_gates_bwd(Tensor dnext, Tensor x, Tensor deter, Tensor stats, Tensor scale, Tensor bias, Tensor dx,
                     Tensor ddeter, Tensor partial) {
-  HD_CHECK(deter.dim() == 2 && partial.dim() == 3, "scan_gates: deter must have 2 dimensions, partial 3");
+  HD_CHECK(deter.dim() == 2 && partial.dim() == 3, "scan_gates: deter must be (B, D), partial (parts, 2, 3D)",
+           got(deter, partial));
+  check_sizes(deter, "scan_gates: deter");
   const int64_t b = deter.size(0), d = deter.size(1);
   GruGatesBwdArgs a{};
   a.rows = b, a.size = d, a.parts = partial.size(0), a.dtype = DType::F32;
@@ -158,7 +174,7 @@ void scan_gates_bwd(Tensor dnext, Tensor x, Tensor deter, Tensor stats, Tensor s
   a.dx = out<void>(checked(dx, {b, 3 * d}, deter, "scan_gates: dx", dx.scalar_type()));
   a.ddeter = out(checked(ddeter, {b, d}, deter, "scan_gates: ddeter"));
   a.partial = out(checked(partial, {a.parts, 2, 3 * d}, deter, "scan_gates: partial"));
-  HD_CHECK(a.parts >= 1, "scan_gates: partial needs a part");
+  HD_CHECK(a.parts >= 1, "scan_gates: partial must have at least one part", got(partial));
   const Stats s = check_stats(stats, b, deter, "scan_gates: stats");
   a.mean = s.mean, a.rstd = s.rstd;
   run(
@@ -170,11 +186,13 @@ void scan_gates_bwd(Tensor dnext, Tensor x, Tensor deter, Tensor stats, Tensor s
 }
 
 void scan_sample_fwd(Tensor logit, Tensor u, double mix, Maybe logp, Maybe onehot, Tensor index) {
-  HD_CHECK(logit.dim() == 3, "scan_sample: logit must be (B, S, K)");
+  HD_CHECK(logit.dim() == 3, "scan_sample: logit must be (B, S, K)", got(logit));
+  check_sizes(logit, "scan_sample: logit");
   const int64_t b = logit.size(0), s = logit.size(1), k = logit.size(2);
-  HD_CHECK(s >= 1 && k >= 1 && k <= LATENT_MAX_CLASSES, "scan_sample: logit has too many classes or none");
+  HD_CHECK(s >= 1 && k >= 1 && k <= LATENT_MAX_CLASSES,
+           "scan_sample: logit must have groups, and 1 to ", LATENT_MAX_CLASSES, " classes", got(logit));
   LatentFwdArgs a{};
-  a.groups = b * s, a.classes = k, a.mix = float(mix), a.dtype = DType::F32;
+  a.groups = times(b, s, "scan_sample: logit"), a.classes = k, a.mix = float(mix), a.dtype = DType::F32;
   a.logit = in<void>(checked(logit, {b, s, k}, logit, "scan_sample: logit"));
   a.u = in(checked(u, {b, s}, logit, "scan_sample: u"));
   a.logp = checked<void>(logp, {b, s, k}, logit, "scan_sample: logp");
@@ -192,11 +210,13 @@ void scan_sample_fwd(Tensor logit, Tensor u, double mix, Maybe logp, Maybe oneho
 }
 
 void scan_sample_bwd(Tensor logit, Tensor donehot, Maybe dlogp, double mix, Tensor dlogit) {
-  HD_CHECK(logit.dim() == 3, "scan_sample: logit must be (B, S, K)");
+  HD_CHECK(logit.dim() == 3, "scan_sample: logit must be (B, S, K)", got(logit));
+  check_sizes(logit, "scan_sample: logit");
   const int64_t b = logit.size(0), s = logit.size(1), k = logit.size(2);
-  HD_CHECK(k >= 1 && k <= LATENT_MAX_CLASSES, "scan_sample: logit has too many classes or none");
+  HD_CHECK(k >= 1 && k <= LATENT_MAX_CLASSES,
+           "scan_sample: logit must have groups, and 1 to ", LATENT_MAX_CLASSES, " classes", got(logit));
   LatentBwdArgs a{};
-  a.groups = b * s, a.classes = k, a.mix = float(mix), a.dtype = DType::F32;
+  a.groups = times(b, s, "scan_sample: logit"), a.classes = k, a.mix = float(mix), a.dtype = DType::F32;
   a.logit = in<void>(checked(logit, {b, s, k}, logit, "scan_sample: logit"));
   a.donehot = in<void>(checked(donehot, {b, s, k}, logit, "scan_sample: donehot"));
   a.dlogp = checked<void>(dlogp, {b, s, k}, logit, "scan_sample: dlogp");

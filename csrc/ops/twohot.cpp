@@ -54,19 +54,18 @@ Tensor symexp_bwd(Tensor dy, Tensor x) {
       [](auto& a, auto begin, auto end) { cpu::symexp_bwd(a, begin, end); });
 }
 
-void check_rows(const Tensor& logit, const Tensor& bins, const char* what) {
-  HD_CHECK(logit.dim() == 2 && cols(logit) >= 2, what, ": logit must be (rows, bins), at least two bins");
-  check_float(logit, logit, what);
-  check_float(bins, logit, what);
-  check_shape(bins, {cols(logit)}, what);
+void check_rows(const Tensor& logit, const Tensor& bins) {
+  HD_CHECK(logit.dim() == 2 && cols(logit) >= 2, "twohot: logit must be (rows, bins), at least two bins", got(logit));
+  check_float(logit, logit, "twohot: logit");
+  check_float(bins, logit, "twohot: bins");
+  check_shape(bins, {cols(logit)}, "twohot: bins");
 }
 
-// logit (N, K), target (M, N) in reward units, bins (K,) -> loss (M, N), stats (N, 2)
 std::tuple<Tensor, Tensor> twohot_loss_fwd(Tensor logit, Tensor target, Tensor bins) {
-  check_rows(logit, bins, "twohot_loss_fwd");
+  check_rows(logit, bins);
   check_float(target, logit, "twohot_loss_fwd: target");
   HD_CHECK(target.dim() == 2 && target.size(1) == rows(logit),
-           "twohot_loss_fwd: target must be (targets, rows)");
+           "twohot_loss_fwd: target must be (targets, rows)", got(target, logit));
   Tensor loss = new_like(target), stats = empty(logit, {rows(logit), 2});
   TwohotLossArgs args{};
   args.logit = in(logit), args.target = in(target), args.bins = in(bins);
@@ -83,12 +82,12 @@ std::tuple<Tensor, Tensor> twohot_loss_fwd(Tensor logit, Tensor target, Tensor b
 
 // dloss (M, N), logit (N, K), target (M, N), bins (K,), stats (N, 2) -> dlogit (N, K)
 Tensor twohot_loss_bwd(Tensor dloss, Tensor logit, Tensor target, Tensor bins, Tensor stats) {
-  check_rows(logit, bins, "twohot_loss_bwd");
+  check_rows(logit, bins);
   check_float(dloss, logit, "twohot_loss_bwd: dloss");
   check_float(target, logit, "twohot_loss_bwd: target");
   check_float(stats, logit, "twohot_loss_bwd: stats");
   HD_CHECK(target.dim() == 2 && target.size(1) == rows(logit),
-           "twohot_loss_bwd: target must be (targets, rows)");
+           "twohot_loss_bwd: target must be (targets, rows)", got(target, logit));
   check_same_shape(dloss, target, "twohot_loss_bwd: dloss");
   check_shape(stats, {rows(logit), 2}, "twohot_loss_bwd: stats");
   Tensor dlogit = new_like(logit);
@@ -107,7 +106,7 @@ Tensor twohot_loss_bwd(Tensor dloss, Tensor logit, Tensor target, Tensor bins, T
 
 // logit (N, K), bins (K,) -> mean (N,) in reward units, center (N,) in symlog units, stats (N, 2)
 std::tuple<Tensor, Tensor, Tensor> twohot_mean_fwd(Tensor logit, Tensor bins) {
-  check_rows(logit, bins, "twohot_mean_fwd");
+  check_rows(logit, bins);
   Tensor mean = new_rows(logit), center = new_rows(logit), stats = empty(logit, {rows(logit), 2});
   TwohotMeanArgs args{};
   args.logit = in(logit), args.bins = in(bins);
@@ -124,7 +123,7 @@ std::tuple<Tensor, Tensor, Tensor> twohot_mean_fwd(Tensor logit, Tensor bins) {
 
 // dmean (N,), logit (N, K), bins (K,), center (N,), stats (N, 2) -> dlogit (N, K)
 Tensor twohot_mean_bwd(Tensor dmean, Tensor logit, Tensor bins, Tensor center, Tensor stats) {
-  check_rows(logit, bins, "twohot_mean_bwd");
+  check_rows(logit, bins);
   for (const Tensor& t : {dmean, center}) {
     check_float(t, logit, "twohot_mean_bwd: dmean or center");
     check_shape(t, {rows(logit)}, "twohot_mean_bwd: dmean or center");

@@ -2,23 +2,32 @@
 steps left in OUT. Standard library only."""
 
 import csv
-import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from hdfast.errors import spelled_out
+from hdfast.jsonl import is_number, read_rows
 
 COLUMNS = ("step", "case", "precision", "value", "unit", "expected", "note")
 
 
 def report(out: Path) -> None:
     """Write rows.csv and report.txt; a folder in which a step wrote nothing still gets both."""
-    path = out / "rows.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = [found for row in read_rows(out / "rows.jsonl") if (found := _row(row))]
     with (out / "rows.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     (out / "report.txt").write_text("\n".join(lines(rows, out)) + "\n")
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any] | None:
+    """The columns of a row; None where one is missing or no number stands where one should."""
+    numbers = (row.get("value"), row.get("expected"))
+    if not set(COLUMNS) <= row.keys() or not all(x is None or is_number(x) for x in numbers):
+        return None
+    return {name: row[name] if name in ("value", "expected") else spelled_out(str(row[name])) for name in COLUMNS}
 
 
 def lines(rows: list[dict[str, Any]], out: Path) -> list[str]:

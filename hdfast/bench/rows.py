@@ -18,6 +18,7 @@ from hdfast.bench import peers
 from hdfast.bench.peers import PEERS
 from hdfast.bench.serve import MARK
 from hdfast.errors import RunError
+from hdfast.jsonl import is_number
 
 OURS = "hdfast"
 TURN = 0.5  # seconds a row runs in one turn, if one run of it is shorter
@@ -93,7 +94,7 @@ class Measured:
         self.process = subprocess.Popen(program.command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=self.log, text=True)
         try:
-            self.versions: dict[str, str] = self.answer()["versions"]
+            self.versions: dict[str, str] = dict(self.answer().get("versions") or {})
         except BaseException:
             self.close()
             raise
@@ -112,7 +113,10 @@ class Measured:
     def answer(self) -> dict[str, Any]:
         for line in self.process.stdout:
             if line.startswith(MARK):
-                return json.loads(line.removeprefix(MARK))
+                try:
+                    return dict(json.loads(line.removeprefix(MARK)))
+                except (ValueError, TypeError, RecursionError) as error:
+                    raise self._unreadable(line) from error
         self.process.wait()
         self.log.seek(0)
         last = [line for line in self.log.read().splitlines() if line.strip()][-1:]
@@ -124,7 +128,20 @@ class Measured:
             print(json.dumps({"case": case, "count": count}), file=self.process.stdin, flush=True)
         except BrokenPipeError:
             pass  # it has ended: `answer` says why
-        return self.answer()
+        return self.timings()
+
+    def timings(self) -> dict[str, Any]:
+        """The answer to a request: seconds and cpu of every run, peak_rss_mb; RunError where it is none."""
+        found = self.answer()
+        times = [found.get(name) for name in ("seconds", "cpu")]
+        if not all(isinstance(values, list) and values for values in times) or \
+                not all(is_number(x) and x >= 0 for x in (*times[0], *times[1], found.get("peak_rss_mb"))):
+            raise self._unreadable(str(found))
+        return found
+
+    def _unreadable(self, said: str) -> RunError:
+        return RunError(f"{self.program.label} was measured and answered {said.strip()!r:.200}, expected seconds, cpu "
+                        "and peak_rss_mb as JSON; install the peer again")
 
 
 @dataclass

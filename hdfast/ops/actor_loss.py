@@ -51,6 +51,6 @@ def register(namespace: str) -> None:
         dlogit = backward_op(dloss.contiguous(), dlogp.contiguous(), dent.contiguous(), *ctx.saved_tensors, ctx.entropy)
         return dlogit, None, None, None, None
 
-    torch.library.register_fake(f"{namespace}::actor_loss_fwd", fake_fwd)
-    torch.library.register_fake(f"{namespace}::actor_loss_bwd", fake_bwd)
+    library.register_fake(f"{namespace}::actor_loss_fwd", fake_fwd)
+    library.register_fake(f"{namespace}::actor_loss_bwd", fake_bwd)
     torch.library.register_autograd(f"{namespace}::actor_loss_fwd", backward, setup_context=setup_context)

@@ -37,4 +37,4 @@ def register(namespace: str) -> None:
     def fake(param, grad, mean, var, step, slow, lr, eps, clip, beta1, beta2, slow_fraction):
         return param.new_empty(())
 
-    torch.library.register_fake(f"{namespace}::adam_step", fake)
+    library.register_fake(f"{namespace}::adam_step", fake)

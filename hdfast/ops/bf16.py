@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from hdfast.ops import checks
+from hdfast.ops import checks, library
 
 OPS = ("mm_bf16", "state_mm_bf16_fwd", "state_mm_bf16_bwd")
 PUBLIC = ()
@@ -112,9 +112,9 @@ def register(namespace: str) -> None:
         ddeter, dstoch, dkernel = (g if need else None for g, need in zip(grads, ctx.extra[1:], strict=True))
         return ddeter, dstoch, None, dkernel, None, None
 
-    torch.library.register_fake(f"{namespace}::mm_bf16", lambda a, b, half: result(a, a.shape[0], b.shape[1], half))
-    torch.library.register_fake(
+    library.register_fake(f"{namespace}::mm_bf16", lambda a, b, half: result(a, a.shape[0], b.shape[1], half))
+    library.register_fake(
         f"{namespace}::state_mm_bf16_fwd",
         lambda deter, stoch, index, kernel, classes, half: result(deter, len(deter), kernel.shape[1], half))
-    torch.library.register_fake(f"{namespace}::state_mm_bf16_bwd", fake_bwd)
+    library.register_fake(f"{namespace}::state_mm_bf16_bwd", fake_bwd)
     torch.library.register_autograd(f"{namespace}::state_mm_bf16_fwd", backward, setup_context=setup_context)

@@ -28,6 +28,6 @@ def register(namespace: str) -> None:
     def backward(ctx, dloss):
         return backward_op(dloss.contiguous(), *ctx.saved_tensors), None
 
-    torch.library.register_fake(f"{namespace}::cont_loss_fwd", lambda logit, cont: torch.empty_like(logit))
-    torch.library.register_fake(f"{namespace}::cont_loss_bwd", lambda dloss, logit, cont: torch.empty_like(logit))
+    library.register_fake(f"{namespace}::cont_loss_fwd", lambda logit, cont: torch.empty_like(logit))
+    library.register_fake(f"{namespace}::cont_loss_bwd", lambda dloss, logit, cont: torch.empty_like(logit))
     torch.library.register_autograd(f"{namespace}::cont_loss_fwd", backward, setup_context=setup_context)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hdfast.ops import bf16, checks
+from hdfast.ops import bf16, checks, library
 from hdfast.ops.observe_scan import usable
 
 FEW = 8  # channels of the big image below which oneDNN is faster in all but the transposed convolution itself
@@ -99,5 +99,5 @@ def register(namespace: str) -> None:
 
     for name, fake, backward in (("conv_down", fake_down, down_backward), ("conv_up", fake_up, up_backward),
                                  ("conv_kernel", fake_kernel, kernel_backward)):
-        torch.library.register_fake(f"{namespace}::{name}", fake)
+        library.register_fake(f"{namespace}::{name}", fake)
         torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=saved)

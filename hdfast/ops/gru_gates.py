@@ -52,6 +52,6 @@ def register(namespace: str) -> None:
     def backward(ctx, dnext, _mean, _rstd):
         return backward_op(dnext.contiguous(), *ctx.saved_tensors)
 
-    torch.library.register_fake(f"{namespace}::gru_gates_fwd", fake_fwd)
-    torch.library.register_fake(f"{namespace}::gru_gates_bwd", fake_bwd)
+    library.register_fake(f"{namespace}::gru_gates_fwd", fake_fwd)
+    library.register_fake(f"{namespace}::gru_gates_bwd", fake_bwd)
     torch.library.register_autograd(f"{namespace}::gru_gates_fwd", backward, setup_context=setup_context)

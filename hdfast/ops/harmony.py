@@ -66,6 +66,6 @@ def register(namespace: str) -> None:
         each = (coef[i].expand(ctx.size) for i in range(5))  # one number per loss: nothing of the batch's size is made
         return *each, ds if ctx.has_s else None, None, None, None
 
-    torch.library.register_fake(f"{namespace}::harmony_fwd", fake_fwd)
-    torch.library.register_fake(f"{namespace}::harmony_bwd", fake_bwd)
+    library.register_fake(f"{namespace}::harmony_fwd", fake_fwd)
+    library.register_fake(f"{namespace}::harmony_bwd", fake_bwd)
     torch.library.register_autograd(f"{namespace}::harmony_fwd", backward, setup_context=setup_context)

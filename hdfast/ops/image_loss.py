@@ -35,6 +35,6 @@ def register(namespace: str) -> None:
         drecon = backward_op(dloss.contiguous(), *ctx.saved_tensors)
         return drecon, -drecon if ctx.needs_input_grad[1] else None
 
-    torch.library.register_fake(f"{namespace}::image_loss_fwd", lambda recon, image: recon.new_empty(recon.shape[:1]))
-    torch.library.register_fake(f"{namespace}::image_loss_bwd", lambda dloss, recon, image: torch.empty_like(recon))
+    library.register_fake(f"{namespace}::image_loss_fwd", lambda recon, image: recon.new_empty(recon.shape[:1]))
+    library.register_fake(f"{namespace}::image_loss_bwd", lambda dloss, recon, image: torch.empty_like(recon))
     torch.library.register_autograd(f"{namespace}::image_loss_fwd", backward, setup_context=setup_context)

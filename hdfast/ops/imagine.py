@@ -86,13 +86,13 @@ def register(namespace: str) -> None:
         return (ops.mm.default(dy, b.t()) if ctx.needs_input_grad[0] else None,
                 ops.mm.default(a.t(), dy) if ctx.needs_input_grad[1] else None)
 
-    torch.library.register_fake(f"{namespace}::imagine", fake_imagine)
-    torch.library.register_fake(
+    library.register_fake(f"{namespace}::imagine", fake_imagine)
+    library.register_fake(
         f"{namespace}::state_mm_fwd",
         lambda deter, stoch, index, kernel, classes: deter.new_empty(len(deter), kernel.shape[1]))
-    torch.library.register_fake(f"{namespace}::state_mm_bwd", fake_state_mm_bwd)
+    library.register_fake(f"{namespace}::state_mm_bwd", fake_state_mm_bwd)
     torch.library.register_autograd(f"{namespace}::state_mm_fwd", backward, setup_context=setup_context)
-    torch.library.register_fake(f"{namespace}::mm", lambda a, b: a.new_empty(a.shape[0], b.shape[1]))
+    library.register_fake(f"{namespace}::mm", lambda a, b: a.new_empty(a.shape[0], b.shape[1]))
     torch.library.register_autograd(f"{namespace}::mm", mm_backward,
                                     setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
 
@@ -104,7 +104,7 @@ def define_steps() -> None:
                                "Tensor[] actor, int classes, float mix, bool keep_prior, bool half, Tensor[] copies) "
                                "-> (Tensor deter, Tensor index, Tensor prior, Tensor action, Tensor pre, Tensor feat)")
     torch.library.impl(name, "default", library.outside_autocast(imagine_steps.rollout))
-    torch.library.register_fake(name, imagine_steps.rollout)
+    library.register_fake(name, imagine_steps.rollout)
 
 
 define_steps()

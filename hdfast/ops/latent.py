@@ -74,11 +74,11 @@ def register(namespace: str) -> None:
     def backward_latent(ctx, donehot, _index):
         return raw.sample_latent_bwd.default(donehot.contiguous(), *ctx.saved_tensors), None
 
-    torch.library.register_fake(f"{namespace}::unimix_fwd", lambda logit, mix: torch.empty_like(logit))
-    torch.library.register_fake(f"{namespace}::unimix_bwd", lambda dlogp, logit, mix: torch.empty_like(logit))
-    torch.library.register_fake(f"{namespace}::sample_index", fake_index)
-    torch.library.register_fake(f"{namespace}::sample_latent_fwd",
+    library.register_fake(f"{namespace}::unimix_fwd", lambda logit, mix: torch.empty_like(logit))
+    library.register_fake(f"{namespace}::unimix_bwd", lambda dlogp, logit, mix: torch.empty_like(logit))
+    library.register_fake(f"{namespace}::sample_index", fake_index)
+    library.register_fake(f"{namespace}::sample_latent_fwd",
                                 lambda logp, u: (torch.empty_like(logp), fake_index(logp, u)))
-    torch.library.register_fake(f"{namespace}::sample_latent_bwd", lambda donehot, logp: torch.empty_like(logp))
+    library.register_fake(f"{namespace}::sample_latent_bwd", lambda donehot, logp: torch.empty_like(logp))
     torch.library.register_autograd(f"{namespace}::unimix_fwd", backward_unimix, setup_context=setup_unimix)
     torch.library.register_autograd(f"{namespace}::sample_latent_fwd", backward_latent, setup_context=setup_latent)

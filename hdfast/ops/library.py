@@ -116,6 +116,23 @@ def outside_autocast(run: Callable) -> Callable:
     return call
 
 
+def register_fake(name: str, shapes: Callable) -> None:
+    """Shapes of a raw op's results for tracing, from arguments on one device: with one of them on meta, the op would
+    compute nothing and say nothing."""
+    def checked(*args, **named):
+        given = (*args, *named.values())
+        found = {str(t.device) for arg in given for t in (arg if isinstance(arg, list) else [arg])
+                 if isinstance(t, torch.Tensor)}
+        if len(found) > 1:
+            raise ValueError(f"{name}: tensors must be on one device, got {', '.join(sorted(found))}; move them")
+        try:
+            return shapes(*args, **named)
+        except IndexError as error:
+            raise ValueError(f"{name}: a tensor has too few dimensions; see the schema in docs/ops.md") from error
+
+    torch.library.register_fake(name, checked)
+
+
 def build_info() -> dict[str, str] | None:
     """How the library was built: version, torch, compiler, cuda ('' without CUDA kernels), archs. None: not loaded."""
     if NAMESPACE not in _loaded:

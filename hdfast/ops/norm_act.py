@@ -50,6 +50,6 @@ def register(namespace: str) -> None:
     def backward(ctx, dy, _mean, _rstd):
         return backward_op(dy.contiguous(), *ctx.saved_tensors)
 
-    torch.library.register_fake(f"{namespace}::norm_act_fwd", fake_fwd)
-    torch.library.register_fake(f"{namespace}::norm_act_bwd", fake_bwd)
+    library.register_fake(f"{namespace}::norm_act_fwd", fake_fwd)
+    library.register_fake(f"{namespace}::norm_act_bwd", fake_bwd)
     torch.library.register_autograd(f"{namespace}::norm_act_fwd", backward, setup_context=setup_context)

@@ -104,8 +104,8 @@ def register(namespace: str) -> None:
                  start, classes, mix, need_embed):
         return [torch.empty_like(embed) if need_embed else action.new_empty(0), *(torch.empty_like(p) for p in params)]
 
-    torch.library.register_fake(f"{namespace}::observe_scan_fwd", fake_fwd)
-    torch.library.register_fake(f"{namespace}::observe_scan_bwd", fake_bwd)
+    library.register_fake(f"{namespace}::observe_scan_fwd", fake_fwd)
+    library.register_fake(f"{namespace}::observe_scan_bwd", fake_bwd)
     register_derivative(f"{namespace}::observe_scan_fwd", getattr(torch.ops, namespace).observe_scan_bwd.default,
                         dense=True)
 
@@ -148,7 +148,7 @@ def define_steps() -> None:
         name = f"{library.NAMESPACE}::observe_steps_{which}"
         torch.library.define(name, schemas[which])
         torch.library.impl(name, "default", library.outside_autocast(run))
-        torch.library.register_fake(name, run)
+        library.register_fake(name, run)
     register_derivative(f"{library.NAMESPACE}::observe_steps_fwd", torch.ops.hdfast.observe_steps_bwd.default,
                         dense=False)
 

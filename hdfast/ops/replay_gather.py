@@ -31,4 +31,4 @@ def register(namespace: str) -> None:
     def fake(ring, index):
         return ring.new_empty((index.shape[0], ring.shape[1]), dtype=torch.float32)
 
-    torch.library.register_fake(f"{namespace}::replay_gather", fake)
+    library.register_fake(f"{namespace}::replay_gather", fake)

@@ -34,4 +34,4 @@ def register(namespace: str) -> None:
     def fake(ret, low, high, decay, low_percentile, high_percentile, floor):
         return ret.new_empty(3)
 
-    torch.library.register_fake(f"{namespace}::return_range", fake)
+    library.register_fake(f"{namespace}::return_range", fake)

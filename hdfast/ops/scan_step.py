@@ -6,7 +6,6 @@ over slices of the rows (`partial`), for the caller to add up once after all ste
 csrc/kernels/scan_step.h, gru_gates.h and latent.h.
 """
 
-import torch
 from torch import Tensor
 
 from hdfast.ops import library
@@ -75,4 +74,4 @@ def step_sample_bwd(logit: Tensor, donehot: Tensor, dlogp: Tensor | None, mix: f
 def register(namespace: str) -> None:
     """Tracing has nothing to shape: all results are in buffers. The derivative is the caller's backward."""
     for name in OPS:
-        torch.library.register_fake(f"{namespace}::{name}", lambda *args: None)
+        library.register_fake(f"{namespace}::{name}", lambda *args: None)

@@ -87,8 +87,8 @@ def register(namespace: str) -> None:
         def backward(ctx, dy):
             return backward_op(dy.contiguous(), *ctx.saved_tensors)
 
-        torch.library.register_fake(f"{namespace}::{name}_fwd", torch.empty_like)
-        torch.library.register_fake(f"{namespace}::{name}_bwd", lambda dy, x: torch.empty_like(x))
+        library.register_fake(f"{namespace}::{name}_fwd", torch.empty_like)
+        library.register_fake(f"{namespace}::{name}_bwd", lambda dy, x: torch.empty_like(x))
         torch.library.register_autograd(f"{namespace}::{name}_fwd", backward, setup_context=setup_context)
 
     elementwise("symlog")
@@ -117,9 +117,9 @@ def register(namespace: str) -> None:
     def backward_mean(ctx, dmean, _center, _stats):
         return raw.twohot_mean_bwd.default(dmean.contiguous(), *ctx.saved_tensors), None
 
-    torch.library.register_fake(f"{namespace}::twohot_loss_fwd", fake_loss)
-    torch.library.register_fake(f"{namespace}::twohot_loss_bwd", lambda dloss, logit, *rest: torch.empty_like(logit))
-    torch.library.register_fake(f"{namespace}::twohot_mean_fwd", fake_mean)
-    torch.library.register_fake(f"{namespace}::twohot_mean_bwd", lambda dmean, logit, *rest: torch.empty_like(logit))
+    library.register_fake(f"{namespace}::twohot_loss_fwd", fake_loss)
+    library.register_fake(f"{namespace}::twohot_loss_bwd", lambda dloss, logit, *rest: torch.empty_like(logit))
+    library.register_fake(f"{namespace}::twohot_mean_fwd", fake_mean)
+    library.register_fake(f"{namespace}::twohot_mean_bwd", lambda dmean, logit, *rest: torch.empty_like(logit))
     torch.library.register_autograd(f"{namespace}::twohot_loss_fwd", backward_loss, setup_context=setup_loss)
     torch.library.register_autograd(f"{namespace}::twohot_mean_fwd", backward_mean, setup_context=setup_mean)

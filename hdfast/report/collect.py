@@ -160,7 +160,8 @@ def _points(rows: list[dict[str, Any]], key: str) -> Curve:
 def _final(evals: Curve, rows: list[dict[str, Any]], episodes: Curve) -> tuple[float | None, str]:
     """Final score of a run and what it is."""
     if len(evals[0]):
-        last = [row for row in rows if row.get("step") == evals[0][-1] and is_number(row.get("eval/score"))][-1]
+        last = [row for row in rows if is_number(row.get("step")) and row["step"] == evals[0][-1]
+                and is_number(row.get("eval/score"))][-1]
         count = len(last["scores"]) if isinstance(last.get("scores"), list) else 0
         over = f" over {count} episodes" if count else ""
         return float(evals[1][-1]), f"evaluation{over} at {evals[0][-1]:,.0f} frames"

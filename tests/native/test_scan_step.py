@@ -102,11 +102,12 @@ def test_traces(native):
 
 
 @pytest.mark.parametrize(("name", "wrong", "message"), [
-    ("deter", torch.Tensor.double, "deter has the wrong dtype"),
-    ("scale", lambda x: x[:-1], "scale has the wrong shape"),
-    ("joint", lambda x: x.t().contiguous().t(), "joint must have contiguous rows"),
-    ("kernel", lambda x: None, "needs a kernel"), ("index", torch.Tensor.int, "index has the wrong dtype"),
-    ("start", lambda x: None, "reset needs start")])
+    ("deter", torch.Tensor.double, "deter must be float32, got float64"),
+    ("scale", lambda x: x[:-1], "scale must have shape"),
+    ("joint", lambda x: x.t().contiguous().t(), "joint must have rows that are contiguous"),
+    ("kernel", lambda x: None, "must have groups, and a kernel"),
+    ("index", torch.Tensor.int, "index must be int64, got int32"),
+    ("start", lambda x: None, "start and start_index must be given")])
 def test_what_guards_memory(native, name, wrong, message):
     x = step_inputs(native.device, torch.float32)
     with pytest.raises(RuntimeError, match=message):

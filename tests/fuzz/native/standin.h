@@ -1,0 +1,174 @@
+// standin.h -- the part of libtorch's stable ABI that csrc/ops uses, with tensors that are nothing but metadata and a
+// heap block of exactly their size: AddressSanitizer sees the first byte read or written beside one.
+//
+// CMakeLists.txt puts it in place of torch's headers. A refused call throws Refused, as STD_TORCH_CHECK throws there.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace fuzz {
+
+struct Refused : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+template <class... Parts>
+[[noreturn]] void refuse(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  throw Refused(text.str());
+}
+// Bytes that one tensor may take here; what torch could not allocate it refuses, and so does this.
+constexpr int64_t MOST_BYTES = int64_t(1) << 26;
+inline int threads = 1;
+
+// The bytes of an input, in order; zeros behind its end.
+struct Source {
+  const uint8_t* data;
+  size_t size, at = 0;
+  uint8_t byte() { return at < size ? data[at++] : 0; }
+};
+using Op = std::function<void(Source&)>;
+inline std::map<std::string, Op>& ops() {
+  static std::map<std::string, Op> all;
+  return all;
+}
+template <class T>
+T decode(Source& source);
+
+// An op as a function of an input: arguments are decoded from left to right, results dropped.
+template <class Result, class... Args>
+Op boxed(Result (*f)(Args...)) {
+  return [f](Source& source) {
+    std::tuple<std::decay_t<Args>...> args{decode<std::decay_t<Args>>(source)...};
+    std::apply(f, std::move(args));
+  };
+}
+
+}  // namespace fuzz
+
+namespace torch::headeronly {
+enum class ScalarType : int8_t { Float, BFloat16, Double, Half, Long, Int, Short, Char, Byte, Bool };
+inline int64_t bytes_of(ScalarType type) {
+  constexpr int64_t BYTES[] = {4, 2, 8, 2, 8, 4, 2, 1, 1, 1};
+  return BYTES[int(type)];
+}
+struct IntHeaderOnlyArrayRef {
+  const int64_t* data;
+  size_t size;
+  IntHeaderOnlyArrayRef(const int64_t* d, size_t n) : data(d), size(n) {}
+};
+}  // namespace torch::headeronly
+
+namespace torch::stable {
+
+using headeronly::ScalarType;
+
+class Tensor {
+ public:
+  // Strides in elements; `elements` is what the block holds.
+  Tensor(std::vector<int64_t> sizes, std::vector<int64_t> strides, ScalarType type, bool cuda, int64_t elements)
+      : sizes_(std::move(sizes)), strides_(std::move(strides)), type_(type), cuda_(cuda) {
+    const size_t bytes = size_t(elements * headeronly::bytes_of(type));
+    data_ = std::shared_ptr<char>(static_cast<char*>(std::malloc(bytes)), std::free);
+    std::memset(data_.get(), 0x7f, bytes);  // an index that nobody wrote leads far away
+  }
+  int64_t dim() const { return int64_t(sizes_.size()); }
+  int64_t size(int64_t d) const { return at(sizes_, d); }
+  int64_t stride(int64_t d) const { return at(strides_, d); }
+  int64_t numel() const {
+    uint64_t n = 1;  // a view of one element may have any sizes
+    for (int64_t s : sizes_) n *= uint64_t(s);
+    return int64_t(n);
+  }
+  bool is_contiguous() const {
+    int64_t expected = 1;
+    for (int64_t d = dim() - 1; d >= 0; --d) {
+      if (sizes_[d] == 0) return true;
+      if (sizes_[d] != 1 && strides_[d] != expected) return numel() == 0;
+      expected = int64_t(uint64_t(expected) * uint64_t(sizes_[d]));
+    }
+    return true;
+  }
+  bool is_cuda() const { return cuda_; }
+  int32_t get_device() const { return cuda_ ? 0 : -1; }
+  ScalarType scalar_type() const { return type_; }
+  void* data_ptr() const { return cuda_ ? reinterpret_cast<void*>(16) : data_.get(); }
+
+ private:
+  static int64_t at(const std::vector<int64_t>& numbers, int64_t d) {
+    if (d < 0 || d >= int64_t(numbers.size())) fuzz::refuse("torch: dimension out of range");
+    return numbers[size_t(d)];
+  }
+  std::vector<int64_t> sizes_, strides_;
+  ScalarType type_;
+  bool cuda_;
+  std::shared_ptr<char> data_;
+};
+
+inline Tensor new_empty(const Tensor& like, headeronly::IntHeaderOnlyArrayRef shape, ScalarType type) {
+  std::vector<int64_t> sizes(shape.data, shape.data + shape.size), strides(shape.size);
+  int64_t elements = 1, step = 1;
+  for (size_t d = shape.size; d-- > 0;) {
+    if (sizes[d] < 0) std::abort();  // torch would refuse it; that we asked for it is our fault
+    strides[d] = step;
+    if (__builtin_mul_overflow(step, std::max<int64_t>(1, sizes[d]), &step) ||
+        __builtin_mul_overflow(elements, sizes[d], &elements))
+      fuzz::refuse("torch: storage size calculation overflowed");
+  }
+  if (elements > fuzz::MOST_BYTES / headeronly::bytes_of(type)) fuzz::refuse("torch: cannot allocate");
+  return Tensor(std::move(sizes), std::move(strides), type, like.is_cuda(), elements);
+}
+inline Tensor zero_(Tensor& t) {
+  std::memset(t.data_ptr(), 0, size_t(t.numel() * headeronly::bytes_of(t.scalar_type())));
+  return t;
+}
+inline uint32_t get_num_threads() { return uint32_t(fuzz::threads); }
+template <class F>
+void parallel_for(int64_t begin, int64_t end, int64_t grain, const F& f) {
+  const int64_t step = std::max(std::max<int64_t>(1, grain), (end - begin + fuzz::threads - 1) / fuzz::threads);
+  for (int64_t i = begin; i < end; i += step) f(i, std::min(end, i + step));
+}
+namespace accelerator {
+struct DeviceGuard {
+  explicit DeviceGuard(int32_t) {}
+};
+}  // namespace accelerator
+namespace detail {
+struct StableLibrary {
+  void def(const char*) {}
+  void impl(const char* name, fuzz::Op op) { fuzz::ops()[name] = std::move(op); }
+};
+struct Registered {
+  explicit Registered(void (*fill)(StableLibrary&)) {
+    StableLibrary library;
+    fill(library);
+  }
+};
+}  // namespace detail
+}  // namespace torch::stable
+
+#define TORCH_BOX(f) fuzz::boxed(f)
+#define STD_TORCH_CHECK(condition, ...) \
+  do {                                  \
+    if (!(condition)) fuzz::refuse(__VA_ARGS__); \
+  } while (false)
+#define TORCH_ERROR_CODE_CHECK(call) (call)
+#define FUZZ_NAME_(a, b) a##b
+#define FUZZ_NAME(a, b) FUZZ_NAME_(a, b)
+#define FUZZ_LIBRARY(m, id)                                                                          \
+  static void FUZZ_NAME(fuzz_fill_, id)(torch::stable::detail::StableLibrary&);                      \
+  static const torch::stable::detail::Registered FUZZ_NAME(fuzz_registered_, id)(FUZZ_NAME(fuzz_fill_, id)); \
+  static void FUZZ_NAME(fuzz_fill_, id)([[maybe_unused]] torch::stable::detail::StableLibrary& m)
+#define STABLE_TORCH_LIBRARY_FRAGMENT(space, m) FUZZ_LIBRARY(m, __COUNTER__)
+#define STABLE_TORCH_LIBRARY_IMPL(space, key, m) FUZZ_LIBRARY(m, __COUNTER__)

@@ -1,0 +1,61 @@
+"""Seeds of the native target: the accepted calls of tests/native/raw_cases.py, in three sizes each, for harness.cpp.
+
+    python tests/fuzz/native_seeds.py FOLDER
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+TYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16, torch.int64, torch.int32, torch.int16, torch.int8,
+         torch.uint8, torch.bool)
+FLOATS = (0.0, 0.01, 0.5, 0.8, 0.95, 0.99, 0.999, 1.0, -1.0, 5.0, 95.0, 100.0, 101.0, 1e-8)
+SIZES = ({}, {"BATCH": 1, "DETER": 17, "UNITS": 33, "CLASSES": 2, "LENGTH": 1}, {"BATCH": 40, "DETER": 40, "STOCH": 5})
+PACKED, MODE = 0x40, 0x82  # contiguous on the CPU; small numbers, and index 0
+
+
+def encoded(value: object, schema: str) -> bytes:
+    """One argument of a type of the op's schema."""
+    if schema.endswith("?"):
+        return b"\x00" if value is None else b"\x01" + encoded(value, schema[:-1])
+    if schema.endswith("[]"):
+        return bytes([len(value)]) + b"".join(encoded(one, schema[:-2]) for one in value)
+    if schema == "Tensor":
+        return bytes([TYPES.index(value.dtype), PACKED, MODE, value.dim()]) + b"".join(map(size, value.shape))
+    if schema == "float":
+        return bytes([min(range(len(FLOATS)), key=lambda i: abs(FLOATS[i] - value))])
+    return bytes([int(value)])
+
+
+def size(number: int) -> bytes:
+    return bytes([number]) if number < 192 else bytes([255, number % 256, number // 256])
+
+
+def main(folder: Path) -> None:
+    sys.path.insert(0, str(ROOT / "tests" / "native"))
+    import raw_cases
+
+    from hdfast.ops import library
+    if reason := library.problem():
+        sys.exit(reason)
+    folder.mkdir(parents=True, exist_ok=True)
+    ops = torch.ops.hdfast
+    names = sorted(name for family in library.families() for name in family.OPS)
+    for number, sizes in enumerate(SIZES):
+        for name, size in sizes.items():
+            setattr(raw_cases, name, size)
+        raw_cases.LATENT = raw_cases.STOCH * raw_cases.CLASSES
+        for place, name in enumerate(names):
+            op = getattr(ops, name).default
+            given = [*raw_cases.CASES[name](ops)]
+            given += [a.default_value for a in op._schema.arguments[len(given):]]
+            types = [str(a.type).replace("Optional[Tensor]", "Tensor?").replace("List[Tensor]", "Tensor[]")
+                     .replace("List[float]", "float[]") for a in op._schema.arguments]
+            (folder / f"{name}-{number}").write_bytes(
+                bytes([0, place]) + b"".join(map(encoded, given, types)))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

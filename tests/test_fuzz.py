@@ -1,0 +1,211 @@
+"""Bad input: a short, repeatable slice of `make fuzz`, and every input that it or a reader's eye has found."""
+
+import errno
+import gzip
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hdfast import cli, run_dir, sweep, watch
+from hdfast.config import Config
+from hdfast.durable import READ_LIMIT, expanded, read_bounded
+from hdfast.errors import ConfigError, RunError, spelled_out
+from hdfast.jsonl import is_number, read_rows, trim
+from hdfast.ops import gemm, library
+from hdfast.progress import LiveTable
+from hdfast.report import build, figures, score_files
+from hdfast.report.collect import collect
+from hdfast.visuals import learning_curve
+from scripted_sweep import write_run
+
+sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
+import targets
+
+DEEP = "[" * 100_000
+HUGE = "1" + "0" * 400  # an integer of JSON that no float holds
+EXAMPLES = {"run_files": 15, "command": 40, "raw_ops": 150}
+SNIPPETS = st.sampled_from([b"", b"null", b"-1", b"1e999", b"NaN", b'""', b"[]", b"{}", b"true", b"\x00", b"\xff\xfe",
+                            b"..", b"\\ud800", b"<script>", HUGE.encode(), b"[" * 2000, b'"/etc/passwd"', b"~x/",
+                            b"\x1b[2J",
+                            targets.SPLIT, b"1152921504606846976"])
+
+
+@st.composite
+def spoiled(draw, name: str) -> bytes:
+    """A seed of a target with up to four places replaced."""
+    data = draw(st.sampled_from(targets.TARGETS[name].seeds()))
+    for _ in range(draw(st.integers(0, 4))):
+        start = draw(st.integers(0, len(data)))
+        data = data[:start] + draw(SNIPPETS | st.binary(max_size=8)) + data[start + draw(st.integers(0, 12)):]
+    return data
+
+
+@pytest.mark.parametrize("name", targets.TARGETS)
+def test_spoiled_input_raises_nothing_else(name, tmp_path):
+    if name == "raw_ops" and (reason := library.problem()):
+        pytest.skip(f"the native library is not there: {reason}")
+
+    @settings(max_examples=EXAMPLES.get(name, 50), derandomize=True, deadline=None, database=None,
+              suppress_health_check=list(HealthCheck))
+    @given(spoiled(name))
+    def each(data):
+        targets.run_once(name, data, tmp_path)
+
+    each()
+
+
+def test_a_target_can_fail(tmp_path):
+    """The harness itself: a bug planted in a reader is found, and the folder is cleared."""
+    with pytest.raises(AssertionError):
+        targets.Page("<p><script>x</script><b onclick='x'>")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(targets, "read_rows", lambda path: [])
+        with pytest.raises(AssertionError):
+            targets.run_once("records", b'{"step": 1}\n', tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# What was found
+
+def test_json_that_nests_too_deep(tmp_path):
+    with pytest.raises(RunError, match="valid JSON"):
+        Config.from_json('{"env": ' + DEEP)
+    for name in ("meta.json", "metrics.jsonl", "peer.json"):
+        (tmp_path / name).write_text(DEEP + "\n")
+    assert run_dir.read_meta(tmp_path) == {} and read_rows(tmp_path / "metrics.jsonl") == []
+    with pytest.raises(RunError, match="cannot read the score file"):
+        score_files.read(tmp_path / "peer.json")
+
+
+def test_numbers_that_fit_no_float(tmp_path):
+    assert is_number(3) and is_number(-0.5)
+    assert not any(map(is_number, (int(HUGE), float("nan"), float("inf"), True, "3", None)))
+    path = write_run(tmp_path, "pong", 0)
+    for name in ("metrics.jsonl", "scores.jsonl", "eval.jsonl"):
+        with (path / name).open("a") as file:
+            file.write(f'{{"step": {HUGE}, "eval/score": 1}}\n')
+            file.write(f'{{"step": 5, "eval/score": {HUGE}, "episode/score": "x"}}\n')
+            file.write('{"step": "9", "agent_step": {}, "seconds": []}\n{"agent_step": null, "seconds": "x"}\n')
+    (run,), _ = collect([tmp_path])
+    assert run.finished and run.frames == 404_000
+    assert watch.read_run(path).state in ("finished", "interrupted", "failed")
+    learning_curve(tmp_path / "curve.png", path)
+    before = len(read_rows(path / "metrics.jsonl"))
+    assert trim(path / "metrics.jsonl", 10**9) and len(read_rows(path / "metrics.jsonl")) < before
+
+
+@pytest.mark.parametrize("meta", ["[]", '{"starts": 3}', '{"starts": [3, null, {"seconds": "x"}]}',
+                                  '{"starts": {"a": 1}}', '{"status": 1, "starts": ["ab"], "finished": "x"}'])
+def test_a_spoiled_meta_file_ends_nothing(tmp_path, meta):
+    path = write_run(tmp_path, "pong", 0)
+    (path / "meta.json").write_text(meta)
+    assert watch.read_run(path).state == "failed" or "3" in meta
+    config = Config.from_json((path / "config.json").read_text())
+    opened = run_dir.RunDir(path, config, __import__("torch").device("cpu"))
+    assert opened.seconds_before == 0
+    opened.close()
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
+    path = write_run(tmp_path, "pong", 0)
+    for name in ("config.json", "meta.json"):
+        (path / name).unlink()
+        os.mkfifo(path / name)
+    assert watch.read_run(path).state == "failed" and run_dir.read_meta(path) == {}
+    runs, notes = collect([tmp_path])
+    assert not runs and "not a regular file" in notes[0]
+    with pytest.raises(RunError, match="not a regular file"):
+        score_files.read(path / "config.json")
+    with pytest.raises(OSError) as caught:
+        read_bounded(Path("/dev/zero"))
+    assert caught.value.errno == errno.EINVAL
+
+
+def test_a_file_that_grows_when_it_is_unpacked(tmp_path):
+    path = tmp_path / "peer.json.gz"
+    path.write_bytes(gzip.compress(b" " * (READ_LIMIT + 1), mtime=0))
+    assert path.stat().st_size < 1 << 17
+    with pytest.raises(RunError, match="larger than .* once decompressed"):
+        score_files.read(path)
+    (tmp_path / "large").write_bytes(b"12345")
+    with pytest.raises(OSError, match="larger than 4 bytes"):
+        read_bounded(tmp_path / "large", limit=4)
+
+
+@pytest.mark.parametrize("line", [
+    "report {long}", "watch {long}", "watch ~{nobody}/x", "report ~{nobody}/x", "eval ~{nobody}/x",
+    "reproduce ~{nobody}/x", "train --dry_run --logdir ~{nobody}/x", "bench --only ops --json {long}/x",
+    "report runs --scores ~{nobody}/x", "eval runs --video {long}/x.gif"])
+def test_paths_that_cannot_be(line, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hdfast.trainer.train", lambda *_, **__: pytest.fail("the path was taken"))
+    names = {"long": "a" * 5000, "nobody": "no-such-user"}
+    assert cli.main([word.format(**names) for word in line.split()]) in (1, 2)
+    assert "Traceback" not in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="zero byte"):
+        expanded("a\0b")
+
+
+def test_a_sweep_without_end(tmp_path):
+    with pytest.raises(ConfigError, match="at most 10,000 runs"):
+        sweep.plan(("debug",), {"logdir": str(tmp_path)}, ("pong",), ("0-9999999999",))
+
+
+def test_names_that_are_no_text(tmp_path, capsys, monkeypatch):
+    """Bytes that are no text in a path, and control characters in files, reach neither an encoder nor a terminal."""
+    monkeypatch.setattr(figures, "plots", lambda summary: [])
+    folder = Path(os.fsdecode(bytes(tmp_path) + b"/r\xff"))
+    path = write_run(folder, "pong", 0)
+    (path / "meta.json").write_text(json.dumps({"status": "failed: \x1b[2J", "method": "\ud800", "starts": [{}]}))
+    records = [{"task": "pong", "method": name, "seed": 0, "xs": [1], "ys": [1]}
+               for name in ("\x1b[2J", "\ud800", "x" * 201, "", ["x"], "fine")]
+    (tmp_path / "peer.json").write_text(json.dumps(records))
+    assert cli.main(["report", str(folder), "--scores", str(tmp_path / "peer.json"), "--out", str(tmp_path / "out"),
+                     "--bootstrap", "100"]) == 0
+    assert cli.main(["watch", str(folder), "--once"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and "5 of 6 records left out: task, method and seed must be printable" in out
+    assert "\\udcff" in (tmp_path / "out" / "runs.csv").read_text()
+    assert spelled_out("a\tb\n\udcff\x9b") == "a\\tb\n\\udcff\\x9b"
+
+
+def test_markup_in_names_is_no_markup(tmp_path):
+    """A folder may be called [/x], which the library that draws the table would take for the end of a style."""
+    from rich.console import Console
+    from rich.live import Live
+    text = Console(file=open(os.devnull, "w"), record=True, width=200)
+    with Live(console=text, auto_refresh=False) as live:
+        LiveTable(watch.HEADER, live).show("[/b] runs", [("[/x]", "[red]", "[failed", *["-"] * 5)])
+    shown = text.export_text()
+    assert "[/x]" in shown and "[red]" in shown and "[/b] runs" in shown
+
+
+@pytest.mark.parametrize("change", [{"obs_shape": [1 << 30, 1 << 30, 3]}, {"actions": 1 << 40}, {"actions": -1},
+                                    {"obs_shape": [64]}, {"obs_shape": []}, {"obs_dtype": "float16"}, {"actions": True},
+                                    {"obs_shape": "abc"}, {"obs_shape": [0, 1, 1]}])
+def test_a_manifest_of_impossible_spaces(change):
+    manifest = {"obs_shape": [64, 64, 3], "obs_dtype": "uint8", "actions": 6}
+    assert run_dir.spaces(manifest)[0].shape == (64, 64, 3)
+    with pytest.raises(RunError, match="impossible spaces"):
+        run_dir.spaces(manifest | change)
+
+
+def test_a_product_path_that_is_not_there(monkeypatch):
+    gemm.chosen.cache_clear()
+    monkeypatch.setenv("HDFAST_GEMM", "abacus")
+    with pytest.raises(ConfigError, match="HDFAST_GEMM must be one of"):
+        gemm.chosen(1)
+    gemm.chosen.cache_clear()
+
+
+def test_curves_of_extreme_scores_are_drawn(tmp_path):
+    path = tmp_path / "peer.json"
+    path.write_text(json.dumps([{"task": "pong", "method": "peer", "seed": 0, "xs": [0, 1e300],
+                                 "ys": [-1e300, 1e300]}]))
+    build.report([], out=tmp_path / "out", score_paths=[path], samples=100)
+    assert (tmp_path / "out" / "index.html").is_file()

@@ -1,0 +1,263 @@
+"""What no file, name or path may do: run code, lead outside a run's folder, break the page, open a port, fetch."""
+
+import ast
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from hdfast import checkpoint
+from hdfast.checkpoint import MANIFEST, TENSORS
+from hdfast.durable import read_bounded
+from hdfast.errors import ConfigError, RunError
+from hdfast.replay import Replay
+from hdfast.report.collect import collect
+from replay_stream import filled
+from scripted_sweep import write_run
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted((ROOT / "hdfast").rglob("*.py"))
+BUILD = [ROOT / "setup.py", *sorted((ROOT / "cmake").iterdir()), ROOT / "CMakeLists.txt"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+# Calls by their last name, whatever they are called on, and modules that turn bytes into objects of any class.
+FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml",
+                     "code", "xmlrpc", "socketserver", "http", "ftplib", "telnetlib"}
+FORBIDDEN_CALLS = {"eval", "exec", "__import__", "system", "popen", "mktemp", "run_path", "run_module", "load_module",
+                   "read_pickle", "unsafe_load", "full_load", "getoutput", "getstatusoutput"}
+FORBIDDEN_DOTTED = {"compile", "builtins.compile", "torch.load", "torch.save", "torch.jit.load", "torch.hub.load",
+                    "np.load", "np.save", "numpy.load", "yaml.load", "os.system", "os.popen", "tempfile.mktemp",
+                    "socket.socket"}
+FORBIDDEN_NAMES = {"__reduce__", "__reduce_ex__", "__setstate__", "__getstate__"}
+
+
+def dangers(text: str) -> list[str]:
+    """What a source holds that could run what a file says."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name.split(".")[0] in FORBIDDEN_MODULES]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [node.module] if node.module.split(".")[0] in FORBIDDEN_MODULES else []
+        elif isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            bare = name.rpartition(".")[2]
+            if name in FORBIDDEN_DOTTED or bare in FORBIDDEN_CALLS:
+                found.append(name)
+            for word in node.keywords:
+                safe = isinstance(word.value, ast.Constant) and not word.value.value
+                if word.arg in ("shell", "allow_pickle") and not safe:
+                    found.append(f"{name}({word.arg})")
+        elif isinstance(node, ast.FunctionDef) and node.name in FORBIDDEN_NAMES:
+            found.append(node.name)
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_nothing_runs_what_a_file_says(path):
+    assert dangers(path.read_text()) == []
+
+
+@pytest.mark.parametrize("line", [
+    "import pickle", "from yaml import safe_load", "eval(x)", "exec(x)",
+    "torch.load(p)",
+    "np.load(p, allow_pickle=True)", "subprocess.run(x, shell=True)", "subprocess.run(x, shell=y)", "os.system(x)",
+    "import marshal", "import shelve",
+    "def __reduce__(self): pass", "tempfile.mktemp()", "builtins.eval(x)", "from os import popen\npopen(x)",
+    "f(allow_pickle=flag)", "__import__(x)", "from http.server import HTTPServer"])
+def test_the_scan_can_fail(line):
+    assert dangers(line)
+
+
+def test_the_scan_lets_ordinary_code_pass():
+    assert dangers("re.compile(x); json.loads(x); torch.compile(f); np.frombuffer(b); run(x, shell=False)") == []
+
+
+# Paths
+
+def outside(tmp_path: Path) -> Path:
+    path = tmp_path / "outside"
+    path.mkdir()
+    (path / "secret.bin").write_bytes(b"secret" * 1000)
+    return path
+
+
+@pytest.mark.parametrize("name", ["../outside/secret.bin", "/etc/passwd", "secret.bin", "chunk-000000000000.bin/../x"])
+def test_a_replay_manifest_names_no_other_file(tmp_path, name):
+    secret = outside(tmp_path) / "secret.bin"
+    folder = tmp_path / "replay"
+    replay = filled(20, directory=folder)
+    manifest = replay.flush()
+    replay.close()
+    manifest["chunks"][0]["name"] = name
+    again = Replay(1000, 1, (3,), "float32", directory=folder, seed=0)
+    with pytest.raises(RunError, match="expected chunk name"):
+        again.restore(manifest)
+    again.close()
+    assert secret.read_bytes() == b"secret" * 1000 and len(list(folder.iterdir())) == 1
+
+
+def test_a_linked_chunk_is_not_followed(tmp_path):
+    folder = tmp_path / "replay"
+    replay = filled(20, directory=folder)
+    manifest = replay.flush()
+    replay.close()
+    (chunk,) = folder.iterdir()
+    moved = chunk.rename(tmp_path / "moved.bin")
+    before = moved.read_bytes()
+    chunk.symlink_to(moved)
+    again = Replay(1000, 1, (3,), "float32", directory=folder, seed=0)
+    with pytest.raises(RunError, match="not a regular file"):
+        again.restore(manifest)
+    again.close()
+    assert moved.read_bytes() == before
+
+
+@pytest.mark.parametrize("what", ["", TENSORS, MANIFEST])
+def test_a_linked_checkpoint_is_not_followed_and_not_deleted(tmp_path, what):
+    import torch
+    saved = checkpoint.save(tmp_path / "elsewhere", 10, {"x": torch.ones(2)}, {})
+    path = checkpoint.save(tmp_path / "ckpt", 10, {"x": torch.ones(2)}, {}) / what
+    if what:
+        path.unlink()
+        path.symlink_to(saved / what)
+    else:
+        path.rename(tmp_path / "gone")
+        path.symlink_to(saved)
+    with pytest.raises(RunError, match=r"not a (folder|regular file)"):
+        checkpoint.latest(tmp_path / "ckpt")
+    for step in (20, 30, 40):
+        checkpoint.save(tmp_path / "ckpt", step, {"x": torch.ones(2)}, {})
+    assert checkpoint.latest(tmp_path / "elsewhere").step == 10 and len(list(saved.iterdir())) == 2
+
+
+def test_a_report_stays_inside_its_folders(tmp_path):
+    """Links to folders are not walked into, so that one to / or back to itself ends nothing."""
+    secret = write_run(tmp_path / "outside", "pong", 1)
+    runs = tmp_path / "runs"
+    write_run(runs, "pong", 0)
+    (runs / "loop").symlink_to(runs)
+    (runs / "away").symlink_to(secret)
+    found, _ = collect([runs])
+    assert [run.seed for run in found] == ["0"]
+
+
+@pytest.mark.parametrize("task", ["../../etc", "/etc/passwd", "atari_../x", "gym_../../x"])
+def test_a_task_leads_to_no_other_folder(task, tmp_path):
+    from hdfast.config import Config
+    try:
+        config = Config.preset("debug", task=task, logdir=f"{tmp_path}/{{task}}/{{seed}}")
+    except ConfigError:
+        return
+    assert config.run_dir().resolve().is_relative_to(tmp_path) and ".." not in config.run_dir().parts
+
+
+def test_a_large_file_is_not_read_whole(tmp_path):
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(OSError, match="larger than"):
+        read_bounded(tmp_path / "sparse")
+
+
+# The network
+
+LISTENING = """
+import sys
+from pathlib import Path
+from hdfast import cli
+seen = set()
+import threading, time
+def watch():
+    while True:
+        for table in ("tcp", "tcp6", "udp", "udp6"):
+            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+                words = line.split()
+                if words[3] in ("0A", "07"):  # listening, or a bound UDP port
+                    seen.add(words[9])
+        time.sleep(0.02)
+def own():
+    import os
+    paths = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    links = [os.readlink(path) for path in paths if os.path.lexists(path)]
+    return {link[8:-1] for link in links if link.startswith("socket:[")}
+mine = set()
+def collect():
+    while True:
+        mine.update(own()); time.sleep(0.02)
+for target in (watch, collect):
+    threading.Thread(target=target, daemon=True).start()
+if "--control" in sys.argv:
+    import socket
+    door = socket.create_server(("127.0.0.1", 0)); time.sleep(0.5)
+else:
+    code = cli.main(["train", "--configs", "debug", "--task", "dummy", "--logdir", sys.argv[1]])
+    assert code == 0, code
+print("ports:", len(seen & mine))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux's /proc/net")
+@pytest.mark.parametrize(("control", "ports"), [([], 0), (["--control"], 1)])
+def test_training_opens_no_port(tmp_path, control, ports):
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", LISTENING, str(tmp_path / "run"), *control]
+    done = subprocess.run(command, env=env, timeout=300, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"ports: {ports}" in done.stdout
+
+
+def test_ray_shows_no_dashboard_and_asks_for_a_token():
+    """The sweep's own cluster: no dashboard, and a word that only this sweep knows."""
+    text = (ROOT / "hdfast" / "sweep_ray.py").read_text()
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    own = next(call for call in calls if ast.unparse(call.func) == "dict")
+    assert {word.arg: ast.unparse(word.value) for word in own.keywords}["include_dashboard"] == "False"
+    assert '"RAY_AUTH_MODE": "token"' in text and "secrets.token_hex(32)" in text
+
+
+# What is built and installed
+
+def test_the_build_fetches_nothing():
+    fetching = re.compile(r"FetchContent|ExternalProject|file\s*\(\s*DOWNLOAD|urllib|requests|urlopen|https?://|"
+                          r"git clone|\bcurl\b|\bwget\b|CPMAddPackage", re.IGNORECASE)
+    assert fetching.search("FetchContent_Declare(x)") and fetching.search("urllib.request.urlopen(x)")
+    for path in BUILD:
+        if path.is_file():
+            assert not fetching.search(path.read_text()), path
+
+
+def test_dependencies_have_lower_bounds_and_are_there():
+    names = {"pillow": "PIL"}
+    for requirement in PROJECT["dependencies"]:
+        name, bound = re.match(r"([\w-]+)(.*)", requirement).groups()
+        assert re.match(r"(\[.*\])?>=\d", bound), requirement
+        if ";" not in requirement or sys.platform == "linux":
+            importlib.import_module(names.get(name, name.replace("-", "_")))
+    for extra, requirements in PROJECT["optional-dependencies"].items():
+        assert all(re.search(r"[>~]=\d", requirement) for requirement in requirements), extra
+
+
+def test_the_page_runs_nothing_of_a_name(tmp_path, monkeypatch):
+    """Names of methods and seeds, paths and notes come from files and folders that anyone may have made."""
+    from hdfast.report import build, figures, score_files
+    from hdfast.report.summary import summarize
+    monkeypatch.setattr(figures, "plots", lambda summary: [])
+    evil = "\"'><img src=x onerror=alert(1)><script>alert(1)</script>"
+    records = [{"task": f"gym_{evil}", "method": evil, "seed": evil, "xs": [1, 2], "ys": [1, 2]}]
+    (tmp_path / "peer.json").write_text(json.dumps(records))
+    folder = tmp_path / evil.replace("/", "_")
+    write_run(folder, "pong", 0)
+    (folder / "broken").mkdir()
+    (folder / "broken" / "config.json").write_text(json.dumps({evil: evil}))
+    runs, notes = collect([folder])
+    peers, more = score_files.read(tmp_path / "peer.json")
+    assert len(runs) == len(peers) == 1 and any("onerror" in note for note in notes)
+    summary = summarize(runs, peers, [*notes, *more], samples=100, unfinished=False)
+    page = build.write(summary, tmp_path / "out").read_text()
+    assert page.count("<script>") == 1 and "<img" not in page and "&lt;img" in page
