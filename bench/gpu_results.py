@@ -5,7 +5,10 @@
     policy.gif                  the newest evaluated episode
     records.tar.gz              every record and the settings, without checkpoints, replay and videos
     run.tar.gz.0, .1            the run, to be continued, if it packs into KEEP_MIB; else as checkpoint.tar.gz.0, .1
-                                what `hdfast eval` needs, if that does; else nothing
+                                what `hdfast eval` needs, if that does; else policy.safetensors, the policy in half
+                                precision (bench/gpu_policy.py), if that does; else nothing
+
+At the official sizes that is the policy: a checkpoint has 215 MiB and is no part of a run's evidence.
 """
 
 import csv
@@ -17,6 +20,8 @@ import sys
 import tarfile
 from pathlib import Path
 from typing import Any
+
+from gpu_policy import pack
 
 from hdfast import scores
 from hdfast.jsonl import read_rows
@@ -83,7 +88,7 @@ def packed(run: Path, names: list[str]) -> bytes:
 
 
 def keep(run: Path, out: Path, limit: int) -> str:
-    """Leave the run in OUT, or its checkpoint, as far as `limit` bytes allow; says what was left."""
+    """Leave the run in OUT, or its checkpoint, or its policy, as far as `limit` bytes allow; says what was left."""
     checkpoints = sorted(run.glob("ckpt/[0-9]*"))
     if not checkpoints:
         return "nothing"
@@ -97,12 +102,17 @@ def keep(run: Path, out: Path, limit: int) -> str:
             for i in range(0, len(data), PART):
                 (out / f"{what}.tar.gz.{i // PART}").write_bytes(data[i:i + PART])
             return what
+    policy = out / "policy.safetensors"
+    pack(run, policy)
+    if policy.stat().st_size <= min(limit, PART):
+        return "policy"
+    policy.unlink()
     return "nothing"
 
 
 def main(run: Path, out: Path, keep_mib: str) -> None:
     task = json.loads((run / "config.json").read_text())["task"]
-    for path in [*out.glob("run.tar.gz.*"), *out.glob("checkpoint.tar.gz.*")]:
+    for path in [*out.glob("run.tar.gz.*"), *out.glob("checkpoint.tar.gz.*"), *out.glob("policy.safetensors")]:
         path.unlink()
     found = summary(run, task)
     found["kept"] = keep(run, out, min(PARTS * PART, int(keep_mib) << 20))

@@ -2,12 +2,14 @@
 # gpu_train.sh OUT SECONDS [flag ...]: train an Atari 100K game for SECONDS at most and leave its results in OUT.
 #
 # Made for a machine with a GPU and no network. The same command goes on where the last one stopped: from RUN, or where
-# that is gone from what OUT holds of it. Flags are those of `hdfast train`, and win over what stands here. What the files
-# in OUT are stands in bench/gpu_results.py.
+# that is gone from what OUT holds of it. At the official sizes a run does not fit into files of 16 MiB: it stays in RUN,
+# and goes on only while that disk is there. What comes back then are the results (bench/gpu_results.py): records,
+# metrics, curve, scores, settings, and the policy in half precision, which bench/gpu_policy.py makes playable again.
+# Flags are those of `hdfast train`, and win over what stands here.
 #
 #   TASK=pong  SEED=0  CONFIGS=atari100k (presets to stack)  RUN=runs/gpu/TASK/SEED
 #   SITE=build/gpu/site  where wheels are installed
-#   KEEP_MIB=28      leave the run itself in OUT if it packs into that, or else its newest checkpoint
+#   KEEP_MIB=28      leave the run itself in OUT if it packs into that, else its newest checkpoint, else its policy
 #   PYTHON=python3   an interpreter that has torch
 #   WHEELS=wheels    a folder of wheels of what that interpreter lacks; made where there is a network, as by
 #     pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 -d wheels \
@@ -53,6 +55,6 @@ code=0
 "$python" -P -m hdfast train --configs "${configs[@]}" --task "$task" --seed "$seed" --env.backend ale \
   --run.eval_every 20000 --logdir "$run" --run.max_seconds $((left > 1 ? left : 1)) "$@" || code=$?
 if [ -e "$run/meta.json" ]; then
-  "$python" -P "$root/bench/gpu_results.py" "$run" "$out" "$keep"
+  "$python" "$root/bench/gpu_results.py" "$run" "$out" "$keep"
 fi
 exit $code

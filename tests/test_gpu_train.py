@@ -10,6 +10,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+
+from hdfast.errors import RunError
+from hdfast.evaluation import evaluate_run
+from hdfast.run_dir import load_agent
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "bench" / "gpu_train.sh"
@@ -51,7 +56,7 @@ def test_bad_arguments_are_refused(tmp_path, arguments):
 
 
 @pytest.mark.slow
-def test_a_run_stops_in_time_and_goes_on_from_what_it_left(tmp_path):
+def test_a_run_stops_in_time_and_goes_on_from_what_it_left(tmp_path, monkeypatch):
     out, steps = tmp_path / "out", []
     wheel(tmp_path / "wheels", "from a wheel")
     for turn in range(2):
@@ -63,13 +68,32 @@ def test_a_run_stops_in_time_and_goes_on_from_what_it_left(tmp_path):
         found = json.loads((out / "summary.json").read_text())
         assert found["kept"] == "run" and found["starts"] == turn + 1 and found["task"] == "atari_pong"
         steps.append(int(done.stdout.split("saved at step ")[1].split()[0].replace(",", "")))
-        shutil.rmtree(tmp_path / "run")
+        if turn == 0:
+            shutil.rmtree(tmp_path / "run")
     assert (tmp_path / "site" / "carried.py").read_text() == "text = 'from a wheel'\n"
     assert 0 < steps[0] < steps[1]
-    # A checkpoint that is too large stays behind, and so does a run that cannot be continued.
+    # Where OUT is emptied between two calls the run goes on from where it lies. Now nothing of it may come back.
+    shutil.rmtree(out)
     done = start(tmp_path, out, 1, "--device", "cpu", "--run.steps", "100_000", KEEP_MIB="0")
-    assert json.loads((out / "summary.json").read_text())["kept"] == "nothing", done.stderr
+    found = json.loads((out / "summary.json").read_text())
+    assert "resumed from" in done.stdout and found["kept"] == "nothing" and found["starts"] == 3, done.stderr
     assert {path.name for path in out.iterdir()} == FILES - {"run.tar.gz.0"}
+    # A run and a checkpoint that are too large leave the policy, which can be played.
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    import gpu_policy
+    import gpu_results
+    assert gpu_results.keep(tmp_path / "run", out, 100_000) == "policy"
+    file = out / "policy.safetensors"
+    assert file.stat().st_size <= 100_000 and gpu_results.keep(tmp_path / "run", tmp_path, 1000) == "nothing"
+    subprocess.run([sys.executable, SCRIPT.with_name("gpu_policy.py"), file, tmp_path / "played"], check=True,
+                   env=os.environ | {"PYTHONPATH": str(ROOT)})
+    whole, played = (load_agent(tmp_path / name, "cpu").state_dict() for name in ("run", "played"))
+    same = {name for name, x in played.items() if torch.equal(x, whole[name].half().to(x.dtype))}
+    wanted = {name for name in whole if name.startswith(gpu_policy.PARTS)}
+    assert wanted and wanted <= same and {name for name in whole if name.startswith("model/decoder.")} - same
+    assert len(evaluate_run(tmp_path / "played", episodes=1, seed=0, device="cpu").scores) == 1
+    with pytest.raises(RunError, match="is there already"):
+        gpu_policy.unpack(file, tmp_path / "played")
 
 
 @pytest.mark.slow
