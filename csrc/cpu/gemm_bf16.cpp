@@ -19,15 +19,17 @@ namespace {
 #define HD_BF16_INLINE inline HD_TARGET("arch=x86-64-v4,avx512bf16") __attribute__((always_inline))
 
 constexpr int64_t kBlockK = 768, kWidth = 32;
+constexpr int64_t kRow = kBlockK / 2 + 16;  // words from row to row of A: all of a column in sets of their own
 
 HD_BF16_INLINE __mmask16 lanes(int64_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1; }
 
-// Sixteen values of a row, missing ones zero, as bf16 in the low halves of 32-bit lanes.
-HD_BF16_INLINE __m512i half(const float* p, __mmask16 m) {
-  return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(m, p)));
+// Sixteen pairs of two rows' values, missing ones zero.
+HD_BF16_INLINE __m512i both(const float* even, const float* odd, __mmask16 m, __mmask16 m1) {
+  return (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(m1, odd), _mm512_maskz_loadu_ps(m, even));
 }
-HD_BF16_INLINE __m512i half(const Bf16* p, __mmask16 m) {
-  return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, p));
+HD_BF16_INLINE __m512i both(const Bf16* even, const Bf16* odd, __mmask16 m, __mmask16 m1) {
+  return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_maskz_loadu_epi16(m, even)),
+                            _mm256_maskz_loadu_epi16(m1, odd), 1);
 }
 // n <= 32 values along k as words of two.
 HD_BF16_INLINE __m512i words(const float* p, int64_t n) {
@@ -44,14 +46,16 @@ HD_BF16_INLINE void pack_pairs(const T* x, int64_t vs, int64_t ks, int64_t n, in
                                uint32_t* out) {
   const int64_t pairs = (kc + 1) / 2;
   if (vs == 1) {
-    for (int64_t k = 0; k < pairs; ++k)
-      for (int64_t v = 0; v < width; v += 16) {
-        const __mmask16 m = lanes(n - v);
+    const __m512i step = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i order = _mm512_or_si512(step, _mm512_slli_epi32(_mm512_add_epi32(step, _mm512_set1_epi32(16)), 16));
+    for (int64_t v = 0; v < width; v += 16) {
+      const __mmask16 m = lanes(n - v), to = lanes(width - v);
+      for (int64_t k = 0; k < pairs; ++k) {
         const T* p = x + 2 * k * ks + v;
-        const __m512i odd = half(p + ks, 2 * k + 1 < kc ? m : 0);
-        _mm512_mask_storeu_epi32(out + k * width + v, lanes(width - v),
-                                 _mm512_or_si512(half(p, m), _mm512_slli_epi32(odd, 16)));
+        const __m512i halves = both(p, p + ks, m, 2 * k + 1 < kc ? m : 0);
+        _mm512_mask_storeu_epi32(out + k * width + v, to, _mm512_permutexvar_epi16(order, halves));
       }
+    }
     return;
   }
   constexpr int64_t kSpan = 64;  // words of k at a time: 32 x 64 of them stay in L1
@@ -84,16 +88,17 @@ void pack_panel(const Mat& b, int64_t k, int64_t n, int64_t width, uint32_t* out
   pack(b, b.cs, b.rs, n, k, width, out);
 }
 
-template <int MR>
+// MR rows of packed A, RS words apart and pairs KS apart, against one panel of B.
+template <int MR, int64_t RS, int64_t KS>
 HD_BF16_INLINE void tile(const Block& x, const uint32_t* a, const uint32_t* b, int64_t at, int64_t n) {
   __m512 r[MR][2];
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i) r[i][0] = r[i][1] = _mm512_setzero_ps();
-  for (int64_t k = 0; k < x.kc; k += 2, a += MR, b += kWidth) {
+  for (int64_t k = 0; k < x.kc; k += 2, a += KS, b += kWidth) {
     const __m512bh b0 = (__m512bh)_mm512_loadu_si512(b), b1 = (__m512bh)_mm512_loadu_si512(b + 16);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
-      const __m512bh both = (__m512bh)_mm512_set1_epi32(a[i]);
+      const __m512bh both = (__m512bh)_mm512_set1_epi32(a[i * RS]);
       r[i][0] = _mm512_dpbf16_ps(r[i][0], both, b0);
       r[i][1] = _mm512_dpbf16_ps(r[i][1], both, b1);
     }
@@ -113,12 +118,31 @@ HD_BF16_INLINE void tile(const Block& x, const uint32_t* a, const uint32_t* b, i
     }
 }
 
+template <int MR, int64_t RS, int64_t KS>
+HD_BF16_INLINE void tiles(const Block& x, const uint32_t* a, int64_t i) {
+  for (int64_t j = 0; j * kWidth < x.n; ++j)
+    tile<MR, RS, KS>(x, a, x.b + j * x.panel, i * x.ldc + j * kWidth, x.n - j * kWidth);
+}
+
+template <class T>
+HD_BF16_INLINE void copy_row(const T* x, int64_t kc, uint32_t* out) {
+  for (int64_t k = 0; k < kc; k += 32, out += 16) _mm512_store_si512(out, words(x + k, std::min<int64_t>(kc - k, 32)));
+}
+
+// Rows that lie whole in memory are rounded but not transposed: that would cost as much as products with few columns.
 template <int MR>
 HD_BF16 void strip(const Block& x, int64_t i) {
-  alignas(64) uint32_t a[MR * kBlockK / 2];
-  pack(x.a.at(i, 0), x.a.rs, x.a.cs, MR, x.kc, MR, a);
-  for (int64_t j = 0; j * kWidth < x.n; ++j)
-    tile<MR>(x, a, x.b + j * x.panel, i * x.ldc + j * kWidth, x.n - j * kWidth);
+  alignas(64) uint32_t a[MR * kRow];
+  const Mat rows = x.a.at(i, 0);
+  if (rows.cs == 1) {
+    for (int64_t r = 0; r < MR; ++r) {
+      const Mat row = rows.at(r, 0);
+      row.type == DType::F32 ? copy_row(row.f32(), x.kc, a + r * kRow) : copy_row(row.bf16(), x.kc, a + r * kRow);
+    }
+    return tiles<MR, kRow, 1>(x, a, i);
+  }
+  pack(rows, rows.rs, rows.cs, MR, x.kc, MR, a);
+  tiles<MR, 1, MR>(x, a, i);
 }
 
 void block(const Block& x) {
