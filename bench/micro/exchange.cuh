@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(PUSH_THREADS) cluster_push_kernel(const Exchan
   for (int32_t s = 0; s < a.steps; ++s) {
     const uint32_t phase = a.first + uint32_t(s) + 1, buffer = uint32_t(s) & 1;
     unsigned char* slot = shared + HD_MUTATE(PUSH_BUFFERS, buffer, 0) * bytes;
-    if (thread == 0) expect(barriers + buffer, HD_MUTATE(PUSH_EXPECTED, bytes, bytes - 16));
+    if (thread == 0) expect(barriers + buffer, bytes);
     const uint32_t word = __float_as_uint(exchanged(phase, rank));
     for (uint32_t to = thread / 32; to < blocks; to += PUSH_THREADS / 32)
       push16(slot + rank * PUSH_BYTES + thread % 32 * 16, barriers + buffer, to, make_uint4(word, word, word, word));
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(PUSH_THREADS) cluster_push_kernel(const Exchan
       const float4 v = *reinterpret_cast<const float4*>(slot + i);
       total += v.x + v.y + (v.z + v.w);
     }
-    if (HD_MUTATE(PUSH_READ_FIRST, true, false)) __syncthreads();  // as in exchange_words_kernel
+    __syncthreads();  // as in exchange_words_kernel
   }
   cluster_barrier();  // shared memory must not go while others still write to it
   a.sums[blockIdx.x * PUSH_THREADS + thread] = total;
