@@ -24,11 +24,15 @@ program="import sys, hdfast, pytest; hdfast.__path__.insert(0, '$build'); sys.ex
 
 # Left out: the emulator, which `make cpp` runs under three sanitisers; programs that start compilers; exact figures of
 # sums that a build without vectors takes in another order.
+exact=(--deselect "tests/native/test_losses.py::test_image_loss[cpu-shape3]")
+for case in balanced_kl[cpu-{"(4, 32, 32)-0.0","(4, 32, 32)-1.0","(4, 32, 32)-3.0"}-bf16] "kl_divergence[cpu-(4, 32, 32)-bf16]"; do
+  exact+=(--deselect "tests/native/test_kl.py::test_$case")
+done
 failed=()
 for file in tests/native/test_*.py tests/test_{ops,model,parity,replay,replay_ring,replay_store}.py; do
   echo "== $file"
   LD_PRELOAD=$preload "$python" -c "$program" "$file" -q -p no:cacheprovider --capture=sys -m "not slow" \
-    -k "not emu and not test_extreme_rows and not 1024" || { code=$?; [ $code = 5 ] || failed+=("$file"); }
+    -k "not emu and not test_extreme_rows and not 1024" "${exact[@]}" || { code=$?; [ $code = 5 ] || failed+=("$file"); }
 done
 [ ${#failed[@]} = 0 ] || { echo "failed: ${failed[*]}"; exit 1; }
 echo "nothing found"
