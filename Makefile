@@ -5,6 +5,7 @@
 # make soak   ten minutes of training and evaluation: nothing grows, nothing slows down (SOAK=60: one minute)
 # make faults kill a run at every kind of point, fill its disk, spoil its files; at most 15 minutes
 # make fuzz   bad input for every format, flag and op: SECONDS=600 in all, needs clang and the extra fuzz
+# make sanitize  CPU kernels and _host under ASan and UBSan from Python, threads under TSan, the gather under valgrind
 # make clean  remove .venv and build products; runs/ stays
 #
 # PYTHON=python3.12   interpreter of a new virtual environment
@@ -25,6 +26,7 @@ export OMP_WAIT_POLICY = passive
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test cpp soak faults fuzz lint clean
+.PHONY: demo test cpp soak faults sanitize lint clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -52,6 +54,13 @@ fuzz: $(VENV)/.installed-dev
 	@command -v clang++ >/dev/null || { echo "make fuzz needs clang: apt install clang libclang-rt-14-dev" >&2; exit 1; }
 	$(BIN)/pip install --quiet -e '.[fuzz]'
 	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS) --json build/fuzz.json
+sanitize: $(VENV)/.installed-dev
+	tests/sanitize/native.sh $(BIN)/python $(JOBS)
+	cmake -S . -B build/cpp -G Ninja -DHDFAST_CUDA=0 -DHDFAST_BUILD_TESTS=ON
+	cmake --build build/cpp -j $(JOBS) --target threads_test_plain threads_test_asan threads_test_tsan
+	ctest --test-dir build/cpp -R 'threads|SharedSum' --output-on-failure
+	valgrind -q --show-mismatched-frees=no --error-exitcode=3 build/cpp/tests/cpp/threads_test_plain \
+	  '--gtest_filter=*ather*:-*EveryAllocation*'
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -263,6 +263,7 @@ int64_t small(const ConvSizes& z) { return z.h * z.w * z.d; }
 }  // namespace
 
 void conv_down(const Pool& pool, const ConvSizes& z, const Pixels& x, const float* kernel, const Pixels& y) {
+  if (!small(z)) return;  // no pixel to write, and perhaps no address
   std::vector<float> f(36 * z.c * z.d);
   spread_kernel(z, kernel, f.data());
   std::vector<Packed> packed;
@@ -279,6 +280,7 @@ void conv_down(const Pool& pool, const ConvSizes& z, const Pixels& x, const floa
 }
 
 void conv_up(const Pool& pool, const ConvSizes& z, const Pixels& y, const float* kernel, const Pixels& x) {
+  if (!big(z)) return;
   if (z.c < kFewChannels) {
     const std::vector<float> f = flat_kernel(z, kernel);
     const Packed packed(pool, row_major(f.data(), z.d).t(), z.d, 16 * z.c, z.operands);

@@ -68,6 +68,8 @@ def growth(samples: Sequence[Sample]) -> dict[str, float]:
 
 def complaints(samples: Sequence[Sample], limit: float) -> list[str]:
     """What grows: memory by more than `limit` bytes per count, or descriptors or threads at all in the second half."""
+    if len(samples) < 4:
+        return [f"{len(samples)} samples tell no growth, needs 4; run for longer"]
     found, rates, start, end = [], growth(samples), samples[len(samples) // 2], samples[-1]
     for name in ("resident", "gpu"):
         if rates[name] >= limit:

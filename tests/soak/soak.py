@@ -23,7 +23,8 @@ from hdfast.envs import make_envs
 from hdfast.evaluation import evaluate
 from hdfast.trainer import Trainer
 
-PERIOD = 400  # steps between samples: each period holds the same log rows, checkpoints, evaluation and pictures
+PERIOD = 200  # steps between samples: each period holds the same log rows, checkpoints, evaluation and pictures
+ENOUGH = 20  # samples that tell a slower update from noise; fewer are reported and not judged
 EVALUATIONS = 2  # between samples of a door
 UPDATE_BYTES, DOOR_BYTES, SLOWDOWN = 1024, 256 * 1024, 1.05
 TINY = {"env.size": 8, "env.max_episode_frames": 40, "replay.capacity": 1000, "model.deter": 4, "model.units": 4,
@@ -58,7 +59,7 @@ class Watched(Trainer):
         warm = len(self.samples) // 10
         cost, relative = (x[warm:] for x in (self.cost, [c / y for c, y in zip(self.cost, self.yard, strict=True)]))
         found, slower = complaints(self.samples, UPDATE_BYTES), slowdown(relative)
-        if slower > SLOWDOWN:
+        if len(self.samples) >= ENOUGH and slower > SLOWDOWN:
             found.append(f"an update costs {slower:.3f} times as much at the end, limit {SLOWDOWN}")
         counts = [s.count for s in self.samples[warm:]]
         drift = slope(counts, relative) * (counts[-1] - counts[0]) / relative[0]
