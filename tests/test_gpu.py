@@ -61,7 +61,7 @@ def backend(request):
 
 @pytest.fixture
 def deterministic(monkeypatch, native):
-    """With native operations: torch has no deterministic cumulative sum on CUDA, which the reference samples with."""
+    """With native operations, as training uses them."""
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

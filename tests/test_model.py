@@ -1,11 +1,13 @@
 """Networks, RSSM, harmoniser and learner: restructurings change nothing, resets forget, initialisers are official."""
 
+import contextlib
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hdfast import ops
 from hdfast.arena import Arena
@@ -245,3 +247,40 @@ def test_arena_is_adam_with_a_global_norm_clip(clip):
     got = torch.cat([p.detach().flatten() for p in params.values()])
     torch.testing.assert_close(got, adam_oracle(flat, grads, 1e-2, 1e-8, clip), rtol=1e-5, atol=1e-6)
     assert all(p.data_ptr() % 16 == 0 and p.grad.data_ptr() % 16 == 0 for p in params.values())
+
+
+REFUSED = {"cumsum", "scatter_add", "scatter_add_", "index_add", "index_add_", "put_", "histc", "kthvalue",
+           "scatter_reduce", "bincount", "grid_sampler_2d_backward", "embedding_dense_backward"}
+
+
+class Refusing(TorchDispatchMode):
+    """Raises at ops that torch refuses on CUDA where it shall be deterministic."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.__name__.split(".")[0]
+        if name in REFUSED:
+            raise AssertionError(f"{name} in a deterministic update")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_the_reference_has_a_form_that_torch_can_make_deterministic(guarded):
+    """The same numbers, up to the order of sums; without being asked for it takes torch's own ops."""
+    plain, other = make_learner(), make_learner()
+    with ops.use("reference"):
+        want = plain.update(make_data(), draw())
+        torch.use_deterministic_algorithms(guarded)
+        try:
+            with contextlib.nullcontext() if guarded else pytest.raises(AssertionError, match="cumsum"), Refusing():
+                got = other.update(make_data(), draw())
+        finally:
+            torch.use_deterministic_algorithms(False)
+    if guarded:
+        assert_close_updates(got, want, other, plain)
+
+
+def assert_close_updates(got, want, one, two):
+    for name, x in want.items():
+        torch.testing.assert_close(got[name], x, rtol=1e-4, atol=1e-5, msg=name)
+    for name, arena in one.optimisers.items():
+        assert (arena.grad - two.optimisers[name].grad).norm() <= 1e-5 * two.optimisers[name].grad.norm()

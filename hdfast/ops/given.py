@@ -13,8 +13,8 @@ from hdfast.ops.observe_scan import usable
 
 class _Rows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, kernel, operand, y):
-        ctx.save_for_backward(x, operand)
+    def forward(ctx, x, kernel, copy, y):
+        ctx.save_for_backward(x, kernel if copy is None else copy)
         return y.view_as(y)
 
     @staticmethod
@@ -49,7 +49,7 @@ def rows(x: Tensor, kernel: Tensor, y: Tensor) -> Tensor:
     A kernel with a bfloat16 copy is multiplied in bfloat16, as by bf16.linear.
     """
     copy = bf16.shadow(kernel)
-    flat = _Rows.apply(x.reshape(-1, x.shape[-1]), kernel, kernel if copy is None else copy, y.flatten(0, -2))
+    flat = _Rows.apply(x.reshape(-1, x.shape[-1]), kernel, copy, y.flatten(0, -2))
     return flat.view(y.shape)
 
 

@@ -14,6 +14,26 @@ from torch import Tensor
 NORM_EPS = 1e-3  # inside the root; official nets.py, class Norm
 
 
+def _running_sum(x: Tensor) -> Tensor:
+    """Sum over the last axis up to each element. Torch's own has no deterministic form on CUDA; where one is asked for,
+    sums over 1, 2, 4, ... elements are added up."""
+    if not torch.are_deterministic_algorithms_enabled():
+        return x.cumsum(-1)
+    reach = 1
+    while reach < x.shape[-1]:
+        x = torch.cat([x[..., :reach], x[..., reach:] + x[..., :-reach]], -1)
+        reach *= 2
+    return x
+
+
+def _at(x: Tensor, index: Tensor) -> Tensor:
+    """x (..., K) at index (...) of the last axis. The gradient of torch's gather adds up in any order on CUDA."""
+    if not torch.are_deterministic_algorithms_enabled():
+        return x.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+    here = index.unsqueeze(-1) == torch.arange(x.shape[-1], device=x.device)
+    return torch.where(here, x, 0).sum(-1)
+
+
 def norm_act(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """LayerNorm over the last axis, then SiLU: y * sigmoid(y), y = (x - mean) / sqrt(var + 1e-3) * scale + bias.
 
@@ -48,7 +68,7 @@ def sample_index(logit: Tensor, u: Tensor) -> Tensor:
 
     logit (..., K) log-probabilities, u (...) uniforms in [0, 1) -> index (...) int64.
     """
-    cdf = logit.exp().cumsum(-1)
+    cdf = _running_sum(logit.exp())
     return (cdf <= u.unsqueeze(-1)).sum(-1).clamp_(max=logit.shape[-1] - 1)
 
 
@@ -129,9 +149,7 @@ def twohot_loss(logit: Tensor, x: Tensor) -> Tensor:
     """
     below, above, weight = twohot(x, twohot_bins(logit.shape[-1], logit.device))
     logp = torch.log_softmax(logit, -1)
-    at_below = logp.gather(-1, below.unsqueeze(-1)).squeeze(-1)
-    at_above = logp.gather(-1, above.unsqueeze(-1)).squeeze(-1)
-    return -((1 - weight) * at_below + weight * at_above)
+    return -((1 - weight) * _at(logp, below) + weight * _at(logp, above))
 
 
 def twohot_losses(logit: Tensor, *targets: Tensor) -> tuple[Tensor, ...]:
@@ -245,7 +263,7 @@ def actor_loss(logit: Tensor, action: Tensor, advantage: Tensor, weight: Tensor,
     logit (..., A) log-probabilities, action (...) int64, advantage (...), weight (...) -> loss, logp, ent, each (...).
     weight * (-log pi(a) * sg(advantage) - entropy * H(pi)); the optimised loss is its plain mean. DreamerV3, Eq. 11.
     """
-    logp = logit.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    logp = _at(logit, action)
     ent = -(logit.exp() * logit).sum(-1)
     return weight.detach() * (-logp * advantage.detach() - entropy * ent), logp, ent
 
