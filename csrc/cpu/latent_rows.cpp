@@ -8,62 +8,148 @@
 namespace hd::cpu {
 namespace {
 
-constexpr int64_t kColumns = 64;
-constexpr int kVectors = 4;
+constexpr int64_t kWords = 64;      // of a row of a block of the matrix
+constexpr int64_t kColumns = 128;  // of a block of the gradient
 
 typedef float Vec __attribute__((vector_size(64)));
+typedef uint32_t Bits __attribute__((vector_size(64)));
 typedef float Loose __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint32_t LooseBits __attribute__((vector_size(64), aligned(4), may_alias));
 
-// ROWS rows of one block, n <= kColumns columns of it in use. Two rows at a time hide the latency of the second-level
-// cache. As plain arrays the sums would be kept in memory, not in registers.
-template <int ROWS>
-HD_INLINE void add_rows(int64_t s, int64_t k, const int64_t* index, const float* w, int64_t n, float* out, int64_t ldo) {
-  Vec sum[ROWS][kVectors] = {};
+HD_INLINE uint32_t rounded(float x) {
+  Bf16 h;
+  store(&h, x);
+  return h.bits;
+}
+
+// n columns of w to words: floats, or of 32 columns the first 16 in the low halves and the others in the high ones.
+HD_CLONES void copy_block(int64_t rows, int64_t n, const float* w, int64_t ldw, bool half, uint32_t* out) {
+  float row[2 * kWords] = {};
+  for (int64_t i = 0; i < rows; ++i, w += ldw, out += kWords) {
+    std::memcpy(row, w, sizeof(float) * n);
+    if (half)
+      for (int64_t j = 0; j < kWords; j += 16)
+        for (int64_t l = j; l < j + 16; ++l) out[l] = rounded(row[j + l]) | rounded(row[j + l + 16]) << 16;
+    else
+      std::memcpy(out, row, sizeof(uint32_t) * kWords);
+  }
+}
+
+// ROWS rows of one block, n columns of it in use. Two rows at a time hide the latency of the second-level cache. As plain
+// arrays the sums would be kept in memory, not in registers.
+template <int ROWS, bool HALF>
+HD_INLINE void add_rows(int64_t s, int64_t k, const int64_t* index, const uint32_t* w, int64_t n, float* out,
+                        int64_t ldo) {
+  constexpr int words = kWords / 16, vectors = HALF ? 2 * words : words;
+  Vec sum[ROWS][vectors] = {};
   for (int64_t g = 0; g < s; ++g)
 #pragma GCC unroll 2
     for (int r = 0; r < ROWS; ++r) {
-      const Loose* row = reinterpret_cast<const Loose*>(w + (g * k + index[r * s + g]) * kColumns);
+      const LooseBits* row = reinterpret_cast<const LooseBits*>(w + (g * k + index[r * s + g]) * kWords);
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sum[r][v] += row[v];
+      for (int v = 0; v < words; ++v) {
+        const Bits bits = row[v];
+        if constexpr (HALF) {
+          sum[r][2 * v] += reinterpret_cast<Vec>(bits << 16);
+          sum[r][2 * v + 1] += reinterpret_cast<Vec>(bits & 0xffff0000u);
+        } else {
+          sum[r][v] += reinterpret_cast<Vec>(bits);
+        }
+      }
     }
 #pragma GCC unroll 2
   for (int r = 0; r < ROWS; ++r, out += ldo) {
-    if (n == kColumns) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) reinterpret_cast<Loose*>(out)[v] += sum[r][v];
+    if (n == 16 * vectors) {
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; ++v) reinterpret_cast<Loose*>(out)[v] += sum[r][v];
     } else {
-      float edge[kColumns];
+      float edge[16 * vectors];
       std::memcpy(edge, sum[r], sizeof(edge));
       for (int64_t j = 0; j < n; ++j) out[j] += edge[j];
     }
   }
 }
 
-HD_CLONES void add_block(int64_t rows, int64_t s, int64_t k, const int64_t* index, const float* w, int64_t n, float* out,
-                         int64_t ldo) {
+template <bool HALF>
+HD_INLINE void add_all(int64_t rows, int64_t s, int64_t k, const int64_t* index, const uint32_t* w, int64_t n,
+                       float* out, int64_t ldo) {
   int64_t i = 0;
-  for (; i + 2 <= rows; i += 2) add_rows<2>(s, k, index + i * s, w, n, out + i * ldo, ldo);
-  if (i < rows) add_rows<1>(s, k, index + i * s, w, n, out + i * ldo, ldo);
+  for (; i + 2 <= rows; i += 2) add_rows<2, HALF>(s, k, index + i * s, w, n, out + i * ldo, ldo);
+  if (i < rows) add_rows<1, HALF>(s, k, index + i * s, w, n, out + i * ldo, ldo);
 }
 
-}  // namespace
+HD_CLONES void add_block(int64_t rows, int64_t s, int64_t k, const int64_t* index, const uint32_t* w, int64_t n,
+                         bool half, float* out, int64_t ldo) {
+  half ? add_all<true>(rows, s, k, index, w, n, out, ldo) : add_all<false>(rows, s, k, index, w, n, out, ldo);
+}
 
-LatentRows::LatentRows(int64_t s, int64_t k, const float* w, int64_t c)
-    : s_(s), k_(k), c_(c),
-      blocks_(std::make_unique_for_overwrite<float[]>((c + kColumns - 1) / kColumns * kColumns * s * k)) {
-  float* out = blocks_.get();
-  for (int64_t j = 0; j < c; j += kColumns) {
-    const int64_t n = std::min(kColumns, c - j);
-    for (int64_t i = 0; i < s * k; ++i, out += kColumns) {
-      std::memcpy(out, w + i * c + j, sizeof(float) * n);
-      std::fill_n(out + n, kColumns - n, 0.0f);
+// Groups [g0, g1) of n columns. Blocks of 128 columns: the part of dw in use (s * k * 512 bytes) stays in L2.
+template <class T>
+HD_INLINE void scatter_block(int64_t rows, int64_t s, int64_t g0, int64_t g1, int64_t k, const int64_t* index,
+                             const T* d, int64_t c, int64_t n, float* dw) {
+  constexpr int vectors = kColumns / 16;
+  for (int64_t i = 0; i < rows; ++i, d += c, index += s) {
+    float row[kColumns];
+    if (n < kColumns) {
+      for (int64_t j = 0; j < n; ++j) row[j] = load(d + j);
+      for (int64_t g = g0; g < g1; ++g)
+        for (int64_t j = 0; j < n; ++j) dw[(g * k + index[g]) * c + j] += row[j];
+      continue;
+    }
+    for (int64_t j = 0; j < kColumns; ++j) row[j] = load(d + j);
+    Vec sum[vectors];
+    std::memcpy(sum, row, sizeof(row));
+    for (int64_t g = g0; g < g1; ++g) {
+      Loose* o = reinterpret_cast<Loose*>(dw + (g * k + index[g]) * c);
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; ++v) o[v] += sum[v];
     }
   }
 }
 
+HD_CLONES void scatter_f32(int64_t rows, int64_t s, int64_t g0, int64_t g1, int64_t k, const int64_t* index,
+                           const float* d, int64_t c, int64_t n, float* dw) {
+  scatter_block(rows, s, g0, g1, k, index, d, c, n, dw);
+}
+HD_CLONES void scatter_bf16(int64_t rows, int64_t s, int64_t g0, int64_t g1, int64_t k, const int64_t* index,
+                            const Bf16* d, int64_t c, int64_t n, float* dw) {
+  scatter_block(rows, s, g0, g1, k, index, d, c, n, dw);
+}
+
+}  // namespace
+
+LatentRows::LatentRows(const Pool& pool, int64_t s, int64_t k, const float* w, int64_t c, DType operands)
+    : s_(s), k_(k), c_(c), half_(operands == DType::BF16) {
+  const int64_t columns = half_ ? 2 * kWords : kWords, blocks = (c + columns - 1) / columns, block = s * k * kWords;
+  words_.resize(blocks * block);
+  auto body = [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b)
+      copy_block(s * k, std::min(columns, c - b * columns), w + b * columns, c, half_, words_.data() + b * block);
+  };
+  if (s * k * c < (1 << 18))
+    body(0, blocks);
+  else
+    pool.run(blocks, 1, body);
+}
+
 void LatentRows::add(int64_t rows, const int64_t* index, float* out, int64_t ldo) const {
-  for (int64_t j = 0; j < c_; j += kColumns)
-    add_block(rows, s_, k_, index, blocks_.get() + j * s_ * k_, std::min(kColumns, c_ - j), out + j, ldo);
+  const int64_t columns = half_ ? 2 * kWords : kWords;
+  const uint32_t* w = words_.data();
+  for (int64_t j = 0; j < c_; j += columns, w += s_ * k_ * kWords)
+    add_block(rows, s_, k_, index, w, std::min(columns, c_ - j), half_, out + j, ldo);
+}
+
+void scatter(const Pool& pool, int64_t rows, int64_t s, int64_t k, const int64_t* index, const Mat& d, int64_t c,
+             float* dw) {
+  auto body = [&](int64_t g0, int64_t g1) {
+    for (int64_t j = 0; j < c; j += kColumns) {
+      const int64_t n = std::min(kColumns, c - j);
+      d.type == DType::F32 ? scatter_f32(rows, s, g0, g1, k, index, d.f32() + j, c, n, dw + j)
+                           : scatter_bf16(rows, s, g0, g1, k, index, d.bf16() + j, c, n, dw + j);
+    }
+  };
+  if (pool.threads == 1 || rows * s * c < (1 << 19)) return body(0, s);
+  pool.run(s, (s + pool.threads - 1) / pool.threads, body);
 }
 
 }  // namespace hd::cpu

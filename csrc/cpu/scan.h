@@ -79,18 +79,12 @@ struct Imagine {
 void imagine(const Pool& pool, const Sizes& z, const Rssm& p, const std::vector<DenseT<const float>>& hidden,
              const AffineT<const float>& out, const Imagine& x);
 
-// y (rows, c) = [deter, onehot(index)] kernel, kernel (D + Z, c): a product with the dense part, row additions for the
-// latents.
+// y (rows, c), stored as `type`, = [deter, onehot(index)] kernel, kernel (D + Z, c): a product with the dense part, row
+// additions for the latents.
 void state_mm(const Pool& pool, const Sizes& z, int64_t rows, int64_t c, const float* deter, const int64_t* index,
-              const float* kernel, float* y);
+              const float* kernel, void* y, DType type);
 // Its gradients; ddeter (rows, D), dstoch (rows, Z) may be null; dkernel must be zero on entry.
-void state_mm_bwd(const Pool& pool, const Sizes& z, int64_t rows, int64_t c, const float* dy, const float* deter,
+void state_mm_bwd(const Pool& pool, const Sizes& z, int64_t rows, int64_t c, const Mat& dy, const float* deter,
                   const int64_t* index, const float* kernel, float* ddeter, float* dstoch, float* dkernel);
-
-// The same two in bf16: operands rounded, sums fp32; y and dy are of the given type, everything else is fp32.
-void state_mm_bf16(const Pool& pool, const Sizes& z, int64_t rows, int64_t c, const float* deter,
-                   const int64_t* index, const float* kernel, void* y, DType type);
-void state_mm_bf16_bwd(const Pool& pool, const Sizes& z, int64_t rows, int64_t c, const Mat& dy, const float* deter,
-                       const int64_t* index, const float* kernel, float* ddeter, float* dstoch, float* dkernel);
 
 }  // namespace hd::cpu

@@ -6,7 +6,6 @@
 #include <cstring>
 
 #include "cpu/latent_rows.h"
-#include "cpu/onehot.h"
 #include "cpu/scan.h"
 #include "cpu/scan_rows.h"
 #include "cpu/simd.h"
@@ -26,15 +25,13 @@ void imagine(const Pool& pool, const Sizes& z, const Rssm& p, const std::vector<
   const int64_t d = z.deter, u = z.units, s = z.stoch, k = z.classes, latent = z.latent(), a = z.actions;
   const int64_t wide = hidden.empty() ? a : u;
   const DType operands = z.operands;
-  const bool half = operands == DType::BF16;
   const Packed gru(pool, row_major(p.gru.kernel, 3 * d), d + u, 3 * d, operands);
   const Packed img_out(pool, row_major(p.img_out.kernel, u), d, u, operands);
   const Packed img_stats(pool, row_major(p.img_stats.kernel, latent), u, latent, operands);
   // The policy's first layer reads the state: its deter rows are packed, its latent rows gathered.
   const float* entry = hidden.empty() ? out.kernel : hidden[0].kernel;
-  const LatentRows entry_latent(half ? 0 : s, k, entry + d * wide, wide), input_latent(half ? 0 : s, k, p.img_in.kernel, u);
-  const Table entry_table(pool, entry + d * wide, half ? latent : 0, wide);
-  const Table input_table(pool, p.img_in.kernel, half ? latent : 0, u);
+  const LatentRows entry_latent(pool, s, k, entry + d * wide, wide, operands);
+  const LatentRows input_latent(pool, s, k, p.img_in.kernel, u, operands);
   std::vector<Packed> policy;
   policy.emplace_back(pool, row_major(entry, wide), d, wide, operands);
   for (size_t l = 1; l < hidden.size(); ++l) policy.emplace_back(pool, row_major(hidden[l].kernel, u), u, u, operands);
@@ -52,7 +49,7 @@ void imagine(const Pool& pool, const Sizes& z, const Rssm& p, const std::vector<
       float* to = hidden.empty() ? logit.data() : kept(0);
       if (hidden.empty()) fill_rows(m, a, out.bias, to);
       gemm(kSerial, m, row_major(deter, d), policy[0], to, wide, hidden.empty());
-      half ? entry_table.gather(m, s, k, index, to, wide) : entry_latent.add(m, index, to, wide);
+      entry_latent.add(m, index, to, wide);
       for (size_t l = 0; l < hidden.size(); ++l) {
         norm_silu(m, u, kept(l), hidden[l].scale, hidden[l].bias, act.data(), u, stats.data());
         const bool last = l + 1 == hidden.size();
@@ -68,7 +65,7 @@ void imagine(const Pool& pool, const Sizes& z, const Rssm& p, const std::vector<
         std::memcpy(&in[i * (d + u)], deter + i * d, sizeof(float) * d);
         std::memcpy(&pre[i * u], p.img_in.kernel + (latent + action[i]) * u, sizeof(float) * u);
       }
-      half ? input_table.gather(m, s, k, index, pre.data(), u) : input_latent.add(m, index, pre.data(), u);
+      input_latent.add(m, index, pre.data(), u);
       norm_silu(m, u, pre.data(), p.img_in.scale, p.img_in.bias, in.data() + d, d + u, stats.data());
       gemm(kSerial, m, row_major(in.data(), d + u), gru, pre.data(), 3 * d);
       float* next = x.deter + (n + x.rows) * d;
@@ -91,41 +88,18 @@ void imagine(const Pool& pool, const Sizes& z, const Rssm& p, const std::vector<
   pool.run(blocks, (blocks + pool.threads - 1) / pool.threads, body);
 }
 
+// Blocks of rows whose fp32 sums stay in L2 until the latents' part is added and they are rounded.
 void state_mm(const Pool& pool, const Sizes& z, int64_t rows, int64_t c, const float* deter, const int64_t* index,
-              const float* kernel, float* y) {
-  gemm(pool, rows, c, z.deter, row_major(deter, z.deter), row_major(kernel, c), y, c);
-  const LatentRows latent(z.stoch, z.classes, kernel + z.deter * c, c);
-  auto body = [&](int64_t b, int64_t e) { latent.add(e - b, index + b * z.stoch, y + b * c, c); };
-  if (pool.threads == 1 || rows * z.stoch * c < (1 << 19)) return body(0, rows);
-  pool.run(rows, (rows + pool.threads - 1) / pool.threads, body);
-}
-
-void state_mm_bwd(const Pool& pool, const Sizes& z, int64_t rows, int64_t c, const float* dy, const float* deter,
-                  const int64_t* index, const float* kernel, float* ddeter, float* dstoch, float* dkernel) {
-  const int64_t d = z.deter, latent = z.latent();
-  if (ddeter) gemm(pool, rows, d, c, row_major(dy, c), row_major(kernel, c).t(), ddeter, d);
-  if (dstoch) gemm(pool, rows, latent, c, row_major(dy, c), row_major(kernel + d * c, c).t(), dstoch, latent);
-  if (!dkernel) return;
-  gemm(pool, d, c, rows, row_major(deter, d).t(), row_major(dy, c), dkernel, c);
-  auto body = [&](int64_t b, int64_t e) {
-    scatter_rows(rows, z.stoch, b, e, z.classes, index, dy, c, dkernel + d * c);
-  };
-  if (pool.threads == 1 || rows * z.stoch * c < (1 << 19)) return body(0, z.stoch);
-  pool.run(z.stoch, (z.stoch + pool.threads - 1) / pool.threads, body);
-}
-
-// Blocks of rows whose fp32 sums stay in L2 until they are rounded.
-void state_mm_bf16(const Pool& pool, const Sizes& z, int64_t rows, int64_t c, const float* deter,
-                   const int64_t* index, const float* kernel, void* y, DType type) {
-  const Packed dense(pool, row_major(kernel, c), z.deter, c, DType::BF16);
-  const Table table(pool, kernel + z.deter * c, z.latent(), c);
+              const float* kernel, void* y, DType type) {
+  const Packed dense(pool, row_major(kernel, c), z.deter, c, z.operands);
+  const LatentRows latent(pool, z.stoch, z.classes, kernel + z.deter * c, c, z.operands);
   auto body = [&](int64_t b, int64_t e) {
     std::vector<float> sums(type == DType::BF16 ? std::min(kBlockRows, e - b) * c : 0);
     for (; b < e; b += kBlockRows) {
       const int64_t m = std::min(kBlockRows, e - b);
       float* to = type == DType::BF16 ? sums.data() : static_cast<float*>(y) + b * c;
       gemm(kSerial, m, row_major(deter + b * z.deter, z.deter), dense, to, c);
-      table.gather(m, z.stoch, z.classes, index + b * z.stoch, to, c);
+      latent.add(m, index + b * z.stoch, to, c);
       if (type == DType::BF16) round_bf16(m * c, to, static_cast<Bf16*>(y) + b * c);
     }
   };
@@ -133,14 +107,13 @@ void state_mm_bf16(const Pool& pool, const Sizes& z, int64_t rows, int64_t c, co
   pool.run(rows, (rows + pool.threads - 1) / pool.threads, body);
 }
 
-void state_mm_bf16_bwd(const Pool& pool, const Sizes& z, int64_t rows, int64_t c, const Mat& dy, const float* deter,
-                       const int64_t* index, const float* kernel, float* ddeter, float* dstoch, float* dkernel) {
+void state_mm_bwd(const Pool& pool, const Sizes& z, int64_t rows, int64_t c, const Mat& dy, const float* deter,
+                  const int64_t* index, const float* kernel, float* ddeter, float* dstoch, float* dkernel) {
   const int64_t d = z.deter, latent = z.latent();
-  constexpr DType operands = DType::BF16;
-  if (ddeter) gemm(pool, rows, d, c, dy, row_major(kernel, c).t(), ddeter, d, false, operands);
-  if (dstoch) gemm(pool, rows, latent, c, dy, row_major(kernel + d * c, c).t(), dstoch, latent, false, operands);
+  if (ddeter) gemm(pool, rows, d, c, dy, row_major(kernel, c).t(), ddeter, d, false, z.operands);
+  if (dstoch) gemm(pool, rows, latent, c, dy, row_major(kernel + d * c, c).t(), dstoch, latent, false, z.operands);
   if (!dkernel) return;
-  gemm(pool, d, c, rows, row_major(deter, d).t(), dy, dkernel, c, false, operands);
+  gemm(pool, d, c, rows, row_major(deter, d).t(), dy, dkernel, c, false, z.operands);
   scatter(pool, rows, z.stoch, z.classes, index, dy, c, dkernel + d * c);
 }
 

@@ -13,7 +13,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "cpu/onehot.h"
+#include "cpu/latent_rows.h"
 #include "cpu/scan_rows.h"
 #include "cpu/simd.h"
 
@@ -97,16 +97,12 @@ void observe_scan(const Pool& pool, const Sizes& z, const Rssm& p, const Observe
   const Packed gru(pool, row_major(p.gru.kernel, 3 * d), d + u, 3 * d, z.operands);
   const Packed obs_out(pool, row_major(p.obs_out.kernel, u), d, u, z.operands);
   const Packed obs_stats(pool, row_major(p.obs_stats.kernel, latent), u, latent, z.operands);
-  const bool half = z.operands == DType::BF16;
-  const Table table(pool, p.img_in.kernel, half ? latent : 0, u);
+  const LatentRows img_in(pool, s, k, p.img_in.kernel, u, z.operands);
   Buffer in(b * (d + u)), hidden(b * u);
   for (int64_t n = 0; n < rows; n += b) {
     for (int64_t i = 0; i < b; ++i) {
       std::memcpy(&in[i * (d + u)], prev.deter(n + i), sizeof(float) * d);
-      if (half)
-        table.gather(1, s, k, prev.index(n + i), keep.pre_in + (n + i) * u, u);
-      else
-        gather_rows(1, s, k, prev.index(n + i), p.img_in.kernel, u, keep.pre_in + (n + i) * u, u);
+      img_in.add(1, prev.index(n + i), keep.pre_in + (n + i) * u, u);
     }
     norm_silu(b, u, keep.pre_in + n * u, p.img_in.scale, p.img_in.bias, in.data() + d, d + u, keep.stat_in + 2 * n);
     gemm(pool, b, row_major(in.data(), d + u), gru, keep.pre_gru + n * 3 * d, 3 * d);
@@ -205,9 +201,7 @@ void observe_scan_bwd(const Pool& pool, const Sizes& z, const Rssm& p, const Obs
        g.img_in.kernel + latent * u, u, false, z.operands);
   std::vector<int64_t> index(rows * s);
   for (int64_t n = 0; n < rows; ++n) std::copy_n(prev.index(n), s, &index[n * s]);
-  over_rows(pool, s, rows * u, [&](int64_t i, int64_t e) {
-    scatter_rows(rows, s, i, e, k, index.data(), din.data(), u, g.img_in.kernel);
-  });
+  scatter(pool, rows, s, k, index.data(), row_major(din.data(), u), u, g.img_in.kernel);
 }
 
 }  // namespace hd::cpu

@@ -132,45 +132,6 @@ HD_CLONES void unimix_bwd(int64_t groups, int64_t k, const float* dlogp, const f
   }
 }
 
-// Blocks of 128 columns: the part of w in use (s * k * 512 bytes) stays in L2 for all rows.
-HD_CLONES void gather_rows(int64_t rows, int64_t s, int64_t k, const int64_t* index, const float* w, int64_t c,
-                           float* out, int64_t ldo) {
-  for (int64_t j0 = 0; j0 < c; j0 += 128) {
-    const int64_t n = std::min<int64_t>(128, c - j0);
-    for (int64_t i = 0; i < rows; ++i) {
-      float sum[128];
-      float* o = out + i * ldo + j0;
-      if (n == 128) {
-        for (int j = 0; j < 128; ++j) sum[j] = o[j];
-        for (int64_t g = 0; g < s; ++g) {
-          const float* row = w + (g * k + index[i * s + g]) * c + j0;
-          for (int j = 0; j < 128; ++j) sum[j] += row[j];
-        }
-        for (int j = 0; j < 128; ++j) o[j] = sum[j];
-      } else {
-        for (int64_t g = 0; g < s; ++g) {
-          const float* row = w + (g * k + index[i * s + g]) * c + j0;
-          for (int64_t j = 0; j < n; ++j) o[j] += row[j];
-        }
-      }
-    }
-  }
-}
-
-HD_CLONES void scatter_rows(int64_t rows, int64_t s, int64_t s0, int64_t s1, int64_t k, const int64_t* index,
-                            const float* d, int64_t c, float* dw) {
-  for (int64_t j0 = 0; j0 < c; j0 += 128) {
-    const int64_t n = std::min<int64_t>(128, c - j0);
-    for (int64_t i = 0; i < rows; ++i) {
-      const float* row = d + i * c + j0;
-      for (int64_t g = s0; g < s1; ++g) {
-        float* o = dw + (g * k + index[i * s + g]) * c + j0;
-        for (int64_t j = 0; j < n; ++j) o[j] += row[j];
-      }
-    }
-  }
-}
-
 void one_hot(int64_t groups, int64_t k, const int64_t* index, float* out) {
   std::memset(out, 0, sizeof(float) * groups * k);
   for (int64_t g = 0; g < groups; ++g) out[g * k + index[g]] = 1.0f;

@@ -30,12 +30,6 @@ void sample(int64_t groups, int64_t k, const float* logp, const float* u, int64_
 // dlogit from dlogp and from dprob, the straight-through gradient; either may be null.
 void unimix_bwd(int64_t groups, int64_t k, const float* dlogp, const float* dprob, const float* logp, float mix,
                 float* dlogit);
-// out[r, :] += sum_s w[s * k + index[r, s], :]: the product of one-hot rows with w (s * k, c), as row additions.
-void gather_rows(int64_t rows, int64_t s, int64_t k, const int64_t* index, const float* w, int64_t c, float* out,
-                 int64_t ldo);
-// dw[s * k + index[r, s], :] += d[r, :] for s in [s0, s1): its weight gradient.
-void scatter_rows(int64_t rows, int64_t s, int64_t s0, int64_t s1, int64_t k, const int64_t* index, const float* d,
-                  int64_t c, float* dw);
 // one-hot of index: (groups, k).
 void one_hot(int64_t groups, int64_t k, const int64_t* index, float* out);
 // out[j] += sum_r x[r, j].

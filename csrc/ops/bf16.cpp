@@ -1,5 +1,5 @@
 // bf16.cpp -- products with operands rounded to bf16 and fp32 sums as torch ops on the CPU; the algorithms stand in
-// cpu/gemm_bf16.cpp and cpu/onehot.cpp.
+// cpu/gemm_bf16.cpp and cpu/scan_imagine.cpp.
 #include "ops/scan_glue.h"
 
 namespace hd::ops {
@@ -28,12 +28,13 @@ Tensor mm_bf16(Tensor a, Tensor b, bool half) {
 // deter (N, D), index (N, S), kernel (D + S*K, C), all float32 but index -> (N, C) as mm_bf16; stoch only carries a
 // gradient
 Tensor state_mm_bf16_fwd(Tensor deter, std::optional<Tensor>, Tensor index, Tensor kernel, int64_t classes, bool half) {
-  const cpu::Sizes z = state_sizes(deter, index, kernel, classes, "state_mm_bf16");
+  cpu::Sizes z = state_sizes(deter, index, kernel, classes, "state_mm_bf16");
+  z.operands = DType::BF16;
   const int64_t n = deter.size(0), d = z.deter, s = z.stoch, c = kernel.size(1);
   Tensor y = empty(deter, {n, c}, half ? ScalarType::BFloat16 : ScalarType::Float);
-  cpu::state_mm_bf16(torch_pool(), z, n, c, take(deter, {n, d}, "state_mm_bf16: deter"), in<int64_t>(index),
-                     take(kernel, {d + s * classes, c}, "state_mm_bf16: kernel"), out<void>(y),
-                     half ? DType::BF16 : DType::F32);
+  cpu::state_mm(torch_pool(), z, n, c, take(deter, {n, d}, "state_mm_bf16: deter"), in<int64_t>(index),
+                take(kernel, {d + s * classes, c}, "state_mm_bf16: kernel"), out<void>(y),
+                half ? DType::BF16 : DType::F32);
   return y;
 }
 
@@ -41,7 +42,8 @@ Tensor state_mm_bf16_fwd(Tensor deter, std::optional<Tensor>, Tensor index, Tens
 std::tuple<Tensor, Tensor, Tensor> state_mm_bf16_bwd(Tensor dy, Tensor deter, Tensor index, Tensor kernel,
                                                      int64_t classes, bool need_deter, bool need_stoch,
                                                      bool need_kernel) {
-  const cpu::Sizes z = state_sizes(deter, index, kernel, classes, "state_mm_bf16");
+  cpu::Sizes z = state_sizes(deter, index, kernel, classes, "state_mm_bf16");
+  z.operands = DType::BF16;
   const int64_t n = deter.size(0), d = z.deter, s = z.stoch, c = kernel.size(1);
   check_host(dy, "state_mm_bf16: dy");
   storage(dy, "state_mm_bf16: dy");
@@ -49,10 +51,10 @@ std::tuple<Tensor, Tensor, Tensor> state_mm_bf16_bwd(Tensor dy, Tensor deter, Te
   Tensor ddeter = need_deter ? empty(deter, {n, d}) : empty(deter, {0});
   Tensor dstoch = need_stoch ? empty(deter, {n, s * classes}) : empty(deter, {0});
   Tensor dkernel = need_kernel ? zeros(deter, {d + s * classes, c}) : empty(deter, {0});
-  cpu::state_mm_bf16_bwd(torch_pool(), z, n, c, mat(dy), take(deter, {n, d}, "state_mm_bf16: deter"),
-                         in<int64_t>(index), take(kernel, {d + s * classes, c}, "state_mm_bf16: kernel"),
-                         need_deter ? out(ddeter) : nullptr, need_stoch ? out(dstoch) : nullptr,
-                         need_kernel ? out(dkernel) : nullptr);
+  cpu::state_mm_bwd(torch_pool(), z, n, c, mat(dy), take(deter, {n, d}, "state_mm_bf16: deter"),
+                    in<int64_t>(index), take(kernel, {d + s * classes, c}, "state_mm_bf16: kernel"),
+                    need_deter ? out(ddeter) : nullptr, need_stoch ? out(dstoch) : nullptr,
+                    need_kernel ? out(dkernel) : nullptr);
   return {ddeter, dstoch, dkernel};
 }
 

@@ -61,7 +61,7 @@ Tensor state_mm_fwd(Tensor deter, std::optional<Tensor>, Tensor index, Tensor ke
   const int64_t n = deter.size(0), d = z.deter, s = z.stoch, c = kernel.size(1);
   Tensor y = empty(deter, {n, c});
   cpu::state_mm(torch_pool(), z, n, c, take(deter, {n, d}, "state_mm: deter"), in<int64_t>(index),
-                take(kernel, {d + s * classes, c}, "state_mm: kernel"), out(y));
+                take(kernel, {d + s * classes, c}, "state_mm: kernel"), out<void>(y), DType::F32);
   return y;
 }
 
@@ -73,8 +73,9 @@ std::tuple<Tensor, Tensor, Tensor> state_mm_bwd(Tensor dy, Tensor deter, Tensor 
   Tensor ddeter = need_deter ? empty(deter, {n, d}) : empty(deter, {0});
   Tensor dstoch = need_stoch ? empty(deter, {n, s * classes}) : empty(deter, {0});
   Tensor dkernel = need_kernel ? zeros(deter, {d + s * classes, c}) : empty(deter, {0});
-  cpu::state_mm_bwd(torch_pool(), z, n, c, take(dy, {n, c}, "state_mm: dy"), take(deter, {n, d}, "state_mm: deter"),
-                    in<int64_t>(index), take(kernel, {d + s * classes, c}, "state_mm: kernel"),
+  cpu::state_mm_bwd(torch_pool(), z, n, c, cpu::row_major(take(dy, {n, c}, "state_mm: dy"), c),
+                    take(deter, {n, d}, "state_mm: deter"), in<int64_t>(index),
+                    take(kernel, {d + s * classes, c}, "state_mm: kernel"),
                     need_deter ? out(ddeter) : nullptr, need_stoch ? out(dstoch) : nullptr,
                     need_kernel ? out(dkernel) : nullptr);
   return {ddeter, dstoch, dkernel};
