@@ -54,6 +54,7 @@ fuzz: $(VENV)/.installed-dev
 	@command -v clang++ >/dev/null || { echo "make fuzz needs clang: apt install clang libclang-rt-14-dev" >&2; exit 1; }
 	$(BIN)/pip install --quiet -e '.[fuzz]'
 	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS) --json build/fuzz.json
+
 sanitize: $(VENV)/.installed-dev
 	tests/sanitize/native.sh $(BIN)/python $(JOBS)
 	cmake -S . -B build/cpp -G Ninja -DHDFAST_CUDA=0 -DHDFAST_BUILD_TESTS=ON
