@@ -16,8 +16,9 @@ def busy(wait):
     return call
 
 
-def native() -> None:
-    """Minutes in native code: no signal handler of Python's runs, but other threads do."""
+def native(*args, **kwargs) -> None:
+    """Minutes in native code: no signal handler of Python's runs, but other threads do, one of which says "busy"."""
+    threading.Timer(1.0, print, ("busy",), {"flush": True}).start()
     hashlib.pbkdf2_hmac("sha512", b"", b"", 10**9)
 
 
@@ -30,8 +31,8 @@ def after(real, count: int, then):
 def slow_down(part: str) -> None:
     if part in ("update", "native"):
         from hdfast.world_model import WorldModel
-        wait = native if part == "native" else lambda: [time.sleep(0.2) for _ in range(600)]
-        WorldModel.forward = after(WorldModel.forward, 5, busy(wait))
+        slow = native if part == "native" else busy(lambda: [time.sleep(0.2) for _ in range(600)])
+        WorldModel.forward = after(WorldModel.forward, 5, slow)
     elif part == "environment":
         from hdfast.envs.dummy import DummyDoor
         DummyDoor.recv = after(DummyDoor.recv, 60, busy(threading.Event().wait))

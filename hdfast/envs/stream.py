@@ -247,7 +247,7 @@ class Stream:
             if not worker.busy:
                 worker.call(door.close, seconds=CLOSING)
         finally:
-            worker.stop()
+            worker.close()
             if worker.busy:  # its destructor would wait for the same thread
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(door))
 

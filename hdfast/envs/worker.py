@@ -19,8 +19,10 @@ class Worker:
         self._jobs: SimpleQueue = SimpleQueue()
         self._results: SimpleQueue = SimpleQueue()
         self.busy = False
-        threading.Thread(target=_serve, args=(self._jobs, self._results), daemon=True, name="environments").start()
-        self.stop = weakref.finalize(self, self._jobs.put, None)  # ends the thread; also when nobody holds the worker
+        self._thread = threading.Thread(target=_serve, args=(self._jobs, self._results), daemon=True,
+                                        name="environments")
+        self._thread.start()
+        self._stop = weakref.finalize(self, self._jobs.put, None)  # ends the thread; also when nobody holds the worker
 
     def start(self, function: Callable, *args: Any) -> None:
         """Begin `function(*args)`; its result must be taken before the next begins."""
@@ -45,6 +47,12 @@ class Worker:
         if error is not None:
             raise error
         return value
+
+    def close(self) -> None:
+        """End the thread, and wait until it has ended unless it is busy."""
+        self._stop()
+        if not self.busy:
+            self._thread.join(SLICE)
 
     def call(self, function: Callable, *args: Any, seconds: float = 0.0) -> Any:
         """`start`, then `result`."""
