@@ -62,8 +62,7 @@ def save(directory: Path, step: int, tensors: dict[str, torch.Tensor], manifest:
                          f"got {step} and {tag!r}")
     with disk_errors("write a checkpoint in", directory):
         directory.mkdir(parents=True, exist_ok=True)
-        for leftover in directory.glob(TEMPORARY + "*"):
-            remove(leftover)
+        clear_leftovers(directory)
         others = existing(directory, tag)
         again = [number for other, number, _ in others if other == step]
         name = (f"{tag}-" if tag else "") + f"{step:012d}" + (f".{max(again) + 1}" if again else "")
@@ -80,6 +79,13 @@ def save(directory: Path, step: int, tensors: dict[str, torch.Tensor], manifest:
         kept = next(filter(valid, reversed(earlier)), None)
         discard(path for other, _, path in others if other <= step and path != kept)
     return directory / name
+
+
+def clear_leftovers(directory: Path) -> None:
+    """Delete what a process left that was killed while it wrote or deleted a checkpoint; nobody else may be writing."""
+    with disk_errors("clear leftovers in", directory):
+        for leftover in Path(directory).glob(TEMPORARY + "*"):
+            remove(leftover)
 
 
 def latest(directory: Path, *, tag: str | None = None) -> Checkpoint | None:

@@ -363,6 +363,7 @@ class Trainer:
         """Replay and logger of the run, restored from the latest checkpoint."""
         config, space = self.config, self.envs.obs_space
         self._run_dir = run_dir
+        checkpoint.clear_leftovers(self.logdir / "ckpt")
         found = checkpoint.latest(self.logdir / "ckpt")
         count = self.envs.num_envs
         capacity = min(config.replay.capacity, config.run.steps + count)  # small machines refuse what a run cannot fill

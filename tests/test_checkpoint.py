@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hdfast.checkpoint import MANIFEST, TEMPORARY, TENSORS, latest, load, save, text_digest
+from hdfast.checkpoint import MANIFEST, TEMPORARY, TENSORS, clear_leftovers, latest, load, save, text_digest
 from hdfast.errors import RunError
 from killing import killed_at_every_point
 
@@ -106,6 +106,10 @@ def test_leftovers_of_killed_saves_are_cleared(tmp_path):
     (tmp_path / ".tmp-link").symlink_to(tmp_path)
     save(tmp_path, 10, small(10), {})
     assert names(tmp_path) == ["000000000010"] and latest(tmp_path).step == 10
+    (tmp_path / ".tmp-old-000000000005").mkdir()
+    clear_leftovers(tmp_path)
+    clear_leftovers(tmp_path / "not there yet")
+    assert [path.name for path in tmp_path.iterdir()] == ["000000000010"]
 
 
 @pytest.mark.parametrize(("step", "tag"), [(-1, None), (10**12, None), (1, "../x"), (1, ""), (1, "A"), (1, "a\n")])

@@ -116,6 +116,13 @@ def test_a_finished_run_is_left_alone_until_it_is_given_more_steps(tmp_path, mon
     assert json.loads((tmp_path / "run" / "config.json").read_text())["run"]["steps"] == 100
 
 
+def test_a_start_with_nothing_to_save_clears_leftovers(tmp_path):
+    scripted(small_config(**SETTINGS), tmp_path)
+    (tmp_path / "ckpt" / ".tmp-old-000000000100").mkdir()
+    scripted(small_config(**SETTINGS), tmp_path)
+    assert not list((tmp_path / "ckpt").glob(".*"))
+
+
 def test_totals_survive(tmp_path):
     first = scripted(small_config(**SETTINGS), tmp_path)
     second = scripted(small_config(**SETTINGS | {"run.steps": 140}), tmp_path)
