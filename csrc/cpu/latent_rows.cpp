@@ -8,7 +8,7 @@
 namespace hd::cpu {
 namespace {
 
-constexpr int64_t kWords = 64;      // of a row of a block of the matrix
+constexpr int64_t kWords = 64;     // of a row of a block of the matrix
 constexpr int64_t kColumns = 128;  // of a block of the gradient
 
 typedef float Vec __attribute__((vector_size(64)));

@@ -13,8 +13,8 @@ struct BinPair {
 };
 
 // The bins beside y in an ascending, roughly evenly spaced table; at or beyond an end both are the end bin,
-// half each; the weight of a NaN is NaN. A guess from the spacing, then steps until above = #{bins <= y}: right for every table, O(1) for
-// an even one.
+// half each; the weight of a NaN is NaN. A guess from the spacing, then steps until above = #{bins <= y}:
+// right for every table, O(1) for an even one.
 HD_FN BinPair bin_pair(float y, const float* bins, int64_t count) {
   const float place = (y - bins[0]) * (float(count - 1) / (bins[count - 1] - bins[0])) + 1.f;
   int64_t above =

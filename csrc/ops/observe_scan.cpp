@@ -53,7 +53,8 @@ cpu::Observe arguments(const cpu::Sizes& z, const Tensor& embed, const Tensor& a
   return x;
 }
 
-// Products are in the type of embed. -> deter (T, B, D), stoch one-hot (T, B, S, K), index (T, B, S), post, prior (T, B, S, K), saved, start
+// Products are in the type of embed. -> deter (T, B, D), stoch one-hot (T, B, S, K), index (T, B, S), post, prior
+// (T, B, S, K), saved, start
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> observe_scan_fwd(
     Tensor embed, Tensor action, Tensor is_first, Tensor u, Tensors params, int64_t classes, double mix) {
   const cpu::Sizes z = sizes(embed, action, params, classes, mix);
