@@ -1,6 +1,7 @@
 """Long runs: does a training process grow or slow down, and do environments that come and go leave anything behind?
 
     python tests/soak/soak.py --seconds 600
+    python tests/soak/soak.py --updates 100000     that many updates, and nothing else
 
 Half of the time goes to the native operations, a quarter to the reference ones, the rest to the environment doors.
 Prints one JSON line per part; exit code 1 where something grows beyond its limit. Linux with glibc only.
@@ -113,7 +114,10 @@ def doors(name: str, seconds: float) -> dict:
             "last": vars(samples[-1]), "found": complaints(samples, DOOR_BYTES)}
 
 
-def parts(seconds: float, device: str) -> Iterator[dict]:
+def parts(seconds: float, updates: int | None, device: str) -> Iterator[dict]:
+    if updates is not None:
+        yield train("native", device, steps=updates + TINY["run.prefill"])
+        return
     yield train("native", device, seconds=seconds / 2)
     yield train("reference", device, seconds=seconds / 4)
     for name in DOORS:
@@ -123,12 +127,13 @@ def parts(seconds: float, device: str) -> Iterator[dict]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=600, help="wall time in all (default 600)")
+    parser.add_argument("--updates", type=int, help="train natively for so many updates instead")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     machine.keep_memory()
     found = []
-    for part in parts(options.seconds, options.device):
+    for part in parts(options.seconds, options.updates, options.device):
         found += [f"{part['part']}: {text}" for text in part["found"]]
         print(json.dumps(part), flush=True)
     print("\n".join(found) or "nothing grows")
