@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from hdfast import ops
+from hdfast.ops import library
+
 
 def pytest_configure(config):
     torch.set_num_threads(1)
@@ -32,3 +35,12 @@ def fixed_seeds():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(params=["native", "reference"])
+def backend(request):
+    """Each implementation of the ops in turn, by name."""
+    if request.param == "native" and (reason := library.problem()):
+        pytest.skip(f"the native library is not there: {reason}")
+    with ops.use(request.param):
+        yield request.param

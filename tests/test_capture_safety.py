@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from hdfast import agent as agent_module
-from hdfast import learner, ops
+from hdfast import learner
 from hdfast.agent import Agent
 from hdfast.arena import Arena
 from hdfast.config import Config
 from hdfast.cuda_graph import watched
 from hdfast.envs import ActSpace, ObsSpace
 from hdfast.errors import RunError
-from hdfast.ops import library
 from hdfast.presets import OFFICIAL
 from hdfast.replay_ring import Ring
 from hdfast.world_model import WorldModel
@@ -27,14 +26,6 @@ from hdfast.world_model import WorldModel
 META = torch.device("meta")
 SPACES = {"image": ObsSpace((16, 16, 3), "uint8"), "vector": ObsSpace((5,), "float32")}
 ACTIONS = 4
-
-
-@pytest.fixture(params=["native", "reference"])
-def backend(request):
-    if request.param == "native" and (reason := library.problem()):
-        pytest.skip(f"the native library is not there: {reason}")
-    with ops.use(request.param):
-        yield request.param
 
 
 def meta_agent(monkeypatch, space: ObsSpace = SPACES["image"], config: Config | None = None) -> Agent:

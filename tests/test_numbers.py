@@ -15,21 +15,12 @@ from hdfast.config import Config
 from hdfast.envs import ActSpace, ObsSpace, make_envs
 from hdfast.errors import RunError
 from hdfast.jsonl import read_rows
-from hdfast.ops import library
 from hdfast.trainer import Trainer
 from hdfast.world_model import WorldModel
 from scripted_run import small_config
 from test_agent import make_batch
 
 VECTOR = ObsSpace((5,), "float32")
-
-
-@pytest.fixture(params=["native", "reference"])
-def backend(request):
-    if request.param == "native" and (reason := library.problem()):
-        pytest.skip(f"the native library is not there: {reason}")
-    with ops.use(request.param):
-        yield request.param
 
 
 def make_agent(precision="auto") -> Agent:

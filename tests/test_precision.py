@@ -33,14 +33,6 @@ TOLERANCE = {"fp32": {"loss": 1e-5, "gradient": 1e-5, "parameter": 1e-3},
              "bf16": {"loss": 5e-3, "gradient": 2e-2, "parameter": 2.5e-1}}
 
 
-@pytest.fixture(params=["reference", "native"])
-def backend(request):
-    if request.param == "native" and (reason := library.problem()):
-        pytest.skip(f"the native library is not there: {reason}")
-    with ops.use(request.param):
-        yield request.param
-
-
 def twins(precision: str) -> tuple[Learner, Learner]:
     """Two learners with the same parameters, none of them at a special value: float32, and the given precision."""
     exact, other = make_learner(precision="fp32"), make_learner(precision=precision)
