@@ -67,16 +67,18 @@ class ActorCritic(nn.Module):
         return ret, ops.return_weight(cont, gamma=self.gamma)
 
     @torch.no_grad()
-    def update_range(self, ret: Tensor) -> Tensor:
-        """Move the return range towards ret (H, N) and return the advantage's divisor ()."""
+    def next_range(self, ret: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The return range moved towards ret (H, N), and the advantage's divisor: low, high, scale, each ()."""
         b = self.behavior
         if self.gather:
             ret = self.gather(ret)
-        low, high, scale = ops.return_range(ret, self.low, self.high, decay=b.return_decay,
-                                            percentiles=(b.return_low, b.return_high), floor=b.return_floor)
+        return ops.return_range(ret, self.low, self.high, decay=b.return_decay,
+                                percentiles=(b.return_low, b.return_high), floor=b.return_floor)
+
+    def move_range(self, low: Tensor, high: Tensor) -> None:
+        """Make this the return range."""
         self.low.copy_(low)
         self.high.copy_(high)
-        return scale
 
     def actor_loss(self, feat: Tensor, action: Tensor, ret: Tensor, value: Tensor, weight: Tensor,
                    scale: Tensor, pre: Sequence[Tensor] = ()) -> ActorLoss:

@@ -22,6 +22,8 @@ from hdfast.visuals import openloop_grid
 from hdfast.world_model import Sequences
 
 NAMED = 4  # parameters that a diagnosis names
+HALF, METRIC = "half/", "half/metric/"  # of names in a state, between the halves of an update
+OTHER = "resume with the run's own configuration or use a new logdir"
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,12 @@ class Meter:
         self.bad: dict[str, int] = {}  # by name, how often the last interval's number was not finite
 
     def add(self, metrics: dict[str, Tensor]) -> None:
-        """Add one number () per name; the first call fixes the names."""
-        values = torch.stack(list(metrics.values()))
+        """Add one number () per name; the first call fixes the names and their order, other ones begin anew."""
+        if metrics.keys() != set(self.names):
+            self.names, self.sums = list(metrics), None
+        values = torch.stack([metrics[name] for name in self.names])
         if self.sums is None:
-            self.names, self.sums = list(metrics), torch.zeros_like(torch.stack([values, values]))
+            self.sums = torch.zeros_like(torch.stack([values, values]))
         self.sums[0] += values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         self.sums[1] += (values - values).nan_to_num(nan=1.0)  # x - x is NaN where x is not finite
 
@@ -69,7 +73,8 @@ class Agent:
     """HarmonyDream agent for discrete actions. Official agent.py, class Agent.
 
     Acting and learning draw from two generators seeded by `config.seed`, so that evaluating never changes training. On
-    CUDA the two halves of an update and the acting step are captured in graphs (config.cuda_graphs).
+    CUDA the two halves of an update and the acting step are captured in graphs (config.cuda_graphs). `half` is not None
+    between the halves: what the second one needs of the first.
     """
 
     def __init__(self, obs_space: ObsSpace, act_space: ActSpace, config: Config, *,
@@ -82,6 +87,7 @@ class Agent:
         self.act_rng, self.learn_rng = (torch.Generator(self.device).manual_seed(seed) for seed in
                                         np.random.SeedSequence(config.seed).generate_state(2).tolist())
         self._meter = Meter()
+        self.half: tuple[Tensor, ...] | None = None
         self.committing: Callable[[], None] = lambda: None
         graphs = config.cuda_graphs and self.device.type == "cuda"
         self._sample: Callable[[], Batch] | None = None  # what an update without a batch draws by itself
@@ -183,15 +189,24 @@ class Agent:
         return lambda: None
 
     def update(self, batch: Batch | None) -> None:
-        """One train step on a batch (T, B, ...); its metrics are summed on the device until `read_metrics_sync`.
+        """One train step on a batch (T, B, ...), in its two halves."""
+        self.update_model(batch)
+        self.update_behaviour()
+
+    def update_model(self, batch: Batch | None) -> None:
+        """The first half of a train step, the world model's, on a batch (T, B, ...).
 
         Without a batch: on one that the graph draws, as `sampler` was told. Graphs read device tensors where they lay
         at the capture, and copy there what a later batch brings in other tensors: a replay that always fills the same
-        ones saves the copy. Until it calls `committing`, which it does not in a graph, an exception leaves everything
-        but `learn_rng` as it was.
+        ones saves the copy. Either half calls `committing`, but in a graph, before it changes anything but `learn_rng`;
+        an exception until then leaves the rest as it was.
         """
-        post = self.model_step(*(() if batch is None else self._tensors(batch)))
-        self.behaviour_step(*post)
+        self.half = self.model_step(*(() if batch is None else self._tensors(batch)))
+
+    def update_behaviour(self) -> None:
+        """The second half, actor and critic; the metrics are summed on the device until `read_metrics_sync`."""
+        self.behaviour_step(*self.half)
+        self.half = None
         self._meter.count += 1
 
     def _update_model(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -209,7 +224,7 @@ class Agent:
         """Actor-critic update from what the world-model update returned; adds the metrics of both to the meter."""
         shapes = behaviour_shapes(self.config.behavior.horizon, cont.numel(), self.config.model.stoch)
         u, u_action = draw(*shapes, generator=self.learn_rng)
-        metrics = self.learner.update_behaviour(State(deter, stoch, index), cont, u, u_action)
+        metrics = self.learner.update_behaviour(State(deter, stoch, index), cont, u, u_action, self.committing)
         self._meter.add(dict(zip(self._model_metrics, model.unbind(), strict=True)) | metrics)
 
     def read_metrics_sync(self) -> dict[str, float]:
@@ -264,22 +279,57 @@ class Agent:
     # Saving
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything a resumed run needs to continue bit for bit: learner and both generators, on their devices."""
+        """Everything a resumed run needs to continue bit for bit: learner, both generators, and what the second half
+        of an update needs where only the first is done; on their devices."""
         rngs = {"rng/act": self.act_rng.get_state(), "rng/learn": self.learn_rng.get_state()}
-        return self.learner.state_dict() | rngs
+        half = {}
+        if self.half:
+            *seen, metrics = self.half
+            half = dict(zip(self._half_kinds(), seen, strict=True))
+            half |= {METRIC + name: x for name, x in zip(self._model_metrics, metrics, strict=True)}
+        return self.learner.state_dict() | rngs | half
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore `state_dict`; RunError naming the first missing, unknown or misshapen entry."""
+        half = {name: x for name, x in state.items() if name.startswith(HALF)}
+        state = {name: x for name, x in state.items() if name not in half}
+        self.half = None  # which is no part of what is compared
         own = self.state_dict()
         for name in sorted(own.keys() ^ state.keys()):
             raise RunError(f"checkpoint entry '{name}' is {'missing' if name in own else 'unknown'}: it was written by "
-                           "another model or version; resume with the run's own configuration or use a new logdir")
+                           f"another model or version; {OTHER}")
         for name, value in own.items():
             if value.shape != state[name].shape and not name.startswith("rng/"):
                 raise RunError(f"checkpoint entry '{name}' has shape {tuple(state[name].shape)}, expected "
-                               f"{tuple(value.shape)}; resume with the run's own configuration or use a new logdir")
+                               f"{tuple(value.shape)}; {OTHER}")
             if not name.startswith("rng/"):
                 value.copy_(state[name])
         self.learner.refresh()
         rng.restore(self.act_rng, state["rng/act"])
         rng.restore(self.learn_rng, state["rng/learn"])
+        self._load_half(half)
+
+    def _half_kinds(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Names, types and shapes of `half` in a state, but for the metrics."""
+        m, lead = self.config.model, (self.config.run.batch_length, self.config.run.batch_size)
+        shapes = {"deter": (*lead, m.deter), "stoch": (*lead, m.stoch, m.classes), "index": (*lead, m.stoch),
+                  "cont": lead}
+        return {HALF + name: (torch.int64 if name == "index" else torch.float32, x) for name, x in shapes.items()}
+
+    def _load_half(self, saved: dict[str, Tensor]) -> None:
+        """Restore `half` where there was one; RunError naming the first entry that cannot be of one."""
+        if not saved:
+            return
+        own, metrics = self._half_kinds(), [name for name in saved if name.startswith(METRIC)]
+        expected = own | dict.fromkeys([METRIC + "loss/model", *metrics], (torch.float32, ()))
+        for name in sorted(expected.keys() | saved.keys()):
+            found = (saved[name].dtype, tuple(saved[name].shape)) if name in saved else None
+            if found != expected.get(name):
+                raise RunError(f"checkpoint entry '{name}' is {found}, expected {expected.get(name)}; {OTHER}")
+        low, high = saved[HALF + "index"].aminmax()
+        if low < 0 or high >= self.config.model.classes:
+            raise RunError(f"checkpoint entry '{HALF}index' has values {low} to {high}, expected 0 to "
+                           f"{self.config.model.classes - 1}; {OTHER}")
+        self._model_metrics = [name.removeprefix(METRIC) for name in metrics]
+        self.half = tuple(x.to(self.device) for x in (
+            *(saved[name] for name in own), torch.stack([saved[name] for name in metrics])))

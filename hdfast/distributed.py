@@ -136,7 +136,6 @@ class LeadingAgent(Agent):
     def __init__(self, obs_space: ObsSpace, act_space: ActSpace, config: Config, *, team: Team):
         super().__init__(obs_space, act_space, config, device=team.device)
         self._team, self._equal = team, False
-        team.connect(self.learner)
         team.tell(Word.BUILD, act_space.n, tuple(DTYPES).index(obs_space.dtype), *obs_space.shape)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -147,15 +146,19 @@ class LeadingAgent(Agent):
         """As the agent's, but every batch is drawn outside graphs, since it is divided among the ranks."""
         return lambda: replay.sample(batch_size, length)
 
-    def update(self, batch: Batch) -> None:
-        """One train step on a batch (T, B, ...), a share of which every rank takes."""
+    def update_model(self, batch: Batch) -> None:
+        """The first half of a train step on a batch (T, B, ...), a share of which every rank takes.
+
+        The second half of an update that one process saved without it comes before: the leader makes it alone.
+        """
         if not self._equal:
+            self._team.connect(self.learner)
             self._team.tell(Word.TAKE)
             self._team.equalise(self, self.config.seed)
             self._equal = True
         shape = batch.reward.shape
         self._team.tell(Word.UPDATE, *shape)
-        super().update(self._team.share(self, *shape, batch))
+        super().update_model(self._team.share(self, *shape, batch))
 
     def read_metrics_sync(self) -> dict[str, float]:
         """Means of the metrics since the last call, over all ranks."""

@@ -47,7 +47,8 @@ def draw(*shapes: tuple[int, ...], generator: torch.Generator) -> list[Tensor]:
 @dataclass(frozen=True)
 class Behaviour:
     """An imagined trajectory with its predictions: reward (H, N), cont, value, weight (H+1, N), ret (H, N),
-    critic_logit (H+1, N, bins) with gradient, slow_value (H, N), scale () the advantage's divisor."""
+    critic_logit (H+1, N, bins) with gradient, slow_value (H, N), low, high () the return range that follows from it,
+    scale () the advantage's divisor."""
 
     trajectory: Trajectory
     reward: Tensor
@@ -57,6 +58,8 @@ class Behaviour:
     slow_value: Tensor
     ret: Tensor
     weight: Tensor
+    low: Tensor
+    high: Tensor
     scale: Tensor
 
 
@@ -107,15 +110,22 @@ class Learner:
         self.restart()
         return out, metrics
 
-    def update_behaviour(self, post: State, cont: Tensor, u: Tensor, u_action: Tensor) -> dict[str, Tensor]:
-        """Steps 2 to 4, imagination, actor and critic; arguments as those of `imagine`."""
-        behaviour = self.imagine(post, cont, u, u_action)
-        return self.update_actor(behaviour) | self.update_critic(behaviour)
+    def update_behaviour(self, post: State, cont: Tensor, u: Tensor, u_action: Tensor,
+                         committing: Callable[[], None] = lambda: None) -> dict[str, Tensor]:
+        """Steps 2 to 4, imagination, actor and critic; arguments as those of `imagine` and `update_model`.
+
+        The critic's gradient needs nothing of the actor's step, so both come first: the same numbers as in order.
+        """
+        b = self.imagine(post, cont, u, u_action)
+        metrics = self.actor_gradient(b) | self.critic_gradient(b)
+        committing()
+        self.actor_critic.move_range(b.low, b.high)
+        return metrics | self.step(self.actor_opt, "actor") | self.step(self.critic_opt, "critic")
 
     @torch.no_grad()
     def imagine(self, post: State, cont: Tensor, u: Tensor, u_action: Tensor) -> Behaviour:
         """Steps 2 and 3: imagine with the updated world model from every posterior state (T, B, ...), predict rewards,
-        continuation and values, and move the return range. cont (T, B) of the starts; u (H, N, S), u_action (H, N)."""
+        continuation, values and the next return range. cont (T, B) of the starts; u (H, N, S), u_action (H, N)."""
         wm, ac = self.world_model, self.actor_critic
         start = State(*(x.detach().flatten(0, 1) for x in (post.deter, post.stoch, post.index)))
         trajectory = imagine(wm.rssm, ac.policy, start, u, u_action, actor=ac.actor)
@@ -124,8 +134,7 @@ class Learner:
         critic_logit, slow_value = ac.values(trajectory.heads(), trajectory.heads(0, -1))
         value = ops.twohot_mean(critic_logit.detach())
         ret, weight = ac.returns(reward, value, conts)
-        return Behaviour(trajectory, reward, conts, critic_logit, value, slow_value, ret, weight,
-                         ac.update_range(ret))
+        return Behaviour(trajectory, reward, conts, critic_logit, value, slow_value, ret, weight, *ac.next_range(ret))
 
     def actor_loss(self, b: Behaviour) -> ActorLoss:
         """Actor loss on an imagined trajectory, whose products with the actor's kernels are not computed again."""
@@ -137,25 +146,25 @@ class Learner:
         """Critic loss against the returns and the slow critic on an imagined trajectory."""
         return self.actor_critic.critic_loss(b.critic_logit[:-1], b.ret, b.slow_value, b.weight[:-1])
 
-    def update_actor(self, b: Behaviour) -> dict[str, Tensor]:
-        """Step 3: actor loss on the trajectory and its Adam step."""
+    def actor_gradient(self, b: Behaviour) -> dict[str, Tensor]:
+        """Step 3: actor loss on the trajectory, its gradient in the actor's arena."""
         out = self.actor_loss(b)
         self.actor_opt.backward(out.loss)
         metrics = means({
             "loss/policy": -out.logp * out.advantage * b.weight[:-1], "ent/action": out.ent,
             "adv": out.advantage, "adv_mag": out.advantage.abs(), "ret": b.ret,
             "ret_rate": (b.ret.abs() >= 0.5).float(), "rew": b.reward, "con": b.cont[1:]})
-        metrics |= {"loss/actor": out.loss.detach(), "ret_scale": b.scale, "val": b.value.mean(),
-                    "weight": b.weight.mean(), "rand/action": metrics["ent/action"] / math.log(max(self.actions, 2))}
-        return metrics | self.step(self.actor_opt, "actor")
+        return metrics | {
+            "loss/actor": out.loss.detach(), "ret_scale": b.scale, "val": b.value.mean(), "weight": b.weight.mean(),
+            "rand/action": metrics["ent/action"] / math.log(max(self.actions, 2))}
 
-    def update_critic(self, b: Behaviour) -> dict[str, Tensor]:
-        """Step 4: critic loss on the same trajectory and its Adam step, after which the slow critic follows: a copy at
-        the first update, `slow_fraction` of the critic at later ones."""
+    def critic_gradient(self, b: Behaviour) -> dict[str, Tensor]:
+        """Step 4: critic loss on the same trajectory, its gradient in the critic's arena. Its Adam step takes the slow
+        critic along: a copy at the first update, `slow_fraction` of the critic at later ones."""
         out = self.critic_loss(b)
         self.critic_opt.backward(out.loss)
         metrics = means({"loss/value": out.nll.detach(), "slowval": b.slow_value})
-        return metrics | {"loss/critic": out.loss.detach()} | self.step(self.critic_opt, "critic")
+        return metrics | {"loss/critic": out.loss.detach()}
 
     def step(self, optimiser: Arena, name: str) -> dict[str, Tensor]:
         """Adam step of one optimiser -> its gradient norm, clip factor and update count."""

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AGAIN = 0.5  # seconds: a SIGINT that follows sooner is the same request, told by a terminal and by a launcher
@@ -47,6 +48,18 @@ class Stopping:
             yield
         finally:
             self._interruptible = False
+
+    @contextmanager
+    def abandonable(self, *generators: Any) -> Iterator[None]:
+        """An interruptible block that draws from torch's generators, which are set back where it is given up."""
+        states = [generator.get_state() for generator in generators]
+        try:
+            with self.interruptible():
+                yield
+        except Stopped:
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
+            raise
 
     def hold(self) -> None:
         """From here on to its end the interruptible block is not interrupted."""

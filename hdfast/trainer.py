@@ -101,8 +101,9 @@ class Trainer:
         self._running = Running(envs.num_envs)
         self.stopping, self.alarms = Stopping(config.run.max_seconds), Alarms()
         agent.committing = self.stopping.hold
-        # Where updates take seconds, a signal gives one up; elsewhere other processes or a GPU are in the midst of it.
-        self._abandon = agent.device.type == "cpu" and distributed.dist_size() == 1
+        # Where updates take seconds, a signal gives half a one up; elsewhere other processes or a GPU are in the midst.
+        alone = agent.device.type == "cpu" and distributed.dist_size() == 1
+        self._abandonable = self.stopping.abandonable if alone else lambda *_: nullcontext()
         self._pictures: dict[str, Path] = {}  # the newest of each kind, for the summary
 
     def run(self) -> None:
@@ -202,22 +203,18 @@ class Trainer:
             self.log.episode(score, length, self.step, self.updates)
 
     def _update(self) -> None:
-        """Run the updates that are due at this step."""
+        """Run the updates that are due at this step; of one that a stop cut in two, the second half."""
         due = self.schedule.updates_due(self.step)
         while self.updates < due:
             self.stopping.check()
-            generators = [self.replay.rng, self.agent.learn_rng] if self._abandon else []
-            states = [generator.get_state() for generator in generators]
-            try:
-                with self.stopping.interruptible() if self._abandon else nullcontext():
+            if self.agent.half is None:
+                with self._abandonable(self.replay.rng, self.agent.learn_rng):
                     with self.log.timer("sample"):
                         batch = self._sample()
                     with self.log.timer("train"):
-                        self.agent.update(batch)
-            except Stopped:
-                for generator, state in zip(generators, states, strict=True):
-                    generator.set_state(state)
-                raise
+                        self.agent.update_model(batch)
+            with self._abandonable(self.agent.learn_rng), self.log.timer("train"):
+                self.agent.update_behaviour()
             self.updates += 1
 
     def _report(self, before: int) -> None:

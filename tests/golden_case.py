@@ -207,7 +207,7 @@ class Runner:
         figures |= {"adv": actor.advantage, "logpi": actor.logp, "ent": actor.ent, "actor_loss_elem": actor.element,
                     "critic_nll": critic.nll, "critic_reg": critic.reg}
         out = {f"imag/{k}": self.starts(v) for k, v in figures.items()}
-        out |= {"imag/offset": ac.low, "imag/invscale": b.scale, "imag/retnorm2_low_high": torch.stack([low, high]),
+        out |= {"imag/offset": b.low, "imag/invscale": b.scale, "imag/retnorm2_low_high": torch.stack([low, high]),
                 "imag/retnorm2_offset_invscale": torch.stack([low2, scale2]),
                 "actor/loss": actor.loss, "critic/loss": critic.loss, "margin/min_phaseA": self.margins["phaseA"],
                 "margin/cont_logit_abs_imag": figures["cont_logit"].abs().min(),
@@ -222,9 +222,8 @@ class Runner:
 
     def behaviour_metrics(self, b, actor, critic) -> dict:
         """Official scalar metrics of the actor and the critic."""
-        low = self.learner.actor_critic.low
         m = stats("action", b.trajectory.action) | stats("adv", actor.advantage) | stats("extr_reward", b.reward)
-        m |= stats("extr_return_raw", b.ret) | stats("extr_return_normed", (b.ret - low) / b.scale)
+        m |= stats("extr_return_raw", b.ret) | stats("extr_return_normed", (b.ret - b.low) / b.scale)
         m |= stats("policy_entropy", actor.ent) | stats("policy_logprob", actor.logp)
         m |= stats("policy_randomness", actor.ent / np.log(self.A)) | stats("extr_critic", b.value[:-1])
         return m | {"extr_return_rate": (b.ret.abs() >= 0.5).float().mean(), "actor_opt_loss": actor.loss,
@@ -274,7 +273,10 @@ class Runner:
             for logit, uniform in ((model.observed.post, u.post), (t.prior, u.prior), (ac.policy(t.feat), u_action)):
                 self.margin("updates", logit, uniform)
             metrics = self.model_metrics(model, scalars) | self.behaviour_metrics(b, actor, critic)
-            norms |= learner.update_actor(b) | learner.update_critic(replace(b, critic_logit=ac.critic(t.heads())))
+            ac.move_range(b.low, b.high)  # the official order: the actor's step comes before the critic's gradient
+            norms |= learner.actor_gradient(b) | learner.step(learner.actor_opt, "actor")
+            norms |= learner.critic_gradient(replace(b, critic_logit=ac.critic(t.heads())))
+            norms |= learner.step(learner.critic_opt, "critic")
             figures = {"retnorm_low": ac.low.clone(), "retnorm_high": ac.high.clone(),
                        "post_index": model.observed.state.index, "stoch_index": self.starts(t.index[1:]),
                        "action_index": self.starts(t.action)}

@@ -33,6 +33,9 @@ def slow_down(part: str) -> None:
         from hdfast.world_model import WorldModel
         slow = native if part == "native" else busy(lambda: [time.sleep(0.2) for _ in range(600)])
         WorldModel.forward = after(WorldModel.forward, 5, slow)
+    elif part == "behaviour":
+        from hdfast.learner import Learner
+        Learner.critic_gradient = after(Learner.critic_gradient, 5, busy(lambda: [time.sleep(0.2) for _ in range(600)]))
     elif part == "environment":
         from hdfast.envs.dummy import DummyDoor
         DummyDoor.recv = after(DummyDoor.recv, 60, busy(threading.Event().wait))

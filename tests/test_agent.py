@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from hdfast import checkpoint
 from hdfast.agent import Agent
 from hdfast.config import Config
 from hdfast.envs import ActSpace, ObsSpace, Step
@@ -101,6 +102,57 @@ def test_state_round_trip_is_bit_exact():
     assert source.read_metrics_sync()["train/opt/model_updates"] == 3.5  # 1 to 6: the source saw all six
     actions = [agent.act(make_step(8, first=True), agent.init_policy(8))[0] for agent in (source, target)]
     assert (actions[0] == actions[1]).all()
+
+
+def halved(**overrides) -> Agent:
+    """An agent between the halves of its second update."""
+    agent = make_agent(**{"run.batch_size": 4, "run.batch_length": 8, **overrides})
+    agent.update(make_batch(seed=0))
+    agent.read_metrics_sync()
+    agent.update_model(make_batch(seed=1))
+    return agent
+
+
+def test_an_agent_between_the_halves_of_an_update_is_saved(tmp_path):
+    source, target = halved(seed=1), make_agent(seed=2, **{"run.batch_size": 4, "run.batch_length": 8})
+    checkpoint.save(tmp_path, 1, source.state_dict(), {})
+    target.load_state_dict(checkpoint.latest(tmp_path).tensors)
+    for agent in (source, target):
+        agent.update_behaviour()
+        agent.update(make_batch(seed=2))
+    a, b = source.state_dict(), target.state_dict()
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a) and target.half is None
+    metrics = source.read_metrics_sync()
+    assert target.read_metrics_sync() == metrics and metrics["train/opt/model_updates"] == 2.5
+
+
+def test_until_it_commits_the_second_half_changes_nothing():
+    class Enough(Exception):
+        pass
+
+    def enough():
+        raise Enough
+
+    agent = halved()
+    before = {name: x.clone() for name, x in agent.state_dict().items()}
+    agent.committing = enough
+    with pytest.raises(Enough):
+        agent.update_behaviour()
+    assert [name for name, x in agent.state_dict().items() if not torch.equal(x, before[name])] == ["rng/learn"]
+
+
+@pytest.mark.parametrize("name, value, message", [
+    ("half/cont", torch.ones(7, 4), r"'half/cont' is .*expected .*\(8, 4\)"),
+    ("half/deter", torch.ones(8, 4, 32, dtype=torch.float64), "float64.*expected .*float32"),
+    ("half/index", torch.full((8, 4, 4), 99), "has values 99 to 99"), ("half/more", torch.ones(()), "'half/more'"),
+    ("half/metric/loss/model", None, "'half/metric/loss/model' is None"), ("half/stoch", None, "'half/stoch' is None"),
+    ("half/metric/kl", torch.ones(2), "'half/metric/kl'")])
+def test_a_half_that_cannot_be_is_refused(name, value, message):
+    state = halved().state_dict()
+    assert name in state or name == "half/more"
+    state = {key: x for key, x in (state | {name: value}).items() if x is not None}
+    with pytest.raises(RunError, match=message):
+        make_agent(**{"run.batch_size": 4, "run.batch_length": 8}).load_state_dict(state)
 
 
 @pytest.mark.parametrize("change, message", [

@@ -60,6 +60,12 @@ def distance(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm().clamp(min=1e-12))
 
 
+def behave(learner, b):
+    """Both gradients on a trajectory, and the steps they make."""
+    metrics = learner.actor_gradient(b) | learner.critic_gradient(b)
+    return metrics | learner.step(learner.actor_opt, "actor") | learner.step(learner.critic_opt, "critic")
+
+
 @pytest.mark.parametrize("precision", TOLERANCE)
 def test_losses_gradients_and_parameters(backend, precision):
     """The world model with forced samples, then actor and critic on the same trajectory."""
@@ -70,14 +76,14 @@ def test_losses_gradients_and_parameters(backend, precision):
     with ops.use("reference"):
         out, metrics = exact.update_model(data, u.post)
         behaviour = exact.imagine(out.observed.state, data.cont, u.prior, u.action)
-        metrics |= exact.update_actor(behaviour) | exact.update_critic(behaviour)
+        metrics |= behave(exact, behaviour)
     got, found = other.update_model(data, u.post)
     assert torch.equal(got.observed.state.index, out.observed.state.index)
     trajectory = replace(behaviour.trajectory, pre=None)  # those are products of float32
     with torch.enable_grad():
         behaviour = replace(behaviour, trajectory=trajectory,
                             critic_logit=other.actor_critic.critic(trajectory.heads()))
-    found |= other.update_actor(behaviour) | other.update_critic(behaviour)
+    found |= behave(other, behaviour)
     for name in (name for name in metrics if name.startswith("loss/")):
         assert abs(found[name] - metrics[name]) <= limit["loss"] * max(1, abs(metrics[name])), name
     for name, arena in other.optimisers.items():

@@ -80,7 +80,8 @@ def forward_of(layer):
 def whole_update(learner):
     out, metrics = learner.update_model(make_data(), draw().post)
     b = learner.imagine(out.observed.state, make_data().cont, draw().prior, draw().action)
-    metrics |= learner.update_actor(b) | learner.update_critic(b)
+    metrics |= learner.actor_gradient(b) | learner.critic_gradient(b)
+    metrics |= learner.step(learner.actor_opt, "actor") | learner.step(learner.critic_opt, "critic")
     return metrics, {name: arena.grad.clone() for name, arena in learner.optimisers.items()}
 
 

@@ -14,6 +14,7 @@ import torch
 from hdfast import checkpoint, trainer
 from hdfast.agent import Agent
 from hdfast.envs import make_envs
+from hdfast.learner import Learner
 from hdfast.logger import Logger
 from hdfast.replay import Replay
 from hdfast.stopping import Stopped, Stopping
@@ -43,8 +44,8 @@ def start(tmp_path, part: str, **overrides) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize(("part", "number", "step", "updates"), [
-    ("update", signal.SIGTERM, 64, 5), ("update", signal.SIGINT, 64, 5), ("environment", signal.SIGINT, 61, 5),
-    ("evaluation", signal.SIGTERM, 50, 2)])
+    ("update", signal.SIGTERM, 64, 5), ("update", signal.SIGINT, 64, 5), ("behaviour", signal.SIGTERM, 64, 5),
+    ("environment", signal.SIGINT, 61, 5), ("evaluation", signal.SIGTERM, 50, 2)])
 def test_a_process_saves_and_ends_in_time(tmp_path, part, number, step, updates):
     process = start(tmp_path, part, **{"run.eval_every": 50 if part == "evaluation" else 0, "run.eval_episodes": 50})
     time.sleep(0.3)
@@ -57,7 +58,10 @@ def test_a_process_saves_and_ends_in_time(tmp_path, part, number, step, updates)
     assert process.returncode == CODES[number] and "Ctrl-C again exits at once" in err
     assert json.loads((tmp_path / "run" / "meta.json").read_text())["status"] == f"stopped by {number.name}"
     found = checkpoint.latest(tmp_path / "run" / "ckpt")
-    assert (found.step, found.manifest["updates"], int(found.tensors["opt/model/step"])) == (step, updates, updates)
+    made = [int(found.tensors[f"opt/{name}/step"]) for name in ("model", "actor", "critic")]
+    half = part == "behaviour"
+    assert (found.step, found.manifest["updates"], made) == (step, updates, [updates + half, updates, updates])
+    assert ("half/deter" in found.tensors) == half
 
 
 def test_a_second_sigint_ends_at_once_even_in_native_code(tmp_path):
@@ -135,6 +139,34 @@ def test_an_update_that_was_given_up_is_the_one_made_up_for(tmp_path, monkeypatc
     assert checkpoint.latest(tmp_path / "ckpt").step == 48
     again = first_update(tmp_path, False)[0]
     assert all(map(torch.equal, second, again)) and not torch.equal(first[1], second[1])
+
+
+@pytest.mark.parametrize("name", ["imagine", "actor_gradient", "critic_gradient"])
+def test_the_second_half_of_an_update_is_made_up_for(tmp_path, monkeypatch, name):
+    """To the bit what a run has that was never stopped."""
+    real, calls = getattr(Learner, name), []
+
+    def stop(self, *args):
+        calls.append(name)
+        return asking()() if len(calls) == 3 else real(self, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Learner, name, stop)
+        new_trainer(tmp_path / "stopped").run()
+    found = checkpoint.latest(tmp_path / "stopped" / "ckpt")
+    assert (found.step, found.manifest["updates"], int(found.tensors["opt/model/step"])) == (52, 2, 3)
+    t = new_trainer(tmp_path / "stopped")
+    with monkeypatch.context() as patch:
+        patch.setattr(t, "_loop", t._update)
+        patch.setattr(t, "_finish", lambda: None)
+        patch.setattr(Replay, "sample", lambda *_: pytest.fail("its batch was drawn"))
+        t.run()
+    straight = new_trainer(tmp_path / "straight", **{"run.steps": 52})
+    straight.run()
+    got, want = t.agent.state_dict(), straight.agent.state_dict()
+    assert got.keys() == want.keys() and t.updates == straight.updates == 3
+    assert [name for name in want if not torch.equal(got[name], want[name])] == []
+    assert torch.equal(t.replay.rng.get_state(), straight.replay.rng.get_state())
 
 
 def test_asking():

@@ -94,7 +94,7 @@ def behaviour_stages(learner: Learner, data: Sequences, u: Uniforms) -> dict[str
     @torch.no_grad()
     def returns() -> None:
         ac.returns(b.reward, b.value, b.cont)
-        ac.update_range(b.ret)
+        ac.move_range(*ac.next_range(b.ret)[:2])
 
     def critic() -> None:
         ac.critic_loss(ac.critic(t.heads())[:-1], b.ret, b.slow_value, b.weight[:-1]).loss.backward()
