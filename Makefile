@@ -25,8 +25,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY = passive
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test cpp soak faults fuzz lint clean
-.PHONY: demo test cpp soak faults sanitize lint clean
+.PHONY: demo test cpp soak faults fuzz sanitize lint clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 

@@ -14,8 +14,10 @@ namespace hd::cpu {
 namespace {
 
 template <class T>
-HD_INLINE void add_row(const void* kernel, int64_t row, bool inside, int64_t cols, float* __restrict sum) {
-  const T* w = static_cast<const T*>(kernel) + (inside ? row : 0) * cols;
+HD_INLINE void add_row(const void* kernel, int64_t first, int64_t index, int64_t count, int64_t cols,
+                       float* __restrict sum) {
+  const bool inside = index >= 0 && index < count;
+  const T* w = static_cast<const T*>(kernel) + (inside ? first + index : 0) * cols;
   const float scale = inside ? 1.f : std::numeric_limits<float>::quiet_NaN();
   for (int64_t c = 0; c < cols; ++c) sum[c] += scale * load(w + c);
 }
@@ -27,12 +29,9 @@ HD_CLONES void forward(const ScanInputFwdArgs& a, int64_t begin, int64_t end) {
     const int64_t* index = reset || !a.index ? a.start_index : a.index + row * a.groups;
     float* __restrict x = a.pre + row * a.cols;
     if (!a.accumulate) std::memset(x, 0, a.cols * sizeof(float));
-    if (a.action) {
-      const int64_t k = a.action[row];
-      add_row<T>(a.action_kernel, k, k >= 0 && k < a.actions, a.cols, x);
-    }
+    if (a.action) add_row<T>(a.action_kernel, 0, a.action[row], a.actions, a.cols, x);
     for (int64_t g = 0; index && g < a.groups; ++g)
-      add_row<T>(a.kernel, g * a.classes + index[g], index[g] >= 0 && index[g] < a.classes, a.cols, x);
+      add_row<T>(a.kernel, g * a.classes, index[g], a.classes, a.cols, x);
     float sum = 0.f, squares = 0.f;
     for (int64_t c = 0; c < a.cols; ++c) sum += x[c];
     const float mean = sum / float(a.cols);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -18,7 +19,7 @@ void gather_part(const uint8_t* ring, int64_t row_bytes, const int64_t* index, i
   }
 }
 
-// Joins what was started, also when starting the next thread throws.
+// Joins what was started.
 struct Joined {
   std::vector<std::thread> threads;
   ~Joined() {
@@ -35,10 +36,15 @@ void gather_rows(const uint8_t* ring, int64_t row_bytes, const int64_t* index, i
   const int64_t parts =
       std::clamp<int64_t>(std::min<int64_t>(threads, useful), 1, std::max<int64_t>(count, 1));
   Joined others;
-  others.threads.reserve(size_t(parts - 1));
-  for (int64_t p = 1; p < parts; ++p)
-    others.threads.emplace_back(gather_part, ring, row_bytes, index, p * count / parts,
-                                (p + 1) * count / parts, out);
+  int64_t p = 1;
+  try {
+    others.threads.reserve(size_t(parts - 1));
+    for (; p < parts; ++p)
+      others.threads.emplace_back(gather_part, ring, row_bytes, index, p * count / parts,
+                                  (p + 1) * count / parts, out);
+  } catch (const std::exception&) {  // no memory for another thread, or as many as there may be
+    gather_part(ring, row_bytes, index, p * count / parts, count, out);
+  }
   gather_part(ring, row_bytes, index, 0, count / parts, out);
 }
 

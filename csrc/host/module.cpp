@@ -5,6 +5,8 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <exception>
+#include <new>
 #include <string>
 
 #include "build_info.h"  // written by CMake
@@ -51,6 +53,13 @@ void gather(const Bytes& ring, const Index& index, Bytes& out, int threads) {
 }  // namespace
 
 PYBIND11_MODULE(_host, m) {
+  py::register_local_exception_translator([](std::exception_ptr thrown) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const std::bad_alloc&) {
+      PyErr_SetString(PyExc_MemoryError, "hdfast._host: out of memory; use a smaller batch, or more memory");
+    }
+  });
   m.doc() = "Host-side code of hdfast without torch: replay gather, build information.";
   m.def("gather", &gather, py::arg("ring").noconvert(), py::arg("index").noconvert(),
         py::arg("out").noconvert(), py::kw_only(), py::arg("threads") = 1,

@@ -76,6 +76,6 @@ HD_LIBRARY(m) {
 }
 
 HD_IMPLEMENT(m) {
-  m.impl("actor_loss_fwd", TORCH_BOX(&hd::ops::actor_loss_fwd));
-  m.impl("actor_loss_bwd", TORCH_BOX(&hd::ops::actor_loss_bwd));
+  m.impl("actor_loss_fwd", HD_BOX(hd::ops::actor_loss_fwd));
+  m.impl("actor_loss_bwd", HD_BOX(hd::ops::actor_loss_bwd));
 }

@@ -54,4 +54,4 @@ HD_LIBRARY(m) {
       "Tensor");
 }
 
-HD_IMPLEMENT(m) { m.impl("adam_step", TORCH_BOX(&hd::ops::adam_step)); }
+HD_IMPLEMENT(m) { m.impl("adam_step", HD_BOX(hd::ops::adam_step)); }

@@ -71,7 +71,7 @@ HD_LIBRARY(m) {
 }
 
 HD_IMPLEMENT(m) {
-  m.impl("mm_bf16", TORCH_BOX(&hd::ops::mm_bf16));
-  m.impl("state_mm_bf16_fwd", TORCH_BOX(&hd::ops::state_mm_bf16_fwd));
-  m.impl("state_mm_bf16_bwd", TORCH_BOX(&hd::ops::state_mm_bf16_bwd));
+  m.impl("mm_bf16", HD_BOX(hd::ops::mm_bf16));
+  m.impl("state_mm_bf16_fwd", HD_BOX(hd::ops::state_mm_bf16_fwd));
+  m.impl("state_mm_bf16_bwd", HD_BOX(hd::ops::state_mm_bf16_bwd));
 }

@@ -52,6 +52,6 @@ HD_LIBRARY(m) {
 }
 
 HD_IMPLEMENT(m) {
-  m.impl("cont_loss_fwd", TORCH_BOX(&hd::ops::cont_loss_fwd));
-  m.impl("cont_loss_bwd", TORCH_BOX(&hd::ops::cont_loss_bwd));
+  m.impl("cont_loss_fwd", HD_BOX(hd::ops::cont_loss_fwd));
+  m.impl("cont_loss_bwd", HD_BOX(hd::ops::cont_loss_bwd));
 }

@@ -13,9 +13,12 @@ cpu::ConvSizes down_sizes(const Tensor& x, int64_t d, const char* what) {
   check_sizes(x, what);
   return {x.size(0), x.size(1) / 2, x.size(2) / 2, x.size(3), d};
 }
-const float* take_kernel(const Tensor& t, const cpu::ConvSizes& z, const char* what) {
+void check_channels(const cpu::ConvSizes& z, const char* what) {
   HD_CHECK(z.c > 0 && z.d > 0, what, " must have channels, got ", z.c,
-           " in the big image and ", z.d, " in the small one");
+           " in the big image and ", z.d, " in the small one; give one at least");
+}
+const float* take_kernel(const Tensor& t, const cpu::ConvSizes& z, const char* what) {
+  check_channels(z, what);
   return take(t, {z.d, z.c, 4, 4}, what);
 }
 cpu::Pixels pixels(const Tensor& t, std::initializer_list<int64_t> shape, const char* what) {
@@ -61,6 +64,7 @@ Tensor conv_kernel(Tensor x, Tensor y, bool round) {
   HD_CHECK(y.dim() == 4, "conv_kernel: y must be (N, h, w, D)", got(y));
   check_sizes(y, "conv_kernel: y");
   cpu::ConvSizes z = down_sizes(x, y.size(3), "conv_kernel: x");
+  check_channels(z, "conv_kernel: x and y");
   if (round) z.operands = DType::BF16;
   Tensor dkernel = empty(x, {z.d, z.c, 4, 4});
   cpu::conv_kernel(torch_pool(), z, big(x, z, "conv_kernel: x"), small(y, z, "conv_kernel: y"), out(dkernel));
@@ -77,7 +81,7 @@ HD_LIBRARY(m) {
 }
 
 HD_IMPLEMENT(m) {
-  m.impl("conv_down", TORCH_BOX(&hd::ops::conv_down));
-  m.impl("conv_up", TORCH_BOX(&hd::ops::conv_up));
-  m.impl("conv_kernel", TORCH_BOX(&hd::ops::conv_kernel));
+  m.impl("conv_down", HD_BOX(hd::ops::conv_down));
+  m.impl("conv_up", HD_BOX(hd::ops::conv_up));
+  m.impl("conv_kernel", HD_BOX(hd::ops::conv_kernel));
 }

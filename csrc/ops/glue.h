@@ -24,8 +24,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <exception>
 #include <initializer_list>
+#include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -44,7 +46,7 @@
 #define HD_DEVICE_KERNELS 0
 #endif
 
-// HD_LIBRARY(m) { m.def("op(Tensor x) -> Tensor"); }   HD_IMPLEMENT(m) { m.impl("op", TORCH_BOX(&op)); }
+// HD_LIBRARY(m) { m.def("op(Tensor x) -> Tensor"); }   HD_IMPLEMENT(m) { m.impl("op", HD_BOX(hd::ops::op)); }
 // HD_IMPLEMENT's body is registered for the CPU key and, where the device kernels are linked, for the CUDA
 // key.
 #define HD_LIBRARY(m) STABLE_TORCH_LIBRARY_FRAGMENT(HD_NAMESPACE, m)
@@ -58,6 +60,12 @@
 #else
 #define HD_IMPLEMENT(m) STABLE_TORCH_LIBRARY_IMPL(HD_NAMESPACE, CPU, m)
 #endif
+
+// TORCH_BOX, out of which a failed allocation comes with the op's name and advice.
+#define HD_BOX(op)                                                           \
+  [](StableIValue* stack, uint64_t arguments, uint64_t results) {            \
+    hd::ops::named(#op, [&] { TORCH_BOX(&op)(stack, arguments, results); }); \
+  }
 
 namespace hd::ops {
 
@@ -173,15 +181,34 @@ inline int64_t rows(const Tensor& t, int64_t trailing = 1) {
   for (int64_t d = 0; d < t.dim() - trailing; ++d) n = times(n, t.size(d), "a tensor");
   return n;
 }
-// All memory of an op. A failure of torch's would name the line of its header that asked, and no reason.
+// torch had no memory for a tensor; any other bad_alloc is that of a buffer within an op.
+struct NoTensor : std::bad_alloc {
+  std::string wanted;
+  explicit NoTensor(std::string text) : wanted(std::move(text)) {}
+};
+// All memory for tensors. A failure of torch's would name the line of its header that asked, and no reason.
 inline Tensor allocate(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type) {
   try {
     return torch::stable::new_empty(like, IntHeaderOnlyArrayRef(shape.data(), shape.size()), type);
   } catch (const std::runtime_error&) {
-    uint64_t count = 1;
-    for (int64_t n : shape) count *= uint64_t(n);
-    HD_CHECK(false, "out of memory: an op asked for a tensor of ", count, " elements on ",
-             like.is_cuda() ? "the GPU" : "the CPU", " and got none; use a smaller batch or network, or more memory");
+    uint64_t bytes = type == ScalarType::Long ? 8 : type == ScalarType::BFloat16 ? 2 : 4;  // what ops ask for
+    for (int64_t n : shape) bytes *= uint64_t(n);
+    throw NoTensor(std::to_string(bytes) + " bytes on " + device_of(like) + " for a tensor of shape " + listed(shape));
+  }
+}
+// Runs the op `symbol`, a qualified name.
+template <class F>
+void named(const char* symbol, const F& op) {
+  const auto refuse = [&](const std::string& wanted) {
+    HD_CHECK(false, std::strrchr(symbol, ':') + 1, ": out of memory: asked for ", wanted,
+             " and got none; use a smaller batch or network, or more memory");
+  };
+  try {
+    op();
+  } catch (const NoTensor& error) {
+    refuse(error.wanted);
+  } catch (const std::bad_alloc&) {
+    refuse("memory on cpu for a buffer");
   }
 }
 inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape,
@@ -198,13 +225,19 @@ inline Tensor new_rows(const Tensor& like, int64_t trailing = 1, ScalarType type
   for (int64_t d = 0; d < like.dim() - trailing; ++d) shape[d] = like.size(d);
   return allocate(like, shape, type);
 }
+// An empty tensor has no address, where memset and pointer arithmetic want one even for nothing.
+inline void* address(const Tensor& t) {
+  alignas(64) static char nothing[64];
+  void* p = t.data_ptr();
+  return p ? p : nothing;
+}
 template <class T = float>
 inline const T* in(const Tensor& t) {
-  return static_cast<const T*>(t.data_ptr());
+  return static_cast<const T*>(address(t));
 }
 template <class T = float>
 inline T* out(const Tensor& t) {
-  return static_cast<T*>(t.data_ptr());
+  return static_cast<T*>(address(t));
 }
 
 // ---- execution --------------------------------------------------------------------------------------------

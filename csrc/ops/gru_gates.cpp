@@ -82,6 +82,6 @@ HD_LIBRARY(m) {
 }
 
 HD_IMPLEMENT(m) {
-  m.impl("gru_gates_fwd", TORCH_BOX(&hd::ops::gru_gates_fwd));
-  m.impl("gru_gates_bwd", TORCH_BOX(&hd::ops::gru_gates_bwd));
+  m.impl("gru_gates_fwd", HD_BOX(hd::ops::gru_gates_fwd));
+  m.impl("gru_gates_bwd", HD_BOX(hd::ops::gru_gates_bwd));
 }

@@ -79,6 +79,6 @@ HD_LIBRARY(m) {
 }
 
 HD_IMPLEMENT(m) {
-  m.impl("harmony_fwd", TORCH_BOX(&hd::ops::harmony_fwd));
-  m.impl("harmony_bwd", TORCH_BOX(&hd::ops::harmony_bwd));
+  m.impl("harmony_fwd", HD_BOX(hd::ops::harmony_fwd));
+  m.impl("harmony_bwd", HD_BOX(hd::ops::harmony_bwd));
 }

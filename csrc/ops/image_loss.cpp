@@ -58,6 +58,6 @@ HD_LIBRARY(m) {
 }
 
 HD_IMPLEMENT(m) {
-  m.impl("image_loss_fwd", TORCH_BOX(&hd::ops::image_loss_fwd));
-  m.impl("image_loss_bwd", TORCH_BOX(&hd::ops::image_loss_bwd));
+  m.impl("image_loss_fwd", HD_BOX(hd::ops::image_loss_fwd));
+  m.impl("image_loss_bwd", HD_BOX(hd::ops::image_loss_bwd));
 }

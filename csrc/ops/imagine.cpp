@@ -110,8 +110,8 @@ HD_LIBRARY(m) {
 }
 
 HD_IMPLEMENT(m) {
-  m.impl("imagine", TORCH_BOX(&hd::ops::imagine));
-  m.impl("state_mm_fwd", TORCH_BOX(&hd::ops::state_mm_fwd));
-  m.impl("state_mm_bwd", TORCH_BOX(&hd::ops::state_mm_bwd));
-  m.impl("mm", TORCH_BOX(&hd::ops::mm));
+  m.impl("imagine", HD_BOX(hd::ops::imagine));
+  m.impl("state_mm_fwd", HD_BOX(hd::ops::state_mm_fwd));
+  m.impl("state_mm_bwd", HD_BOX(hd::ops::state_mm_bwd));
+  m.impl("mm", HD_BOX(hd::ops::mm));
 }

@@ -87,7 +87,7 @@ HD_LIBRARY(m) {
 }
 
 HD_IMPLEMENT(m) {
-  m.impl("balanced_kl_fwd", TORCH_BOX(&hd::ops::balanced_kl_fwd));
-  m.impl("balanced_kl_bwd", TORCH_BOX(&hd::ops::balanced_kl_bwd));
-  m.impl("kl_divergence_fwd", TORCH_BOX(&hd::ops::kl_divergence_fwd));
+  m.impl("balanced_kl_fwd", HD_BOX(hd::ops::balanced_kl_fwd));
+  m.impl("balanced_kl_bwd", HD_BOX(hd::ops::balanced_kl_bwd));
+  m.impl("kl_divergence_fwd", HD_BOX(hd::ops::kl_divergence_fwd));
 }

@@ -108,9 +108,9 @@ HD_LIBRARY(m) {
 }
 
 HD_IMPLEMENT(m) {
-  m.impl("unimix_fwd", TORCH_BOX(&hd::ops::unimix_fwd));
-  m.impl("unimix_bwd", TORCH_BOX(&hd::ops::unimix_bwd));
-  m.impl("sample_index", TORCH_BOX(&hd::ops::sample_index));
-  m.impl("sample_latent_fwd", TORCH_BOX(&hd::ops::sample_latent_fwd));
-  m.impl("sample_latent_bwd", TORCH_BOX(&hd::ops::sample_latent_bwd));
+  m.impl("unimix_fwd", HD_BOX(hd::ops::unimix_fwd));
+  m.impl("unimix_bwd", HD_BOX(hd::ops::unimix_bwd));
+  m.impl("sample_index", HD_BOX(hd::ops::sample_index));
+  m.impl("sample_latent_fwd", HD_BOX(hd::ops::sample_latent_fwd));
+  m.impl("sample_latent_bwd", HD_BOX(hd::ops::sample_latent_bwd));
 }

@@ -73,6 +73,6 @@ HD_LIBRARY(m) {
 }
 
 HD_IMPLEMENT(m) {
-  m.impl("norm_act_fwd", TORCH_BOX(&hd::ops::norm_act_fwd));
-  m.impl("norm_act_bwd", TORCH_BOX(&hd::ops::norm_act_bwd));
+  m.impl("norm_act_fwd", HD_BOX(hd::ops::norm_act_fwd));
+  m.impl("norm_act_bwd", HD_BOX(hd::ops::norm_act_bwd));
 }

@@ -127,6 +127,6 @@ HD_LIBRARY(m) {
 }
 
 HD_IMPLEMENT(m) {
-  m.impl("observe_scan_fwd", TORCH_BOX(&hd::ops::observe_scan_fwd));
-  m.impl("observe_scan_bwd", TORCH_BOX(&hd::ops::observe_scan_bwd));
+  m.impl("observe_scan_fwd", HD_BOX(hd::ops::observe_scan_fwd));
+  m.impl("observe_scan_bwd", HD_BOX(hd::ops::observe_scan_bwd));
 }

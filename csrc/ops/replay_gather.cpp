@@ -32,4 +32,4 @@ Tensor replay_gather(Tensor ring, Tensor index) {
 
 HD_LIBRARY(m) { m.def("replay_gather(Tensor ring, Tensor index) -> Tensor"); }
 
-HD_IMPLEMENT(m) { m.impl("replay_gather", TORCH_BOX(&hd::ops::replay_gather)); }
+HD_IMPLEMENT(m) { m.impl("replay_gather", HD_BOX(hd::ops::replay_gather)); }

@@ -47,4 +47,4 @@ HD_LIBRARY(m) {
       "float floor) -> Tensor");
 }
 
-HD_IMPLEMENT(m) { m.impl("return_range", TORCH_BOX(&hd::ops::return_range)); }
+HD_IMPLEMENT(m) { m.impl("return_range", HD_BOX(hd::ops::return_range)); }

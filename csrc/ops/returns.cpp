@@ -103,8 +103,8 @@ HD_LIBRARY(m) {
 }
 
 HD_IMPLEMENT(m) {
-  m.impl("lambda_return_fwd", TORCH_BOX(&hd::ops::lambda_return_fwd));
-  m.impl("lambda_return_bwd", TORCH_BOX(&hd::ops::lambda_return_bwd));
-  m.impl("return_weight_fwd", TORCH_BOX(&hd::ops::return_weight_fwd));
-  m.impl("return_weight_bwd", TORCH_BOX(&hd::ops::return_weight_bwd));
+  m.impl("lambda_return_fwd", HD_BOX(hd::ops::lambda_return_fwd));
+  m.impl("lambda_return_bwd", HD_BOX(hd::ops::lambda_return_bwd));
+  m.impl("return_weight_fwd", HD_BOX(hd::ops::return_weight_fwd));
+  m.impl("return_weight_bwd", HD_BOX(hd::ops::return_weight_bwd));
 }

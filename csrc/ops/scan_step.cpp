@@ -255,10 +255,10 @@ HD_LIBRARY(m) {
 }
 
 HD_IMPLEMENT(m) {
-  m.impl("scan_input_fwd", TORCH_BOX(&hd::ops::scan_input_fwd));
-  m.impl("scan_input_bwd", TORCH_BOX(&hd::ops::scan_input_bwd));
-  m.impl("scan_gates_fwd", TORCH_BOX(&hd::ops::scan_gates_fwd));
-  m.impl("scan_gates_bwd", TORCH_BOX(&hd::ops::scan_gates_bwd));
-  m.impl("scan_sample_fwd", TORCH_BOX(&hd::ops::scan_sample_fwd));
-  m.impl("scan_sample_bwd", TORCH_BOX(&hd::ops::scan_sample_bwd));
+  m.impl("scan_input_fwd", HD_BOX(hd::ops::scan_input_fwd));
+  m.impl("scan_input_bwd", HD_BOX(hd::ops::scan_input_bwd));
+  m.impl("scan_gates_fwd", HD_BOX(hd::ops::scan_gates_fwd));
+  m.impl("scan_gates_bwd", HD_BOX(hd::ops::scan_gates_bwd));
+  m.impl("scan_sample_fwd", HD_BOX(hd::ops::scan_sample_fwd));
+  m.impl("scan_sample_bwd", HD_BOX(hd::ops::scan_sample_bwd));
 }

@@ -159,12 +159,12 @@ HD_LIBRARY(m) {
 }
 
 HD_IMPLEMENT(m) {
-  m.impl("symlog_fwd", TORCH_BOX(&hd::ops::symlog_fwd));
-  m.impl("symlog_bwd", TORCH_BOX(&hd::ops::symlog_bwd));
-  m.impl("symexp_fwd", TORCH_BOX(&hd::ops::symexp_fwd));
-  m.impl("symexp_bwd", TORCH_BOX(&hd::ops::symexp_bwd));
-  m.impl("twohot_loss_fwd", TORCH_BOX(&hd::ops::twohot_loss_fwd));
-  m.impl("twohot_loss_bwd", TORCH_BOX(&hd::ops::twohot_loss_bwd));
-  m.impl("twohot_mean_fwd", TORCH_BOX(&hd::ops::twohot_mean_fwd));
-  m.impl("twohot_mean_bwd", TORCH_BOX(&hd::ops::twohot_mean_bwd));
+  m.impl("symlog_fwd", HD_BOX(hd::ops::symlog_fwd));
+  m.impl("symlog_bwd", HD_BOX(hd::ops::symlog_bwd));
+  m.impl("symexp_fwd", HD_BOX(hd::ops::symexp_fwd));
+  m.impl("symexp_bwd", HD_BOX(hd::ops::symexp_bwd));
+  m.impl("twohot_loss_fwd", HD_BOX(hd::ops::twohot_loss_fwd));
+  m.impl("twohot_loss_bwd", HD_BOX(hd::ops::twohot_loss_bwd));
+  m.impl("twohot_mean_fwd", HD_BOX(hd::ops::twohot_mean_fwd));
+  m.impl("twohot_mean_bwd", HD_BOX(hd::ops::twohot_mean_bwd));
 }

@@ -1,8 +1,9 @@
-"""Seeds of the native target: the accepted calls of tests/native/raw_cases.py, in three sizes each, for harness.cpp.
+"""Seeds of the native target: the accepted calls of tests/native/raw_cases.py, in many sizes each, for harness.cpp.
 
     python tests/fuzz/native_seeds.py FOLDER
 """
 
+import random
 import sys
 from pathlib import Path
 
@@ -12,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16, torch.int64, torch.int32, torch.int16, torch.int8,
          torch.uint8, torch.bool)
 FLOATS = (0.0, 0.01, 0.5, 0.8, 0.95, 0.99, 0.999, 1.0, -1.0, 5.0, 95.0, 100.0, 101.0, 1e-8)
-SIZES = ({}, {"BATCH": 1, "DETER": 17, "UNITS": 33, "CLASSES": 2, "LENGTH": 1}, {"BATCH": 40, "DETER": 40, "STOCH": 5})
+LARGEST = {"LENGTH": 4, "BATCH": 40, "EMBED": 33, "ACTIONS": 18, "DETER": 40, "UNITS": 40, "STOCH": 8, "CLASSES": 40}
+COUNT = 12  # of sizes: those of raw_cases.py, then chance
 PACKED, MODE = 0x40, 0x82  # contiguous on the CPU; small numbers, and index 0
 
 
@@ -43,9 +45,10 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     ops = torch.ops.hdfast
     names = sorted(name for family in library.families() for name in family.OPS)
-    for number, sizes in enumerate(SIZES):
-        for name, size in sizes.items():
-            setattr(raw_cases, name, size)
+    chance = random.Random(0)
+    for number in range(COUNT):
+        for name, most in LARGEST.items():
+            setattr(raw_cases, name, chance.randint(1, most) if number else getattr(raw_cases, name))
         raw_cases.LATENT = raw_cases.STOCH * raw_cases.CLASSES
         for place, name in enumerate(names):
             op = getattr(ops, name).default

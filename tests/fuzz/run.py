@@ -68,8 +68,8 @@ def run_target(name: str, folder: Path, seconds: int) -> dict:
             seeds(place, env)
         except RuntimeError as error:
             return row | {"problem": str(error)}
-        command = [program, f"-artifact_prefix={place}/", "-use_value_profile=1", "-malloc_limit_mb=1024", *flags,
-                   place / "corpus"]
+        command = [program, f"-artifact_prefix={place}/", "-entropic=0", "-use_value_profile=1",
+                   "-malloc_limit_mb=1024", *flags, place / "corpus"]
     elif importlib.util.find_spec("atheris") is None:
         return row | {"problem": "needs atheris (pip install 'hdfast[fuzz]'; it has wheels for Python up to 3.13)"}
     else:
@@ -80,6 +80,8 @@ def run_target(name: str, folder: Path, seconds: int) -> dict:
     row["seconds"] = round(time.monotonic() - start, 1)
     row |= figures(done.stderr + done.stdout)
     row["findings"] = sorted(str(path) for path in set(place.iterdir()) - before if path.is_file())
+    if missed := re.findall(r"^never accepted: (.*)$", done.stderr, re.MULTILINE):
+        row["problem"] = f"ops that no call reached: {missed[-1]}"
     if done.returncode:
         log = place / "log.txt"
         log.write_text(done.stdout + done.stderr)

@@ -1,5 +1,5 @@
-// failing_new.cpp -- operator new that fails at the n-th call out of the op library; preloaded into a Python process by
-// test_memory.py.
+// failing_new.cpp -- operator new that fails at the n-th call out of the library that HD_FAILING names; preloaded into
+// a Python process by test_memory.py.
 #include <link.h>
 
 #include <atomic>
@@ -11,13 +11,13 @@ namespace {
 
 std::atomic<long> left{-1};  // calls until the one that fails; below 0: none does
 
-const char *begin = nullptr, *end = nullptr;  // the op library's code and data
+const char *begin = nullptr, *end = nullptr;  // the library's code and data
 
-// Whether the call comes from the op library. Everything else allocates as ever.
+// Whether the call comes from the library. Everything else allocates as ever.
 bool ours(const void* caller) { return caller >= begin && caller < end; }
 
 int find(dl_phdr_info* info, size_t, void*) {
-  if (!std::strstr(info->dlpi_name, "_ops.abi3.so")) return 0;
+  if (!std::strstr(info->dlpi_name, std::getenv("HD_FAILING"))) return 0;
   begin = reinterpret_cast<const char*>(info->dlpi_addr);
   for (int i = 0; i < info->dlpi_phnum; ++i)
     if (const auto& part = info->dlpi_phdr[i]; part.p_type == PT_LOAD)

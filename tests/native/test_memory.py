@@ -1,4 +1,4 @@
-"""Out of memory in a native op: an error with a message, never a dead process, and the next call works."""
+"""Out of memory in an op or the gather: an error with a message, never a dead process, and the next call works."""
 
 import json
 import os
@@ -15,9 +15,13 @@ from hdfast.ops import library
 HERE = Path(__file__).parent
 
 
-def run(code: list[str], **environment: str) -> str:
-    """Standard output of a Python process of its own."""
-    paths = os.pathsep.join([str(HERE.parents[1]), str(HERE)])
+LIMITS = pytest.mark.skipif(sys.platform != "linux" or "libasan" in os.environ.get("LD_PRELOAD", ""),
+                            reason="limits of address space are Linux's, and ASan reserves terabytes")
+
+
+def run(code: list[str], *folders: str, **environment: str) -> str:
+    """Standard output of a Python process of its own, with these folders on its path."""
+    paths = os.pathsep.join([str(HERE.parents[1]), str(HERE), *folders])
     done = subprocess.run([sys.executable, *code], capture_output=True, text=True,
                           env=os.environ | {"PYTHONPATH": paths} | environment)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -30,14 +34,67 @@ def native_library():
         pytest.skip(f"the native library is not there: {reason}")
 
 
-@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="ASan brings an operator new of its own")
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ for an operator new that fails")
-def test_every_allocation_of_every_op_may_fail(tmp_path):
-    failing = tmp_path / "failing_new.so"
-    subprocess.run(["g++", "-shared", "-fPIC", "-O1", "-o", failing, HERE / "failing_new.cpp"], check=True)
-    failures = json.loads(run([str(HERE / "out_of_memory.py")], LD_PRELOAD=str(failing), OMP_NUM_THREADS="2"))
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory) -> str:
+    """A library to preload, whose operator new fails when it is told to."""
+    if "libasan" in os.environ.get("LD_PRELOAD", ""):
+        pytest.skip("ASan brings an operator new of its own")
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++ for an operator new that fails")
+    path = tmp_path_factory.mktemp("failing") / "failing_new.so"
+    subprocess.run(["g++", "-shared", "-fPIC", "-O1", "-o", path, HERE / "failing_new.cpp"], check=True)
+    return str(path)
+
+
+def test_every_allocation_of_every_op_may_fail(failing):
+    failures = json.loads(run([str(HERE / "out_of_memory.py")], LD_PRELOAD=failing, HD_FAILING="_ops.abi3.so",
+                              OMP_NUM_THREADS="2"))
     assert failures.keys() == CASES.keys() and min(failures.values()) > 0
     assert failures["observe_scan_bwd"] > 100
+
+
+GATHER = """
+import _host, ctypes, numpy
+fail_after = ctypes.CDLL(None).hd_fail_after
+fail_after.argtypes, fail_after.restype = [ctypes.c_long], ctypes.c_long
+ring, index = numpy.random.default_rng(0).integers(0, 255, (5, 1 << 20), numpy.uint8), numpy.arange(16) % 5
+for n in range(1000):
+    out, said = numpy.zeros((16, 1 << 20), numpy.uint8), ""
+    fail_after(n)
+    try:
+        _host.gather(ring, index, out, threads=4)
+    except MemoryError as error:
+        said = str(error)
+    over = fail_after(-1) >= 0
+    assert (out == ring[index]).all() or said == "hdfast._host: out of memory; use a smaller batch, or more memory"
+    if over:
+        break
+print(n)
+"""
+
+
+@pytest.fixture
+def host_folder() -> str:
+    return str(Path(pytest.importorskip("hdfast._host", reason="_host was not built").__file__).parent)
+
+
+def test_every_allocation_of_the_gather_may_fail(failing, host_folder):
+    assert int(run(["-c", GATHER], host_folder, LD_PRELOAD=failing, HD_FAILING="_host.")) > 3
+
+
+THREADS = """
+import _host, numpy, resource
+ring, index, out = numpy.ones((5, 1 << 20), numpy.uint8), numpy.arange(16) % 5, numpy.zeros((16, 1 << 20), numpy.uint8)
+resource.setrlimit(resource.RLIMIT_AS, (1 << 20, resource.RLIM_INFINITY))
+_host.gather(ring, index, out, threads=8)
+assert out.all()
+"""
+
+
+@LIMITS
+def test_a_gather_needs_no_other_thread(host_folder):
+    """Where no thread can be started, for want of memory for its stack say, this one copies all."""
+    run(["-c", THREADS], host_folder)
 
 
 LIMITED = """
@@ -71,9 +128,8 @@ assert len(Replay(1000, 1, (64, 64, 3), "uint8", directory=None, seed=0)) == 0
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux" or "libasan" in os.environ.get("LD_PRELOAD", ""),
-                    reason="limits of address space are Linux's, and ASan reserves terabytes")
-@pytest.mark.parametrize("code, said", [(LIMITED, "out of memory: an op asked for a tensor of 10000000 elements"),
+@LIMITS
+@pytest.mark.parametrize("code, said", [(LIMITED, "symlog_fwd: out of memory: asked for 40000000 bytes on cpu"),
                                         (REPLAY, "Lower --replay.capacity")], ids=["op", "replay"])
 def test_an_address_space_that_is_full(code, said):
     assert said in run(["-c", code], OMP_NUM_THREADS="1")

@@ -149,7 +149,17 @@ def test_indices_outside_are_refused(ops, native, name, value):
                 op(*arguments)
 
 
-@pytest.mark.parametrize("value", [-1, 4, 1 << 40])
+@pytest.mark.parametrize("argument", [0, 1])
+@pytest.mark.parametrize("name", ["conv_down", "conv_up", "conv_kernel"])
+def test_images_without_channels_are_refused(ops, native, name, argument):
+    op = raw(native, name)
+    good = list(CASES[name](ops))
+    good[argument] = good[argument][..., :0] if name == "conv_kernel" or not argument else good[argument][:, :0]
+    with pytest.raises(RuntimeError, match=rf"{name}: .*must .*, got .*; "):
+        op(*(t.contiguous() for t in good))
+
+
+@pytest.mark.parametrize("value", [-1, 4, 1 << 40, (1 << 63) - 1])
 def test_actions_and_rows_outside_give_nan(ops, value):
     logit, action, advantage, weight, entropy = CASES["actor_loss_fwd"](ops)
     action[1] = value

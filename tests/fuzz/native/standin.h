@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -29,16 +28,29 @@ template <class... Parts>
   throw Refused(text.str());
 }
 // Bytes that one tensor may take here; what torch could not allocate it refuses, and so does this.
-constexpr int64_t MOST_BYTES = int64_t(1) << 26;
+constexpr int64_t MOST_BYTES = int64_t(1) << 22;
 inline int threads = 1;
 
-// The bytes of an input, in order; zeros behind its end.
+// What a byte of an input says.
+enum class Kind : uint8_t { TYPE, LAYOUT, VALUES, DIMENSIONS, SIZE, INTEGER, OTHER };
+// The bytes of an input, in order; zeros behind its end. With `kinds` they are only named, and no op runs.
 struct Source {
   const uint8_t* data;
   size_t size, at = 0;
-  uint8_t byte() { return at < size ? data[at++] : 0; }
+  std::vector<Kind>* kinds = nullptr;
+  uint8_t byte(Kind kind = Kind::OTHER) {
+    if (at >= size) return 0;
+    if (kinds) kinds->push_back(kind);
+    return data[at++];
+  }
 };
-using Op = std::function<void(Source&)>;
+struct Op {
+  void (*box)(uint64_t* source, uint64_t, uint64_t);
+  bool cuda;  // whether a build with CUDA has the op for GPU tensors too
+  uint64_t accepted = 0;
+  std::vector<std::vector<uint8_t>> calls{};  // some of the accepted ones
+  void operator()(Source& source) { box(reinterpret_cast<uint64_t*>(&source), 0, 0); }
+};
 inline std::map<std::string, Op>& ops() {
   static std::map<std::string, Op> all;
   return all;
@@ -46,13 +58,11 @@ inline std::map<std::string, Op>& ops() {
 template <class T>
 T decode(Source& source);
 
-// An op as a function of an input: arguments are decoded from left to right, results dropped.
+// Calls an op with what an input says: arguments are decoded from left to right, results dropped.
 template <class Result, class... Args>
-Op boxed(Result (*f)(Args...)) {
-  return [f](Source& source) {
-    std::tuple<std::decay_t<Args>...> args{decode<std::decay_t<Args>>(source)...};
-    std::apply(f, std::move(args));
-  };
+void call(Result (*f)(Args...), Source& source) {
+  std::tuple<std::decay_t<Args>...> args{decode<std::decay_t<Args>>(source)...};
+  if (!source.kinds) std::apply(f, std::move(args));
 }
 
 }  // namespace fuzz
@@ -76,18 +86,21 @@ using headeronly::ScalarType;
 
 class Tensor {
  public:
-  // Strides in elements; `elements` is what the block holds.
-  Tensor(std::vector<int64_t> sizes, std::vector<int64_t> strides, ScalarType type, bool cuda, int64_t elements)
+  // Strides in elements; `elements` is what the block holds behind the first `offset`. Without any there is no address.
+  Tensor(std::vector<int64_t> sizes, std::vector<int64_t> strides, ScalarType type, bool cuda, int64_t elements,
+         int64_t offset = 0)
       : sizes_(std::move(sizes)), strides_(std::move(strides)), type_(type), cuda_(cuda) {
-    const size_t bytes = size_t(elements * headeronly::bytes_of(type));
-    data_ = std::shared_ptr<char>(static_cast<char*>(std::malloc(bytes)), std::free);
-    std::memset(data_.get(), 0x7f, bytes);  // an index that nobody wrote leads far away
+    if (elements == 0) return;
+    const int64_t size = headeronly::bytes_of(type), bytes = (elements + offset) * size;
+    block_ = std::shared_ptr<char>(static_cast<char*>(std::malloc(bytes)), std::free);
+    std::memset(block_.get(), 0x7f, bytes);  // an index that nobody wrote leads far away
+    data_ = block_.get() + offset * size;
   }
   int64_t dim() const { return int64_t(sizes_.size()); }
   int64_t size(int64_t d) const { return at(sizes_, d); }
   int64_t stride(int64_t d) const { return at(strides_, d); }
   int64_t numel() const {
-    uint64_t n = 1;  // a view of one element may have any sizes
+    uint64_t n = 1;
     for (int64_t s : sizes_) n *= uint64_t(s);
     return int64_t(n);
   }
@@ -103,7 +116,7 @@ class Tensor {
   bool is_cuda() const { return cuda_; }
   int32_t get_device() const { return cuda_ ? 0 : -1; }
   ScalarType scalar_type() const { return type_; }
-  void* data_ptr() const { return cuda_ ? reinterpret_cast<void*>(16) : data_.get(); }
+  void* data_ptr() const { return cuda_ ? reinterpret_cast<void*>(16) : data_; }
 
  private:
   static int64_t at(const std::vector<int64_t>& numbers, int64_t d) {
@@ -113,7 +126,8 @@ class Tensor {
   std::vector<int64_t> sizes_, strides_;
   ScalarType type_;
   bool cuda_;
-  std::shared_ptr<char> data_;
+  std::shared_ptr<char> block_;
+  char* data_ = nullptr;
 };
 
 inline Tensor new_empty(const Tensor& like, headeronly::IntHeaderOnlyArrayRef shape, ScalarType type) {
@@ -130,7 +144,7 @@ inline Tensor new_empty(const Tensor& like, headeronly::IntHeaderOnlyArrayRef sh
   return Tensor(std::move(sizes), std::move(strides), type, like.is_cuda(), elements);
 }
 inline Tensor zero_(Tensor& t) {
-  std::memset(t.data_ptr(), 0, size_t(t.numel() * headeronly::bytes_of(t.scalar_type())));
+  if (t.numel()) std::memset(t.data_ptr(), 0, size_t(t.numel() * headeronly::bytes_of(t.scalar_type())));
   return t;
 }
 inline uint32_t get_num_threads() { return uint32_t(fuzz::threads); }
@@ -146,19 +160,23 @@ struct DeviceGuard {
 }  // namespace accelerator
 namespace detail {
 struct StableLibrary {
+  bool cuda;
   void def(const char*) {}
-  void impl(const char* name, fuzz::Op op) { fuzz::ops()[name] = std::move(op); }
+  void impl(const char* name, void (*box)(uint64_t*, uint64_t, uint64_t)) { fuzz::ops()[name] = {box, cuda}; }
 };
 struct Registered {
-  explicit Registered(void (*fill)(StableLibrary&)) {
-    StableLibrary library;
+  Registered(void (*fill)(StableLibrary&), bool cuda) {
+    StableLibrary library{cuda};
     fill(library);
   }
 };
 }  // namespace detail
 }  // namespace torch::stable
 
-#define TORCH_BOX(f) fuzz::boxed(f)
+using StableIValue = uint64_t;
+// The arguments' place is the input's.
+#define TORCH_BOX(f) \
+  [](uint64_t* source, uint64_t, uint64_t) { fuzz::call(f, *reinterpret_cast<fuzz::Source*>(source)); }
 #define STD_TORCH_CHECK(condition, ...) \
   do {                                  \
     if (!(condition)) fuzz::refuse(__VA_ARGS__); \
@@ -166,9 +184,10 @@ struct Registered {
 #define TORCH_ERROR_CODE_CHECK(call) (call)
 #define FUZZ_NAME_(a, b) a##b
 #define FUZZ_NAME(a, b) FUZZ_NAME_(a, b)
-#define FUZZ_LIBRARY(m, id)                                                                          \
-  static void FUZZ_NAME(fuzz_fill_, id)(torch::stable::detail::StableLibrary&);                      \
-  static const torch::stable::detail::Registered FUZZ_NAME(fuzz_registered_, id)(FUZZ_NAME(fuzz_fill_, id)); \
+#define FUZZ_LIBRARY(m, id)                                                                              \
+  static void FUZZ_NAME(fuzz_fill_, id)(torch::stable::detail::StableLibrary&);                          \
+  static const torch::stable::detail::Registered FUZZ_NAME(fuzz_registered_, id)(                        \
+      FUZZ_NAME(fuzz_fill_, id), FUZZ_CUDA);                                                             \
   static void FUZZ_NAME(fuzz_fill_, id)([[maybe_unused]] torch::stable::detail::StableLibrary& m)
 #define STABLE_TORCH_LIBRARY_FRAGMENT(space, m) FUZZ_LIBRARY(m, __COUNTER__)
 #define STABLE_TORCH_LIBRARY_IMPL(space, key, m) FUZZ_LIBRARY(m, __COUNTER__)
