@@ -37,25 +37,17 @@ def mm_out(a: Tensor, b: Tensor, dtype: torch.dtype, *, out: Tensor) -> Tensor:
 
 def addmm_out(x: Tensor, a: Tensor, b: Tensor, dtype: torch.dtype, *, beta: float = 1, alpha: float = 1,
               out: Tensor) -> Tensor:
-    """As torch 2.13 has it."""
+    """As torch 2.13 has it; some versions want one type of all three (hdfast.ops.products.accumulates)."""
     if x.dtype is not dtype and x.dtype is not a.dtype:
         raise RuntimeError("self dtype must match either out_dtype or mat1 dtype")
     return mm_out(a, b, dtype, out=out) if beta == 0 else out.copy_(beta * x + alpha * mm(a, b, dtype))
 
 
-def old_addmm_out(x: Tensor, a: Tensor, b: Tensor, dtype: torch.dtype, *, out: Tensor, **scalars: float) -> Tensor:
-    """As torch 2.11 has it: never adds to float32."""
-    if x.dtype is not b.dtype:
-        raise RuntimeError(f"self and mat2 must have the same dtype, but got {x.dtype} and {b.dtype}")
-    return addmm_out(x, a, b, dtype, out=out, **scalars)
-
-
 @contextlib.contextmanager
-def as_cuda(old: bool = False) -> Iterator[None]:
-    """The way of CUDA for a while; `old`: with the products of torch 2.11."""
+def as_cuda() -> Iterator[None]:
+    """The way of CUDA for a while."""
     with torch.library._scoped_library("aten", "IMPL") as library, as_on_cuda():
-        for name, product in (("mm.dtype", mm), ("mm.dtype_out", mm_out),
-                              ("addmm.dtype_out", old_addmm_out if old else addmm_out)):
+        for name, product in (("mm.dtype", mm), ("mm.dtype_out", mm_out), ("addmm.dtype_out", addmm_out)):
             library.impl(name, product, "CPU")
         products.accumulates.cache_clear()
         try:
