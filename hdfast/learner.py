@@ -13,6 +13,7 @@ from hdfast.arena import Arena
 from hdfast.config import Config
 from hdfast.imagination import Trajectory, imagine
 from hdfast.ops import products
+from hdfast.ops.device import on_cuda
 from hdfast.rssm import State
 from hdfast.world_model import Sequences, WorldModel, WorldModelOutput, means
 
@@ -80,7 +81,7 @@ class Learner:
                                 clip=o.critic_clip, **betas)
         self.critic_opt.lead(dict(self.actor_critic.slow.named_parameters()), config.behavior.slow_fraction)
 
-        if config.precision == "bf16" and self.model_opt.param.is_cuda:
+        if config.precision == "bf16" and on_cuda(self.model_opt.param):
             products.accumulates(self.model_opt.param.device)  # asks the device, which no capture may
         start = self.world_model.rssm.initial_state()
         self.start = State(*(x.detach().clone() for x in (start.deter, start.stoch, start.index)))

@@ -93,6 +93,15 @@ class Replay:
         self.ring.write(self._steps, obs, action, reward, flags)
         self._steps += 1
 
+    def expect(self, step: "Step") -> None:
+        """Tell which step is the next to be added: its frames go to the device beside what that does now.
+
+        Nothing is sampled before they are added.
+        """
+        obs = step.obs
+        if obs.shape == (self.num_envs, *self._shape) and obs.dtype == self._dtype and obs.flags.c_contiguous:
+            self.ring.stage(self._steps, obs)
+
     def sample(self, batch_size: int, length: int, generator: torch.Generator | None = None) -> Batch:
         """Draw `batch_size` windows of `length` steps, uniformly and with replacement, by `rng` or `generator`.
 

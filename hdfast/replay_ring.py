@@ -44,7 +44,8 @@ class Batch:
 class Ring:
     """The last `capacity` steps of `num_envs` environments: row = step % capacity * num_envs + environment.
 
-    RunError where the device has too little memory.
+    On CUDA the current stream is the one that samples; `stage` copies on a stream of its own. RunError where the device
+    has too little memory.
     """
 
     def __init__(self, capacity: int, num_envs: int, obs_shape: tuple[int, ...], obs_dtype: str,
@@ -63,26 +64,51 @@ class Ring:
         self.frames = self.obs.flatten(0, 1)  # a batch's; always the same tensor, so that a graph never copies it
         # Per environment: steps that came in, evicted ones included; and the first of them that ever was in this ring.
         self.steps, self.floor = torch.zeros(2, dtype=torch.int64, device=device).unbind()
+        self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._staged: tuple[int, np.ndarray] | None = None
+        self._await_current()
+
+    def stage(self, step: int, obs: np.ndarray) -> None:
+        """Copy the frames of step number `step` to their place beside what the device does now, where a `write` of the
+        same array finds them. Only on CUDA, and only until the ring is full: later the place is that of a stored step.
+        """
+        if self._side is not None and step < self.capacity:
+            with torch.cuda.stream(self._side):
+                self._copy(self.obs, step, obs, 1)
+            self._staged = step, obs
 
     def write(self, step: int, obs: np.ndarray, action: np.ndarray, reward: np.ndarray, flags: np.ndarray) -> None:
         """Store step number `step`, or with one more axis in front, steps from there on that do not wrap.
 
-        obs (N, *obs_shape), action, flags (N,) int, reward (N,) float32. CUDA: queued on the current stream, the one
-        that samples; the order of training leaves nothing that this copy could overlap with.
+        obs (N, *obs_shape), action, flags (N,) int, reward (N,) float32. CUDA: queued on the current stream.
         """
         meta = np.empty((*action.shape, META), np.int32)
         meta[..., ACTION], meta[..., FLAGS] = action, flags
         meta[..., REWARD] = reward.view(np.int32)
-        start, count = step % self.capacity, len(action) if action.ndim == 2 else 1
-        for ring, new in ((self.obs, obs), (self.meta, meta)):
-            new = torch.from_numpy(new)
-            if self.device.type == "cuda":
-                new = new.pin_memory()  # from torch's cache of pinned memory, which waits for the copy before reuse
-            ring[start:start + count].copy_(new.view(count, *ring.shape[1:]), non_blocking=True)
+        count = len(action) if action.ndim == 2 else 1
+        there, self._staged = self._staged, None
+        if there:  # whichever they are, no other copy may overtake them
+            torch.cuda.current_stream(self.device).wait_stream(self._side)
+        if not there or there[0] != step or there[1] is not obs:
+            self._copy(self.obs, step, obs, count)
+        self._copy(self.meta, step, meta, count)
         self.steps.fill_(step + count)
+
+    def _copy(self, ring: Tensor, step: int, new: np.ndarray, count: int) -> None:
+        """Queue a copy of `count` steps to their places in a ring."""
+        start, values = step % self.capacity, torch.from_numpy(new)
+        if self.device.type == "cuda":
+            values = values.pin_memory()  # from torch's cache of pinned memory, which waits for the copy before reuse
+        ring[start:start + count].copy_(values.view(count, *ring.shape[1:]), non_blocking=True)
+
+    def _await_current(self) -> None:
+        """No copy of `stage` from now on overtakes what the current stream was given so far."""
+        if self._side is not None:
+            self._side.wait_stream(torch.cuda.current_stream(self.device))
 
     def clear(self, floor: int) -> None:
         """Forget everything; the next step written is number `floor` or later."""
+        self._await_current()
         self.steps.fill_(floor)
         self.floor.fill_(floor)
 

@@ -158,6 +158,7 @@ class Trainer:
         while True:
             more = self.step + count < steps
             with self.log.timer("act"):
+                self.replay.expect(record)  # while the last update runs, for whose end an action waits
                 action, policy = self._act(record, policy)
                 if more:
                     self.envs.send(action)

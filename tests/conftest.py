@@ -1,4 +1,4 @@
-"""What holds for every test: one thread, fixed seeds, GPU tests skipped where there is no GPU.
+"""What holds for every test: one thread, fixed seeds, GPU tests skipped where there is no GPU; emulated kernels.
 
 Markers and --strict-markers stand in pyproject.toml.
 """
@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+import emulated
+from as_cuda import as_cuda
 from hdfast import ops
 from hdfast.ops import library
 
@@ -37,9 +39,28 @@ def fixed_seeds():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def emulated_library() -> str | None:
+    """Loads the emulated library; the reason where that is impossible."""
+    return emulated.build() or library.problem() or library.problem("hdfast_emu")
+
+
+@pytest.fixture
+def emulated_gpu(emulated_library):
+    """A GPU as far as there can be one on the CPU: its kernels, emulated, and every choice as it is taken there."""
+    if emulated_library:
+        pytest.skip(emulated_library)
+    with ops.use("native"), library.namespace("hdfast_emu"), as_cuda():
+        yield
+
+
 @pytest.fixture(params=["native", "reference"])
 def backend(request):
-    """Each implementation of the ops in turn, by name."""
+    """Each implementation of the ops in turn, by name; where a test asks for it, also `emulated`: see emulated_gpu."""
+    if request.param == "emulated":
+        request.getfixturevalue("emulated_gpu")
+        yield request.param
+        return
     if request.param == "native" and (reason := library.problem()):
         pytest.skip(f"the native library is not there: {reason}")
     with ops.use(request.param):

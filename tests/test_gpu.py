@@ -22,7 +22,9 @@ from hdfast.errors import RunError
 from hdfast.machine import choose_algorithms, set_precision
 from hdfast.ops import library
 from hdfast.presets import OFFICIAL
+from hdfast.replay import Replay
 from hdfast.replay_ring import Batch
+from replay_stream import record
 from test_agent import ACTIONS, IMAGE, make_batch, make_step
 from test_parity import compare, show
 
@@ -171,6 +173,33 @@ def test_an_update_never_waits_for_the_device(backend, precision):
                 agent.update(make_batch(seed=k))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_replay_that_fills_beside_updates_is_that_of_the_host():
+    """Frames that go ahead of their step, or do not, while updates draw: filling, wrapping, forgetting."""
+    agent, shape = make_agent(True), IMAGE.shape
+    replays = [Replay(40, 2, shape, "uint8", directory=None, seed=0, device=device) for device in ("cpu", "cuda")]
+    assert agent.sampler(replays[1], 4, 8)() is None
+    u = torch.linspace(0, 1, 9, dtype=torch.float64)[:-1]
+    for i in range(70):
+        step, action = record(i, 2, shape, "uint8")
+        if i % 3:
+            replays[1].expect(step)
+        for replay in replays:
+            replay.add(step, action)
+        if i >= 8:
+            agent.update(None)
+            here, there = (replay.ring.windows(u.to(replay.ring.device), 4) for replay in replays)
+            for name in ("obs", "action", "reward", "is_first", "is_last", "is_terminal"):
+                assert torch.equal(getattr(here, name), getattr(there, name).cpu()), (i, name)
+        if i == 50:
+            for replay in replays:
+                replay.restore(None)
+            for k in range(10):
+                for replay in replays:
+                    replay.add(*record(k, 2, shape, "uint8"))
+    assert replays[0].checksum() == replays[1].checksum()
+    assert np.isfinite(list(agent.read_metrics_sync().values())).all()
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])

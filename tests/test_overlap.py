@@ -72,6 +72,25 @@ def test_parameters_that_act_and_steps_that_are_learned_from(tmp_path, num_envs,
     assert seen == [(i + 1, step, step // num_envs - 1) for i, step in enumerate(due)]
 
 
+def test_the_replay_hears_of_frames_before_an_action_is_chosen(tmp_path, monkeypatch):
+    """An action waits for the device: what is copied before that costs no time."""
+    calls = []
+
+    def noted(owner, name):
+        method = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda self, step, *rest: calls.append((name, step)) or method(
+            self, step, *rest))
+
+    noted(Replay, "expect"), noted(Replay, "add")
+    config = small_config(**ONE_UPDATE_A_STEP)
+    agent = ScriptedAgent(config)
+    t = Trainer(config, agent, ScriptedEnvs([10**6]), tmp_path, eval_envs=lambda n, seed: ScriptedEnvs([4] * n))
+    noted(type(t), "_act")
+    t.run()
+    assert [name for name, _ in calls] == ["expect", "_act", "add"] * STEPS
+    assert all(calls[i][1] is calls[i + 1][1] is calls[i + 2][1] for i in range(0, len(calls), 3))
+
+
 class Beside:
     """The environments as they are."""
 

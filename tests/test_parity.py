@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import golden_digest
+from as_cuda import as_cuda
 from golden_case import Runner, load_case
 from golden_unit import unit_figures
 from hdfast import ops
 from hdfast.ops import library
-from hdfast.ops.observe_scan import stepwise
 
 GOLDEN = os.environ.get("HDFAST_GOLDEN_DIR")
 FILES = sorted(Path(GOLDEN).glob("*.npz")) if GOLDEN else []
@@ -105,7 +105,7 @@ def backend(request):
     if request.param != "reference" and (reason := library.problem()):
         pytest.skip(f"the native library is not there: {reason}")
     steps = request.param == "steps"
-    with ops.use("native" if steps else request.param), stepwise() if steps else contextlib.nullcontext():
+    with ops.use("native" if steps else request.param), as_cuda() if steps else contextlib.nullcontext():
         yield request.param
 
 

@@ -24,6 +24,7 @@ from scripted_run import small_config
 from test_model import draw, make_data, make_learner
 
 CPU = torch.device("cpu")
+EVERYWHERE = pytest.mark.parametrize("backend", ["reference", "native", "emulated"], indirect=True)
 ROOT = Path(__file__).resolve().parents[1]
 
 # Largest distance from the float32 reference. loss: of each loss, relative. gradient: of an optimiser's whole gradient,
@@ -66,6 +67,7 @@ def behave(learner, b):
     return metrics | learner.step(learner.actor_opt, "actor") | learner.step(learner.critic_opt, "critic")
 
 
+@EVERYWHERE
 @pytest.mark.parametrize("precision", TOLERANCE)
 def test_losses_gradients_and_parameters(backend, precision):
     """The world model with forced samples, then actor and critic on the same trajectory."""
@@ -94,6 +96,7 @@ def test_losses_gradients_and_parameters(backend, precision):
         assert distance(other.model_opt.grad, exact.model_opt.grad) > 1e-4
 
 
+@EVERYWHERE
 def test_bf16_rounds_operands_alone(backend):
     """Outputs of the networks, states and every trained tensor are float32; activations between layers are not."""
     _, learner = twins("bf16")
@@ -115,6 +118,7 @@ def stale(learner: Learner) -> list[str]:
     return [name for name, p in named if p.ndim > 1 and (shadow(p) is None or not torch.equal(shadow(p), p.bfloat16()))]
 
 
+@EVERYWHERE
 def test_copies_follow_their_parameters(backend):
     learner, data = make_learner(precision="bf16"), make_data()
     assert stale(learner) == []
@@ -129,6 +133,7 @@ def test_copies_follow_their_parameters(backend):
     assert all(shadow(p) is None for p in make_learner().world_model.parameters())
 
 
+@EVERYWHERE
 def test_a_bf16_run_continues_bit_for_bit(backend):
     agents = [Agent(*spaces(), small_config("dummy", precision="bf16")) for _ in range(2)]
     whole, resumed = (agent.learner for agent in agents)
@@ -150,6 +155,7 @@ def spaces():
     return ObsSpace((16, 16, 3), "uint8"), ActSpace(3)
 
 
+@EVERYWHERE
 @pytest.mark.parametrize("name", golden_digest.names())
 def test_official_losses_in_bf16(backend, name):
     """Means of the official losses; samples flip here and there in bfloat16, so single figures are not compared."""

@@ -1,5 +1,8 @@
 """The replay's memory as tensors: which window a uniform chooses, and batches that change devices."""
 
+import contextlib
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +14,7 @@ from hdfast.errors import ConfigError
 from hdfast.machine import replay_device
 from hdfast.replay import Replay
 from hdfast.replay_ring import Ring, Staging, ring_bytes
-from replay_stream import assert_same_batch, extended, filled
+from replay_stream import assert_same_batch, extended, filled, record
 
 BELOW_ONE = np.nextafter(1.0, 0.0)
 
@@ -91,6 +94,82 @@ def test_batches_that_change_devices_are_the_same(monkeypatch, host, shape, dtyp
         seen.add(tuple(x.data_ptr() for x in vars(brought).values()))
     assert len(seen) == 1  # a captured graph reads the same addresses every time
     assert seen.pop()[0] != batch.frames.data_ptr()
+
+
+class Stream:
+    """A stream of a GPU as far as order goes: what was put where, and who waits for whom."""
+
+    def __init__(self, name, log):
+        self.name, self.log = name, log
+
+    def wait_stream(self, other):
+        self.log.append(f"{self.name} waits for {other.name}")
+
+
+@pytest.fixture
+def gpu_ring(monkeypatch):
+    """A ring of 4 steps that takes itself for one on a GPU, and the log of its streams."""
+    log = []
+    main, side = Stream("main", log), Stream("side", log)
+    current = [main]
+
+    @contextlib.contextmanager
+    def entered(stream):
+        current.append(stream)
+        yield
+        current.pop()
+
+    ring, copy = Ring(4, 1, (3,), "float32"), Ring._copy
+
+    def logged(self, part, step, new, count):
+        log.append(f"{current[-1].name} copies {'frames' if part is ring.obs else 'meta'} of {step}")
+        copy(self, part, step, new, count)
+
+    monkeypatch.setattr(torch.cuda, "stream", entered)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current[-1])
+    monkeypatch.setattr(Ring, "_copy", logged)
+    ring._side = side
+    return ring, log
+
+
+def written(ring, step, obs):
+    one = np.array([step], np.int32)
+    ring.write(step, obs, one, one.astype(np.float32), np.zeros(1, np.uint8))
+
+
+def test_frames_go_ahead_on_a_stream_that_no_other_copy_overtakes(gpu_ring):
+    ring, log = gpu_ring
+    first, other = np.full((1, 3), 1.0, np.float32), np.full((1, 3), 2.0, np.float32)
+    ring.stage(0, first)
+    assert int(ring.steps) == 0
+    written(ring, 0, first)
+    assert log == ["side copies frames of 0", "main waits for side", "main copies meta of 0"]
+    log.clear()
+    ring.stage(1, first)
+    written(ring, 1, other)  # another array than was told, as of environments made anew: its copy comes second
+    assert log == ["side copies frames of 1", "main waits for side", "main copies frames of 1", "main copies meta of 1"]
+    ring.stage(2, first)
+    written(ring, 2, first)
+    written(ring, 3, first)
+    log.clear()
+    ring.stage(4, other)  # full: the place is that of step 0, which an update may be reading
+    written(ring, 4, other)
+    assert log == ["main copies frames of 4", "main copies meta of 4"]
+    assert ring.obs[:, 0, 0].tolist() == [2, 2, 1, 1] and int(ring.steps) == 5
+    log.clear()
+    ring.clear(0)
+    assert log == ["side waits for main"] and int(ring.steps) == 0
+
+
+def test_expected_steps_are_those_that_are_added():
+    """Whatever is told, and on a ring of the CPU, where nothing goes ahead."""
+    plain, told = filled(50, 20, 2), Replay(20, 2, (3,), "float32", directory=None, seed=0)
+    for i in range(50):
+        step, action = record(i, 2)
+        told.expect(step if i % 3 else record(i + 7, 2)[0])
+        told.add(step, action)
+    told.expect(dataclasses.replace(step, obs=np.zeros((2, 4), np.float32)))  # `add` will refuse it
+    assert plain.checksum() == told.checksum()
 
 
 def test_a_batch_lies_where_the_learner_is():

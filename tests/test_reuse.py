@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from as_cuda import as_cuda
 from hdfast import nets, ops
 from hdfast.nets import evenly
 from hdfast.ops import library
-from hdfast.ops.observe_scan import stepwise
 from test_model import draw, make_data, make_learner
 
-PATHS = {"reference": nullcontext, "call": nullcontext, "steps": stepwise}
+PATHS = {"reference": nullcontext, "call": nullcontext, "steps": as_cuda}
 
 
 @pytest.fixture(params=PATHS)

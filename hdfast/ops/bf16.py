@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from hdfast.ops import checks, library
+from hdfast.ops.device import on_cuda
+from hdfast.ops.observe_scan import usable
 
 OPS = ("mm_bf16", "state_mm_bf16_fwd", "state_mm_bf16_bwd")
 PUBLIC = ()
@@ -27,20 +29,14 @@ def shadows(kernels: Iterable[Tensor]) -> list[Tensor]:
     return [] if any(copy is None for copy in found) else found
 
 
-def native(x: Tensor) -> bool:
-    """Whether the ops of this family serve a tensor now: native backend, on the CPU."""
-    from hdfast import ops
-    return ops.backend() == "native" and x.device.type == "cpu" and hasattr(torch.ops.hdfast, OPS[0])
-
-
 def product(a: Tensor, b: Tensor, half: bool) -> Tensor:
     """a (M, K) @ b (K, N), float32 or bfloat16 and of any strides -> bfloat16 if `half`, else float32. No gradient."""
-    if native(a):
+    if usable(a):
         return torch.ops.hdfast.mm_bf16.default(a, b, half)
     a, b = a.bfloat16(), b.bfloat16()
     if half:
         return torch.mm(a, b)
-    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.mm(a.float(), b.float())
+    return torch.mm(a, b, out_dtype=torch.float32) if on_cuda(a) else torch.mm(a.float(), b.float())
 
 
 class _Product(torch.autograd.Function):

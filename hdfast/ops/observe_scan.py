@@ -4,15 +4,15 @@ The recurrence keeps only what depends on the step before: embedding and action 
 gradients are single products over all steps, and the one-hot latent is gathered, not multiplied.
 """
 
-import contextlib
 import functools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from hdfast.ops import checks, library, observe_steps
+from hdfast.ops.device import on_cuda
 
 OPS = ("observe_scan_fwd", "observe_scan_bwd")
 PUBLIC = ()
@@ -23,16 +23,13 @@ PARAMETERS = ("initial", "img_in.kernel", "img_in.norm.scale", "img_in.norm.bias
               "obs_stats.bias")
 
 
-_stepwise = False
-
-
 def path(x: Tensor) -> str:
     """How the sequence ops serve this tensor now: 'call', one C++ call (CPU); 'steps', a launch after another (CUDA,
     and shapes alone on meta); '' not at all. Both need the native backend and float32 or bfloat16."""
     from hdfast import ops
     if ops.backend() != "native" or x.dtype not in checks.STORAGE or not library.runs_on(x.device):
         return ""
-    if _stepwise or x.device.type != "cpu" or library.active() != library.NAMESPACE:
+    if on_cuda(x) or x.device.type != "cpu" or library.active() != library.NAMESPACE:
         return "steps"
     return "call"
 
@@ -40,17 +37,6 @@ def path(x: Tensor) -> str:
 def usable(x: Tensor) -> bool:
     """Whether the C++ calls of the sequence ops serve this tensor now: native backend, on the CPU."""
     return path(x) == "call"
-
-
-@contextlib.contextmanager
-def stepwise() -> Iterator[None]:
-    """CPU tensors take the path of CUDA ones for a while, to compare the two."""
-    global _stepwise
-    before, _stepwise = _stepwise, True
-    try:
-        yield
-    finally:
-        _stepwise = before
 
 
 def observe_scan(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, params: list[Tensor], *, classes: int,

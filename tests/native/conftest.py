@@ -1,28 +1,19 @@
 """The native libraries that the suite runs over.
 
 `native` takes in turn: the shipped library on the CPU; the emulated one (the CUDA sources, compiled for the CPU) under
-each schedule; the shipped library on CUDA where there is a device. The emulated library is built here once, by CMake
-into build/emu, unless HDFAST_LIBRARY_DIR names a folder that has it.
+each schedule; the shipped library on CUDA where there is a device.
 """
 
 import contextlib
-import fcntl
-import os
-import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
 
+from as_cuda import as_cuda
+from emulated import SCHEDULES, scheduled
 from hdfast import ops
 from hdfast.ops import library
-from hdfast.ops.observe_scan import stepwise
-
-ROOT = Path(__file__).resolve().parents[2]
-SCHEDULES = (("fwd", "rr"), ("rev", "rr"), ("rand", "greedy"))
 
 
 @dataclass(frozen=True)
@@ -50,33 +41,6 @@ SEQUENCES = {"call": Native("hdfast"), "steps": Native("hdfast"),
              **{f"steps-emu-{'-'.join(s)}": Native("hdfast_emu", schedule=s) for s in SCHEDULES}}
 
 
-def build_emulated() -> str | None:
-    """Build the emulated library into build/emu; the reason where that is impossible."""
-    if os.environ.get("HDFAST_LIBRARY_DIR") and library.path("hdfast_emu").exists():
-        return None
-    if missing := [tool for tool in ("cmake", "ninja", "g++") if shutil.which(tool) is None]:
-        return f"the emulated library needs {', '.join(missing)}"
-    folder = ROOT / "build" / "emu"
-    folder.mkdir(parents=True, exist_ok=True)
-    torch_folder = Path(torch.__file__).parent
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # test processes build it once
-        for command in (["cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", "-DHDFAST_CUDA=0", "-DHDFAST_BUILD_EMU=ON",
-                         f"-DHDFAST_TORCH_DIR={torch_folder}", f"-DHDFAST_PYTHON={sys.executable}",
-                         f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}"],
-                        ["cmake", "--build", folder, "--target", "_emu", "-j", "2"]):
-            done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-            if done.returncode:
-                pytest.fail(f"the emulated library does not build:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-    library.FILES["hdfast_emu"] = str(folder / "_emu.abi3.so")  # an absolute name wins over any folder
-    return None
-
-
-@pytest.fixture(scope="session")
-def emulated_library() -> str | None:
-    return build_emulated()
-
-
 @contextlib.contextmanager
 def in_force(which: Native, request, monkeypatch):
     """A library in force; skips where it cannot be."""
@@ -85,8 +49,7 @@ def in_force(which: Native, request, monkeypatch):
     if which.namespace == "hdfast_emu":
         if reason := request.getfixturevalue("emulated_library"):
             pytest.skip(reason)
-        monkeypatch.setenv("HD_EMU_ORDER", which.schedule[0])
-        monkeypatch.setenv("HD_EMU_POLICY", which.schedule[1])
+        scheduled(monkeypatch, which.schedule)
     if reason := library.problem(which.namespace):
         pytest.skip(f"the native library is not there: {reason}")
     if which.device == "cuda" and not library.runs_on(torch.device("cuda")):
@@ -106,7 +69,7 @@ def native(request, monkeypatch):
 def sequences(request, monkeypatch):
     """The sequence ops as one C++ call, and as steps over each library in force."""
     which = SEQUENCES.get(request.param, Native("hdfast", "cuda"))
-    steps = contextlib.nullcontext() if request.param == "call" else stepwise()
+    steps = contextlib.nullcontext() if request.param == "call" else as_cuda()
     with in_force(which, request, monkeypatch), steps:
         yield which
 

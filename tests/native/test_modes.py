@@ -10,9 +10,10 @@ from hdfast import ops
 from hdfast.ops import bf16, library
 from hdfast.ops.adam import adam_step
 from hdfast.ops.conv import conv, deconv
+from hdfast.ops.device import as_on_cuda
 from hdfast.ops.harmony import NAMES
 from hdfast.ops.imagine import imagine, state_mm
-from hdfast.ops.observe_scan import observe_scan, stepwise
+from hdfast.ops.observe_scan import observe_scan
 from hdfast.ops.replay_gather import replay_gather
 
 
@@ -35,7 +36,7 @@ def scan(embed, action, is_first, u, *params):
 
 
 def stepwise_scan(*tensors):
-    with stepwise():
+    with as_on_cuda():
         return scan(*tensors)
 
 

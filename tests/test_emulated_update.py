@@ -1,0 +1,141 @@
+"""Whole updates and acting steps as a GPU would make them: the CUDA kernels, emulated, with every choice of CUDA.
+
+Official figures are compared in float32; in bfloat16 test_precision.py compares with float32, over the same fixture.
+What is not here is what only a device has: cuBLAS and cuDNN, streams, and CUDA graphs, for which a tape stands.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import golden_digest
+import tape
+from emulated import SCHEDULES, scheduled
+from golden_case import Runner, load_case
+from hdfast import cuda_graph
+from hdfast.agent import Agent
+from hdfast.cuda_graph import WARMUP, Graphs
+from hdfast.ops import library, products
+from replay_stream import extended, filled
+from test_agent import IMAGE, VECTOR, make_agent, make_batch, make_step
+from test_model import draw, make_data, make_learner
+from test_parity import compare, show
+
+pytestmark = pytest.mark.usefixtures("emulated_gpu")
+CPU = torch.device("cpu")
+GOLDEN = os.environ.get("HDFAST_GOLDEN_DIR")
+FILES = [path for path in sorted(Path(GOLDEN or ".").glob("*.npz")) if path.with_suffix(".params.json").exists()]
+WITHOUT = pytest.param(None, marks=pytest.mark.skip(reason="HDFAST_GOLDEN_DIR is not set"))
+# Raw ops that neither learning nor acting comes to: derivatives of what is only read, and ops for reports.
+UNUSED = {"gru_gates_bwd", "kl_divergence_fwd", "lambda_return_bwd", "return_weight_bwd", "sample_latent_bwd",
+          "symexp_bwd", "symexp_fwd", "symlog_bwd", "twohot_mean_bwd"}
+
+
+def sized(name: str, *values):
+    """A parameter set; of the larger sizes it is slow."""
+    return pytest.param(*values, id="-".join([name, *map("-".join, values[1:])]),
+                        marks=[pytest.mark.slow] if name.startswith("small") else [])
+
+
+@pytest.mark.parametrize("name, schedule", [sized(name, name, schedule) for name in golden_digest.names()
+                                            for schedule in SCHEDULES])
+def test_official_digest(monkeypatch, name, schedule):
+    """World model, imagination, actor and critic, three updates and acting, under every order of threads."""
+    scheduled(monkeypatch, schedule)
+    case, official = golden_digest.load(name)
+    problems = compare(golden_digest.reduce(Runner(case).all(), official), official)
+    assert not problems, show(problems)
+
+
+@pytest.mark.parametrize("path", [sized(path.stem, path) for path in FILES] if GOLDEN else [WITHOUT])
+def test_official_figures(path):
+    case, official = load_case(path)
+    problems = compare(Runner(case).all(), official)
+    assert not problems, show(problems)
+
+
+class Seen(TorchDispatchMode):
+    """Names of the ops that run, those inside of composed ones too."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if opened := cuda_graph.inner(func):
+            with self:
+                return opened(*args, **(kwargs or {}))
+        self.names.add(str(func).removesuffix(".default"))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_gpu_would_run_no_code_of_the_cpu_and_every_kernel():
+    seen = Seen()
+    for space in (IMAGE, VECTOR):
+        for precision in ("fp32", "bf16"):
+            agent = make_agent(space, precision=precision)
+            with seen:
+                agent.update(make_batch(space=space))
+                agent.act(make_step(2, space, first=True), agent.init_policy(2))
+    kernels = {f"hdfast_emu.{name}" for family in library.families("hdfast_emu") for name in family.OPS}
+    assert {name for name in seen.names if name.startswith("hdfast.")} == set()
+    assert kernels - seen.names == {f"hdfast_emu.{name}" for name in UNUSED}
+    assert {"aten.mm.dtype", "aten.mm.dtype_out", "aten.addmm.dtype_out", "aten.bmm"} <= seen.names
+
+
+def test_torch_that_cannot_add_to_float32_gets_the_same_numbers(monkeypatch):
+    """Where a sum is taken changes its last bits, and a rounding to bfloat16 here and there."""
+    learners = []
+    for adds in (True, False):
+        monkeypatch.setattr(products, "accumulates", lambda device, adds=adds: adds)
+        learner, seen = make_learner(precision="bf16"), Seen()
+        with seen:
+            learner.update(make_data(), draw())
+        assert ("aten.addmm.dtype_out" in seen.names) == adds
+        learners.append(learner)
+    for name, arena in learners[0].optimisers.items():
+        other = learners[1].optimisers[name].grad
+        assert (arena.grad - other).norm() <= 1e-3 * arena.grad.norm(), name
+
+
+def captured(agent: Agent) -> Agent:
+    """The agent with graphs, of which the tape plays the part."""
+    agent.build_steps(Graphs(CPU, True), Graphs(CPU, True))
+    return agent
+
+
+def assert_same(one: Agent, two: Agent) -> None:
+    first, second = one.state_dict(), two.state_dict()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("space", [IMAGE, VECTOR], ids=["image", "vector"])
+def test_graphs_that_draw_their_batches_and_a_resumed_run(monkeypatch, space, precision):
+    """Captured, drawing from a replay that fills and wraps; eager; and captured anew from a state in between."""
+    monkeypatch.setattr(cuda_graph, "record", tape.record)
+    made = {"shape": space.shape, "dtype": space.dtype}
+    replays = [filled(10, 20, seed=5, **made) for _ in range(2)]
+    eager, graphs = make_agent(space, precision=precision), captured(make_agent(space, precision=precision))
+    draws = [agent.sampler(replay, 3, 6) for agent, replay in zip((eager, graphs), replays, strict=True)]
+    states = [agent.init_policy(2) for agent in (eager, graphs)]
+    for k in range(2 * WARMUP + 2):
+        if k == WARMUP + 1:
+            saved = {name: value.clone() for name, value in graphs.state_dict().items()}
+            graphs = captured(make_agent(space, precision=precision, seed=1))
+            graphs.load_state_dict(saved)
+            draws[1] = graphs.sampler(replays[1], 3, 6)
+        batches, actions = [draw() for draw in draws], []
+        assert batches[0] is not None and batches[1] is None
+        for i, (agent, batch, replay) in enumerate(zip((eager, graphs), batches, replays, strict=True)):
+            agent.update(batch)
+            action, states[i] = agent.act(make_step(2, space, first=k == 0, seed=k), states[i])
+            actions.append(action)
+            extended(replay, 10 + 2 * k, 12 + 2 * k, **made)
+        assert_same(eager, graphs)
+        np.testing.assert_array_equal(*actions)
+    assert eager.updates == 2 * WARMUP + 2 and eager.read_metrics_sync()["train/loss/image"] > 0
