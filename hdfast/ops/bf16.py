@@ -40,7 +40,7 @@ def product(a: Tensor, b: Tensor, half: bool) -> Tensor:
     a, b = a.bfloat16(), b.bfloat16()
     if half:
         return torch.mm(a, b)
-    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.mm(a.float(), b.float())
+    return torch.mm(a.float(), b.float()) if a.device.type == "cpu" else torch.mm(a, b, out_dtype=torch.float32)
 
 
 class _Product(torch.autograd.Function):
