@@ -30,14 +30,17 @@ def test_adding_to_float32_is_tried_before_it_is_relied_on(monkeypatch, product,
     assert products.accumulates.__wrapped__(CPU) is found
 
 
+def test_shapes_alone_are_taken_to_be_added_without_a_try():
+    assert products.accumulates.__wrapped__(torch.device("meta"))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_products_into_buffers(dtype):
     torch.manual_seed(0)
-    a, b, bias = torch.randn(5, 7).to(dtype), torch.randn(7, 3).to(dtype), torch.randn(3)
+    a, b = torch.randn(5, 7).to(dtype), torch.randn(7, 3).to(dtype)
     want, start = a.double() @ b.double(), torch.randn(5, 3)
     for got, exact in ((products.mm_into(torch.empty(5, 3), a, b), want), (products.new_mm(a, b), want),
-                       (products.add_mm(start.clone(), a, b), want + start),
-                       (products.affine_into(torch.empty(5, 3), a, b, bias), want + bias)):
+                       (products.add_mm(start.clone(), a, b), want + start)):
         assert got.dtype is torch.float32
         torch.testing.assert_close(got.double(), exact, rtol=1e-6, atol=1e-6)
     into = start.clone()

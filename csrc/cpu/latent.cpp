@@ -30,6 +30,16 @@ HD_INLINE void one_hot(T* row, int64_t k, int64_t index) {
   store(row + index, 1.f);
 }
 
+// Probabilities of group g, whose biases, if any, are those of its place in a row.
+template <class T, class Args>
+HD_INLINE void latent_softmax(const Args& a, const T* logit, int64_t g, int64_t k, float* s) {
+  if (!a.bias) return softmax_row(logit, k, s);
+  const float* bias = a.bias + g % a.row_groups * k;
+  float sum[LATENT_MAX_CLASSES];
+  for (int64_t j = 0; j < k; ++j) sum[j] = load(logit + j) + bias[j];
+  softmax_row(sum, k, s);
+}
+
 // `WIDTH` is the number of classes where it is known at compile time, else 0.
 template <class T, int WIDTH>
 HD_INLINE void forward_groups(const LatentFwdArgs& a, int64_t begin, int64_t end) {
@@ -38,7 +48,7 @@ HD_INLINE void forward_groups(const LatentFwdArgs& a, int64_t begin, int64_t end
   for (int64_t g = begin; g < end; ++g) {
     const T* logit = static_cast<const T*>(a.logit) + g * k;
     if (a.normalised) exp_row(logit, k, q);
-    else softmax_row(logit, k, s), mix_row(s, k, a.mix, q);
+    else latent_softmax(a, logit, g, k, s), mix_row(s, k, a.mix, q);
     if (a.logp) {
       T* __restrict logp = static_cast<T*>(a.logp) + g * k;
       if (a.normalised) std::memcpy(logp, logit, k * sizeof(T));
@@ -69,7 +79,7 @@ HD_INLINE void backward_groups(const LatentBwdArgs& a, int64_t begin, int64_t en
       exp_row(logit, k, q);
       for (int64_t j = 0; j < k; ++j) store(dlogit + j, w[j] * q[j] + (dlogp ? load(dlogp + j) : 0.f));
     } else {
-      softmax_row(logit, k, s);
+      latent_softmax(a, logit, g, k, s);
       mix_row(s, k, a.mix, q);
       if (dlogp)
         for (int64_t j = 0; j < k; ++j) w[j] += load(dlogp + j) / q[j];

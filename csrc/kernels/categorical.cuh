@@ -16,10 +16,12 @@ struct Categorical {
   float logq[ITER];  // classes beyond the last have s = q = 0 and logq = 0
 };
 
-// Reads `classes` values from element `base` of x on, as load_as<T>. All 32 lanes call.
+// Reads `classes` values from element `base` of x on, as load_as<T>, and adds those of `bias` where it is given. All
+// 32 lanes call.
 template <int ITER, class T>
 __device__ __forceinline__ Categorical<ITER> categorical(const void* x, int64_t base, DType dtype, int64_t classes,
-                                                         float mix, bool normalised) {
+                                                         float mix, bool normalised,
+                                                         const float* bias = nullptr) {
   const int lane = int(threadIdx.x) % 32;
   Categorical<ITER> c;
   float v[ITER], top = -INFINITY, total = 0.f;
@@ -27,6 +29,7 @@ __device__ __forceinline__ Categorical<ITER> categorical(const void* x, int64_t 
   for (int i = 0; i < ITER; ++i) {
     const bool here = i * 32 + lane < classes;
     v[i] = here ? load_as<T>(x, base + i * 32 + lane, dtype) : -INFINITY;
+    if (here && bias != nullptr) v[i] += bias[i * 32 + lane];
     top = fmaxf(top, v[i]);
   }
   if (normalised) {

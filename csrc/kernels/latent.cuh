@@ -13,14 +13,19 @@ namespace hd {
 constexpr int LATENT_THREADS = 256;
 constexpr int LATENT_GROUPS = LATENT_THREADS / 32;  // per block
 
+// The biases of a group; null where there are none.
+template <class Args>
+__device__ __forceinline__ const float* latent_bias(const Args& a, int64_t group) {
+  return a.bias == nullptr ? nullptr : a.bias + group % a.row_groups * a.classes;
+}
+
+// All outputs of one group; its sample, -1 where none is taken. A whole warp calls.
 template <class T, int ITER>
-__global__ void __launch_bounds__(LATENT_THREADS) latent_fwd_kernel(LatentFwdArgs a) {
+__device__ __forceinline__ int64_t latent_group(const LatentFwdArgs& a, int64_t group) {
   const int lane = int(threadIdx.x) % 32;
-  const int64_t group = int64_t(blockIdx.x) * LATENT_GROUPS + threadIdx.x / 32;
-  if (group >= a.groups) return;  // whole warps
   const int64_t base = group * a.classes;
   const Categorical<ITER> c =
-      categorical<ITER, T>(a.logit, base, a.dtype, a.classes, a.mix, a.normalised);
+      categorical<ITER, T>(a.logit, base, a.dtype, a.classes, a.mix, a.normalised, latent_bias(a, group));
   int64_t index = -1;
   if (a.u != nullptr) {
     const float u = a.u[group];
@@ -44,6 +49,13 @@ __global__ void __launch_bounds__(LATENT_THREADS) latent_fwd_kernel(LatentFwdArg
     if (a.logp != nullptr) store_as<T>(a.logp, base + k, a.dtype, c.logq[i]);
     if (a.onehot != nullptr) store_operand(a.onehot, onehot + k, a.onehot_dtype, k == index ? 1.f : 0.f);
   }
+  return index;
+}
+
+template <class T, int ITER>
+__global__ void __launch_bounds__(LATENT_THREADS) latent_fwd_kernel(LatentFwdArgs a) {
+  const int64_t group = int64_t(blockIdx.x) * LATENT_GROUPS + threadIdx.x / 32;
+  if (group < a.groups) latent_group<T, ITER>(a, group);  // whole warps
 }
 
 template <class T, int ITER>
@@ -53,7 +65,7 @@ __global__ void __launch_bounds__(LATENT_THREADS) latent_bwd_kernel(LatentBwdArg
   if (group >= a.groups) return;
   const int64_t base = group * a.classes;
   const Categorical<ITER> c =
-      categorical<ITER, T>(a.logit, base, a.dtype, a.classes, a.mix, a.normalised);
+      categorical<ITER, T>(a.logit, base, a.dtype, a.classes, a.mix, a.normalised, latent_bias(a, group));
   float w[ITER];
 #pragma unroll
   for (int i = 0; i < ITER; ++i) {

@@ -1,7 +1,7 @@
 // latent.h -- categorical latents: uniform mixing, inverse-CDF sample, straight-through gradient; arguments,
 // entry points.
 //
-// Per group of K classes:  s = softmax(logit),  q = (1 - mix) s + mix / K,  logp = log q
+// Per group of K classes:  s = softmax(logit + bias),  q = (1 - mix) s + mix / K,  logp = log q
 //   index = min(#{k : cdf_k <= u}, K - 1) with cdf the running sum of q;  onehot_index = 1
 //   backward, the sample passing its gradient to q:  w = donehot + dlogp / q
 //     dlogit = (1 - mix) s (w - sum_k s w)
@@ -30,6 +30,7 @@ struct LatentFwdArgs {
   DType dtype;
   int64_t row_groups = 1, onehot_stride = classes;
   DType onehot_dtype = dtype;
+  const float* bias = nullptr;  // (row_groups, classes), the same for every row of groups; null: none
 };
 
 struct LatentBwdArgs {
@@ -42,6 +43,8 @@ struct LatentBwdArgs {
   bool normalised;
   DType dtype;
   DType dlogit_dtype = dtype;
+  const float* bias = nullptr;  // (row_groups, classes)
+  int64_t row_groups = 1;
 };
 
 // At most LATENT_MAX_CLASSES classes; groups == 0 is allowed.

@@ -5,10 +5,12 @@
 // the groups' rows of the kernel, so that a thread waits for 8 loads in flight rather than for 32; the strips
 // meet in shared memory and are added in order. From there on a thread owns its columns: the row stays in
 // shared memory between the passes of the LayerNorm and needs no barriers beyond those of its two sums.
+// A sample that comes first takes a warp a group; the indices reach the gather through shared memory.
 // VEC is 4 where sizes and addresses allow 16-byte accesses, else 1.
 #pragma once
 #include "device/hd_math.h"
 #include "device/hd_reduce.h"
+#include "kernels/latent.cuh"
 #include "kernels/norm_act.h"  // NORM_EPS
 #include "kernels/scan_step.h"
 
@@ -50,12 +52,24 @@ __device__ __forceinline__ void scan_gather(const ScanInputFwdArgs& a, const int
   }
 }
 
+// Room for the indices of a row's sample, in floats; whole 16 bytes.
+HD_FN int64_t scan_picks(int64_t groups) { return (groups + 1) / 2 * 4; }
+
 template <class T, int VEC>
-__global__ void __launch_bounds__(SCAN_THREADS) scan_input_fwd_kernel(ScanInputFwdArgs a) {
-  HD_DYN_SHARED(float, strips);
-  const int64_t row = blockIdx.x;
+__global__ void __launch_bounds__(SCAN_THREADS) scan_input_fwd_kernel(ScanInputFwdArgs a, LatentFwdArgs sample) {
+  HD_DYN_SHARED(float, shared);
+  const int64_t row = blockIdx.x, sampled = sample.row_groups;
+  int64_t* picks = reinterpret_cast<int64_t*>(shared);
+  float* strips = shared + scan_picks(sampled);
+  for (int64_t g = threadIdx.x / 32; g < sampled; g += blockDim.x / 32) {
+    const int64_t pick = latent_group<float, 1>(sample, row * sampled + g);
+    if (threadIdx.x % 32 == 0) picks[g] = pick;
+  }
+  if (sampled > 0 && HD_MUTATE(SCAN_PICKS, true, false)) __syncthreads();
   const bool reset = a.reset != nullptr && HD_MUTATE(SCAN_RESET, a.reset[row], false);
-  const int64_t* index = reset || a.index == nullptr ? a.start_index : a.index + row * a.groups;
+  const int64_t* index = reset || a.index == nullptr          ? a.start_index
+                         : sampled > 0 && a.action == nullptr ? picks
+                                                              : a.index + row * a.groups;
   const int64_t vectors = a.cols / VEC, count = index == nullptr ? 0 : scan_strips(blockDim.x, vectors);
   if (index != nullptr) {
     scan_gather<T, VEC>(a, index, strips);
@@ -67,7 +81,7 @@ __global__ void __launch_bounds__(SCAN_THREADS) scan_input_fwd_kernel(ScanInputF
     float x[VEC] = {};
     if (a.accumulate) load(a.pre + row * a.cols + v * VEC, x);
     if (a.action != nullptr) {
-      const int64_t k = a.action[row];
+      const int64_t k = sampled > 0 ? picks[0] : a.action[row];
       scan_add_row(static_cast<const T*>(a.action_kernel), k, k >= 0 && k < a.actions, a.cols, v * VEC, x);
     }
     for (int64_t s = 0; s < count; ++s) {

@@ -1,6 +1,7 @@
 // scan_step.h -- what a step of the recurrence does before and after its first matrix product, in one pass
 // each way: arguments and entry points.
 //
+//   index, or where there is one action: a sample as in latent.h, optionally
 //   h = reset ? start : deter,  z = reset ? start_index : index
 //   pre += sum_g kernel[g * classes + z_g] + action_kernel[action]
 //   joint = [h | y],  y = silu(LN(pre)) as in norm_act.h,  before = h
@@ -21,6 +22,11 @@ namespace hd {
 
 // Three rows fit the 48 KiB of shared memory that every device gives a block unasked.
 constexpr int64_t SCAN_MAX_COLS = 4096;
+// What one launch samples beside the step: a row's groups by its block, the classes of one by a warp.
+constexpr int64_t SCAN_MAX_GROUPS = 1024;
+constexpr int64_t SCAN_MAX_CLASSES = 32;
+
+struct LatentFwdArgs;  // latent.h
 
 struct ScanInputFwdArgs {
   const float* deter;           // (rows, size) state before the step; null: start everywhere
@@ -63,10 +69,14 @@ struct ScanInputBwdArgs {
 
 // An index out of its range makes its row NaN. rows == 0 is allowed in the forward; the backward writes all
 // parts, slice p being rows [p * rows / parts, (p + 1) * rows / parts).
-void launch_scan_input_fwd(const ScanInputFwdArgs& args, hdStream stream);
+//
+// `sample`, of float logits and `row_groups` groups a row, at most the numbers above, is taken first, and the step
+// goes on from it: it is the action where there are any, else the latents. Its `index` must be args.action or
+// args.index. Null: nothing is sampled.
+void launch_scan_input_fwd(const ScanInputFwdArgs& args, const LatentFwdArgs* sample, hdStream stream);
 void launch_scan_input_bwd(const ScanInputBwdArgs& args, hdStream stream);
 
-namespace cpu {
+namespace cpu {  // the caller samples
 void scan_input_fwd(const ScanInputFwdArgs& args, int64_t row_begin, int64_t row_end);
 void scan_input_bwd(const ScanInputBwdArgs& args, int64_t part_begin, int64_t part_end);
 }  // namespace cpu

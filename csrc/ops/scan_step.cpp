@@ -45,9 +45,56 @@ Stats check_stats(const Tensor& t, int64_t rows, const Tensor& like, const char*
   return {out(t), out(t) + rows};
 }
 
+// A sample of unimix(logit + bias) of (B, S, K) logits into `index` of B * S numbers; null: log-probabilities alone.
+LatentFwdArgs sample_args(const Tensor& logit, const Maybe& bias, const Maybe& u, double mix, const Maybe& logp,
+                          const Maybe& onehot, int64_t* index) {
+  HD_CHECK(logit.dim() == 3, "scan_sample: logit must be (B, S, K)", got(logit));
+  check_sizes(logit, "scan_sample: logit");
+  const int64_t b = logit.size(0), s = logit.size(1), k = logit.size(2);
+  HD_CHECK(s >= 1 && k >= 1 && k <= LATENT_MAX_CLASSES,
+           "scan_sample: logit must have groups, and 1 to ", LATENT_MAX_CLASSES, " classes", got(logit));
+  LatentFwdArgs a{};
+  a.groups = times(b, s, "scan_sample: logit"), a.classes = k, a.mix = float(mix), a.dtype = DType::F32;
+  a.logit = in<void>(checked(logit, {b, s, k}, logit, "scan_sample: logit"));
+  a.bias = checked(bias, {s * k}, logit, "scan_sample: bias");
+  a.u = checked(u, {b, s}, logit, "scan_sample: u");
+  HD_CHECK(a.u || !(index || onehot), "scan_sample: u must be given with index or onehot, got neither; give it");
+  a.logp = checked<void>(logp, {b, s, k}, logit, "scan_sample: logp");
+  a.index = index, a.row_groups = s;
+  if (onehot) {
+    a.onehot_dtype = check_operand(*onehot, b, s * k, logit, "scan_sample: onehot");
+    a.onehot = out<void>(*onehot), a.onehot_stride = onehot->stride(0);
+  }
+  return a;
+}
+
+// The rows that a step gathers: of latents, of an action.
+void take_rows(ScanInputFwdArgs& a, const Maybe& index, const Maybe& action, const Maybe& start_index,
+               const Maybe& kernel, const Maybe& action_kernel, const Tensor& pre, ScalarType type) {
+  if (index || start_index) {
+    const Tensor& of = start_index ? *start_index : *index;
+    HD_CHECK(kernel && of.dim() >= 1 && cols(of) >= 1, "scan_input: an index must have groups, and a kernel",
+             got(of));
+    a.groups = cols(of), a.classes = kernel->dim() == 2 ? kernel->size(0) / a.groups : 0;
+    HD_CHECK(a.classes >= 1, "scan_input: kernel must have as many rows as groups times classes", got(*kernel, of));
+    a.index = checked<int64_t>(index, {a.rows, a.groups}, pre, "scan_input: index", ScalarType::Long);
+    a.start_index = checked<int64_t>(start_index, {a.groups}, pre, "scan_input: start_index", ScalarType::Long);
+    a.kernel = checked<void>(kernel, {a.groups * a.classes, a.cols}, pre, "scan_input: kernel", type);
+  }
+  if (action) {
+    HD_CHECK(action_kernel && action_kernel->dim() == 2 && action_kernel->size(0) >= 1,
+             "scan_input: action_kernel must be (A, U), at least one action",
+             got(action_kernel ? *action_kernel : pre));
+    a.actions = action_kernel->size(0);
+    a.action = checked<int64_t>(action, {a.rows}, pre, "scan_input: action", ScalarType::Long);
+    a.action_kernel = checked<void>(action_kernel, {a.actions, a.cols}, pre, "scan_input: action_kernel", type);
+  }
+}
+
 void scan_input_fwd(Tensor pre, Maybe deter, Maybe index, Maybe action, Maybe reset, Maybe start,
                     Maybe start_index, Maybe kernel, Maybe action_kernel, Tensor scale, Tensor bias, Maybe before,
-                    Tensor joint, Tensor stats, bool accumulate) {
+                    Tensor joint, Tensor stats, bool accumulate, Maybe logit, Maybe logit_bias, Maybe uniform,
+                    double mix, Maybe logp, Maybe onehot) {
   HD_CHECK(pre.dim() == 2 && joint.dim() == 2, "scan_input: pre must be (B, U), joint (B, D + U)", got(pre, joint));
   check_sizes(joint, "scan_input: joint");
   const int64_t b = pre.size(0), u = pre.size(1), d = joint.size(1) - u;
@@ -68,32 +115,30 @@ void scan_input_fwd(Tensor pre, Maybe deter, Maybe index, Maybe action, Maybe re
            "scan_input: deter or start must be given where joint has a state, got neither; give one");
   HD_CHECK(!reset || (start && start_index),
            "scan_input: start and start_index must be given with reset, got one at most; give both");
-  if (index || start_index) {
-    const Tensor& of = start_index ? *start_index : *index;
-    HD_CHECK(kernel && of.dim() >= 1 && cols(of) >= 1, "scan_input: an index must have groups, and a kernel",
-             got(of));
-    a.groups = cols(of), a.classes = kernel->dim() == 2 ? kernel->size(0) / a.groups : 0;
-    HD_CHECK(a.classes >= 1, "scan_input: kernel must have as many rows as groups times classes", got(*kernel, of));
-    a.index = checked<int64_t>(index, {b, a.groups}, pre, "scan_input: index", ScalarType::Long);
-    a.start_index = checked<int64_t>(start_index, {a.groups}, pre, "scan_input: start_index", ScalarType::Long);
-    a.kernel = checked<void>(kernel, {a.groups * a.classes, u}, pre, "scan_input: kernel", joint.scalar_type());
-  }
-  if (action) {
-    HD_CHECK(action_kernel && action_kernel->dim() == 2 && action_kernel->size(0) >= 1,
-             "scan_input: action_kernel must be (A, U), at least one action",
-             got(action_kernel ? *action_kernel : pre));
-    a.actions = action_kernel->size(0);
-    a.action = checked<int64_t>(action, {b}, pre, "scan_input: action", ScalarType::Long);
-    a.action_kernel =
-        checked<void>(action_kernel, {a.actions, u}, pre, "scan_input: action_kernel", joint.scalar_type());
-  }
+  take_rows(a, index, action, start_index, kernel, action_kernel, pre, joint.scalar_type());
   const Stats s = check_stats(stats, b, pre, "scan_input: stats");
   a.mean = s.mean, a.rstd = s.rstd;
+  LatentFwdArgs sample{};
+  if (logit) {
+    const Maybe& into = action ? action : index;
+    HD_CHECK(into && uniform, "scan_input: u, and action or index, must be given with logit, got none; give them");
+    check_device(*logit, pre, "scan_input: logit");
+    check_shape(*logit, {b, action ? 1 : a.groups, action ? a.actions : a.classes}, "scan_input: logit");
+    sample = sample_args(*logit, logit_bias, uniform, mix, logp, onehot, out<int64_t>(*into));
+  }
+  const bool inside = logit && sample.row_groups <= SCAN_MAX_GROUPS && sample.classes <= SCAN_MAX_CLASSES;
   run(
-      pre, [&](auto stream) { launch_scan_input_fwd(a, stream); },
+      pre,
+      [&](auto stream) {
+        if (logit && !inside) launch_latent_fwd(sample, stream);
+        launch_scan_input_fwd(a, inside ? &sample : nullptr, stream);
+      },
       [&](auto threads) {
-        threads.split(b, (a.groups + 4) * u + 2 * d,
-                      [&](int64_t begin, int64_t end) { cpu::scan_input_fwd(a, begin, end); });
+        threads.split(b, (a.groups + 4) * u + 2 * d + 2 * sample.row_groups * sample.classes,
+                      [&](int64_t begin, int64_t end) {
+                        if (logit) cpu::latent_fwd(sample, begin * sample.row_groups, end * sample.row_groups);
+                        cpu::scan_input_fwd(a, begin, end);
+                      });
       });
 }
 
@@ -185,31 +230,19 @@ void scan_gates_bwd(Tensor dnext, Tensor x, Tensor deter, Tensor stats, Tensor s
       });
 }
 
-void scan_sample_fwd(Tensor logit, Tensor u, double mix, Maybe logp, Maybe onehot, Tensor index) {
+void scan_sample_fwd(Tensor logit, Maybe bias, Maybe u, double mix, Maybe logp, Maybe onehot, Maybe index) {
   HD_CHECK(logit.dim() == 3, "scan_sample: logit must be (B, S, K)", got(logit));
-  check_sizes(logit, "scan_sample: logit");
-  const int64_t b = logit.size(0), s = logit.size(1), k = logit.size(2);
-  HD_CHECK(s >= 1 && k >= 1 && k <= LATENT_MAX_CLASSES,
-           "scan_sample: logit must have groups, and 1 to ", LATENT_MAX_CLASSES, " classes", got(logit));
-  LatentFwdArgs a{};
-  a.groups = times(b, s, "scan_sample: logit"), a.classes = k, a.mix = float(mix), a.dtype = DType::F32;
-  a.logit = in<void>(checked(logit, {b, s, k}, logit, "scan_sample: logit"));
-  a.u = in(checked(u, {b, s}, logit, "scan_sample: u"));
-  a.logp = checked<void>(logp, {b, s, k}, logit, "scan_sample: logp");
-  a.index = out<int64_t>(checked(index, {b, s}, logit, "scan_sample: index", ScalarType::Long));
-  a.row_groups = s;
-  if (onehot) {
-    a.onehot_dtype = check_operand(*onehot, b, s * k, logit, "scan_sample: onehot");
-    a.onehot = out<void>(*onehot), a.onehot_stride = onehot->stride(0);
-  }
+  const LatentFwdArgs a = sample_args(logit, bias, u, mix, logp, onehot,
+                                      checked<int64_t>(index, {logit.size(0), logit.size(1)}, logit,
+                                                       "scan_sample: index", ScalarType::Long));
   run(
       logit, [&](auto stream) { launch_latent_fwd(a, stream); },
       [&](auto threads) {
-        threads.split(a.groups, 2 * k, [&](int64_t begin, int64_t end) { cpu::latent_fwd(a, begin, end); });
+        threads.split(a.groups, 2 * a.classes, [&](int64_t begin, int64_t end) { cpu::latent_fwd(a, begin, end); });
       });
 }
 
-void scan_sample_bwd(Tensor logit, Tensor donehot, Maybe dlogp, double mix, Tensor dlogit) {
+void scan_sample_bwd(Tensor logit, Maybe bias, Maybe donehot, Maybe dlogp, double mix, Tensor dlogit) {
   HD_CHECK(logit.dim() == 3, "scan_sample: logit must be (B, S, K)", got(logit));
   check_sizes(logit, "scan_sample: logit");
   const int64_t b = logit.size(0), s = logit.size(1), k = logit.size(2);
@@ -218,7 +251,8 @@ void scan_sample_bwd(Tensor logit, Tensor donehot, Maybe dlogp, double mix, Tens
   LatentBwdArgs a{};
   a.groups = times(b, s, "scan_sample: logit"), a.classes = k, a.mix = float(mix), a.dtype = DType::F32;
   a.logit = in<void>(checked(logit, {b, s, k}, logit, "scan_sample: logit"));
-  a.donehot = in<void>(checked(donehot, {b, s, k}, logit, "scan_sample: donehot"));
+  a.bias = checked(bias, {s * k}, logit, "scan_sample: bias"), a.row_groups = s;
+  a.donehot = checked<void>(donehot, {b, s, k}, logit, "scan_sample: donehot");
   a.dlogp = checked<void>(dlogp, {b, s, k}, logit, "scan_sample: dlogp");
   a.dlogit_dtype = storage(dlogit, "scan_sample: dlogit");
   a.dlogit = out<void>(checked(dlogit, {b, s, k}, logit, "scan_sample: dlogit", dlogit.scalar_type()));
@@ -234,9 +268,10 @@ void scan_sample_bwd(Tensor logit, Tensor donehot, Maybe dlogp, double mix, Tens
 
 HD_LIBRARY(m) {
   m.def(
-      "scan_input_fwd(Tensor(a!) pre, Tensor? deter, Tensor? index, Tensor? action, Tensor? reset, Tensor? start, "
-      "Tensor? start_index, Tensor? kernel, Tensor? action_kernel, Tensor scale, Tensor bias, Tensor(b!)? before, "
-      "Tensor(c!) joint, Tensor(d!) stats, bool accumulate) -> ()");
+      "scan_input_fwd(Tensor(a!) pre, Tensor? deter, Tensor(e!)? index, Tensor(f!)? action, Tensor? reset, "
+      "Tensor? start, Tensor? start_index, Tensor? kernel, Tensor? action_kernel, Tensor scale, Tensor bias, "
+      "Tensor(b!)? before, Tensor(c!) joint, Tensor(d!) stats, bool accumulate, Tensor? logit, Tensor? logit_bias, "
+      "Tensor? u, float mix, Tensor(g!)? logp, Tensor(h!)? onehot) -> ()");
   m.def(
       "scan_input_bwd(Tensor djoint, Tensor? direct, Tensor? reset, Tensor pre, Tensor stats, Tensor scale, "
       "Tensor bias, Tensor(a!) dpre, Tensor(b!)? dmasked, Tensor(c!)? dbefore, Tensor(d!)? carry, "
@@ -248,10 +283,11 @@ HD_LIBRARY(m) {
       "scan_gates_bwd(Tensor dnext, Tensor x, Tensor deter, Tensor stats, Tensor scale, Tensor bias, Tensor(a!) dx, "
       "Tensor(b!) ddeter, Tensor(c!) partial) -> ()");
   m.def(
-      "scan_sample_fwd(Tensor logit, Tensor u, float mix, Tensor(a!)? logp, Tensor(b!)? onehot, Tensor(c!) index) "
-      "-> ()");
+      "scan_sample_fwd(Tensor logit, Tensor? bias, Tensor? u, float mix, Tensor(a!)? logp, Tensor(b!)? onehot, "
+      "Tensor(c!)? index) -> ()");
   m.def(
-      "scan_sample_bwd(Tensor logit, Tensor donehot, Tensor? dlogp, float mix, Tensor(a!) dlogit) -> ()");
+      "scan_sample_bwd(Tensor logit, Tensor? bias, Tensor? donehot, Tensor? dlogp, float mix, Tensor(a!) dlogit) "
+      "-> ()");
 }
 
 HD_IMPLEMENT(m) {

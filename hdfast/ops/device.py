@@ -9,8 +9,8 @@ _as_on_cuda = False
 
 
 def on_cuda(x: Tensor) -> bool:
-    """Whether a tensor takes the way of CUDA: it lies there, or `as_on_cuda` is in force."""
-    return x.is_cuda or _as_on_cuda
+    """Whether a tensor takes the way of CUDA: it lies there or on meta, or `as_on_cuda` is in force."""
+    return x.device.type != "cpu" or _as_on_cuda
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ def path(x: Tensor) -> str:
     from hdfast import ops
     if ops.backend() != "native" or x.dtype not in checks.STORAGE or not library.runs_on(x.device):
         return ""
-    if on_cuda(x) or x.device.type != "cpu" or library.active() != library.NAMESPACE:
+    if on_cuda(x) or library.active() != library.NAMESPACE:
         return "steps"
     return "call"
 

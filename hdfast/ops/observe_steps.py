@@ -1,6 +1,6 @@
 """The posterior scan as a fixed sequence of launches: matrix products of torch, fused kernels between them.
 
-Seven launches a step forward, eight backward; everything that does not depend on the step before is one product over
+Six launches a step forward, eight backward; everything that does not depend on the step before is one product over
 all T * B rows. No host reads, no branches on values, all buffers allocated before the loop: a CUDA graph captures it.
 
 The embedding's type is that of every product's operands. With bfloat16 the state, all sums, statistics, gates and
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hdfast.ops import library, scan_step
-from hdfast.ops.products import add_mm, affine_into, mm_into, new_mm
+from hdfast.ops.products import add_mm, mm_into, new_mm
 
 
 class Parameters(NamedTuple):
@@ -63,7 +63,8 @@ KERNELS = ("img_in", "gru", "img_out", "img_stats", "obs_out", "obs_stats")
 class Saved(NamedTuple):
     """What backward reads, step by step: (T, B, ...) views of one allocation. joint = [h | x] before each step, before
     = that h; hidden, logit of the posterior; deter as an operand, which float32 needs no copy of; the prior head's;
-    *_stats (T, 2, B) mean and rstd. joint, hidden, deter and prior_hidden have the operands' type."""
+    *_stats (T, 2, B) mean and rstd. joint, hidden, deter and prior_hidden have the operands' type. Logits are products
+    alone: their biases are added where they are read."""
 
     pre_in: Tensor
     joint: Tensor
@@ -110,8 +111,10 @@ def prior_head(p: Parameters, deter: Tensor, mix: float, classes: int, pre: Tens
     """deter (N, D), an operand -> log-probabilities (N, S, K); the buffers get what backward needs."""
     mm_into(pre, deter, p.img_out)
     scan_step.step_norm(pre, p.img_out_scale, p.img_out_bias, hidden, stats)
-    affine_into(logit, hidden, p.img_stats, p.img_stats_bias)
-    return library.op("unimix_fwd")(logit.unflatten(1, (-1, classes)), mix)
+    groups = mm_into(logit, hidden, p.img_stats).unflatten(1, (-1, classes))
+    logp = torch.empty_like(groups)
+    scan_step.log_probs(groups, p.img_stats_bias, mix, logp)
+    return logp
 
 
 def start_index(p: Parameters, begin: Tensor, classes: int, mix: float) -> Tensor:
@@ -147,17 +150,20 @@ def forward(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, params: 
     kernels, deter_part = (p.img_in[:p.latent], p.img_in[p.latent:]), p.obs_out[:p.deter]
     mm_into(s.pre_in.view(rows, -1), masked.view(rows, -1), kernels[1])
     mm_into(s.pre_obs.view(rows, -1), embed.view(rows, -1), p.obs_out[p.deter:])
+    draw = None
     for t in range(length):
         last = (deter[t - 1], index[t - 1]) if t else (None, None)
         scan_step.step_input(s.pre_in[t], *last, None, reset[t], begin, start, *kernels, p.img_in_scale, p.img_in_bias,
-                             s.before[t], s.joint[t], s.in_stats[t], accumulate=True)
+                             s.before[t], s.joint[t], s.in_stats[t], accumulate=True, draw=draw)
         mm_into(s.pre_gru[t], s.joint[t], p.gru)
         scan_step.step_gates(s.pre_gru[t], s.before[t], p.gru_scale, p.gru_bias, deter[t],
                              None if copied is deter else copied[t], s.gru_stats[t])
         add_mm(s.pre_obs[t], copied[t], deter_part)
         scan_step.step_norm(s.pre_obs[t], p.obs_out_scale, p.obs_out_bias, s.hidden[t], s.obs_stats[t])
-        affine_into(s.logit[t], s.hidden[t], p.obs_stats, p.obs_stats_bias)
-        scan_step.step_sample(s.logit[t].view(batch, *latent), u[t], mix, post[t], stoch[t].view(batch, -1), index[t])
+        mm_into(s.logit[t], s.hidden[t], p.obs_stats)
+        draw = scan_step.Draw(s.logit[t].view(batch, *latent), p.obs_stats_bias, u[t], mix, post[t],
+                              stoch[t].view(batch, -1))  # taken with the next step's input
+    scan_step.step_sample(draw, index[-1])
     prior = prior_head(p, copied.view(rows, -1), mix, classes, s.prior_pre.view(rows, -1),
                        s.prior_hidden.view(rows, -1), s.prior_logit.view(rows, -1), s.prior_stats.view(2, rows))
     return deter, stoch, index, post, prior.view_as(post), flat, start
@@ -168,14 +174,15 @@ def prior_head_bwd(p: Parameters, s: Saved, deter: Tensor, dprior: Tensor, mix: 
     """Gradients of the prior head's parameters; deter (N, D) an operand, ddeter (N, D) is added to."""
     rows, operand = len(deter), p.img_out.dtype
     hidden = s.prior_hidden.view(rows, -1)
-    dlogit = library.op("unimix_bwd")(dprior, s.prior_logit.view_as(dprior), mix).view(rows, -1)
-    operands = dlogit.to(operand)
-    dpre, dscale, dbias = library.op("norm_act_bwd")(new_mm(operands, p.img_stats.t()), s.prior_pre.view(rows, -1),
+    dlogit = hidden.new_empty(rows, p.latent)
+    dlogp = dprior.flatten(0, 1)
+    scan_step.step_sample_bwd(s.prior_logit.view_as(dlogp), p.img_stats_bias, None, dlogp, mix, dlogit.view_as(dlogp))
+    dpre, dscale, dbias = library.op("norm_act_bwd")(new_mm(dlogit, p.img_stats.t()), s.prior_pre.view(rows, -1),
                                                      *s.prior_stats.view(2, rows), p.img_out_scale, p.img_out_bias)
     dpre = dpre.to(operand)
     add_mm(ddeter, dpre, p.img_out.t())
     return {"img_out": new_mm(deter.t(), dpre), "img_out_scale": dscale, "img_out_bias": dbias,
-            "img_stats": new_mm(hidden.t(), operands), "img_stats_bias": dlogit.sum(0)}
+            "img_stats": new_mm(hidden.t(), dlogit), "img_stats_bias": dlogit.sum(0, dtype=torch.float32)}
 
 
 class Gradients(NamedTuple):
@@ -209,7 +216,7 @@ def loop_bwd(p: Parameters, s: Saved, g: Gradients, reset: Tensor, ddeter: Tenso
     stats_t, obs_t, gru_t = p.obs_stats.t(), p.obs_out[:p.deter].t(), p.gru.t()
     in_t = p.img_in[:p.latent].t()
     for t in range(length - 1, -1, -1):
-        scan_step.step_sample_bwd(s.logit[t].view(groups), dstoch[t].view(groups),
+        scan_step.step_sample_bwd(s.logit[t].view(groups), p.obs_stats_bias, dstoch[t].view(groups),
                                   None if dpost is None else dpost[t], mix, g.dlogit[t].view(groups))
         mm_into(dhidden, g.dlogit[t], stats_t)
         scan_step.step_norm_bwd(dhidden, s.pre_obs[t], s.obs_stats[t], p.obs_out_scale, p.obs_out_bias, g.dpre_obs[t],

@@ -1,7 +1,7 @@
 """Matrix products into given float32 buffers, of float32 or of bfloat16 operands, without gradient.
 
-Sums are float32 for both. bfloat16 operands are multiplied as they are on CUDA, elsewhere as float32, which is exact. A
-product of float32 is one launch; of bfloat16 one more where it adds a bias, or where torch cannot add it to float32.
+Sums are float32 for both. bfloat16 operands are multiplied as they are on CUDA, on the CPU as float32, which is exact.
+A product is one launch; of bfloat16 one more where torch cannot add it to float32.
 """
 
 import functools
@@ -36,21 +36,17 @@ def add_mm(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def accumulates(device: torch.device) -> bool:
     """Whether torch adds a product of bfloat16 matrices to a float32 one on a device; some versions want one type.
 
-    Tried on a small product, for whose result the host waits: the first call must not be in a capture.
+    Tried on a small product, for whose result the host waits: the first call must not be in a capture. On meta, where
+    nothing has a value, it does.
     """
+    if device.type == "meta":
+        return True
     ones, out = torch.ones(16, 16, dtype=torch.bfloat16, device=device), torch.full((16, 16), 2.0, device=device)
     try:
         aten.addmm.dtype_out(out, ones, ones, out.dtype, out=out)
     except (AttributeError, RuntimeError):
         return False
     return bool((out == 18).all())
-
-
-def affine_into(out: Tensor, a: Tensor, b: Tensor, bias: Tensor) -> Tensor:
-    """out (M, N) = a (M, K) @ b (K, N) + bias (N,)."""
-    if a.dtype is out.dtype:
-        return torch.addmm(bias, a, b, out=out)
-    return mm_into(out, a, b).add_(bias)  # some versions of torch hand cuBLASLt a float32 bias as bfloat16
 
 
 def new_mm(a: Tensor, b: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ over slices of the rows (`partial`), for the caller to add up once after all ste
 csrc/kernels/scan_step.h, gru_gates.h and latent.h.
 """
 
+from typing import NamedTuple
+
 from torch import Tensor
 
 from hdfast.ops import library
@@ -14,18 +16,35 @@ OPS = ("scan_input_fwd", "scan_input_bwd", "scan_gates_fwd", "scan_gates_bwd", "
 PUBLIC = ()
 
 
+class Draw(NamedTuple):
+    """A sample of unimix(logit + bias) by uniforms u: logit (B, S, K), bias (S*K,), u (B, S). logp (B, S, K) gets the
+    log-probabilities, onehot (B, S*K), of any row stride, the sample."""
+
+    logit: Tensor
+    bias: Tensor
+    u: Tensor
+    mix: float
+    logp: Tensor | None = None
+    onehot: Tensor | None = None
+
+
+NOTHING = (None, None, None, 0.0, None, None)  # no draw
+
+
 def step_input(pre: Tensor, deter: Tensor | None, index: Tensor | None, action: Tensor | None, reset: Tensor | None,
                start: Tensor | None, start_index: Tensor | None, kernel: Tensor, action_kernel: Tensor, scale: Tensor,
-               bias: Tensor, before: Tensor | None, joint: Tensor, stats: Tensor, *, accumulate: bool) -> None:
+               bias: Tensor, before: Tensor | None, joint: Tensor, stats: Tensor, *, accumulate: bool,
+               draw: Draw | None = None) -> None:
     """State and input of a step.
 
     pre (B, U) gets the rows that index (B, S) picks of kernel (S*K, U) and action (B,) of action_kernel (A, U), added
     to what it holds where accumulate; joint (B, D + U), of any row stride, = [h | silu(LN(pre))]; before (B, D) = h;
     stats (2, B) mean and rstd. With start (D,) and start_index (S,) they are the state where reset (B,), and everywhere
-    where deter and index are absent.
+    where deter and index are absent. What is drawn first, in the same launch up to 32 classes, is the action where
+    there is one (S = 1), else index.
     """
     library.op("scan_input_fwd")(pre, deter, index, action, reset, start, start_index, kernel, action_kernel, scale,
-                                 bias, before, joint, stats, accumulate)
+                                 bias, before, joint, stats, accumulate, *(draw or NOTHING))
 
 
 def step_input_bwd(djoint: Tensor, direct: Tensor, reset: Tensor, pre: Tensor, stats: Tensor, scale: Tensor,
@@ -38,7 +57,8 @@ def step_input_bwd(djoint: Tensor, direct: Tensor, reset: Tensor, pre: Tensor, s
 
 def step_norm(x: Tensor, scale: Tensor, bias: Tensor, y: Tensor, stats: Tensor) -> None:
     """y = silu(LN(x)), (B, U); stats (2, B) = mean, rstd."""
-    library.op("scan_input_fwd")(x, None, None, None, None, None, None, None, None, scale, bias, None, y, stats, True)
+    library.op("scan_input_fwd")(x, None, None, None, None, None, None, None, None, scale, bias, None, y, stats, True,
+                                 *NOTHING)
 
 
 def step_norm_bwd(dy: Tensor, x: Tensor, stats: Tensor, scale: Tensor, bias: Tensor, dx: Tensor,
@@ -59,16 +79,20 @@ def step_gates_bwd(dnext: Tensor, x: Tensor, deter: Tensor, stats: Tensor, scale
     library.op("scan_gates_bwd")(dnext, x, deter, stats, scale, bias, dx, ddeter, partial)
 
 
-def step_sample(logit: Tensor, u: Tensor, mix: float, logp: Tensor | None, onehot: Tensor | None,
-                index: Tensor) -> None:
-    """index (B, S) of a sample of unimix(logit), logit (B, S, K); logp (B, S, K) gets the log-probabilities, onehot
-    (B, S*K), of any row stride, the sample."""
-    library.op("scan_sample_fwd")(logit, u, mix, logp, onehot, index)
+def step_sample(draw: Draw, index: Tensor) -> None:
+    """A draw alone: index (B, S)."""
+    library.op("scan_sample_fwd")(*draw, index)
 
 
-def step_sample_bwd(logit: Tensor, donehot: Tensor, dlogp: Tensor | None, mix: float, dlogit: Tensor) -> None:
+def log_probs(logit: Tensor, bias: Tensor, mix: float, logp: Tensor) -> None:
+    """logp (B, S, K) = unimix(logit + bias)."""
+    library.op("scan_sample_fwd")(logit, bias, None, mix, logp, None, None)
+
+
+def step_sample_bwd(logit: Tensor, bias: Tensor, donehot: Tensor | None, dlogp: Tensor | None, mix: float,
+                    dlogit: Tensor) -> None:
     """dlogit (B, S, K) from the gradients of the sample, straight-through, and of logp."""
-    library.op("scan_sample_bwd")(logit, donehot, dlogp, mix, dlogit)
+    library.op("scan_sample_bwd")(logit, bias, donehot, dlogp, mix, dlogit)
 
 
 def register(namespace: str) -> None:

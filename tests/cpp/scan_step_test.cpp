@@ -1,4 +1,6 @@
-// scan_step_test.cpp -- the input of a scan's step and its backward against a double-precision reference.
+// scan_step_test.cpp -- the input of a scan's step, with and without a sample before it, and its backward against a
+// double-precision reference.
+#include "kernels/latent.h"
 #include "kernels/scan_step.h"
 
 #include <memory>
@@ -90,7 +92,7 @@ void check_forward(const Case& k, DType dtype, bool masks, bool gather, bool acc
     a.joint = joint.data(), a.mean = mean.f32(), a.rstd = rstd.f32();
     a.rows = int64_t(k.rows), a.size = int64_t(k.size), a.cols = int64_t(k.cols), a.stride = int64_t(k.stride);
     a.groups = GROUPS, a.classes = CLASSES, a.actions = ACTIONS, a.accumulate = accumulate, a.dtype = dtype;
-    launch_scan_input_fwd(a, STREAM);
+    launch_scan_input_fwd(a, nullptr, STREAM);
     Vec got;
     const Vec padded = joint.values();
     for (size_t row = 0; row < k.rows; ++row) {
@@ -168,6 +170,87 @@ TEST_P(ScanStep, NormAlone) {
   check_backward(Case(shape, dtype, false), dtype, false, 2);
 }
 
+// What a sample before the step needs: float logits of `groups` groups of `classes` a row, biases that all rows share.
+struct Sample {
+  size_t rows, groups, classes;
+  Buffer logit, bias, u, logp, onehot;
+  std::vector<int64_t> index;
+
+  Sample(size_t rows, size_t groups, size_t classes, DType dtype)
+      : rows(rows), groups(groups), classes(classes), logit(normals(rows * groups * classes, 21, 2)),
+        bias(normals(groups * classes, 22)), u(uniforms(rows * groups, 23)), logp(rows * groups * classes),
+        onehot(rows * groups * classes, dtype), index(rows * groups, -7) {}
+
+  LatentFwdArgs args(DType dtype) {
+    LatentFwdArgs a{};
+    a.logit = logit.data(), a.u = u.f32(), a.logp = logp.data(), a.onehot = onehot.data(), a.index = index.data();
+    a.groups = int64_t(rows * groups), a.classes = int64_t(classes), a.mix = 0.01f, a.dtype = DType::F32;
+    a.row_groups = int64_t(groups), a.onehot_stride = int64_t(groups * classes), a.onehot_dtype = dtype;
+    a.bias = bias.f32();
+    return a;
+  }
+
+  // By the definition in double; no uniform lies within rounding of a boundary between classes.
+  void expect_taken() {
+    const Vec x = logit.values(), b = bias.values(), draw = u.values(), lp = logp.values(), hot = onehot.values();
+    for (size_t n = 0; n < rows * groups; ++n) {
+      Vec q;
+      double total = 0, cdf = 0;
+      for (size_t k = 0; k < classes; ++k)
+        total += (q.emplace_back(std::exp(x[n * classes + k] + b[n % groups * classes + k])));
+      size_t want = 0;
+      for (size_t k = 0; k < classes; ++k) {
+        q[k] = 0.99 * q[k] / total + 0.01 / double(classes);
+        EXPECT_NEAR(lp[n * classes + k], std::log(q[k]), 1e-5);
+        if ((cdf += q[k]) <= draw[n]) want = k + 1;
+      }
+      want = std::min(want, classes - 1);
+      EXPECT_EQ(index[n], int64_t(want)) << "group " << n;
+      for (size_t k = 0; k < classes; ++k) EXPECT_EQ(hot[n * classes + k], k == want ? 1 : 0);
+    }
+  }
+};
+
+// The step goes on from its sample as from the same indices given: the same bits.
+void check_sampled(const Case& k, DType dtype, bool action) {
+  Buffer kernel(k.kernel, dtype), action_kernel(k.action_kernel, dtype), deter(k.deter), start(k.start),
+      scale(k.scale), bias(k.bias);
+  const auto run = [&](int64_t* index, int64_t* chosen, const LatentFwdArgs* sample) {
+    Buffer pre(k.pre), before(k.deter.size()), joint(k.rows * k.stride, dtype), mean(k.rows), rstd(k.rows);
+    ScanInputFwdArgs a{};
+    a.deter = deter.f32(), a.index = index, a.action = chosen, a.accumulate = true, a.dtype = dtype;
+    if (!action) a.reset = k.reset.get(), a.start = start.f32(), a.start_index = k.start_index.data();
+    a.kernel = kernel.data(), a.action_kernel = action_kernel.data();
+    a.scale = scale.f32(), a.bias = bias.f32(), a.pre = pre.f32(), a.before = before.f32();
+    a.joint = joint.data(), a.mean = mean.f32(), a.rstd = rstd.f32();
+    a.rows = int64_t(k.rows), a.size = int64_t(k.size), a.cols = int64_t(k.cols), a.stride = int64_t(k.stride);
+    a.groups = GROUPS, a.classes = CLASSES, a.actions = ACTIONS;
+    launch_scan_input_fwd(a, sample, STREAM);
+    return std::vector{joint.raw(), pre.raw(), before.raw(), mean.raw(), rstd.raw()};
+  };
+  for_each_schedule([&] {
+    Sample s(k.rows, action ? 1 : GROUPS, action ? ACTIONS : CLASSES, dtype);
+    const LatentFwdArgs sample = s.args(dtype);
+    std::vector<int64_t> index = k.index;  // a rollout's latents were drawn before
+    int64_t *latents = action ? index.data() : s.index.data(), *chosen = action ? s.index.data() : nullptr;
+    std::vector<std::string> got = run(latents, chosen, &sample);
+    s.expect_taken();
+    const auto want = run(latents, chosen, nullptr);
+    EXPECT_TRUE(got == want);
+    got.insert(got.end(), {s.logp.raw(), s.onehot.raw()});
+    return got;
+  });
+}
+
+TEST_P(ScanStep, LatentsAreSampledFirst) {
+  const auto [shape, dtype] = GetParam();
+  check_sampled(Case(shape, dtype, true), dtype, false);
+}
+TEST_P(ScanStep, ActionIsSampledFirst) {
+  const auto [shape, dtype] = GetParam();
+  check_sampled(Case(shape, dtype, true), dtype, true);
+}
+
 INSTANTIATE_TEST_SUITE_P(Shapes, ScanStep,
                          testing::Combine(testing::Values(Shape{1, 1}, Shape{5, 3}, Shape{4, 8}, Shape{3, 72},
                                                           Shape{6, 127}, Shape{4, 512}, Shape{2, 2080}),
@@ -185,7 +268,7 @@ TEST(ScanStepEdges, AnIndexOutOfRangeMakesItsRowNan) {
   a.action_kernel = action_kernel.data(), a.scale = scale.f32(), a.bias = bias.f32(), a.pre = pre.f32();
   a.joint = joint.data(), a.mean = mean.f32(), a.rstd = rstd.f32();
   a.rows = 3, a.size = 4, a.cols = 8, a.stride = 12, a.groups = GROUPS, a.classes = CLASSES, a.actions = ACTIONS;
-  launch_scan_input_fwd(a, STREAM);
+  launch_scan_input_fwd(a, nullptr, STREAM);
   const Vec got = joint.values();
   EXPECT_FALSE(std::isnan(got[4]));
   EXPECT_TRUE(std::isnan(got[12 + 4]) && std::isnan(got[24 + 4]));
@@ -205,7 +288,7 @@ TEST(ScanStepEdges, WithoutAStateBeforeTheStartIsTaken) {
   a.pre = pre.f32(), a.before = before.f32(), a.joint = joint.data(), a.mean = mean.f32(), a.rstd = rstd.f32();
   a.rows = 4, a.size = 8, a.cols = 16, a.stride = 24, a.groups = GROUPS, a.classes = CLASSES, a.actions = ACTIONS;
   a.accumulate = true;
-  launch_scan_input_fwd(a, STREAM);
+  launch_scan_input_fwd(a, nullptr, STREAM);
   const Vec got = joint.values();
   expect_close(Vec(got.begin() + 56, got.begin() + 72), want.y, 1e-5, 16, "y");
   EXPECT_EQ(Vec(got.begin() + 48, got.begin() + 56), k.start);

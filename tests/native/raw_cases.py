@@ -52,10 +52,11 @@ def actor() -> tuple:
 
 
 def step_arguments() -> tuple:
-    """Of scan_input_fwd: a state, masks, an action and all buffers."""
+    """Of scan_input_fwd: a state, masks, an action, which is drawn, and all buffers."""
     return (n(BATCH, UNITS), n(BATCH, DETER), integers(CLASSES, BATCH, STOCH), integers(ACTIONS, BATCH),
             torch.zeros(BATCH, dtype=torch.bool), n(DETER), integers(CLASSES, STOCH), n(LATENT, UNITS),
-            n(ACTIONS, UNITS), n(UNITS), n(UNITS), n(BATCH, DETER), n(BATCH, DETER + UNITS), n(2, BATCH), True)
+            n(ACTIONS, UNITS), n(UNITS), n(UNITS), n(BATCH, DETER), n(BATCH, DETER + UNITS), n(2, BATCH), True,
+            n(BATCH, 1, ACTIONS), n(ACTIONS), torch.rand(BATCH, 1), 0.01, n(BATCH, 1, ACTIONS), n(BATCH, ACTIONS))
 
 
 def step_gradient_arguments() -> tuple:
@@ -115,9 +116,9 @@ CASES = {
     "scan_gates_bwd": lambda ops: (n(BATCH, DETER), n(BATCH, 3 * DETER), n(BATCH, DETER), torch.rand(2, BATCH),
                                    n(3 * DETER), n(3 * DETER), n(BATCH, 3 * DETER), n(BATCH, DETER),
                                    n(BATCH, 2, 3 * DETER)),
-    "scan_sample_fwd": lambda ops: (latents(), torch.rand(BATCH, STOCH), 0.01, latents(), n(BATCH, LATENT),
+    "scan_sample_fwd": lambda ops: (latents(), n(LATENT), torch.rand(BATCH, STOCH), 0.01, latents(), n(BATCH, LATENT),
                                     integers(CLASSES, BATCH, STOCH)),
-    "scan_sample_bwd": lambda ops: (latents(), latents(), latents(), 0.01, latents()),
+    "scan_sample_bwd": lambda ops: (latents(), n(LATENT), latents(), latents(), 0.01, latents()),
     "symlog_fwd": lambda ops: (n(4),),
     "symlog_bwd": lambda ops: (n(4), n(4)),
     "symexp_fwd": lambda ops: (n(4),),

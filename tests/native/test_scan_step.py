@@ -79,7 +79,8 @@ def test_operands_in_bfloat16(native):
     feat = torch.zeros(B, D + S * K, dtype=torch.bfloat16, device=native.device)
     scan_step.step_gates(x, deter, scale, bias, following, feat[:, :D], stats)
     u, index = torch.rand(B, S, device=native.device), torch.empty(B, S, dtype=torch.int64, device=native.device)
-    scan_step.step_sample(logit, u, 0.01, None, feat[:, D:], index)
+    shift, = draw(native.device, S * K)
+    scan_step.step_sample(scan_step.Draw(logit, shift, u, 0.01, None, feat[:, D:]), index)
     assert torch.equal(feat[:, :D], following.bfloat16())
     assert torch.equal(feat[:, D:].view(B, S, K), torch.nn.functional.one_hot(index, K).bfloat16())
 
@@ -88,17 +89,66 @@ def test_operands_in_bfloat16(native):
     for dx, dlogit in (exact, rounded):
         ddeter, partial = torch.empty_like(deter), torch.empty(B, 2, 3 * D, device=native.device)
         scan_step.step_gates_bwd(dnext, x, deter, stats, scale, bias, dx, ddeter, partial)
-        scan_step.step_sample_bwd(logit, donehot, None, 0.01, dlogit)
+        scan_step.step_sample_bwd(logit, shift, donehot, None, 0.01, dlogit)
     assert all(torch.equal(a.bfloat16(), b) for a, b in zip(exact, rounded, strict=True))
 
 
 def test_traces(native):
     x = step_inputs(native.device, torch.float32)
     x["joint"] = torch.empty(B, D + U, device=native.device)
-    torch.library.opcheck(native.ops.scan_input_fwd.default, (*x.values(), True))
+    torch.library.opcheck(native.ops.scan_input_fwd.default, (*x.values(), True, *scan_step.NOTHING))
     logit, index = draw(native.device, (B, S, K))[0], torch.empty(B, S, dtype=torch.int64, device=native.device)
     u = torch.full((B, S), 0.5, device=native.device)
-    torch.library.opcheck(native.ops.scan_sample_fwd.default, (logit, u, 0.01, None, None, index))
+    torch.library.opcheck(native.ops.scan_sample_fwd.default, (logit, None, u, 0.01, None, None, index))
+
+
+def test_biases_and_gradients_of_a_draw(native):
+    logit, donehot, dlogp = draw(native.device, (B, S, K), (B, S, K), (B, S, K))
+    bias = draw(native.device, S * K)[0].view(S, K)
+    leaf = logit.double().requires_grad_()
+    want = reference.unimix(leaf + bias.double(), 0.01)
+    logp, got = torch.empty_like(logit), torch.empty_like(logit)
+    scan_step.log_probs(logit, bias.flatten(), 0.01, logp)
+    torch.testing.assert_close(logp.double(), want.detach(), rtol=1e-5, atol=1e-6)
+    for of_sample, of_logp in ((None, dlogp), (donehot, None), (donehot, dlogp)):
+        total = sum((p * g.double()).sum() for p, g in ((want.exp(), of_sample), (want, of_logp)) if g is not None)
+        scan_step.step_sample_bwd(logit, bias.flatten(), of_sample, of_logp, 0.01, got)
+        exact, = torch.autograd.grad(total, leaf, retain_graph=True)
+        torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("what", ["index", "action"])
+@pytest.mark.parametrize("classes", [5, 33, 200], ids=lambda k: f"{k} classes")
+def test_a_draw_before_the_step_is_that_draw_and_the_step(native, what, classes):
+    x, groups = step_inputs(native.device, torch.float32), S if what == "index" else 1
+    kernel = "kernel" if what == "index" else "action_kernel"
+    logit, x[kernel], bias, u = draw(native.device, (B, groups, classes), (groups * classes, U), groups * classes,
+                                     (B, groups))
+    x |= {"action": None, "action_kernel": None} if what == "index" else {}
+    results = []
+    for apart in (True, False):
+        own = {name: value if value is None else value.clone() for name, value in x.items()} | {"joint": x["joint"]}
+        logp, onehot = torch.empty_like(logit), torch.empty(B, groups * classes, device=native.device)
+        taken = scan_step.Draw(logit, bias, u.sigmoid(), 0.01, logp, onehot)
+        if apart:
+            scan_step.step_sample(taken, own[what].view(B, groups))
+        scan_step.step_input(**own, accumulate=True, draw=None if apart else taken)
+        results.append([logp, onehot, *(own[name].clone() for name in ("pre", "before", "joint", "stats", what))])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize(("name", "wrong", "message"), [
+    ("logit", lambda x: x[:, :, 1:], "logit must have shape"),
+    ("logit", torch.Tensor.double, "logit must be float32"),
+    ("bias", lambda x: x[1:], "bias must have shape"),
+    ("u", lambda x: None, "u, and action or index, must be given with logit"),
+    ("onehot", lambda x: x.t().contiguous().t(), "onehot must have rows that are contiguous")])
+def test_what_guards_memory_of_a_draw(native, name, wrong, message):
+    x = step_inputs(native.device, torch.float32)
+    logit, bias, u, onehot = draw(native.device, (B, 1, A), A, (B, 1), (B, A))
+    taken = scan_step.Draw(logit, bias, u, 0.01, None, onehot)
+    with pytest.raises(RuntimeError, match=message):
+        scan_step.step_input(**x, accumulate=True, draw=taken._replace(**{name: wrong(getattr(taken, name))}))
 
 
 @pytest.mark.parametrize(("name", "wrong", "message"), [
