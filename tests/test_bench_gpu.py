@@ -1,6 +1,7 @@
 """bench/gpu.sh and its Python part without a GPU: all runs on the CPU, failures are recorded, errors are clear."""
 
 import csv
+import gc
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from hdfast.bench import gpu, gpu_peers, micro, report, stages, workload
 from hdfast.bench import rows as rows_of
 from hdfast.bench.rows import Program
 from hdfast.bench.workload import Size
+from test_capture_safety import graphs_alive
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "bench" / "gpu.sh"
@@ -118,6 +120,10 @@ def test_the_stages_predictions_are_those_of_the_update(tiny):
         total = sum(stage.predicted.get(precision, 0.0) for stage in found.values())
         assert abs(total - stages.update_prediction(precision)) < 10
     assert all(stage.less in found for stage in found.values() if stage.less)
+    gc.collect()
+    for name, stage in found.items():  # what a kept graph does to a capture stands in test_capture_safety.py
+        stage.run()
+        assert graphs_alive() == [], name
     page = (ROOT / "docs" / "benchmarks.md").read_text()
     for name, stage in found.items():
         assert not stage.predicted or f"| {name} | {stage.predicted['bf16']:,} | {stage.predicted['tf32']:,} |" in page

@@ -5,6 +5,7 @@ depends on data. `cuda_graph.watched`, under which captures run too, refuses the
 region, and tensors made of Python values. One fault of each kind is planted into the update to show that it is found.
 """
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -22,6 +23,7 @@ from hdfast.errors import RunError
 from hdfast.presets import OFFICIAL
 from hdfast.replay_ring import Ring
 from hdfast.world_model import WorldModel
+from test_agent import make_batch, make_step
 
 META = torch.device("meta")
 SPACES = {"image": ObsSpace((16, 16, 3), "uint8"), "vector": ObsSpace((5,), "float32")}
@@ -76,6 +78,29 @@ def test_update_and_acting_can_be_captured(backend, monkeypatch, space, harmony,
         with watched(META) as watch:
             region(agent)
         assert watch.ops > 30
+
+
+def graphs_alive() -> list[str]:
+    """Tensors with an autograd graph that somebody holds on to."""
+    found = [x for x in gc.get_objects() if type(x) is Tensor and x.grad_fn is not None]
+    return [f"{x.grad_fn.name()} {tuple(x.shape)}" for x in found]
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_no_autograd_graph_outlives_an_update(backend, space):
+    """It would keep the nodes of the parameters, which belong to the stream that they were made on: a capture, on a
+    stream of its own, would have to wait for that one, and break."""
+    agent = Agent(SPACES[space], ActSpace(ACTIONS), Config.preset("debug", task="dummy"))
+    gc.collect()
+    gc.disable()  # it must not take the collector to free it
+    try:
+        agent.update(make_batch(space=SPACES[space]))
+        agent.act(make_step(2, SPACES[space], first=True), agent.init_policy(2))
+        assert graphs_alive() == []
+        kept = agent.learner.world_model(agent.sequences(make_batch(space=SPACES[space])), torch.rand(8, 4, 4))
+        assert graphs_alive() != [] and kept.total.requires_grad
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("batch_shape", [(2, 1), (3, 2)])

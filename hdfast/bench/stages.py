@@ -5,7 +5,7 @@ A backward pass is the difference of two rows: forward with backward, less forwa
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -77,6 +77,8 @@ def behaviour_stages(learner: Learner, data: Sequences, u: Uniforms) -> dict[str
         seen = wm.rssm.observe(wm.encoder(data.obs), data.prev_action, data.is_first, u.post).state
     start = State(*(x.flatten(0, 1) for x in (seen.deter, seen.stoch, seen.index)))
     b: Behaviour = learner.imagine(seen, data.cont, u.prior, u.action)
+    # Kept graphs keep their leaves' nodes, which stay on the stream of today: a capture on another one would break.
+    b = replace(b, critic_logit=b.critic_logit.detach())
     t = b.trajectory
 
     @torch.no_grad()
