@@ -123,6 +123,17 @@ def test_impossible_names_are_refused(tmp_path, step, tag):
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_both_files_follow_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        path = save(tmp_path, 1, small(1), {})
+    finally:
+        os.umask(before)
+    assert {name: oct((path / name).stat().st_mode & 0o777) for name in (TENSORS, MANIFEST)} == dict.fromkeys(
+        (TENSORS, MANIFEST), oct(0o666 & ~umask))
+
+
 def test_what_json_cannot_hold_is_refused_and_leaves_nothing(tmp_path):
     save(tmp_path, 1, small(1), {})
     with pytest.raises(TypeError):
