@@ -59,7 +59,7 @@ class CMakeBuild(build_ext):
             "HDFAST_PYTHON": sys.executable,
             "HDFAST_TORCH_DIR": torch,
             "HDFAST_VERSION": self.distribution.get_version(),
-            "HDFAST_CUDA": os.environ.get("HDFAST_CUDA", "auto"),
+            "HDFAST_CUDA": os.environ.get("HDFAST_CUDA") or "auto",
             "HDFAST_ARCHS": os.environ.get("HDFAST_ARCHS", ""),
             "HDFAST_PYTHON_INCLUDE": ";".join(dict.fromkeys(includes)),
             "HDFAST_PYTHON_SUFFIX": sysconfig.get_config_var("EXT_SUFFIX"),

@@ -193,6 +193,7 @@ def write(folder: Path, step: int, tensors: dict[str, torch.Tensor], manifest: d
     body = dict(format=FORMAT, step=step, bytes=size, sha256=sha256, manifest=manifest)
     body = json.loads(json.dumps(body))  # as it will be read back: the checksum is of just that
     (folder / MANIFEST).write_text(json.dumps({"checksum": text_digest(body), **body}, indent=1))
+    shutil.copymode(folder / MANIFEST, folder / TENSORS)  # by the umask; safetensors lets only the owner read it
     for name in (TENSORS, MANIFEST):
         with (folder / name).open("rb") as file:
             os.fsync(file.fileno())

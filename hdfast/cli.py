@@ -124,7 +124,8 @@ class Verb:
 
 def train(parsed: Parsed[TrainFlags]) -> int:
     """Start or continue the run in the logdir."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin would starve the environments' threads
+    # Threads that spin would starve the environments' threads.
+    os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY") or "passive"
     config = parsed.config()
     written, logdir = config.logdir, config.run_dir()
     config = replace(config, logdir=str(logdir))

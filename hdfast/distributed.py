@@ -208,11 +208,11 @@ def team(config: Config) -> Iterator[Team | None]:
 
 
 def dist_rank() -> int:
-    return int(os.environ.get("RANK", "0"))
+    return int(os.environ.get("RANK") or 0)
 
 
 def dist_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def _bytes(x: Tensor) -> Tensor:

@@ -21,6 +21,15 @@ def spelled_out(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
+def cell(text: str) -> str:
+    """The text as a cell of a CSV file: what a spreadsheet would take for a formula gets an apostrophe before it."""
+    try:
+        float(text)
+    except ValueError:
+        return "'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return text
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """", did you mean ...?" for the closest known name, or an empty string."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -54,7 +54,7 @@ def choose_algorithms(device: torch.device, deterministic: bool) -> None:
     Call it before anything runs on the device: cuBLAS reads its setting once. CPU runs are deterministic anyway.
     """
     if deterministic and device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = os.environ.get("CUBLAS_WORKSPACE_CONFIG") or ":4096:8"
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid: a launch for every empty tensor

@@ -11,15 +11,16 @@ from typing import Any
 
 import torch
 
-from hdfast import checkpoint
+from hdfast import checkpoint, fields
 from hdfast.agent import Agent
 from hdfast.config import RESUME_MAY_CHANGE, Config, differences
 from hdfast.durable import Lock, disk_errors, read_bounded
 from hdfast.envs import ActSpace, ObsSpace
 from hdfast.errors import ConfigError, RunError
-from hdfast.jsonl import is_number, replace
+from hdfast.jsonl import replace
 from hdfast.machine import facts, pick_device, set_precision
 from hdfast.method import method_name
+from hdfast.schedule import Schedule
 
 SIZE_LIMIT = 1 << 26  # numbers of an observation, and actions
 MOST_STARTS = 100  # that meta.json describes: the first one and the newest
@@ -46,11 +47,11 @@ class RunDir:
             self._started, self._method = time.monotonic(), method_name(config)
             self._clear_up()
             meta = read_meta(self.path)
-            self._starts, self._forgotten = meta.get("starts", []), _seconds(meta, "forgotten_seconds")
+            self._starts, self._forgotten = meta.get("starts", []), meta.get("forgotten_seconds") or 0.0
             self._starts.append({"argv": sys.argv, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "pid": os.getpid(),
                                  "host": platform.node(), **facts(device)})
             while len(self._starts) > MOST_STARTS:
-                self._forgotten = round(self._forgotten + _seconds(self._starts.pop(1)), 1)
+                self._forgotten = round(self._forgotten + (self._starts.pop(1).get("seconds") or 0.0), 1)
             replace(self.path / "config.json", config.to_json().encode())
             self.note("running")
         except BaseException:
@@ -64,7 +65,7 @@ class RunDir:
     @property
     def seconds_before(self) -> float:
         """Wall time of the earlier starts of this run."""
-        return self._forgotten + sum(_seconds(start) for start in self._starts[:-1])
+        return self._forgotten + sum(start.get("seconds") or 0.0 for start in self._starts[:-1])
 
     def _clear_up(self) -> None:
         """Remove half-written files of a killed process, set a damaged meta.json aside, and note what was wrong."""
@@ -76,10 +77,11 @@ class RunDir:
             for half in (*self.path.glob(".*.part"), *self.path.glob("videos/.*.part")):
                 half.unlink()
             meta = self.path / "meta.json"
-            if meta.is_file() and not read_meta(self.path):
+            whole, said = _examined(self.path)
+            if meta.is_file() and not whole:
                 meta.replace(meta.with_name("meta.json.damaged"))
                 self.warnings.append(f"{meta} is damaged and begins anew: earlier starts and their wall time are not "
-                                     "known. The file as it was is meta.json.damaged.")
+                                     f"known. The file as it was is meta.json.damaged.{said and f' Its {said}.'}")
             elif not meta.exists() and checkpoint.existing(self.checkpoints, None):
                 self.warnings.append(f"{meta} is missing and begins anew: earlier starts and their wall time are not "
                                      "known.")
@@ -126,8 +128,7 @@ def check_settings(path: Path, config: Config) -> bool:
 
 def finished_step(path: Path) -> int | None:
     """Environment steps of a run that ended with everything written, or None where it is not known to have ended."""
-    step = read_meta(path).get("finished")
-    return step if isinstance(step, int) else None
+    return read_meta(path).get("finished")
 
 
 def load_agent(logdir: Path | str, device: str = "auto", *, tag: str | None = None) -> Agent:
@@ -144,6 +145,8 @@ def load_agent(logdir: Path | str, device: str = "auto", *, tag: str | None = No
         raise RunError(f"{logdir} has no checkpoint yet; let `hdfast train` run until its first one (run.save_every "
                        f"{config.run.save_every} steps)")
     if saved := latest.manifest.get("config"):
+        if said := fields.wrong(latest.manifest, {"config": fields.OBJECT}):
+            raise RunError(f"{latest.path / checkpoint.MANIFEST}: {said}; take another checkpoint")
         found = differences(Config.from_flat(saved), config, ignore=RESUME_MAY_CHANGE)
         if found:
             listed = ", ".join(f"{name} (there {old}, here {new})" for name, (old, new) in found.items())
@@ -191,19 +194,40 @@ def spaces(manifest: dict[str, Any]) -> tuple[ObsSpace, ActSpace]:
                        "--logdir") from error
 
 
+def run_manifest(found: checkpoint.Checkpoint, schedule: Schedule, num_envs: int) -> dict[str, Any]:
+    """The manifest of a run's checkpoint, checked; RunError naming the first field that the run cannot have written."""
+    manifest = found.manifest
+    said = fields.wrong(manifest, fields.MANIFEST)
+    if not said:
+        due = schedule.updates_due(found.step)
+        played = manifest["replay"].get("steps")
+        said = fields.wrong(manifest | {"replay.steps": played}, {
+            "step": (f"{found.step}, as in the checkpoint's name", lambda x: x == found.step),
+            "updates": (f"at most the {due} that are due by then", lambda x: x <= due),
+            "evaluated": (f"at most step {found.step}", lambda x: x <= found.step),
+            "replay.steps": (f"{found.step} steps of {num_envs} environments", lambda x: x == found.step / num_envs)})
+    if said:
+        raise RunError(f"{found.path / checkpoint.MANIFEST}: {said}. Delete that checkpoint to go on from the one "
+                       "before, or choose another --logdir.")
+    return manifest
+
+
 def read_meta(path: Path) -> dict[str, Any]:
-    """meta.json of the run at `path` without its checksum, `starts` a list of objects; empty where none is whole."""
+    """meta.json of the run at `path` without its checksum; empty where it cannot be used."""
+    return _examined(path)[0]
+
+
+def _examined(path: Path) -> tuple[dict[str, Any], str]:
+    """meta.json of a run, or nothing and which field is of another kind, or '' where all of it is unreadable."""
     try:
         data = json.loads(read_bounded(Path(path) / "meta.json"))
         intact = data.pop("checksum", None) in (None, checkpoint.text_digest(data))
     except (OSError, ValueError, AttributeError, TypeError, RecursionError):
-        return {}
+        return {}, ""
     if not intact:
-        return {}
-    starts = data.get("starts")
-    return data | {"starts": [s for s in starts if isinstance(s, dict)] if isinstance(starts, list) else []}
-
-
-def _seconds(found: dict[str, Any], name: str = "seconds") -> float:
-    seconds = found.get(name)
-    return seconds if is_number(seconds) else 0.0
+        return {}, ""
+    said = fields.wrong(data, fields.META)
+    data["starts"] = data.get("starts") or []
+    said = said or next((f"starts[{number}].{what}" for number, start in enumerate(data["starts"])
+                         if (what := fields.wrong(start, fields.START))), "")
+    return ({}, said) if said else (data, "")

@@ -74,7 +74,7 @@ class Pool:
     """
 
     def __init__(self, *, address: str, cpus: int, cpus_per_job: int, jobs_per_gpu: int, device: str):
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ["RAY_USAGE_STATS_ENABLED"] = os.environ.get("RAY_USAGE_STATS_ENABLED") or "0"
         if not address:  # the own cluster's ports answer only processes that know a word made for this sweep
             os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         try:

@@ -25,7 +25,7 @@ from hdfast.logger import Logger
 from hdfast.machine import choose_algorithms, keep_memory, pick_device, replay_device, usable_cores
 from hdfast.replay import Replay
 from hdfast.replay_ring import ring_bytes
-from hdfast.run_dir import RunDir, check_settings, finished_step, spaces
+from hdfast.run_dir import RunDir, check_settings, finished_step, run_manifest, spaces
 from hdfast.schedule import Schedule, crossed
 from hdfast.stopping import Stopped, Stopping
 from hdfast.visuals import learning_curve
@@ -343,18 +343,13 @@ class Trainer:
             raise RunError(f"checkpoint {found.path} was trained on {have[0]}, {have[1]}, but the environments have "
                            f"{self.envs.obs_space}, {self.envs.act_space}; use the versions it was trained with, or "
                            "another --logdir")
-        try:
-            counters = {name: found.manifest[name] for name in self._counters()}
-            replay, replay_rng, prefill_rng = (found.manifest[k] for k in ("replay", "replay_rng", "prefill_rng"))
-            self._prefill_rng.bit_generator.state = prefill_rng
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"checkpoint {found.path} lacks what a run needs ({type(error).__name__}: {error}); another "
-                           "version wrote it; choose another --logdir") from error
+        manifest = run_manifest(found, self.schedule, self.envs.num_envs)
         for name in ("step", "updates", "episodes", "evaluated", "best_score", "best_eval", "last_score"):
-            setattr(self, name, counters[name])
+            setattr(self, name, manifest[name])
+        self._prefill_rng.bit_generator.state = manifest["prefill_rng"]
         self.agent.load_state_dict(found.tensors)
-        self.replay.restore(replay)
-        rng.restore(self.replay.rng, rng.from_text(replay_rng))
+        self.replay.restore(manifest["replay"])
+        rng.restore(self.replay.rng, rng.from_text(manifest["replay_rng"]))
 
     @contextmanager
     def _opened(self, run_dir: RunDir) -> Iterator[None]:

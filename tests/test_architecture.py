@@ -13,7 +13,7 @@ PACKAGE = ROOT / "hdfast"
 
 # Names, settings and file formats: standard library only.
 BASE = {"errors", "tasks", "presets", "config", "method", "flags", "schedule", "scores", "jsonl", "durable",
-        "alarms", "stopping"}
+        "fields", "alarms", "stopping"}
 # Lowest first. A module may import from lower layers. A package (ops, envs) is one entry.
 LAYERS = (
     BASE | {"ops"},

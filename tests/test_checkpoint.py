@@ -4,13 +4,17 @@ import json
 import os
 import resource
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from hdfast.checkpoint import MANIFEST, TEMPORARY, TENSORS, clear_leftovers, latest, load, save, text_digest
+from hdfast.checkpoint import MANIFEST, TEMPORARY, TENSORS, Checkpoint, clear_leftovers, latest, load, save, text_digest
 from hdfast.errors import RunError
+from hdfast.run_dir import run_manifest
+from hdfast.schedule import Schedule
 from killing import killed_at_every_point
 
 
@@ -117,6 +121,17 @@ def test_impossible_names_are_refused(tmp_path, step, tag):
     with pytest.raises(ValueError, match="checkpoint: needs"):
         save(tmp_path, step, small(1), {}, tag=tag)
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_both_files_follow_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        path = save(tmp_path, 1, small(1), {})
+    finally:
+        os.umask(before)
+    assert {name: oct((path / name).stat().st_mode & 0o777) for name in (TENSORS, MANIFEST)} == dict.fromkeys(
+        (TENSORS, MANIFEST), oct(0o666 & ~umask))
 
 
 def test_what_json_cannot_hold_is_refused_and_leaves_nothing(tmp_path):
@@ -228,6 +243,39 @@ def test_a_forged_manifest_with_right_checksums_gives_an_error_at_most(tmp_path)
                 continue
             with pytest.raises(RunError):
                 latest(tmp_path)
+
+
+RUN = {"step": 10, "updates": 3, "episodes": 2, "evaluated": 8, "best_score": 1.5, "best_eval": None, "last_score": -1,
+       "replay": {"steps": 5}, "replay_rng": "00ff", "prefill_rng": np.random.PCG64(0).state, "config": {},
+       "records": {"eval.jsonl": {"bytes": 3, "crc": 7}}}
+FORGED = {
+    **{name: ["3", 3.0, -1, 10**12, True, None] for name in ("step", "updates", "episodes", "evaluated")},
+    **{name: ["3", [], True, float("inf"), float("nan")] for name in ("best_score", "best_eval", "last_score")},
+    "replay": [None, []], "replay_rng": [None, 5], "config": [[]],
+    "records": [[], {"eval.jsonl": None}, {"eval.jsonl": {"bytes": -1, "crc": 0}}],
+    "prefill_rng": [None, {}, RUN["prefill_rng"] | {"uinteger": -1}, RUN["prefill_rng"] | {"bit_generator": "MT19937"},
+                    RUN["prefill_rng"] | {"state": {"state": 2**128, "inc": 1}}],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in FORGED.items() for value in values])
+def test_a_forged_field_of_a_manifest_is_named(name, value):
+    schedule, path = Schedule(20, 4, Fraction(1, 2)), Path("ckpt/000000000010")
+    assert run_manifest(Checkpoint(10, {}, RUN, path), schedule, 2) is RUN
+    with pytest.raises(RunError) as caught:
+        run_manifest(Checkpoint(10, {}, RUN | {name: value}, path), schedule, 2)
+    said = str(caught.value)
+    assert said.startswith(f"{path / MANIFEST}: {name} is {value!r:.60}, expected ")
+    assert "Delete that checkpoint" in said
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), [
+    ("step", 11, "10, as in the checkpoint's name"), ("updates", 4, "at most the 3 that are due"),
+    ("evaluated", 11, "at most step 10"), ("replay", {"steps": 6}, "10 steps of 2 environments")])
+def test_fields_of_a_manifest_that_contradict_one_another(name, value, expected):
+    found = Checkpoint(10, {}, RUN | {name: value}, Path("000000000010"))
+    with pytest.raises(RunError, match=expected):
+        run_manifest(found, Schedule(20, 4, Fraction(1, 2)), 2)
 
 
 def test_the_earlier_one_that_is_kept_is_a_valid_one(tmp_path):

@@ -174,10 +174,11 @@ def test_a_processor_without_bf16_products_gets_the_same_numbers(tmp_path):
                "torch.save([torch.ops.hdfast.mm_bf16(x, y, h) for x in (a, a.bfloat16()) "
                f"for y in (b, b.t().contiguous().t()) for h in (False, True)], '{tmp_path}/out')")
     found = []
-    for extra in ({}, {"HDFAST_NO_BF16": "1"}):
+    for extra in ({}, {"HDFAST_NO_BF16": ""}, {"HDFAST_NO_BF16": "1"}):
         subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=os.environ | extra, check=True)
         found.append(torch.load(tmp_path / "out"))
-    for a, b in zip(*found, strict=True):
+    for a, empty, b in zip(*found, strict=True):
+        assert torch.equal(a, empty)  # empty means unset
         torch.testing.assert_close(a, b, rtol=2 ** -7 if a.dtype is torch.bfloat16 else 1e-5, atol=1e-4)
 
 

@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 from hdfast import cli, scores
+from hdfast.bench import report as bench_report
 from hdfast.config import Config
+from hdfast.errors import cell
 from hdfast.report import build, figures, score_files, tables
 from hdfast.report.collect import collect
 from hdfast.report.summary import mean_curve, normalized_curves, summarize
@@ -224,6 +226,25 @@ def test_the_tables_say_the_same(sweep):
     aggregate = list(csv.DictReader(io.StringIO(tables.aggregates_csv(found))))
     assert next(r for r in aggregate if r["statistic"] == "iqm")["games"] == "3"
     assert len(list(csv.DictReader(io.StringIO(tables.runs_csv(found))))) == 11
+
+
+def test_no_cell_is_a_formula(tmp_path):
+    names = ["=HYPERLINK(1)", "+pong", "-1+2", "@SUM(A1)"]
+    (tmp_path / "peer.json").write_text(json.dumps([
+        {"task": "pong", "method": name, "seed": name, "xs": [1e5, 4e5], "ys": [-1.5, -2.5]} for name in names]))
+    found = summarize([], *score_files.read(tmp_path / "peer.json"), samples=20, unfinished=False)
+    for text in (tables.runs_csv(found), tables.games_csv(found), tables.aggregates_csv(found)):
+        for row in csv.reader(io.StringIO(text)):
+            assert not [x for x in row if re.match(r"[=+@]|-(?![0-9.]+$)", x)], row
+    rows = list(csv.DictReader(io.StringIO(tables.runs_csv(found))))
+    for name in ("method", "seed"):
+        assert {row[name] for row in rows} == {"'" + x for x in names}
+    assert {float(row["final"]) for row in rows} == {-2.5}
+    bench = dict.fromkeys(bench_report.COLUMNS, "=1+1") | {"value": -1.5, "expected": None}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(bench))
+    bench_report.report(tmp_path)
+    assert (tmp_path / "rows.csv").read_text().splitlines()[1] == "'=1+1,'=1+1,'=1+1,-1.5,'=1+1,,'=1+1"
+    assert [cell(x) for x in ("-inf", "+3", "a=b", "\t=1", "-")] == ["-inf", "+3", "a=b", "'\t=1", "'-"]
 
 
 def test_latex_is_balanced_and_escaped(sweep, tmp_path):

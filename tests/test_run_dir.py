@@ -163,10 +163,15 @@ def test_a_damaged_meta_json_is_named_set_aside_and_begun_anew(tmp_path, capsys)
     run = open_run(tmp_path, logdir=str(tmp_path), **{"run.steps": 60, "run.prefill": 40})
     assert "meta.json is missing and begins anew" in run.warnings[0]
     run.close()
-    for content in (b"[1]", b'{"starts": 3, "finished": "x"}', b'{"starts": [4, {"seconds": "x"}]}', b"\xff"):
+    for content, said in {
+            b"[1]": "", b"\xff": "", b'{"starts": 3}': "starts is 3, expected a list of objects",
+            b'{"finished": "x"}': "finished is 'x', expected a whole", b'{"seconds": -1}': "seconds is -1, expected",
+            b'{"starts": [{}, {"seconds": "x"}]}': "starts[1].seconds is 'x', expected a finite number, 0 or more",
+            b'{"starts": [{"torch_threads": 2.5}]}': "starts[0].torch_threads is 2.5, expected"}.items():
         (tmp_path / "meta.json").write_bytes(content)
         run = open_run(tmp_path, logdir=str(tmp_path), **{"run.steps": 60, "run.prefill": 40})
-        assert run.seconds_before == 0
+        assert run.seconds_before == 0 and said in run.warnings[0]
+        assert (tmp_path / "meta.json.damaged").read_bytes() == content
         run.close()
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hdfast.errors import spelled_out
+from hdfast.errors import cell, spelled_out
 from hdfast.jsonl import is_number, read_rows
 
 COLUMNS = ("step", "case", "precision", "value", "unit", "expected", "note")
@@ -18,7 +18,7 @@ def report(out: Path) -> None:
     with (out / "rows.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: cell(x) if isinstance(x, str) else x for name, x in row.items()} for row in rows)
     (out / "report.txt").write_text("\n".join(lines(rows, out)) + "\n")
 
 

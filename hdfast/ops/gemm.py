@@ -73,7 +73,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     path: Callable = _mkl
     if a.shape[0] * a.shape[1] * b.shape[1] >= LARGE:
         path = PATHS[chosen(torch.get_num_threads())]
-        if path is _onednn and a.stride(0) == 1 and "HDFAST_GEMM" not in os.environ and "native" in available():
+        if path is _onednn and a.stride(0) == 1 and not os.environ.get("HDFAST_GEMM") and "native" in available():
             path = _native  # a kernel's gradient: oneDNN copies both operands first and splits such sums badly
     return path(a, b)
 

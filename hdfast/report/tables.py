@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hdfast import scores
+from hdfast.errors import cell
 from hdfast.report.summary import METRICS, Block, Group, Summary, spread, title
 
 Cells = list[list[str]]
@@ -189,7 +190,7 @@ def _exact(value: float | None) -> str:
 
 def _csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([head, *rows])
+    csv.writer(out, lineterminator="\n").writerows([head, *(map(cell, row) for row in rows)])
     return out.getvalue()
 
 

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
 from unittest import mock
@@ -23,7 +24,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from hdfast import checkpoint, cli, run_dir, watch
+from hdfast import checkpoint, cli, rng, run_dir, watch
 from hdfast.bench import report as bench_report
 from hdfast.bench.rows import Measured, Program
 from hdfast.bench.serve import MARK
@@ -37,6 +38,7 @@ from hdfast.replay_store import HEADER_BYTES
 from hdfast.report import page, score_files, tables
 from hdfast.report.collect import collect
 from hdfast.report.summary import summarize
+from hdfast.schedule import Schedule
 from hdfast.visuals import _points
 
 SPLIT = b"\n=====\n"
@@ -115,7 +117,12 @@ def checkpoints(data: bytes, folder: Path) -> None:
             manifest = json.dumps({"checksum": checkpoint.text_digest(body), **body}).encode()
     (path / checkpoint.MANIFEST).write_bytes(manifest)
     with suppress(checkpoint.Damaged, RunError):
-        run_dir.spaces(checkpoint.load(path).manifest)
+        found = checkpoint.load(path)
+        run_dir.spaces(found.manifest)
+        manifest = run_dir.run_manifest(found, Schedule(20, 4, Fraction(1, 2)), 2)
+        assert manifest["step"] == 10 and 0 <= manifest["updates"] <= 3 and 0 <= manifest["evaluated"] <= 10
+        np.random.PCG64().state = manifest["prefill_rng"]
+        rng.from_text(manifest["replay_rng"])
     with suppress(RunError):
         assert checkpoint.latest(folder).step == 10
 
@@ -298,8 +305,12 @@ def run_seed() -> bytes:
 def checkpoint_seed() -> bytes:
     from safetensors.torch import save
     tensors = save({"weight": torch.zeros(2, 2), "rng/act": torch.zeros(3, dtype=torch.uint8)})
+    run = {"step": 10, "updates": 3, "episodes": 2, "evaluated": 8, "best_score": 1.5, "best_eval": None,
+           "last_score": -1, "obs_shape": [64, 64, 3], "obs_dtype": "uint8", "actions": 6, "replay_rng": "00ff",
+           "replay": {"format": 1, "steps": 5, "oldest": 0, "chunks": []}, "prefill_rng": np.random.PCG64(0).state,
+           "records": {"eval.jsonl": {"bytes": 3, "crc": 7}}, "config": {"seed": 1}}
     manifest = {"checksum": AUTO, "format": checkpoint.FORMAT, "step": 10, "bytes": AUTO, "sha256": AUTO,
-                "manifest": {"step": 10, "obs_shape": [64, 64, 3], "obs_dtype": "uint8", "actions": 6, "replay": None}}
+                "manifest": run}
     return json.dumps(manifest).encode() + SPLIT + tensors
 
 
