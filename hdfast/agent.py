@@ -50,8 +50,9 @@ class Meter:
         values = torch.stack([metrics[name] for name in self.names])
         if self.sums is None:
             self.sums = torch.zeros_like(torch.stack([values, values]))
-        self.sums[0] += values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-        self.sums[1] += (values - values).nan_to_num(nan=1.0)  # x - x is NaN where x is not finite
+        sums, bad = self.sums
+        sums += values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        bad += (values - values).nan_to_num(nan=1.0)  # x - x is NaN where x is not finite
 
     def means_sync(self) -> dict[str, float]:
         """Means of what was finite since the last call, NaN where nothing was; empty without additions.

@@ -97,18 +97,19 @@ class Arena:
 
     @torch.no_grad()
     def update(self) -> Tensor:
-        """Clip by the global norm, take one Adam step, move the slow copy; returns the norm before clipping, ().
+        """Clip by the global norm, take one Adam step, move the slow copy; returns the norm before clipping, the factor
+        of the clip and the steps taken, (3,).
 
-        Where that is not finite, parameters, moments, step count and slow copy stay as they are.
+        Where the norm is not finite, parameters, moments, step count and slow copy stay as they are.
         """
         if self.reduce:
             self.reduce(self.grad)
         if ops.backend() == "native" and "adam" in ops.native_families():
-            norm = adam_step(self.param, self.grad, self.mean, self.var, self.step, lr=self.lr, eps=self.eps,
-                             clip=self.clip, beta1=self.beta1, beta2=self.beta2, slow=self.slow,
-                             slow_fraction=self.slow_fraction)
+            stats = adam_step(self.param, self.grad, self.mean, self.var, self.step, lr=self.lr, eps=self.eps,
+                              clip=self.clip, beta1=self.beta1, beta2=self.beta2, slow=self.slow,
+                              slow_fraction=self.slow_fraction)
             self.refresh()
-            return norm
+            return stats
         norm = torch.linalg.vector_norm(torch.linalg.vector_norm(self.grad.view(-1, BLOCK), dim=1))
         fine = norm.isfinite()
         self.grad.mul_(torch.where(fine & (norm >= self.clip), self.clip / norm, 1.0))
@@ -125,7 +126,7 @@ class Arena:
             mix = torch.where(fine, torch.where(self.step == 1, 1.0, self.slow_fraction), 0.0)
             self.slow.copy_(mix * self.param + (1 - mix) * self.slow)
         self.refresh()
-        return norm
+        return torch.stack([norm, (self.clip / norm).clamp(max=1.0), self.step.float()])
 
     def nonfinite_sync(self, flat: Tensor) -> list[str]:
         """Names of the parameters whose part of `flat` (param, grad, mean or var) is not finite; the host waits."""

@@ -169,9 +169,8 @@ class Learner:
 
     def step(self, optimiser: Arena, name: str) -> dict[str, Tensor]:
         """Adam step of one optimiser -> its gradient norm, clip factor and update count."""
-        norm = optimiser.update()
-        return {f"opt/{name}_grad_norm": norm, f"opt/{name}_grad_scale": (optimiser.clip / norm).clamp(max=1.0),
-                f"opt/{name}_updates": optimiser.step.float()}
+        names = ("grad_norm", "grad_scale", "updates")
+        return dict(zip((f"opt/{name}_{what}" for what in names), optimiser.update().unbind(), strict=True))
 
     def refresh(self) -> None:
         """Bring whatever is derived from the parameters up to date: called after they were written from outside."""

@@ -36,7 +36,8 @@ def init_uniform_(weight: Tensor, fan: float) -> Tensor:
 
 def one_hot(index: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """One-hot of index (...) -> (..., classes); unlike torch's it never looks at values on the host."""
-    return (index.unsqueeze(-1) == torch.arange(classes, device=index.device)).to(dtype)
+    out = torch.empty(*index.shape, classes, dtype=dtype, device=index.device)
+    return torch.eq(index.unsqueeze(-1), torch.arange(classes, device=index.device), out=out)
 
 
 def project(x, kernel: Tensor, bias: Tensor | None = None, *, rows: slice | None = None, half: bool = False) -> Tensor:
@@ -180,6 +181,11 @@ class ConvStage(nn.Module):
         return ops.norm_act(conv(x, self.kernel), self.norm.scale, self.norm.bias)
 
 
+def shifted(x: Tensor, by: Tensor | float) -> Tensor:
+    """x + by, in place unless x is a view, whose whole gradient autograd would copy."""
+    return x + by if x._is_view() else x.add_(by)
+
+
 class DeconvStage(nn.Module):
     """4x4 transposed convolution of stride 2, padding 1: (n, h, w, c) -> (n, 2h, 2w, d).
 
@@ -195,7 +201,7 @@ class DeconvStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = deconv(x, self.kernel, last=self.norm is None)
-        return x.add_(self.bias) if self.norm is None else ops.norm_act(x, self.norm.scale, self.norm.bias)
+        return shifted(x, self.bias) if self.norm is None else ops.norm_act(x, self.norm.scale, self.norm.bias)
 
 
 def stage_depths(size: int, depth: int) -> list[int]:
@@ -236,7 +242,7 @@ class ImageDecoder(nn.Module):
         lead, x = x.shape[:-1], x.reshape(-1, MIN_RES, MIN_RES, self.depth)
         for stage in self.stages:
             x = stage(x)
-        return x.add_(0.5).unflatten(0, lead)
+        return shifted(x, 0.5).unflatten(0, lead)
 
 
 class VectorEncoder(nn.Module):

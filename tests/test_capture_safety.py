@@ -5,7 +5,9 @@ depends on data. `cuda_graph.watched`, under which captures run too, refuses the
 region, and tensors made of Python values. One fault of each kind is planted into the update to show that it is found.
 """
 
+import contextlib
 import gc
+import math
 from collections.abc import Callable
 
 import pytest
@@ -33,7 +35,8 @@ ACTIONS = 4
 def meta_agent(monkeypatch, space: ObsSpace = SPACES["image"], config: Config | None = None) -> Agent:
     """An agent on the meta device, which has no generators: its draws have shapes alone."""
     def draw(*shapes, generator):
-        return [torch.empty(shape, device=META) for shape in shapes]
+        flat = torch.rand(sum(math.prod(shape) for shape in shapes), device=META)  # one launch, as in life
+        return [x.view(shape) for x, shape in zip(flat.split([math.prod(s) for s in shapes]), shapes, strict=True)]
 
     with monkeypatch.context() as patch:
         real = torch.Generator
@@ -56,6 +59,15 @@ def batch(config: Config, space: ObsSpace, lead: tuple[int, int] | None = None) 
 def update(agent: Agent) -> None:
     """What the two graphs of an update run."""
     agent.behaviour_step.function(*agent.model_step.function(*batch(agent.config, agent.obs_space)))
+
+
+def drawing(agent: Agent, monkeypatch) -> Ring:
+    """Let the update draw its batches by itself, from the ring that is returned."""
+    run, space = agent.config.run, agent.obs_space
+    ring = Ring(50, 2, space.shape, space.dtype, META)
+    monkeypatch.setattr(agent, "_sample", lambda: ring.windows(
+        torch.rand(run.batch_size, dtype=torch.float64, device=META), run.batch_length))
+    return ring
 
 
 def act(agent: Agent, count: int = 3) -> None:
@@ -113,14 +125,13 @@ def test_other_batch_shapes_can_be_captured(backend, monkeypatch, batch_shape):
 
 
 def test_a_draw_inside_the_update_can_be_captured(backend, monkeypatch):
-    agent, space = meta_agent(monkeypatch), SPACES["image"]
-    ring = Ring(50, 2, space.shape, space.dtype, META)
-    agent._sample = lambda: ring.windows(torch.empty(4, dtype=torch.float64, device=META), 6)
+    agent = meta_agent(monkeypatch)
+    ring = drawing(agent, monkeypatch)
     agent.model_step.function()
     with watched(META) as drawn:
         agent.model_step.function()
     with watched(META) as given:
-        agent.model_step.function(*batch(agent.config, space, (6, 4)))
+        agent.model_step.function(*batch(agent.config, agent.obs_space))
     assert 10 < drawn.ops - given.ops < 30
     monkeypatch.setattr(ring, "floor", torch.zeros((), dtype=torch.int64))  # a counter that the host keeps
     with pytest.raises((RunError, RuntimeError)), watched(META):
@@ -202,7 +213,7 @@ def test_faults_in_the_model_loss_are_found(monkeypatch, fault: Callable):
 def test_faults_in_an_optimiser_are_found(monkeypatch, fault: Callable):
     agent, step = meta_agent(monkeypatch), Arena.update
     update(agent)
-    monkeypatch.setattr(Arena, "update", lambda self: fault(step(self)))
+    monkeypatch.setattr(Arena, "update", lambda self: torch.stack([fault(x) for x in step(self)]))
     with pytest.raises((RunError, RuntimeError, NotImplementedError)), watched(META):
         update(agent)
 
@@ -240,12 +251,16 @@ def test_the_watch_looks_into_ops_that_are_made_of_ops():
 
 
 @pytest.mark.slow
-def test_the_official_sizes_can_be_captured(backend, monkeypatch):
-    agent = meta_agent(monkeypatch, ObsSpace((64, 64, 3), "uint8"), Config.preset(OFFICIAL))
-    update(agent)
-    with watched(META) as watch:
-        update(agent)
-    assert backend == "reference" or watch.ops <= 1500  # the gate of the graphs' nodes, as far as it shows here
+@pytest.mark.parametrize("precision, nodes", [("tf32", 1410), ("bf16", 1440)])
+def test_the_official_sizes_can_be_captured(backend, monkeypatch, precision, nodes):
+    agent = meta_agent(monkeypatch, ObsSpace((64, 64, 3), "uint8"), Config.preset(OFFICIAL, precision=precision))
+    drawing(agent, monkeypatch)
+    for watching in (contextlib.nullcontext(), watched(META)):
+        with watching as watch:
+            agent.behaviour_step.function(*agent.model_step.function())
+    # Below the gate of 1,500 graph nodes by what cannot be counted here: products and convolutions of several launches.
+    # An Adam step is known to be three.
+    assert backend == "reference" or watch.ops + 2 * len(agent.learner.optimisers) <= nodes
     with watched(META):
         act(agent, 1)
         act(agent, 100)

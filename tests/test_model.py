@@ -243,7 +243,9 @@ def test_arena_is_adam_with_a_global_norm_clip(clip):
         for p, g in zip(params.values(), grad.split([15, 7, 1]), strict=True):
             p.grad.copy_(g.view(p.shape))
         norms.append(arena.update())
-    torch.testing.assert_close(torch.stack(norms), torch.stack([g.norm() for g in grads]))
+    want = torch.stack([torch.stack([n, (clip / n).clamp(max=1), n.new_tensor(k)])
+                        for k, n in enumerate((g.norm() for g in grads), 1)])
+    torch.testing.assert_close(torch.stack(norms), want)
     got = torch.cat([p.detach().flatten() for p in params.values()])
     torch.testing.assert_close(got, adam_oracle(flat, grads, 1e-2, 1e-8, clip), rtol=1e-5, atol=1e-6)
     assert all(p.data_ptr() % 16 == 0 and p.grad.data_ptr() % 16 == 0 for p in params.values())

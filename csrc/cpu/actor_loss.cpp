@@ -50,7 +50,8 @@ void actor_loss_bwd(const ActorLossArgs& a, int64_t begin, int64_t end) {
   entropy_slopes(a.logit + begin * a.actions, (end - begin) * a.actions, a.dlogit + begin * a.actions);
   for (int64_t n = begin; n < end; ++n) {
     const float scaled = a.dloss[n] * a.weight[n];
-    const float to_logp = a.dlogp[n] - scaled * a.advantage[n], to_ent = a.dent[n] - scaled * a.entropy;
+    const float to_logp = (a.dlogp ? a.dlogp[n] : 0.f) - scaled * a.advantage[n];
+    const float to_ent = (a.dent ? a.dent[n] : 0.f) - scaled * a.entropy;
     float* row = a.dlogit + n * a.actions;
     for (int64_t k = 0; k < a.actions; ++k) row[k] *= -to_ent;
     if (a.action[n] >= 0 && a.action[n] < a.actions) row[a.action[n]] += to_logp;

@@ -37,7 +37,8 @@ __global__ void __launch_bounds__(ACTOR_THREADS) actor_loss_bwd_kernel(ActorLoss
   if (n >= HD_MUTATE(ACTOR_LAST_ROW, a.rows, a.rows - 1)) return;
   const float* row = a.logit + n * a.actions;
   const float scaled = a.dloss[n] * a.weight[n];
-  const float to_logp = a.dlogp[n] - scaled * a.advantage[n], to_ent = a.dent[n] - scaled * a.entropy;
+  const float to_logp = (a.dlogp ? a.dlogp[n] : 0.f) - scaled * a.advantage[n];
+  const float to_ent = (a.dent ? a.dent[n] : 0.f) - scaled * a.entropy;
   const int64_t action = a.action[n];
   for (int64_t k = lane; k < a.actions; k += ACTOR_LANES)
     a.dlogit[n * a.actions + k] =

@@ -20,8 +20,8 @@ struct ActorLossArgs {
   float* logp;             // [rows]
   float* ent;              // [rows]
   const float* dloss;      // [rows] backward only, as are dlogp, dent and dlogit
-  const float* dlogp;      // [rows]
-  const float* dent;       // [rows]
+  const float* dlogp;      // [rows]; null: zero
+  const float* dent;       // [rows]; null: zero
   float* dlogit;           // [rows, actions]
   int64_t rows, actions;
   float entropy;

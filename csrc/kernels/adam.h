@@ -5,7 +5,7 @@
 //   p     = p - lr / (1 - beta1^k) m / (sqrt(v / (1 - beta2^k)) + eps)
 //   slow  = mix p + (1 - mix) slow,  mix = 1 on the first step, else `slow_fraction`
 //
-// A norm that is not finite makes the step a no-op: nothing changes but `norm`, which tells it.
+// A norm that is not finite makes the step a no-op: nothing changes but `stats`, whose norm tells it.
 //
 // Traffic per parameter: 4 B for the norm, then 28 B (read g m v p, write m v p), 8 B more with `slow`. The
 // clipped gradient is written back only when the clip is active. Nothing is read back to the host.
@@ -24,7 +24,7 @@ struct AdamArgs {
   float* var;      // [size]
   float* slow;     // [size] or null
   int64_t* step;   // [1] updates taken so far, incremented
-  float* norm;     // [1] out: norm before clipping
+  float* stats;    // [3] out: norm before clipping, min(1, clip / norm), updates taken by now
   float* partial;  // [adam_blocks(size)] scratch
   float* scale;    // [4] scratch: clip factor (-1: no step), lr / (1 - beta1^k), 1 / (1 - beta2^k), mix
   int64_t size;

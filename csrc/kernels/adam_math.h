@@ -17,11 +17,14 @@ struct AdamStep {
 
 // From the sum of squares of all gradients: the norm, the step count and the scalars of this update.
 HD_FN void adam_scalars(const AdamArgs& a, double sum) {
-  const float norm = float(sqrt(sum)), clip = float(a.clip);
-  *a.norm = norm;
+  const float norm = float(sqrt(sum)), clip = float(a.clip), part = clip * (1.f / norm);
+  a.stats[0] = norm;
+  a.stats[1] = HD_MUTATE(ADAM_PART, part > 1.f, part < 1.f) ? 1.f : part;  // NaN where the norm is
+  a.stats[2] = float(*a.step);
   a.scale[0] = -1.f;
   if (HD_MUTATE(ADAM_FINITE, !(norm <= FLT_MAX), norm != norm)) return;
   const int64_t k = ++*a.step;
+  a.stats[2] = float(k);
   a.scale[0] = norm < clip ? 1.f : clip / norm;
   a.scale[1] = float(a.lr / (1.0 - pow(a.beta1, double(k))));
   a.scale[2] = float(1.0 / (1.0 - pow(HD_MUTATE(ADAM_BIAS, a.beta2, a.beta1), double(k))));

@@ -27,7 +27,7 @@ struct HarmonyArgs {
   float* terms;                       // [3] forward only
   float* mean;                        // [5] loss means; out in the forward, in in the backward
   const float* dtotal;                // [1] backward only, as are the rest
-  const float* dterms;                // [3]
+  const float* dterms;                // [3]; null: zero
   float* coef;                        // [5] gradient of every element of each loss
   float* ds;                          // [3], zeros in mode Off
   int64_t size;                       // >= 1

@@ -35,7 +35,7 @@ HD_FN void harmony_finish(const HarmonyArgs& a) {
 HD_FN void harmony_gradients(const HarmonyArgs& a) {
   const float count = float(a.size);
   for (int i = 0; i < HARMONY_LOSSES; ++i) {
-    const float up = *a.dtotal + (i < 4 ? a.dterms[HD_MUTATE(HARMONY_TERM, harmony_term(i), i % 3)] : 0.f);
+    const float up = *a.dtotal + (i < 4 && a.dterms ? a.dterms[HD_MUTATE(HARMONY_TERM, harmony_term(i), i % 3)] : 0.f);
     a.coef[i] = up * harmony_weight(a, i) / count;
   }
   for (int j = 0; j < HARMONY_TERMS; ++j) {
@@ -47,7 +47,7 @@ HD_FN void harmony_gradients(const HarmonyArgs& a) {
     const float slope = a.mode == HarmonyMode::Rectified ? sigmoid(a.s[j]) : 1.f;
     const float loss = j < 2 ? harmony_weight(a, j) * a.mean[j]
                              : harmony_weight(a, 2) * a.mean[2] + harmony_weight(a, 3) * a.mean[3];
-    a.ds[j] = (*a.dtotal + a.dterms[j]) * (share * slope - loss);
+    a.ds[j] = (*a.dtotal + (a.dterms ? a.dterms[j] : 0.f)) * (share * slope - loss);
   }
 }
 

@@ -42,17 +42,18 @@ std::tuple<Tensor, Tensor, Tensor> actor_loss_fwd(Tensor logit, Tensor action, T
   return {loss, logp, ent};
 }
 
-// dloss, dlogp, dent (N,), then the inputs of the forward -> dlogit (N, A)
-Tensor actor_loss_bwd(Tensor dloss, Tensor dlogp, Tensor dent, Tensor logit, Tensor action, Tensor advantage,
-                      Tensor weight, double entropy) {
+// dloss, dlogp or none, dent or none (N,), then the inputs of the forward -> dlogit (N, A)
+Tensor actor_loss_bwd(Tensor dloss, std::optional<Tensor> dlogp, std::optional<Tensor> dent, Tensor logit,
+                      Tensor action, Tensor advantage, Tensor weight, double entropy) {
   ActorLossArgs args = checked(logit, action, advantage, weight, entropy);
-  for (const Tensor& t : {dloss, dlogp, dent}) {
+  for (const Tensor& t : {dloss, dlogp ? *dlogp : dloss, dent ? *dent : dloss}) {
     check_layout(t, logit, "actor_loss_bwd: dloss, dlogp or dent");
     check_type(t, ScalarType::Float, "actor_loss_bwd: dloss, dlogp or dent");
     check_shape(t, {rows(logit)}, "actor_loss_bwd: dloss, dlogp or dent");
   }
   Tensor dlogit = new_like(logit);
-  args.dloss = in(dloss), args.dlogp = in(dlogp), args.dent = in(dent), args.dlogit = out(dlogit);
+  args.dloss = in(dloss), args.dlogp = dlogp ? in(*dlogp) : nullptr, args.dent = dent ? in(*dent) : nullptr;
+  args.dlogit = out(dlogit);
   run(
       logit, [&](auto stream) { launch_actor_loss_bwd(args, stream); },
       [&](auto threads) {
@@ -70,7 +71,7 @@ HD_LIBRARY(m) {
       "actor_loss_fwd(Tensor logit, Tensor action, Tensor advantage, Tensor weight, float entropy) -> "
       "(Tensor loss, Tensor logp, Tensor ent)");
   m.def(
-      "actor_loss_bwd(Tensor dloss, Tensor dlogp, Tensor dent, Tensor logit, Tensor action, Tensor "
+      "actor_loss_bwd(Tensor dloss, Tensor? dlogp, Tensor? dent, Tensor logit, Tensor action, Tensor "
       "advantage, "
       "Tensor weight, float entropy) -> Tensor");
 }

@@ -8,7 +8,7 @@ namespace hd::ops {
 namespace {
 
 // param, grad, mean, var (size,) float32 and step () int64, all changed in place; slow (size,) or none ->
-// norm ()
+// (norm, min(1, clip / norm), step)
 Tensor adam_step(Tensor param, Tensor grad, Tensor mean, Tensor var, Tensor step, std::optional<Tensor> slow,
                  double lr, double eps, double clip, double beta1, double beta2, double slow_fraction) {
   HD_CHECK(param.dim() == 1, "adam_step: param must be a flat arena, (n,)", got(param));
@@ -23,11 +23,11 @@ Tensor adam_step(Tensor param, Tensor grad, Tensor mean, Tensor var, Tensor step
   check_type(step, ScalarType::Long, "adam_step: step");
   check_count(step, 1, "adam_step: step");
   const int64_t blocks = adam_blocks(param.numel());
-  Tensor norm = empty(param, {}), scratch = empty(param, {blocks + 4});
+  Tensor stats = empty(param, {3}), scratch = empty(param, {blocks + 4});
   AdamArgs args{};
   args.param = out(param), args.grad = out(grad), args.mean = out(mean), args.var = out(var);
   args.slow = slow ? out(*slow) : nullptr;
-  args.step = out<int64_t>(step), args.norm = out(norm);
+  args.step = out<int64_t>(step), args.stats = out(stats);
   args.partial = out(scratch), args.scale = out(scratch) + blocks;
   args.size = param.numel();
   args.lr = lr, args.eps = eps, args.clip = clip, args.beta1 = beta1, args.beta2 = beta2;
@@ -41,7 +41,7 @@ Tensor adam_step(Tensor param, Tensor grad, Tensor mean, Tensor var, Tensor step
         threads.split(blocks, ADAM_BLOCK,
                       [&](int64_t begin, int64_t end) { cpu::adam_apply(args, begin, end); });
       });
-  return norm;
+  return stats;
 }
 
 }  // namespace

@@ -50,16 +50,16 @@ std::tuple<Tensor, Tensor, Tensor> harmony_fwd(Tensor reward, Tensor image, Tens
   return {total, terms, mean};
 }
 
-// dtotal (), dterms (3,), means (5,) of `size` elements -> coef (5,) the gradient of each element, ds (3,)
-std::tuple<Tensor, Tensor> harmony_bwd(Tensor dtotal, Tensor dterms, Tensor mean, std::optional<Tensor> s,
-                                       int64_t size, int64_t mode, double dyn_share,
+// dtotal (), dterms (3,) or none, means (5,) of `size` elements -> coef (5,) the gradient of each element, ds (3,)
+std::tuple<Tensor, Tensor> harmony_bwd(Tensor dtotal, std::optional<Tensor> dterms, Tensor mean,
+                                       std::optional<Tensor> s, int64_t size, int64_t mode, double dyn_share,
                                        std::vector<double> scales) {
   HarmonyArgs args = checked(mean, s, mode, dyn_share, scales, size);
   check_float(mean, mean, {HARMONY_LOSSES}, "harmony_bwd: mean");
   check_float(dtotal, mean, {}, "harmony_bwd: dtotal");
-  check_float(dterms, mean, {HARMONY_TERMS}, "harmony_bwd: dterms");
+  if (dterms) check_float(*dterms, mean, {HARMONY_TERMS}, "harmony_bwd: dterms");
   Tensor coef = empty(mean, {HARMONY_LOSSES}), ds = empty(mean, {HARMONY_TERMS});
-  args.mean = out(mean), args.dtotal = in(dtotal), args.dterms = in(dterms);
+  args.mean = out(mean), args.dtotal = in(dtotal), args.dterms = dterms ? in(*dterms) : nullptr;
   args.coef = out(coef), args.ds = out(ds);
   run(mean, [&](auto stream) { launch_harmony_bwd(args, stream); }, [&](auto) { cpu::harmony_bwd(args); });
   return {coef, ds};
@@ -73,7 +73,7 @@ HD_LIBRARY(m) {
       "harmony_fwd(Tensor reward, Tensor image, Tensor dyn, Tensor rep, Tensor cont, Tensor? s, int mode, "
       "float dyn_share, float[] scales) -> (Tensor total, Tensor terms, Tensor mean)");
   m.def(
-      "harmony_bwd(Tensor dtotal, Tensor dterms, Tensor mean, Tensor? s, int size, int mode, float "
+      "harmony_bwd(Tensor dtotal, Tensor? dterms, Tensor mean, Tensor? s, int size, int mode, float "
       "dyn_share, "
       "float[] scales) -> (Tensor coef, Tensor ds)");
 }

@@ -44,12 +44,15 @@ def register(namespace: str) -> None:
         return torch.empty_like(logit)
 
     def setup_context(ctx, inputs, output):
+        ctx.set_materialize_grads(False)  # or zeros are made for what the loss does not use
         ctx.save_for_backward(*inputs[:4])
         ctx.entropy = inputs[4]
 
     def backward(ctx, dloss, dlogp, dent):
-        dlogit = backward_op(dloss.contiguous(), dlogp.contiguous(), dent.contiguous(), *ctx.saved_tensors, ctx.entropy)
-        return dlogit, None, None, None, None
+        advantage = ctx.saved_tensors[2]
+        dloss = torch.zeros_like(advantage) if dloss is None else dloss.contiguous()
+        others = (None if g is None else g.contiguous() for g in (dlogp, dent))
+        return backward_op(dloss, *others, *ctx.saved_tensors, ctx.entropy), None, None, None, None
 
     library.register_fake(f"{namespace}::actor_loss_fwd", fake_fwd)
     library.register_fake(f"{namespace}::actor_loss_bwd", fake_bwd)

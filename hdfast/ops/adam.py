@@ -12,7 +12,8 @@ PUBLIC = ()
 def adam_step(param: Tensor, grad: Tensor, mean: Tensor, var: Tensor, step: Tensor, *, lr: float, eps: float,
               clip: float, beta1: float, beta2: float, slow: Tensor | None = None,
               slow_fraction: float = 1.0) -> Tensor:
-    """Update param, mean, var (size,) and step () int64 in place -> the gradient's norm before clipping, ().
+    """Update param, mean, var (size,) and step () int64 in place -> the gradient's norm before clipping, f, and the
+    new step, (3,).
 
     f = min(1, clip / norm); mean, var follow f grad and its square; param -= lr mean' / (sqrt(var') + eps) with the
     bias-corrected moments (optax's scale_by_adam). grad is scaled by f only where f < 1. `slow` (size,) becomes
@@ -35,6 +36,6 @@ def register(namespace: str) -> None:
     """Shapes for tracing; an optimiser's step has no derivative."""
 
     def fake(param, grad, mean, var, step, slow, lr, eps, clip, beta1, beta2, slow_fraction):
-        return param.new_empty(())
+        return param.new_empty(3)
 
     library.register_fake(f"{namespace}::adam_step", fake)

@@ -39,6 +39,11 @@ def product(a: Tensor, b: Tensor, half: bool) -> Tensor:
     return torch.mm(a, b, out_dtype=torch.float32) if on_cuda(a) else torch.mm(a.float(), b.float())
 
 
+def operands(dy: Tensor) -> Tensor:
+    """A gradient as several products read it: rounded once, but where each rounds what it packs."""
+    return dy if usable(dy) else dy.bfloat16()
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, kernel, copy, half):
@@ -48,6 +53,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         x, copy = ctx.saved_tensors
+        dy = operands(dy)
         dx = product(dy, copy.t(), x.dtype is torch.bfloat16) if ctx.needs_input_grad[0] else None
         return dx, product(x.t(), dy, False) if ctx.needs_input_grad[1] else None, None, None
 
@@ -66,7 +72,7 @@ class _Operand(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return grad.float(), None
+        return grad.to(torch.float32, memory_format=torch.contiguous_format), None  # as an arena keeps it
 
 
 def operand(kernel: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         x, operand = ctx.saved_tensors
-        product = _half if operand.dtype is torch.bfloat16 else gemm.product if usable(x) else torch.mm
+        half = operand.dtype is torch.bfloat16
+        product, dy = (_half, bf16.operands(dy)) if half else (gemm.product if usable(x) else torch.mm, dy)
         return (product(dy, operand.t()).to(x.dtype) if ctx.needs_input_grad[0] else None,
                 product(x.t(), dy) if ctx.needs_input_grad[1] else None, None, None)
 

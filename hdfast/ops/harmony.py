@@ -57,14 +57,16 @@ def register(namespace: str) -> None:
         ctx.size, s, *ctx.options = inputs[0].numel(), *inputs[5:]
         ctx.has_s = s is not None
         ctx.mark_non_differentiable(output[2])
+        ctx.set_materialize_grads(False)  # or zeros are made for terms and means
         ctx.save_for_backward(output[2], *([s] if ctx.has_s else []))
 
     def backward(ctx, dtotal, dterms, _mean):
         mean, *s = ctx.saved_tensors
-        coef, ds = backward_op(dtotal.contiguous(), dterms.contiguous(), mean, s[0] if s else None, ctx.size,
-                               *ctx.options)
-        each = (coef[i].expand(ctx.size) for i in range(5))  # one number per loss: nothing of the batch's size is made
-        return *each, ds if ctx.has_s else None, None, None, None
+        dtotal = mean.new_zeros(()) if dtotal is None else dtotal.contiguous()
+        coef, ds = backward_op(dtotal, None if dterms is None else dterms.contiguous(), mean, s[0] if s else None,
+                               ctx.size, *ctx.options)
+        each = coef.unsqueeze(1).expand(-1, ctx.size).contiguous()  # at once: each loss's backward reads a dense one
+        return *each.unbind(), ds if ctx.has_s else None, None, None, None
 
     library.register_fake(f"{namespace}::harmony_fwd", fake_fwd)
     library.register_fake(f"{namespace}::harmony_bwd", fake_bwd)

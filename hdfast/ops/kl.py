@@ -53,11 +53,14 @@ def register(namespace: str) -> None:
 
     def setup_balanced(ctx, inputs, output):
         ctx.mark_non_differentiable(output[2])
+        ctx.set_materialize_grads(False)  # or zeros are made for it
         ctx.save_for_backward(*inputs[:2])
         ctx.free_nats = inputs[2]
 
     def backward_balanced(ctx, ddyn, drep, _kl):
-        return *backward_op(ddyn.contiguous(), drep.contiguous(), *ctx.saved_tensors, ctx.free_nats), None
+        post, prior = ctx.saved_tensors
+        ddyn, drep = (fake_row(post).zero_() if g is None else g.contiguous() for g in (ddyn, drep))
+        return *backward_op(ddyn, drep, post, prior, ctx.free_nats), None
 
     def setup_plain(ctx, inputs, output):
         ctx.save_for_backward(*inputs)

@@ -229,7 +229,7 @@ def loop_bwd(p: Parameters, s: Saved, g: Gradients, reset: Tensor, ddeter: Tenso
                                  g.dpre_in[t], g.dmasked[t], g.dbefore[t], ddeter[t - 1] if t else None, in_sums[t])
         if t:
             add_mm(dstoch[t - 1], g.dmasked[t], in_t)
-    return [x.sum((0, 1)) for sums in (in_sums, gru_sums, obs_sums) for x in sums.unbind(2)]
+    return [x for sums in (in_sums, gru_sums, obs_sums) for x in sums.sum((0, 1))]
 
 
 def onehot(index: Tensor, classes: int, out: Tensor) -> Tensor:

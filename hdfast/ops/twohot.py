@@ -31,11 +31,16 @@ def symexp(x: Tensor) -> Tensor:
 
 def twohot_loss(logit: Tensor, x: Tensor) -> Tensor:
     """Cross-entropy with the two-hot code of symlog(x): logit (..., bins), x (...) without gradient -> (...)."""
-    return twohot_losses(logit, x)[0]
+    return _losses(logit, x).reshape(x.shape)
 
 
 def twohot_losses(logit: Tensor, *targets: Tensor) -> tuple[Tensor, ...]:
     """twohot_loss of several targets (...) at once: one softmax, one gradient of the logits."""
+    return _losses(logit, *targets).reshape(len(targets), *targets[0].shape).unbind()
+
+
+def _losses(logit: Tensor, *targets: Tensor) -> Tensor:
+    """The same as one tensor (targets, rows)."""
     checks.storage("twohot_loss", "logit", logit)
     if logit.ndim == 0 or logit.shape[-1] < 2:
         raise ValueError(f"twohot_loss: logit must have shape (..., bins) with two bins or more, got "
@@ -45,11 +50,11 @@ def twohot_losses(logit: Tensor, *targets: Tensor) -> tuple[Tensor, ...]:
         checks.storage("twohot_loss", "x", x)
         checks.shape("twohot_loss", "x", x, shape, "(...), logit's without its last axis")
         checks.devices("twohot_loss", logit=logit, x=x)
-    target = torch.stack([x.detach().float().reshape(shape.numel()) for x in targets])
+    flat = [x.detach().float().reshape(1, shape.numel()) for x in targets]
+    target = torch.cat(flat) if len(flat) > 1 else flat[0].contiguous()
     bins = bins_of(logit)
     rows = logit.float().reshape(shape.numel(), logit.shape[-1]).contiguous()
-    loss, _ = library.op("twohot_loss_fwd")(rows, target, bins)
-    return tuple(loss.reshape(len(targets), *shape).unbind())
+    return library.op("twohot_loss_fwd")(rows, target, bins)[0]
 
 
 def twohot_mean(logit: Tensor) -> Tensor:

@@ -28,18 +28,19 @@ def test_three_steps_equal_the_equations(native, size, clip):
         g = rand(size, seed=k)
         exact = reference_step(p.double(), g.double(), m.double(), v.double(), k, **options)
         eager = reference_step(p, g, m, v, k, **options)
-        norm = adam_step(p, g, m, v, step, **options)
+        norm, factor, count = adam_step(p, g, m, v, step, **options)
         names, got = ("param", "grad", "mean", "var", "norm"), (p, g, m, v, norm)
         for name, a, e, x in zip(names, got, eager, exact, strict=True):
             assert_as_exact_as_eager(name, a, e, x)
-        assert step.item() == k
+        assert step.item() == count == k
+        torch.testing.assert_close(factor, (clip / norm).clamp(max=1.0))
 
 
 def test_the_gradient_is_left_alone_without_a_clip(native):
     p, g, m, v = rand(5000), rand(5000, seed=1), torch.zeros(5000), torch.zeros(5000)
     before = g.clone()
-    norm = adam_step(p, g, m, v, torch.tensor(0), **OPTIONS | {"clip": 1e9})
-    assert torch.equal(g, before)
+    norm, factor, _ = adam_step(p, g, m, v, torch.tensor(0), **OPTIONS | {"clip": 1e9})
+    assert torch.equal(g, before) and factor == 1
     torch.testing.assert_close(norm, before.norm())
 
 
@@ -60,8 +61,8 @@ def test_a_norm_that_is_not_finite_changes_nothing(native, bad, size):
     arenas = [rand(size, seed=seed) for seed in range(5)]
     arenas[1][5] = bad
     before, step = [x.clone() for x in arenas], torch.tensor(0)
-    norm = adam_step(*arenas[:4], step, **OPTIONS, slow=arenas[4], slow_fraction=0.02)
-    assert not norm.isfinite() and step.item() == 0
+    norm, _, count = adam_step(*arenas[:4], step, **OPTIONS, slow=arenas[4], slow_fraction=0.02)
+    assert not norm.isfinite() and step.item() == count == 0
     torch.testing.assert_close(arenas, before, rtol=0, atol=0, equal_nan=True)
 
 
