@@ -4,7 +4,8 @@
 # next one runs; the most telling come first, for all of them at their limits would take longer.
 #
 #   bench/gpu.sh OUT                     results into the folder OUT: eight files at most
-#   HDFAST_LIBRARY_DIR=DIR bench/gpu.sh OUT    a library built elsewhere; so does hdfast/_ops.abi3.so in the source tree
+#   HDFAST_LIBRARY_DIR=DIR bench/gpu.sh OUT    a library built elsewhere; hdfast/_ops.abi3.so in the source tree does it
+#                                              too (bench/gpu_library.sh)
 #   PYTHON=python3.12                    the interpreter that has torch
 #   WHEELS=wheels    a folder of wheels of what that interpreter lacks; for the peers, made where there is a network, as by
 #     pip download --no-deps --python-version 3.12 --platform manylinux_2_28_x86_64 --only-binary=:all: -d wheels \
@@ -23,6 +24,8 @@ mkdir -p "$1" || exit 2
 out=$(cd "$1" && pwd)
 cd "$(dirname "$0")/.." || exit 2
 python=${PYTHON:-python3}
+# shellcheck source=/dev/null
+source bench/gpu_library.sh
 device=${HDFAST_GPU_DEVICE:-cuda}
 preset=${HDFAST_GPU_PRESET:-full}
 only=${HDFAST_GPU_ONLY:-}
@@ -38,9 +41,10 @@ if [ "$device" = cuda ] && ! "$python" -c 'import sys, torch; sys.exit(not torch
 fi
 rm -f "$out"/{steps.csv,log.txt,rows.jsonl,rows.csv,report.txt,facts.json,pytest.txt,sanitizer.txt}
 
-# step NAME SECONDS FILE COMMAND...: run it within its time and what is left of all, its output into OUT/FILE.
+# step NAME SECONDS FILE COMMAND...: run it within its time and what is left of all, its output into OUT/FILE. Then it
+# is interrupted, and tells where it was; pytest alone, for a second signal to its workers would cut its report off.
 step() {
-  local name=$1 seconds=$2 file=$3 start=$SECONDS status
+  local name=$1 seconds=$2 file=$3 start=$SECONDS status group=()
   shift 3
   if [ -n "$only" ] && [[ " $only " != *" ${name%% *} "* ]]; then
     return 0
@@ -51,7 +55,8 @@ step() {
     return 1
   fi
   printf '\n==== %s\n' "$name" >>"$out/$file"
-  timeout --kill-after=5 "$seconds" "$@" >>"$out/$file" 2>&1
+  [[ $name == pytest* ]] && group=(--foreground)
+  timeout "${group[@]}" --signal=INT --kill-after=10 "$seconds" "$@" >>"$out/$file" 2>&1
   status=$?
   case $status in
   0) status=ok ;;
@@ -69,48 +74,19 @@ measure() { # measure NAME SECONDS STEP [OPTION...]
   step "$name" "$seconds" log.txt "$python" -m hdfast.bench.gpu "$1" "$out" --device "$device" --preset "$preset" "${@:2}"
 }
 
-has_kernels() {
-  "$python" -c 'import sys; from hdfast.ops import library
-sys.exit(library.problem() is not None or not library.build_info()["cuda"])' >/dev/null 2>&1
-}
-
 if compgen -G "${WHEELS:-wheels}/*.whl" >/dev/null; then
   only="" step wheels 60 log.txt "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir \
     --disable-pip-version-check --root-user-action ignore --upgrade --target "$site" "${WHEELS:-wheels}"/*.whl
 fi
 
-# nvcc from PATH, a toolkit, or a pip package of one.
-find_nvcc() {
-  local site
-  site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-  for nvcc in "$(command -v nvcc)" "${CUDA_HOME:-/nowhere}/bin/nvcc" /usr/local/cuda/bin/nvcc "$site"/nvidia/*/bin/nvcc; do
-    if [ -x "$nvcc" ]; then
-      echo "$nvcc"
-      return 0
-    fi
-  done
-  return 1
-}
-
-build() { # build TARGET: _ops, the library, or micro, the program of bench/micro
-  local nvcc folder=build/gpu arch
-  nvcc=$(find_nvcc) || { echo "no nvcc: carry a built hdfast/_ops.abi3.so along, and build/gpu/micro" && return 1; }
-  arch=$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())') || return 1
-  CUDA_HOME=$(dirname "$(dirname "$nvcc")") cmake -S . -B "$folder" -G Ninja -DHDFAST_CUDA=1 -DHDFAST_ARCHS="$arch" \
-    -DHDFAST_PYTHON="$("$python" -c 'import sys; print(sys.executable)')" &&
-    cmake --build "$folder" --target "$1"
-}
-
 # The exchanges of bench/micro print rows of their own.
 exchange() { build/gpu/micro | tee -a "$out/rows.jsonl"; }
 
-gpu_tests() { # those files that have tests marked gpu; others need environments, which may not be here
+# gpu_tests FILTER FILE...: tests marked gpu. Interrupted, as when its time is over, pytest tells what failed until then.
+gpu_tests() {
   local workers=()
-  local status=0 files=(tests/test_gpu.py tests/test_gpu_ops.py tests/native) options=(-m gpu -q -p no:cacheprovider)
-  "$python" -c 'import xdist' 2>/dev/null && workers=(-n 4)
-  "$python" -m pytest "${files[@]}" "${options[@]}" -k 'not milliseconds' "${workers[@]}" || status=1
-  "$python" -m pytest tests/test_gpu.py "${options[@]}" -k milliseconds || status=1 # alone: they look at times
-  return $status
+  [[ $1 == not* ]] && "$python" -c 'import xdist' 2>/dev/null && workers=(-n 8)
+  exec "$python" -m pytest "${@:2}" -m gpu -k "$1" -q --tb=short --durations=5 -p no:cacheprovider "${workers[@]}"
 }
 
 sanitize() { # sanitize TOOL: every native op once or twice, on small tensors
@@ -123,7 +99,7 @@ sanitize() { # sanitize TOOL: every native op once or twice, on small tensors
 export python out
 export -f build find_nvcc exchange gpu_tests sanitize
 if [ "$device" = cuda ]; then
-  if has_kernels; then
+  if has_library >/dev/null 2>&1; then
     echo "build,a library with CUDA kernels is there,0" >>"$out/steps.csv"
   else
     step build 240 log.txt bash -c 'build _ops' && export HDFAST_LIBRARY_DIR="$PWD/build/gpu"
@@ -134,7 +110,12 @@ measure "update graphs" 45 update --rung graphs
 if [ "$device" = cuda ]; then
   [ -x build/gpu/micro ] || step "build micro" 60 log.txt bash -c 'build micro'
   step exchange 30 log.txt bash -c 'set -o pipefail; exchange'
-  step pytest 150 pytest.txt bash -c gpu_tests
+  # Files that have such tests; others need environments, which may not be here. Alone: tests that look at times, and
+  # last those that break captures on purpose.
+  step pytest 150 pytest.txt bash -c 'gpu_tests "not milliseconds and not failed_capture" tests/test_gpu.py \
+    tests/test_gpu_ops.py tests/native'
+  step "pytest times" 40 pytest.txt bash -c 'gpu_tests milliseconds tests/test_gpu.py'
+  step "pytest captures" 30 pytest.txt bash -c 'gpu_tests failed_capture tests/test_gpu.py'
 fi
 measure stages 60 stages
 measure micro 45 micro

@@ -15,7 +15,7 @@
 #     pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 -d wheels \
 #       ale-py gymnasium farama-notifications
 #
-# The native library is built here, by cmake and ninja, unless a wheel of hdfast brings it. SECONDS counts from the start
+# The native library is built here, by cmake and ninja, unless it came along (bench/gpu_library.sh). SECONDS counts from the start
 # of this script; the last checkpoint and the results come on top: leave half a minute.
 set -euo pipefail
 
@@ -39,10 +39,10 @@ if compgen -G "$wheels/*.whl" >/dev/null; then
     --root-user-action ignore --upgrade --target "$site" "$wheels"/*.whl
 fi
 
-if ! "$python" -P -c 'import sys; from hdfast.ops import library; sys.exit(bool(library.problem()))'; then
-  cuda=$(command -v nvcc >/dev/null && echo 1 || echo 0)
-  cmake -S "$root" -B "$root/build/gpu" -G Ninja "-DHDFAST_CUDA=$cuda" "-DHDFAST_PYTHON=$(command -v "$python")"
-  cmake --build "$root/build/gpu" --target _ops
+# shellcheck source=/dev/null
+source "$root/bench/gpu_library.sh"
+if ! has_library; then
+  (cd "$root" && build _ops)
   export HDFAST_LIBRARY_DIR=$root/build/gpu
 fi
 

@@ -39,7 +39,7 @@ def wheel(folder: Path, text: str) -> None:
         file.writestr(f"{info}/RECORD", "")
 
 
-@pytest.mark.parametrize("name", ["gpu.sh", "gpu_train.sh"])
+@pytest.mark.parametrize("name", ["gpu.sh", "gpu_library.sh", "gpu_train.sh"])
 def test_the_scripts_are_clean(name):
     beside = Path(sys.executable).parent  # where pip puts it, also while the environment is not activated
     program = shutil.which("shellcheck", path=f"{beside}{os.pathsep}{os.environ.get('PATH', '')}")
@@ -47,6 +47,25 @@ def test_the_scripts_are_clean(name):
         pytest.skip("shellcheck is not installed")
     done = subprocess.run([program, SCRIPT.with_name(name)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def sourced(tmp_path, answer: str, then: str) -> subprocess.CompletedProcess:
+    """bench/gpu_library.sh with an interpreter that gives one answer, and without nvcc."""
+    fake = tmp_path / "python"
+    fake.write_text(f"#!/bin/sh\n{answer}\n")
+    fake.chmod(0o755)
+    program = f"set -e; python={fake}; source bench/gpu_library.sh; find_nvcc() {{ return 1; }}; {then}"
+    return subprocess.run(["bash", "-c", program], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_gpu_without_nvcc_and_without_a_library_is_an_error_never_slow_training(tmp_path):
+    done = sourced(tmp_path, "echo 9.0", "build _ops")
+    assert done.returncode == 1 and "there is a GPU here and no nvcc: carry the built library" in done.stderr
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_whether_there_is_a_library_is_asked_of_the_interpreter(tmp_path, code):
+    assert sourced(tmp_path, f"exit {code}", "if has_library; then exit 0; else exit 1; fi").returncode == code
 
 
 @pytest.mark.parametrize("arguments", [(), ("out",), ("out", "ten"), ("out", "-5")])

@@ -27,6 +27,7 @@ from hdfast.ops import library
 from hdfast.replay import Replay
 
 ENOUGH = 0.05  # seconds that one timed round takes at least
+LONG = 8  # times that, for what is reported: clocks have settled
 ROUNDS = 5
 PRECISIONS = ("fp32", "tf32", "bf16")
 RUNGS = {"reference": ("reference", False), "compile": ("reference", False), "native": ("native", False),
@@ -72,6 +73,10 @@ class Bench:
 
     def seconds(self, run: Callable[[], object]) -> float:
         """Of one run: the median of rounds of ENOUGH seconds or more, by the host's clock."""
+        return self.rounds(run, ENOUGH)[ROUNDS // 2]
+
+    def rounds(self, run: Callable[[], object], enough: float) -> list[float]:
+        """Seconds of one run in ROUNDS rounds of `enough` seconds or more, the fastest first."""
         run()
         self.wait()
         found, count = [], 1
@@ -81,11 +86,11 @@ class Bench:
                 run()
             self.wait()
             taken = time.perf_counter() - start
-            if taken < ENOUGH and not found:
-                count *= 2 if taken > ENOUGH / 4 else 8
+            if taken < enough and not found:
+                count *= 2 if taken > enough / 4 else 8
             else:
                 found.append(taken / count)
-        return sorted(found)[ROUNDS // 2]
+        return sorted(found)
 
     def captured(self, run: Callable[[], object]) -> Callable[[], object]:
         """`run` as a graph, which has no cost on the host; on the CPU itself."""
@@ -166,11 +171,12 @@ def measure_update(bench: Bench, rung: str) -> None:
                 torch.cuda.reset_peak_memory_stats()
             for _ in range(cuda_graph.WARMUP + 2):
                 agent.update(batch)
-            seconds = bench.seconds(lambda: agent.update(batch))
+            rounds = bench.rounds(lambda: agent.update(batch), LONG * ENOUGH)
             memory = torch.cuda.max_memory_allocated() / 2**20 if bench.device.type == "cuda" else 0.0
             nodes = [*agent.model_step.nodes(), *agent.behaviour_step.nodes()]
             expected = stages.update_prediction(precision) if rung == "graphs" else None
-            return (1e3 * seconds, expected and expected / 1e3, f"peak {memory:.0f} MiB allocated, graph nodes {nodes}")
+            return (1e3 * rounds[ROUNDS // 2], expected and expected / 1e3, f"{1e3 * rounds[0]:.2f} to "
+                    f"{1e3 * rounds[-1]:.2f}, peak {memory:.0f} MiB allocated, graph nodes {nodes}")
 
         bench.attempt(f"update, {rung}", precision, "ms", measure)
 
@@ -191,7 +197,9 @@ def measure_policy(bench: Bench, _: str) -> None:
 
                 for _ in range(cuda_graph.WARMUP + 2):
                     act()
-                return 1e3 * bench.seconds(act), 0.1 if count == 1 and graphs else None, ""
+                rounds = bench.rounds(act, LONG * ENOUGH)
+                return (1e3 * rounds[ROUNDS // 2], 0.1 if count == 1 and graphs else None,
+                        f"{1e3 * rounds[0]:.3f} to {1e3 * rounds[-1]:.3f}")
 
             way = "graphs" if graphs else "calls"
             bench.attempt(f"acting step, {count} environments, {way}", "tf32", "ms", measure)
