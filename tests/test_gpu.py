@@ -27,6 +27,7 @@ from hdfast.replay_ring import Batch
 from replay_stream import record
 from test_agent import ACTIONS, IMAGE, make_batch, make_step
 from test_parity import compare, show
+from test_precision import assert_official_losses
 
 pytestmark = pytest.mark.gpu
 NODES = 1500  # of both graphs of an update at the official sizes
@@ -110,6 +111,13 @@ def test_official_digest_on_cuda(name, backend):
     case, official = golden_digest.load(name)
     problems = compare(golden_digest.reduce(Runner(case, "cuda").all(), official), official)
     assert not problems, show(problems)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize("name", golden_digest.names())
+def test_official_losses_on_cuda(name, backend, precision):
+    set_precision(precision, torch.device("cuda"))
+    assert_official_losses(name, precision, "cuda")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

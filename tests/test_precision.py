@@ -158,9 +158,13 @@ def spaces():
 @EVERYWHERE
 @pytest.mark.parametrize("name", golden_digest.names())
 def test_official_losses_in_bf16(backend, name):
+    assert_official_losses(name, "bf16")
+
+
+def assert_official_losses(name: str, precision: str, device: str = "cpu") -> None:
     """Means of the official losses; samples flip here and there in bfloat16, so single figures are not compared."""
     case, want = golden_digest.load(name)
-    got = Runner(case, precision="bf16").world_model()
+    got = Runner(case, device, precision).world_model()
     keys = [key for key in want if key in got and key.endswith("_loss_mean")]
     assert len(keys) >= 5
     for key in keys:
