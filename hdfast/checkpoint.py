@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from hdfast.durable import disk_errors, sync_directory
+from hdfast.durable import disk_errors, make_directory, sync_directory
 from hdfast.errors import RunError
 
 FORMAT = 1
@@ -61,7 +61,7 @@ def save(directory: Path, step: int, tensors: dict[str, torch.Tensor], manifest:
         raise ValueError(f"checkpoint: needs 0 <= step < {STEP_LIMIT} and a tag of letters a-z or None, "
                          f"got {step} and {tag!r}")
     with disk_errors("write a checkpoint in", directory):
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         clear_leftovers(directory)
         others = existing(directory, tag)
         again = [number for other, number, _ in others if other == step]

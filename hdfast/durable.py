@@ -80,6 +80,14 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
+def make_directory(path: Path) -> None:
+    """Make a folder, and those above it that are missing, with durable names; one that is there is left alone."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync_directory(folder.parent)
+
+
 class Lock:
     """The lock of the run directory `path`, held by one process at a time, whose pid and host its file tells.
 

@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from hdfast.durable import disk_errors, sync_directory
+from hdfast.durable import disk_errors, make_directory, sync_directory
 
 
 def is_number(value: Any) -> bool:
@@ -137,7 +137,7 @@ def replace(path: Path, data: bytes) -> None:
     beside = path.with_name(f".{path.name}.part")
     with disk_errors("write", path):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.parent)
             with open(beside, "wb") as file:
                 file.write(data)
                 file.flush()

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from hdfast.durable import disk_errors, sync_directory
+from hdfast.durable import disk_errors, make_directory, sync_directory
 from hdfast.errors import RunError
 
 FORMAT = 1
@@ -84,7 +84,7 @@ class ChunkStore:
         self._recent: deque[int] = deque(maxlen=3)  # first index needed by each of the last three manifests
         self._ready = False
         with disk_errors("create", self.directory):
-            self.directory.mkdir(parents=True, exist_ok=True)
+            make_directory(self.directory)
 
     def append(self, obs: np.ndarray, action: np.ndarray, reward: np.ndarray, flags: np.ndarray) -> None:
         """Append one step of all environments; after a RunError (disk full ...) the step is not there."""

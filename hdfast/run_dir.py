@@ -14,7 +14,7 @@ import torch
 from hdfast import checkpoint, fields
 from hdfast.agent import Agent
 from hdfast.config import RESUME_MAY_CHANGE, Config, differences
-from hdfast.durable import Lock, disk_errors, read_bounded
+from hdfast.durable import Lock, disk_errors, make_directory, read_bounded
 from hdfast.envs import ActSpace, ObsSpace
 from hdfast.errors import ConfigError, RunError
 from hdfast.jsonl import replace
@@ -37,7 +37,7 @@ class RunDir:
     def __init__(self, path: Path, config: Config, device: torch.device):
         self.path, self.warnings = Path(path), []
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_directory(self.path)
             self._lock = Lock(self.path)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot write in the run directory {self.path}: "

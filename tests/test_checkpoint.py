@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from hdfast import durable
 from hdfast.checkpoint import MANIFEST, TEMPORARY, TENSORS, Checkpoint, clear_leftovers, latest, load, save, text_digest
 from hdfast.errors import RunError
 from hdfast.run_dir import run_manifest
@@ -132,6 +133,16 @@ def test_both_files_follow_the_umask(tmp_path, umask):
         os.umask(before)
     assert {name: oct((path / name).stat().st_mode & 0o777) for name in (TENSORS, MANIFEST)} == dict.fromkeys(
         (TENSORS, MANIFEST), oct(0o666 & ~umask))
+
+
+def test_the_name_of_a_new_folder_is_durable(tmp_path, monkeypatch):
+    """A checkpoint that is synced in a folder whose own name is not could be gone after a power cut."""
+    synced = []
+    monkeypatch.setattr(durable, "sync_directory", synced.append)
+    save(tmp_path / "run" / "ckpt", 1, small(1), {})
+    assert synced == [tmp_path / "run", tmp_path]
+    save(tmp_path / "run" / "ckpt", 2, small(2), {})
+    assert len(synced) == 2
 
 
 def test_what_json_cannot_hold_is_refused_and_leaves_nothing(tmp_path):

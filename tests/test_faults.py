@@ -23,13 +23,15 @@ def test_a_struck_run_goes_on_as_promised(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["violations"] == []
-    assert sum(row["times"] for name, row in found["rows"].items() if "kill" in name.lower()) >= 6
+    struck = {name: row["times"] for name, row in found["rows"].items()}
+    assert sum(times for name, times in struck.items() if "kill" in name.lower() or name.startswith("power cut")) >= 6
     assert found["rows"]["undisturbed twin, bit for bit"]["survived"] == 1
     assert any(name.startswith("spoiled") for name in found["rows"])
 
 
 @needs_compiler
 @pytest.mark.slow
-def test_the_harness_finds_a_planted_bug():
-    done = run("--kills", "4", "--failures", "0", "--damages", "0", "--disks", "0", "--sabotage", "an update twice")
+@pytest.mark.parametrize(("bug", "only"), [("an update twice", ""), ("no folder synced", "power cut")])
+def test_the_harness_finds_a_planted_bug(bug, only):
+    done = run("--kills", "4", "--failures", "0", "--damages", "0", "--disks", "0", "--sabotage", bug, "--only", only)
     assert done.returncode == 1 and "VIOLATION" in done.stdout, done.stdout + done.stderr

@@ -74,6 +74,8 @@ class Harness:
                     if outcome.kind:
                         struck += 1
                         self.table.add(outcome.kind.name, lost=outcome.lost)
+                    for way, lost in outcome.worlds.items():
+                        self.table.add(f"disk after a power cut: {way}", lost=lost)
                     if struck >= wanted and not compare:
                         break
                 if chain.finished and compare:

@@ -1,8 +1,10 @@
 """Chains of lives of one run: every life is struck somewhere, the directory is checked, the next one goes on."""
 
+import copy
 import errno
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +12,10 @@ from pathlib import Path
 
 import checks
 import lives
+import power
 from lives import Fault
 
-from hdfast import logger
+from hdfast import checkpoint, jsonl, logger, replay_store
 from hdfast.cli import TrainFlags
 from hdfast.config import Config
 from hdfast.flags import parse
@@ -73,7 +76,9 @@ KILLS = (
     _killed("killed while it writes TensorBoard's events", "events"),
     _killed("killed while it writes a picture", "videos"),
     _killed("killed at a rename, unlink, mkdir or open", "", ops=("rename", "unlink", "mkdir", "open"), weight=3),
-    _killed("power cut: killed, what no fsync covered is gone", "", power=True, weight=4),
+    _killed("power cut", "", power=True, weight=3),
+    _killed("power cut at a change of names", "", ops=("rename", "unlink", "mkdir", "open"), power=True, weight=2),
+    _killed("power cut while it saves a checkpoint", "ckpt", power=True, weight=2),
 )
 FAILURES = (
     _failing("disk full (ENOSPC) from a random write on", "on", errno.ENOSPC, DAMAGE),
@@ -94,9 +99,15 @@ def _forget_an_update() -> None:
     Trainer._load = wrong
 
 
+def _sync_no_folder() -> None:
+    for module in (checkpoint, jsonl, logger, replay_store):
+        module.sync_directory = lambda path: None
+
+
 SABOTAGE: dict[str, Callable[[], object]] = {  # planted bugs, by which the harness is tested
     "rows twice": lambda: setattr(logger, "rewind", lambda *_: (0, "")),
     "an update twice": _forget_an_update,
+    "no folder synced": _sync_no_folder,
     "nothing synced": lambda: setattr(os, "fsync", lambda handle: None),
 }
 
@@ -127,11 +138,13 @@ def census(folder: Path) -> Census:
 
 @dataclass
 class Outcome:
-    """One life: which kind struck (None: nothing did, it lived to the end), where, and the steps it cost."""
+    """One life: which kind struck (None: nothing did, it lived to the end), where, and the steps it cost, also those of
+    each thing that the disk may have held after a power cut."""
 
     kind: Kind | None
     where: str
     lost: int
+    worlds: dict[str, int]  # steps lost by what the disk held after a power cut
 
 
 class Chain:
@@ -149,17 +162,21 @@ class Chain:
         self.lives += 1
         self.story.begin()
         fault = kind.draw(self._rng, self._census) if kind else None
-        durable = lives.sizes(self.path) if kind and kind.power else {}
+        attic = self.path.with_name(self.path.name + "-attic") if kind and kind.power else None
+        disk = power.Before(self.path, attic) if attic else None
         after = self._rng.uniform(0.02, 0.5 * self._census.seconds) if kind and kind.clock else None
-        life = lives.live(arguments(self.path), self.path, fault, kill_after=after)
+        life = lives.live(arguments(self.path), self.path, fault, kill_after=after, attic=attic)
         where = f"{fault.how} {' '.join(life.struck)}" if fault else f"after {after:.2f} s" if after else "nowhere"
         try:
-            return self._judge(kind, fault, life, durable, where)
+            return self._judge(kind, fault, life, disk, where)
         except Exception as error:
             raise checks.Violation(f"{kind.name if kind else 'no fault'}, {where}: {type(error).__name__}: {error}\n"
                                    f"{life.output[-1500:]}") from error
+        finally:
+            if attic:
+                shutil.rmtree(attic)
 
-    def _judge(self, kind: Kind | None, fault: Fault | None, life: lives.Life, durable: dict[int, int],
+    def _judge(self, kind: Kind | None, fault: Fault | None, life: lives.Life, disk: power.Before | None,
                where: str) -> Outcome:
         refused = fault is not None and fault.how in ("once", "on")
         struck = bool(life.struck) if fault else life.code == lives.LEFT
@@ -173,11 +190,32 @@ class Chain:
         else:
             checks.expect(life.code == lives.LEFT, f"exit code {life.code} instead of a kill")
         before = self.story.recorded()
-        if kind and kind.power:
-            lives.cut_power(self.path, durable | life.synced)
         self.finished = life.code == 0
+        worlds = self._cut_power(power.Cut(disk, life), before) if disk and struck else {}
         self.story.check(finished=self.finished)
-        return Outcome(kind if struck else None, where, max(0, before - self.story.step))
+        return Outcome(kind if struck else None, where, max(0, before - self.story.step), worlds)
+
+    def _cut_power(self, cut: power.Cut, played: int) -> dict[str, int]:
+        """Check every folder that the disk may hold and go on in one of them; returns the steps that each has lost."""
+        saved = [int(name) for name in cut.surely() if re.fullmatch("[0-9]{12}", name)]
+        self.story.step = max([self.story.step, *saved])
+        found = {}
+        for way in power.WAYS:
+            story = copy.deepcopy(self.story)
+            story.path = self.path.with_name(f"{self.path.name}-world{len(found)}")
+            cut.build(story.path, way, self._rng)
+            try:
+                story.check()
+            except Exception as error:
+                raise checks.Violation(f"{way}: {error}") from error
+            found[way] = played - story.step
+            checks.expect(found[way] <= SETTINGS["run.save_every"] + 2, f"{way}: {found[way]} steps are lost")
+        shutil.rmtree(self.path)
+        goes_on = self._rng.randrange(len(found))
+        for number in range(len(found)):
+            world = self.path.with_name(f"{self.path.name}-world{number}")
+            world.rename(self.path) if number == goes_on else shutil.rmtree(world)
+        return found
 
     def compare(self) -> None:
         """Run to the same steps without a fault, stopping where this run was resumed: all must be equal bit for bit."""

@@ -23,6 +23,8 @@ LIMIT = 120.0  # seconds after which a life hangs
 OPS = {"write": 1, "fsync": 2, "rename": 4, "open": 8, "unlink": 16, "mkdir": 32, "truncate": 64}
 HOWS = ("count", "before", "halfway", "after", "once", "on")  # as the shim's enum How
 TRACEBACK, LEFT = 70, -signal.SIGKILL
+Entry = tuple[int, str]  # inode of a folder (0: none) and a name in it
+Change = tuple[Entry, Entry, int]
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,15 @@ class Fault:
 
 @dataclass
 class Life:
-    """How a life ended: exit code (negative: the signal), all it printed, the operations reported, and by inode how
-    many bytes of a file were surely on the disk."""
+    """How a life ended: exit code (negative: the signal), all it printed, the operations reported, by inode how
+    many bytes of a file were surely on the disk, and the changes of names: (folder, name) that went, (folder, name)
+    that came, inode; or the inode of a folder that was synced."""
 
     code: int
     output: str
     struck: list[str] = field(default_factory=list)
     synced: dict[int, int] = field(default_factory=dict)
+    names: list[Change | int] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -72,15 +76,19 @@ def prepare(script: str) -> None:
     torch.set_num_threads(1)
 
 
-def live(arguments: list[str], root: Path, fault: Fault | None = None, *, kill_after: float | None = None) -> Life:
-    """Run `hdfast <arguments>` in a child, with a fault below `root`, to its end or until it is killed."""
+def live(arguments: list[str], root: Path, fault: Fault | None = None, *, kill_after: float | None = None,
+         attic: Path | None = None) -> Life:
+    """Run `hdfast <arguments>` in a child, with a fault below `root`, to its end or until it is killed.
+
+    With `attic` changes of names are noted, and files made in this life are kept there under their inode.
+    """
     with tempfile.TemporaryDirectory(prefix="hdfast-life-") as folder:
         output, report = Path(folder) / "output", Path(folder) / "report"
         report.touch()
         began = time.monotonic()
         child = os.fork()
         if not child:
-            _child(arguments, root, fault, output, report)
+            _child(arguments, root, fault, output, report, attic)
         killer = threading.Timer(LIMIT if kill_after is None else kill_after, os.kill, (child, signal.SIGKILL))
         killer.start()
         status = os.waitpid(child, 0)[1]
@@ -92,14 +100,20 @@ def live(arguments: list[str], root: Path, fault: Fault | None = None, *, kill_a
         for line in report.read_text().splitlines():
             if found := re.fullmatch(r"=(\w+) (\d+) (\d+)", line):
                 what, inode, size = found[1], int(found[2]), int(found[3])
-                if what == "sync" or not size:
+                if what == "folder":
+                    life.names.append(inode)
+                elif what == "sync" or not size:
                     life.synced[inode] = size
+            elif line.startswith("@"):
+                old, went, new, came, inode = line[1:].split("\t")
+                life.names.append(((int(old), went), (int(new), came), int(inode)))
             else:
                 life.struck.append(line)
         return life
 
 
-def _child(arguments: list[str], root: Path, fault: Fault | None, output: Path, report: Path) -> None:
+def _child(arguments: list[str], root: Path, fault: Fault | None, output: Path, report: Path,
+           attic: Path | None) -> None:
     code = TRACEBACK
     try:
         handle = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
@@ -110,29 +124,9 @@ def _child(arguments: list[str], root: Path, fault: Fault | None, output: Path, 
         fault = fault or Fault("count", ops=())
         ctypes.CDLL(os.environ["HDFAST_SHIM"]).faults_arm(
             f"{root}/".encode(), fault.part.encode(), sum(OPS[name] for name in fault.ops), ctypes.c_long(fault.at),
-            HOWS.index(fault.how), fault.error, os.open(report, os.O_WRONLY | os.O_APPEND))
+            HOWS.index(fault.how), fault.error, os.open(report, os.O_WRONLY | os.O_APPEND), str(attic or "").encode())
         code = cli.main(arguments)
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(code)
-
-
-def sizes(root: Path) -> dict[int, int]:
-    """Size by inode of every file below `root`: what lay there before a life is taken as being on the disk."""
-    return {path.stat().st_ino: path.stat().st_size for path in root.rglob("*") if path.is_file()}
-
-
-def cut_power(root: Path, durable: dict[int, int]) -> int:
-    """Take from every file what no fsync had put on the disk, and return how many bytes that were.
-
-    Names stay: a file that was never synced is left empty, as several file systems leave it.
-    """
-    lost = 0
-    for path in root.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            info = path.stat()
-            keep = min(info.st_size, durable.get(info.st_ino, 0))
-            lost += info.st_size - keep
-            os.truncate(path, keep)
-    return lost

@@ -18,6 +18,7 @@ import lives
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200, help="times a run is killed")
+    parser.add_argument("--only", default="", help="kill by those kinds alone whose name holds this")
     parser.add_argument("--failures", type=int, default=48, help="times a file operation fails")
     parser.add_argument("--damages", type=int, default=10**6, help="spoiled files; by default every file in every way")
     parser.add_argument("--disks", type=int, default=8, help="real small disks that run full or are read-only")
@@ -39,7 +40,8 @@ def main() -> int:
         harness = Harness(Path(folder), options.seed, options.seconds)
         if options.sabotage:
             kills.SABOTAGE[options.sabotage]()
-        harness.chains(kills.KILLS, options.kills, compare=1 if options.quick else 4, share=0.5)
+        killing = tuple(kind for kind in kills.KILLS if options.only in kind.name)
+        harness.chains(killing, options.kills, compare=1 if options.quick else 4, share=0.5)
         harness.chains(kills.FAILURES, options.failures, compare=0, share=0.65)
         harness.damages(options.damages, share=0.95)
         harness.disks(options.disks)

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
+#include <initializer_list>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -19,7 +20,7 @@ enum Op : unsigned { kWrite = 1, kSync = 2, kRename = 4, kOpen = 8, kUnlink = 16
 enum How { kCount, kKillBefore, kKillHalfway, kKillAfter, kFailOnce, kFailOn };
 
 struct Plan {
-    char root[1024], part[128];
+    char root[1024], part[128], attic[1024];
     unsigned ops;
     long at, seen;
     int how, error, report;
@@ -100,10 +101,36 @@ void leave(const Step& step) {
 void note(const char* what, int fd) {
     struct stat info;
     int saved = errno;
-    if (!fstat(fd, &info) && S_ISREG(info.st_mode)) {
+    if (!fstat(fd, &info) && (S_ISREG(info.st_mode) || S_ISDIR(info.st_mode))) {
         char line[96];
-        say(line, snprintf(line, sizeof line, "=%s %lu %ld\n", what, (unsigned long)info.st_ino, (long)info.st_size));
+        const char* kind = S_ISDIR(info.st_mode) ? "folder" : what;
+        say(line, snprintf(line, sizeof line, "=%s %lu %ld\n", kind, (unsigned long)info.st_ino, (long)info.st_size));
     }
+    errno = saved;
+}
+
+unsigned long inode_of(const char* path, size_t length) {
+    char part[4096];
+    struct stat info;
+    snprintf(part, sizeof part, "%.*s", (int)length, path);
+    return lstat(part, &info) ? 0 : (unsigned long)info.st_ino;
+}
+
+// A change of names, for the harness to undo: the folder's inode and the name that went, those that came, and the
+// inode of what it names, which is kept in the attic whatever happens to its names.
+void journal(const char* from, const char* to, unsigned long inode) {
+    if (!plan.attic[0] || strncmp(to ? to : from, plan.root, strlen(plan.root))) return;
+    int saved = errno;
+    char line[4096], link[2048];
+    int length = snprintf(line, sizeof line, "@");
+    for (const char* path : {from, to}) {
+        const char* name = path ? strrchr(path, '/') + 1 : "";
+        unsigned long folder = path ? inode_of(path, name - 1 - path) : 0;
+        length += snprintf(line + length, sizeof line - length, "%lu\t%s\t", folder, name);
+    }
+    if (!from && snprintf(link, sizeof link, "%s/%lu", plan.attic, inode) > 0)
+        syscall(SYS_linkat, AT_FDCWD, to, AT_FDCWD, link, 0);  // refused for folders, which need it not
+    say(line, length + snprintf(line + length, sizeof line - length, "%lu\n", inode));
     errno = saved;
 }
 
@@ -116,20 +143,25 @@ int open_at(int folder, const char* path, int flags, unsigned mode) {
         return syscall(SYS_openat, folder, path, flags, mode);
     Step step = enter(kOpen, full);
     if (step.fail) return -1;
+    bool there = !(flags & O_CREAT) || inode_of(full, strlen(full));
     int fd = syscall(SYS_openat, folder, path, flags, mode);
     if (fd >= 0) note("open", fd);
+    if (fd >= 0 && !there) journal(nullptr, full, inode_of(full, strlen(full)));
     leave(step);
     return fd;
 }
 
-// One operation on one path.
+// One operation on one path, which goes, comes, or takes the place of another.
 template <class Real>
-int on_path(unsigned op, int folder, const char* path, Real real) {
-    char full[4096];
+int on_path(unsigned op, int folder, const char* path, Real real, int from = AT_FDCWD, const char* old = nullptr) {
+    char full[4096], before[4096];
     if (!plan.armed || !full_path(folder, path, full, sizeof full)) return real();
     Step step = enter(op, full);
     if (step.fail) return -1;
+    const char* source = op == kUnlink ? full : old && full_path(from, old, before, sizeof before) ? before : nullptr;
+    unsigned long inode = source ? inode_of(source, strlen(source)) : 0;
     int result = real();
+    if (!result) journal(source, op == kUnlink ? nullptr : full, source ? inode : inode_of(full, strlen(full)));
     leave(step);
     return result;
 }
@@ -142,7 +174,10 @@ int on_file(unsigned op, int fd, Real real) {
     Step step = enter(op, path);
     if (step.fail) return -1;
     int result = real();
-    if (!result && op == kSync) note("sync", fd);
+    if (!result && op == kSync) {
+        note("sync", fd);
+        journal(nullptr, path, inode_of(path, strlen(path)));  // libraries that rename by no function of libc's
+    }
     leave(step);
     return result;
 }
@@ -169,11 +204,13 @@ unsigned mode_of(int flags, va_list list) { return flags & (O_CREAT | O_TMPFILE)
 extern "C" {
 
 // From now on the `at`-th operation among `ops` on a path below `root` that contains `part` is struck; what happens is
-// written to the descriptor `report`.
-void faults_arm(const char* root, const char* part, unsigned ops, long at, int how, int error, int report) {
+// written to the descriptor `report`. With `attic`, a folder on the same disk, so are all changes of names.
+void faults_arm(const char* root, const char* part, unsigned ops, long at, int how, int error, int report,
+                const char* attic) {
     plan = {};
     snprintf(plan.root, sizeof plan.root, "%s", root);
     snprintf(plan.part, sizeof plan.part, "%s", part);
+    snprintf(plan.attic, sizeof plan.attic, "%s", attic);
     plan.ops = ops, plan.at = at, plan.how = how, plan.error = error, plan.report = report;
     plan.armed = true;
 }
@@ -217,7 +254,7 @@ int ftruncate(int fd, off_t size) { return on_file(kTruncate, fd, [=] { return (
 int ftruncate64(int fd, off_t size) { return ftruncate(fd, size); }
 
 int renameat(int from, const char* old, int to, const char* path) {
-    return on_path(kRename, to, path, [=] { return (int)syscall(SYS_renameat2, from, old, to, path, 0); });
+    return on_path(kRename, to, path, [=] { return (int)syscall(SYS_renameat2, from, old, to, path, 0); }, from, old);
 }
 int rename(const char* old, const char* path) { return renameat(AT_FDCWD, old, AT_FDCWD, path); }
 int unlinkat(int folder, const char* path, int flags) {
