@@ -21,23 +21,30 @@ HD_CLONES void entropy_slopes(const float* __restrict logit, int64_t count, floa
   for (int64_t i = 0; i < count; ++i) out[i] = fexp(logit[i]) * (logit[i] + 1.f);
 }
 
+// body(row, first action, count, their numbers) for each row of [begin, end). A tile is whole rows and begins at a
+// multiple of their number, also where a thread's rows begin within: the same numbers go through the same lanes.
+template <class Numbers, class Body>
+void tiles(const ActorLossArgs& a, int64_t begin, int64_t end, const Numbers& numbers, const Body& body) {
+  float out[TILE];
+  const int64_t together = std::max<int64_t>(1, TILE / a.actions);
+  for (int64_t first = begin / together * together; first < end; first += together) {
+    const int64_t last = std::min(first + together, a.rows);
+    for (int64_t k = 0; k < a.actions; k += TILE) {  // more than once only where a row is longer than a tile
+      const int64_t count = std::min(TILE, a.actions - k);
+      numbers(a.logit + first * a.actions + k, (last - first) * count, out);
+      for (int64_t n = std::max(first, begin); n < std::min(last, end); ++n) body(n, k, count, out + (n - first) * count);
+    }
+  }
+}
+
 }  // namespace
 
 void actor_loss_fwd(const ActorLossArgs& a, int64_t begin, int64_t end) {
-  float term[TILE];
-  for (int64_t n = begin; n < end; ++n) a.ent[n] = 0.f;
-  for (int64_t first = begin * a.actions, last = end * a.actions; first < last; first += TILE) {
-    const int64_t count = std::min(TILE, last - first);
-    entropy_terms(a.logit + first, count, term);
-    int64_t n = first / a.actions, k = first % a.actions;
-    for (int64_t i = 0; i < count;) {
-      const int64_t stop = std::min(count, i + a.actions - k);
-      float sum = 0.f;
-      for (; i < stop; ++i) sum += term[i];
-      a.ent[n++] += sum;
-      k = 0;
-    }
-  }
+  tiles(a, begin, end, entropy_terms, [&](int64_t n, int64_t k, int64_t count, const float* term) {
+    float sum = 0.f;
+    for (int64_t i = 0; i < count; ++i) sum += term[i];
+    a.ent[n] = k ? a.ent[n] + sum : sum;
+  });
   for (int64_t n = begin; n < end; ++n) {
     const int64_t action = a.action[n];
     const float logp = action >= 0 && action < a.actions ? a.logit[n * a.actions + action] : NAN;
@@ -47,15 +54,14 @@ void actor_loss_fwd(const ActorLossArgs& a, int64_t begin, int64_t end) {
 }
 
 void actor_loss_bwd(const ActorLossArgs& a, int64_t begin, int64_t end) {
-  entropy_slopes(a.logit + begin * a.actions, (end - begin) * a.actions, a.dlogit + begin * a.actions);
-  for (int64_t n = begin; n < end; ++n) {
+  tiles(a, begin, end, entropy_slopes, [&](int64_t n, int64_t k, int64_t count, const float* slope) {
     const float scaled = a.dloss[n] * a.weight[n];
     const float to_logp = (a.dlogp ? a.dlogp[n] : 0.f) - scaled * a.advantage[n];
     const float to_ent = (a.dent ? a.dent[n] : 0.f) - scaled * a.entropy;
-    float* row = a.dlogit + n * a.actions;
-    for (int64_t k = 0; k < a.actions; ++k) row[k] *= -to_ent;
-    if (a.action[n] >= 0 && a.action[n] < a.actions) row[a.action[n]] += to_logp;
-  }
+    float* row = a.dlogit + n * a.actions + k;
+    for (int64_t i = 0; i < count; ++i) row[i] = slope[i] * -to_ent;
+    if (a.action[n] >= k && a.action[n] < k + count) row[a.action[n] - k] += to_logp;
+  });
 }
 
 }  // namespace hd::cpu

@@ -257,16 +257,23 @@ void parallel(int64_t n, int64_t grain, const F& f) {
   if (failure) std::rethrow_exception(failure);
 }
 
+// Elements, about 1 ns each, below which a slice is not worth waking a thread; tests of threads want slices of one.
+#ifndef HD_SLICE
+#define HD_SLICE 50000
+#endif
 // Given to the CPU branch of `run`: splits [0, n) over torch's threads. `cost` is the number of elements
-// (about 1 ns each) that one of the n items touches; slices shorter than about 50 us are not worth waking a
-// thread.
+// that one of the n items touches. Small items may be numbers, of which a vector holds many; what is left over behind
+// the last vector the compiler rounds in another way. So slices of them end where vectors do, whatever the threads.
 struct Threads {
+  static constexpr int64_t LANES = 64;
   template <class F>
   void split(int64_t n, int64_t cost, const F& f) const {
     if (n <= 0) return;
-    const int64_t grain = std::max<int64_t>(1, 50000 / std::max<int64_t>(1, cost));
+    const int64_t grain = std::max<int64_t>(1, HD_SLICE / std::max<int64_t>(1, cost));
     if (n <= grain) return f(int64_t(0), n);
-    parallel(n, grain, f);
+    if (grain < 8 * LANES) return parallel(n, grain, f);
+    parallel((n + LANES - 1) / LANES, grain / LANES,
+             [&](int64_t begin, int64_t end) { f(begin * LANES, std::min(n, end * LANES)); });
   }
 };
 

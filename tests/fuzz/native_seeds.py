@@ -1,6 +1,6 @@
 """Seeds of the native target: the accepted calls of tests/native/raw_cases.py, in many sizes each, for harness.cpp.
 
-    python tests/fuzz/native_seeds.py FOLDER
+    python tests/fuzz/native_seeds.py FOLDER [--large]     large: few, of sizes that are worth several threads
 """
 
 import random
@@ -15,6 +15,8 @@ TYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16, torch.int6
 FLOATS = (0.0, 0.01, 0.5, 0.8, 0.95, 0.99, 0.999, 1.0, -1.0, 5.0, 95.0, 100.0, 101.0, 1e-8)
 LARGEST = {"LENGTH": 4, "BATCH": 40, "EMBED": 33, "ACTIONS": 18, "DETER": 40, "UNITS": 40, "STOCH": 8, "CLASSES": 40}
 COUNT = 12  # of sizes: those of raw_cases.py, then chance
+LARGE = (LARGEST | {"BATCH": 64, "EMBED": 96, "DETER": 256, "UNITS": 256, "STOCH": 32, "CLASSES": 32},
+         LARGEST | {"LENGTH": 1, "BATCH": 1100, "DETER": 256, "STOCH": 32, "CLASSES": 32})
 PACKED, MODE = 0x40, 0x82  # contiguous on the CPU; small numbers, and index 0
 
 
@@ -32,10 +34,10 @@ def encoded(value: object, schema: str) -> bytes:
 
 
 def size(number: int) -> bytes:
-    return bytes([number]) if number < 192 else bytes([255, number % 256, number // 256])
+    return bytes([number]) if number < 192 else b"\xff" + number.to_bytes(3, "little")
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, large: bool) -> None:
     sys.path.insert(0, str(ROOT / "tests" / "native"))
     import raw_cases
 
@@ -46,9 +48,10 @@ def main(folder: Path) -> None:
     ops = torch.ops.hdfast
     names = sorted(name for family in library.families() for name in family.OPS)
     chance = random.Random(0)
-    for number in range(COUNT):
-        for name, most in LARGEST.items():
-            setattr(raw_cases, name, chance.randint(1, most) if number else getattr(raw_cases, name))
+    sizes = [{}] + [{name: chance.randint(1, most) for name, most in LARGEST.items()} for _ in range(COUNT - 1)]
+    for number, some in enumerate(LARGE if large else sizes):
+        for name, size in some.items():
+            setattr(raw_cases, name, size)
         raw_cases.LATENT = raw_cases.STOCH * raw_cases.CLASSES
         for place, name in enumerate(names):
             op = getattr(ops, name).default
@@ -61,4 +64,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), "--large" in sys.argv)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The CPU kernels and _host under ASan and UBSan, through the tests that use them from Python: a build of its own in
-# build/sanitize, then one pytest process per file, so that a report ends that file alone.
+# build/sanitize, then one pytest process per file, so that a report ends that file alone. Then every op on threads
+# under TSan, and _host under valgrind.
 #
 #   tests/sanitize/native.sh PYTHON [JOBS]
 set -euo pipefail
@@ -37,4 +38,21 @@ for file in tests/native/test_*.py tests/test_{ops,model,parity,replay,replay_ri
     -k "not emu and not test_extreme_rows and not 1024" "${exact[@]}" || { code=$?; [ $code = 5 ] || failed+=("$file"); }
 done
 [ ${#failed[@]} = 0 ] || { echo "failed: ${failed[*]}"; exit 1; }
+
+# Every op split over threads and called by two at once, under TSan; a planted race must be seen.
+cmake -S tests/fuzz/native -B "$build/threads" -G Ninja
+cmake --build "$build/threads" -j "$jobs" --target ops_threads
+rm -rf "$build/threads/calls"
+LD_PRELOAD=$preload "$python" tests/fuzz/native_seeds.py "$build/threads/calls" --large
+grep -q "ThreadSanitizer: data race" <<<"$("$build/threads/ops_threads" --planted 2>&1)"
+TSAN_OPTIONS=halt_on_error=1 "$build/threads/ops_threads" "$build/threads/calls"
+
+# _host as Python calls it. What valgrind finds in the interpreter and in numpy is theirs: only frames of _host count.
+cmake -S . -B "$build/host" -G Ninja -DHDFAST_CUDA=0 "-DHDFAST_PYTHON=$python" "-DHDFAST_TORCH_DIR=$torch" \
+  "-DHDFAST_PYTHON_INCLUDE=$includes" "-DHDFAST_PYTHON_SUFFIX=$suffix"
+cmake --build "$build/host" -j "$jobs" --target _host
+"$python" tests/sanitize/gather.py "$build/host" 20000
+if "$python" tests/sanitize/gather.py "$build/host" 2000 leak; then echo "a planted leak was not seen"; exit 1; fi
+OPENBLAS_NUM_THREADS=1 valgrind --log-file="$build/host/valgrind.log" "$python" tests/sanitize/gather.py "$build/host" 20
+if grep -B20 "_host" "$build/host/valgrind.log"; then exit 1; fi
 echo "nothing found"

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -28,8 +29,14 @@ template <class... Parts>
   throw Refused(text.str());
 }
 // Bytes that one tensor may take here; what torch could not allocate it refuses, and so does this.
-constexpr int64_t MOST_BYTES = int64_t(1) << 22;
+inline int64_t most_bytes = int64_t(1) << 22;
+inline int64_t most_elements = 1 << 13;  // of an argument; a larger one is a view of one element
 inline int threads = 1;
+// A parallel loop's pieces of `step`, each program's own.
+using Piece = std::function<void(int64_t, int64_t)>;
+void pieces(int64_t begin, int64_t end, int64_t step, const Piece& piece);
+// What tensors were made of, in order, where a program wants to know.
+inline thread_local std::vector<std::pair<std::shared_ptr<char>, size_t>>* blocks = nullptr;
 
 // What a byte of an input says.
 enum class Kind : uint8_t { TYPE, LAYOUT, VALUES, DIMENSIONS, SIZE, INTEGER, OTHER };
@@ -55,6 +62,7 @@ inline std::map<std::string, Op>& ops() {
   static std::map<std::string, Op> all;
   return all;
 }
+Op& chosen(Source& source);  // by the first two bytes; the first, a number of threads, is the caller's
 template <class T>
 T decode(Source& source);
 
@@ -95,6 +103,7 @@ class Tensor {
     block_ = std::shared_ptr<char>(static_cast<char*>(std::malloc(bytes)), std::free);
     std::memset(block_.get(), 0x7f, bytes);  // an index that nobody wrote leads far away
     data_ = block_.get() + offset * size;
+    if (fuzz::blocks) fuzz::blocks->emplace_back(block_, bytes);
   }
   int64_t dim() const { return int64_t(sizes_.size()); }
   int64_t size(int64_t d) const { return at(sizes_, d); }
@@ -140,7 +149,7 @@ inline Tensor new_empty(const Tensor& like, headeronly::IntHeaderOnlyArrayRef sh
         __builtin_mul_overflow(elements, sizes[d], &elements))
       fuzz::refuse("torch: storage size calculation overflowed");
   }
-  if (elements > fuzz::MOST_BYTES / headeronly::bytes_of(type)) fuzz::refuse("torch: cannot allocate");
+  if (elements > fuzz::most_bytes / headeronly::bytes_of(type)) fuzz::refuse("torch: cannot allocate");
   return Tensor(std::move(sizes), std::move(strides), type, like.is_cuda(), elements);
 }
 inline Tensor zero_(Tensor& t) {
@@ -151,7 +160,7 @@ inline uint32_t get_num_threads() { return uint32_t(fuzz::threads); }
 template <class F>
 void parallel_for(int64_t begin, int64_t end, int64_t grain, const F& f) {
   const int64_t step = std::max(std::max<int64_t>(1, grain), (end - begin + fuzz::threads - 1) / fuzz::threads);
-  for (int64_t i = begin; i < end; i += step) f(i, std::min(end, i + step));
+  fuzz::pieces(begin, end, step, f);
 }
 namespace accelerator {
 struct DeviceGuard {
