@@ -7,7 +7,7 @@ import torch
 
 from hdfast.ops import products
 
-CPU = torch.device("cpu")
+CPU, META = torch.device("cpu"), torch.device("meta")
 
 
 def right(out, a, b, dtype, *, out_):
@@ -22,16 +22,14 @@ def refused(out, a, b, dtype, *, out_):
     raise RuntimeError("self and mat2 must have the same dtype, but got Float and BFloat16")
 
 
-@pytest.mark.parametrize("product, found", [(right, True), (wrong, False), (refused, False), (None, False)])
-def test_adding_to_float32_is_tried_before_it_is_relied_on(monkeypatch, product, found):
+@pytest.mark.parametrize("device, product, found", [
+    (CPU, right, True), (CPU, wrong, False), (CPU, refused, False), (CPU, None, False),
+    (META, right, True), (META, refused, False)])
+def test_adding_to_float32_is_tried_before_it_is_relied_on(monkeypatch, device, product, found):
     op = SimpleNamespace() if product is None else SimpleNamespace(
         dtype_out=lambda x, a, b, dtype, *, out: product(x, a, b, dtype, out_=out))
     monkeypatch.setattr(products, "aten", SimpleNamespace(addmm=op))
-    assert products.accumulates.__wrapped__(CPU) is found
-
-
-def test_shapes_alone_are_taken_to_be_added_without_a_try():
-    assert products.accumulates.__wrapped__(torch.device("meta"))
+    assert products.accumulates.__wrapped__(device) is found
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
