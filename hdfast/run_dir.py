@@ -121,8 +121,8 @@ def check_settings(path: Path, config: Config) -> bool:
     found = differences(_parsed(saved, text), config, ignore=RESUME_MAY_CHANGE)
     if found:
         listed = ", ".join(f"{name} (there {old}, now {new})" for name, (old, new) in found.items())
-        raise ConfigError(f"{path} holds a run with other settings: {listed}; give the same settings to continue it, "
-                          "or another --logdir to start a new run")
+        raise ConfigError(f"{path} holds a run with other settings, says its {saved.name}: {listed}; give the same "
+                          "settings to continue it, or another --logdir to start a new run")
     return True
 
 

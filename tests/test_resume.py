@@ -164,6 +164,7 @@ def test_other_settings_are_refused(tmp_path):
                                        "optim.actor_lr": 1e-3})
     with pytest.raises(ConfigError) as error:
         scripted(other, tmp_path)
+    assert "says its config.json" in str(error.value)
     assert "optim.actor_lr (there 3e-05, now 0.001), run.batch_size (there 4, now 5);" in str(error.value)
     assert "save_every" not in str(error.value) and "run.steps" not in str(error.value)
     assert (tmp_path / "config.json").read_text() == before
