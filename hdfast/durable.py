@@ -49,6 +49,21 @@ def read_bounded(path: Path, limit: int = READ_LIMIT) -> bytes:
     return data
 
 
+def regular(path: str, flags: int) -> int:
+    """An opener for `open`: OSError for what is no regular file (a pipe would be waited for) and for a link, which
+    could lead what is written to another file of the user's."""
+    try:
+        handle = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise OSError(errno.EINVAL, "it is a link or a pipe, where a regular file belongs", path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
+    return handle
+
+
 def is_folder(path: Path) -> bool:
     """Whether a path is a folder that can be looked at; no name, however long or strange, is an error."""
     try:
@@ -97,7 +112,7 @@ class Lock:
     """
 
     def __init__(self, path: Path):
-        self._file = open(path / LOCK, "a+b", buffering=0)
+        self._file = open(path / LOCK, "a+b", buffering=0, opener=regular)
         try:
             self._take(path)
             self.left = lock_holder(path)
@@ -134,7 +149,7 @@ class Lock:
 def lock_holder(path: Path) -> dict[str, Any] | None:
     """{pid, host} of the process that has or had the lock of a run directory; None where its file does not tell."""
     try:
-        with open(path / LOCK, "rb") as file:
+        with open(path / LOCK, "rb", opener=regular) as file:
             found = json.loads(file.read(4096))
         if type(found["pid"]) is int and isinstance(found["host"], str):
             return {"pid": found["pid"], "host": found["host"]}
@@ -146,7 +161,7 @@ def lock_holder(path: Path) -> dict[str, Any] | None:
 def is_held(path: Path) -> bool:
     """Whether a process holds the run directory at `path`."""
     try:
-        with open(path / LOCK, "rb") as lock:
+        with open(path / LOCK, "rb", opener=regular) as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

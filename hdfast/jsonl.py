@@ -10,7 +10,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from hdfast.durable import disk_errors, make_directory, sync_directory
+from hdfast.durable import disk_errors, make_directory, read_bounded, regular, sync_directory
+
+READ_LIMIT = 1 << 30  # bytes of records; 100,000 steps write half a megabyte
 
 
 def is_number(value: Any) -> bool:
@@ -40,8 +42,8 @@ class JsonLines:
     def __init__(self, path: Path):
         self.path = path
         with disk_errors("open", path):
-            self._file = open(path, "ab", buffering=0)
-            data = path.read_bytes() if path.is_file() else b""  # a device has no end
+            self._file = open(path, "ab", buffering=0, opener=regular)
+            data = content(path)
         self._size, self._crc = len(data), zlib.crc32(data)
 
     def append(self, row: dict[str, Any]) -> None:
@@ -73,13 +75,18 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     with disk_errors("read", path):
-        return [row for row in map(_parse, path.read_bytes().splitlines()) if row is not None]
+        return [row for row in map(_parse, content(path).splitlines()) if row is not None]
+
+
+def content(path: Path) -> bytes:
+    """All of a file of records, b"" of what is none; OSError where it is too large."""
+    return read_bounded(path, READ_LIMIT) if path.is_file() else b""
 
 
 def last_rows(path: Path, window: int = 1 << 16) -> list[dict[str, Any]]:
     """Rows in the last `window` bytes of a file, in order; none where it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             start = max(0, os.fstat(file.fileno()).st_size - window)
             file.seek(start)
             lines = file.read().splitlines()
@@ -98,7 +105,7 @@ def rewind(path: Path, mark: Any, last_step: int) -> tuple[int, str]:
     if type(size) is not int or type(crc) is not int:
         return trim(path, last_step), ""
     with disk_errors("read", path):
-        data = path.read_bytes() if path.is_file() else b""
+        data = content(path)
     if len(data) >= size and zlib.crc32(data[:size]) == crc:
         if len(data) > size:
             replace(path, data[:size])
@@ -118,7 +125,7 @@ def trim(path: Path, last_step: int) -> int:
     if not path.is_file():
         return 0
     with disk_errors("read", path):
-        data = path.read_bytes()
+        data = content(path)
     lines = data.splitlines()
     kept = [line for line in lines if (row := _parse(line)) is not None and _reached(row, last_step)]
     fixed = b"".join(line + b"\n" for line in kept)
@@ -138,7 +145,8 @@ def replace(path: Path, data: bytes) -> None:
     with disk_errors("write", path):
         try:
             make_directory(path.parent)
-            with open(beside, "wb") as file:
+            beside.unlink(missing_ok=True)  # and never written through, if it is a link
+            with open(beside, "xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

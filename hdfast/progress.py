@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from hdfast.durable import disk_errors
+from hdfast.durable import disk_errors, regular
 
 REFRESH = 0.1  # seconds between redraws of the live line
 Segment = tuple[str, str]  # text, rich style
@@ -22,7 +22,8 @@ class ProgressLine:
         self._task, self._repeat, self._print = task.removeprefix("atari_"), action_repeat, console is not False
         self._mirror_path = mirror
         with disk_errors("open", mirror):
-            self._mirror = open(mirror, "ab", buffering=0)  # with a buffer, closing would fail again on a full disk
+            # With a buffer, closing would fail again on a full disk.
+            self._mirror = open(mirror, "ab", buffering=0, opener=regular)
         self._eta = Eta()
         self._drawn, self._plain = -math.inf, ""
         self._scalars: Mapping[str, float] = {}

@@ -1,5 +1,6 @@
 """`hdfast sweep`: tasks x seeds, each a run of its own, scheduled by Ray; resumable at any time by the same command."""
 
+import os
 import re
 import signal
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hdfast.config import Config
+from hdfast.durable import regular
 from hdfast.errors import ConfigError
 from hdfast.progress import LiveTable, duration, points, text_table
 from hdfast.run_dir import check_settings
@@ -204,6 +206,8 @@ def _root(jobs: list[Job]) -> Path:
 def tail(path: Path, lines: int = TAIL) -> list[str]:
     """The last lines of a text file; none where it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+        with open(path, "rb", opener=regular) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - (1 << 16)))
+            return file.read().decode(errors="replace").splitlines()[-lines:]
     except OSError:
         return []

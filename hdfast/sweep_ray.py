@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hdfast.durable import is_held
+from hdfast.durable import is_held, regular
 from hdfast.errors import ConfigError, RunError
 
 OBJECT_STORE = 80 << 20  # bytes, near Ray's smallest: no tensors travel through it
@@ -51,7 +51,7 @@ def run_child(arguments: list[str], logdir: str, threads: int) -> int:
     deadline = time.monotonic() + LOCK_SECONDS
     while is_held(folder) and time.monotonic() < deadline:
         time.sleep(POLL)
-    with open(folder / "output.log", "ab") as output:
+    with open(folder / "output.log", "ab", opener=regular) as output:
         child = subprocess.Popen([sys.executable, "-c", FOLLOW, str(os.getpid()), "-m", "hdfast", *arguments],
                                  stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
                                  env=os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"})

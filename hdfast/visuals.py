@@ -201,6 +201,7 @@ def _save_mp4(path: Path, frames: np.ndarray, fps: float, scale: int | None) -> 
     with disk_errors("write", path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            beside.unlink(missing_ok=True)
             with get_writer(beside, fps=fps, codec="libx264", quality=8, macro_block_size=2) as writer:
                 for frame in frames:
                     image = _enlarge(frame, scale)

@@ -168,7 +168,10 @@ def test_trim_leaves_a_good_file_alone(tmp_path):
 # Disks
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "scores.jsonl", "eval.jsonl", "console.log"])
-def test_full_disk(tmp_path, name):
+def test_full_disk(tmp_path, name, monkeypatch):
+    for place in ("jsonl", "progress"):  # where a link or a device would be refused
+        monkeypatch.setattr(f"hdfast.{place}.regular", None)
+    monkeypatch.setattr("hdfast.jsonl.content", lambda path: b"")
     (tmp_path / name).symlink_to("/dev/full")
     log = make(tmp_path)
     with pytest.raises(RunError, match=rf"cannot write .*{name}.*No space left.*Free some space"):

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -12,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from hdfast import checkpoint
+from hdfast import checkpoint, cli, jsonl, watch
 from hdfast.checkpoint import MANIFEST, TENSORS
-from hdfast.durable import read_bounded
+from hdfast.durable import is_held, lock_holder, read_bounded
 from hdfast.errors import ConfigError, RunError
 from hdfast.replay import Replay
 from hdfast.report.collect import collect
+from hdfast.sweep import tail
 from replay_stream import filled
 from scripted_sweep import write_run
 
@@ -163,6 +165,92 @@ def test_a_large_file_is_not_read_whole(tmp_path):
         file.truncate(1 << 40)
     with pytest.raises(OSError, match="larger than"):
         read_bounded(tmp_path / "sparse")
+
+
+# Files that are none, in a run's folder or a sweep's
+
+RECORDS = ("metrics.jsonl", "scores.jsonl", "eval.jsonl")
+WRITTEN = (*RECORDS, "console.log", ".lock")
+
+
+@pytest.fixture
+def no_waiting():
+    """What waits for a pipe's other end is interrupted, and fails."""
+    def late(*_):
+        pytest.fail("waited for a pipe")
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def train(path: Path) -> int:
+    return cli.main(["train", "--configs", "debug", "--task", "dummy", "--logdir", str(path)])
+
+
+def never(*_, **__):
+    pytest.fail("training began")
+
+
+@pytest.mark.parametrize("name", [*WRITTEN, "meta.json", "config.json", "output.log"])
+def test_a_pipe_is_not_waited_for(tmp_path, name, no_waiting):
+    path = write_run(tmp_path, "pong", 0)
+    (path / name).unlink(missing_ok=True)
+    os.mkfifo(path / name)
+    assert watch.read_run(path).path == path
+    assert lock_holder(path) is None and is_held(path) == (name == ".lock") and tail(path / "output.log") == []
+    runs, notes = collect([tmp_path])
+    assert runs or "not a regular file" in notes[0]
+
+
+@pytest.mark.parametrize(("kind", "name"), [
+    *((kind, name) for kind in ("pipe", "folder") for name in WRITTEN), ("link", "console.log"), ("link", ".lock")])
+def test_training_writes_into_nothing_but_files_of_its_own(tmp_path, name, kind, capsys, monkeypatch, no_waiting):
+    monkeypatch.setattr("hdfast.trainer.Trainer._loop", never)
+    path, victim = tmp_path / "run", tmp_path / "victim"
+    path.mkdir()
+    victim.write_bytes(b'{"step": 0}\n')
+    if kind == "pipe":
+        os.mkfifo(path / name)
+    elif kind == "link":
+        (path / name).symlink_to(victim)
+    else:
+        (path / name).mkdir()
+    assert train(path) == (2 if name == ".lock" else 1)  # no run can be in such a folder at all
+    error = capsys.readouterr().err
+    assert error.startswith("hdfast: error: cannot ") and name in error and "Traceback" not in error
+    assert victim.read_bytes() == b'{"step": 0}\n'
+
+
+def test_a_linked_half_written_file_is_not_written_through(tmp_path):
+    victim, path = tmp_path / "victim", tmp_path / "rows.jsonl"
+    victim.write_text("mine")
+    path.write_bytes(b'{"step": 1}\n{"step": 9}\n')
+    (tmp_path / ".rows.jsonl.part").symlink_to(victim)
+    assert jsonl.trim(path, 5) == 1
+    assert victim.read_text() == "mine" and path.read_bytes() == b'{"step": 1}\n'
+    path.unlink()
+    path.symlink_to(victim)
+    with pytest.raises(RunError, match="it is a link or a pipe"):
+        jsonl.JsonLines(path)
+    # Records of steps to come, a picture, a page: replaced by a file, and not written through either
+    jsonl.replace(path, b"new")
+    assert victim.read_text() == "mine" and path.read_bytes() == b"new" and not path.is_symlink()
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_records_that_would_fill_the_memory_are_refused(tmp_path, name):
+    path = write_run(tmp_path, "pong", 0)
+    with (path / name).open("r+b") as file:
+        file.truncate(1 << 40)  # sparse: it takes no place on the disk
+    _, notes = collect([tmp_path])
+    assert any("larger than" in note for note in notes)
+    for use in (jsonl.JsonLines, lambda file: jsonl.trim(file, 5), jsonl.read_rows,
+                lambda file: jsonl.rewind(file, {"bytes": 1, "crc": 2}, 5)):
+        with pytest.raises(RunError, match="larger than"):
+            use(path / name)
+    assert watch.read_run(path).path == path
 
 
 # The network

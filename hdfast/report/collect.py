@@ -12,7 +12,7 @@ import numpy as np
 from hdfast.config import MACHINE_SETTINGS, Config, differences
 from hdfast.durable import is_folder, read_bounded
 from hdfast.errors import ConfigError, RunError
-from hdfast.jsonl import is_number, read_rows
+from hdfast.jsonl import content, is_number, read_rows
 from hdfast.method import method_name
 from hdfast.presets import OFFICIAL, PRESETS
 
@@ -133,7 +133,7 @@ def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     """Rows of a record, with a note where lines are broken or the file cannot be read."""
     try:
         rows = read_rows(path)
-        lines = len(path.read_bytes().splitlines()) if path.is_file() else 0
+        lines = len(content(path).splitlines())
     except (RunError, OSError) as error:
         notes.append(str(error))
         return []
