@@ -155,7 +155,8 @@ double graph_node() {
 
 // Microseconds from the kernel before a fork in a graph until `gang`, on a stream of higher priority, is running, while
 // `load` waves of ordinary blocks of 10 us run on the other branch. The note tells when all of it was running.
-double gang_start(const std::function<void(unsigned long long*, cudaStream_t)>& gang, unsigned load, std::string& note) {
+double gang_start(const std::function<void(unsigned long long*, cudaStream_t)>& gang, unsigned load,
+                  std::string& note) {
   int least = 0, greatest = 0;
   CHECK(cudaDeviceGetStreamPriorityRange(&least, &greatest));
   Stream main(least), high(greatest);

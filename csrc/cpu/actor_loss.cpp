@@ -32,7 +32,8 @@ void tiles(const ActorLossArgs& a, int64_t begin, int64_t end, const Numbers& nu
     for (int64_t k = 0; k < a.actions; k += TILE) {  // more than once only where a row is longer than a tile
       const int64_t count = std::min(TILE, a.actions - k);
       numbers(a.logit + first * a.actions + k, (last - first) * count, out);
-      for (int64_t n = std::max(first, begin); n < std::min(last, end); ++n) body(n, k, count, out + (n - first) * count);
+      for (int64_t n = std::max(first, begin); n < std::min(last, end); ++n)
+        body(n, k, count, out + (n - first) * count);
     }
   }
 }

@@ -267,7 +267,8 @@ void conv_down(const Pool& pool, const ConvSizes& z, const Pixels& x, const floa
   std::vector<float> f(36 * z.c * z.d);
   spread_kernel(z, kernel, f.data());
   std::vector<Packed> packed;
-  for (int k = 0; k < 9; ++k) packed.emplace_back(pool, row_major(&f[k * 4 * z.c * z.d], z.d), 4 * z.c, z.d, z.operands);
+  for (int k = 0; k < 9; ++k)
+    packed.emplace_back(pool, row_major(&f[k * 4 * z.c * z.d], z.d), 4 * z.c, z.d, z.operands);
   blocks(pool, z, kTiles, [&](int64_t n, const ConvSizes& part) {
     const Tiles t(part);
     const Floats u = floats(9 * t.stride_u), m = floats(9 * t.stride_m);
@@ -293,7 +294,8 @@ void conv_up(const Pool& pool, const ConvSizes& z, const Pixels& y, const float*
   std::vector<float> f(36 * z.c * z.d);
   spread_kernel(z, kernel, f.data());
   std::vector<Packed> packed;
-  for (int k = 0; k < 9; ++k) packed.emplace_back(pool, row_major(&f[k * 4 * z.c * z.d], z.d).t(), z.d, 4 * z.c, z.operands);
+  for (int k = 0; k < 9; ++k)
+    packed.emplace_back(pool, row_major(&f[k * 4 * z.c * z.d], z.d).t(), z.d, 4 * z.c, z.operands);
   blocks(pool, z, kTiles, [&](int64_t n, const ConvSizes& part) {
     const Tiles t(part);
     const Floats u = floats(9 * t.stride_u), v = floats(9 * t.stride_m);

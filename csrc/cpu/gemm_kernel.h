@@ -73,7 +73,8 @@ inline __attribute__((always_inline)) void transpose(const float* from, int64_t 
       const float* f = from + i * from_stride + j;
       float* t = to + j * to_stride + i;
       const V a = *reinterpret_cast<const U*>(f), b = *reinterpret_cast<const U*>(f + from_stride);
-      const V c = *reinterpret_cast<const U*>(f + 2 * from_stride), d = *reinterpret_cast<const U*>(f + 3 * from_stride);
+      const V c = *reinterpret_cast<const U*>(f + 2 * from_stride);
+      const V d = *reinterpret_cast<const U*>(f + 3 * from_stride);
       const V ab0 = __builtin_shuffle(a, b, I{0, 4, 1, 5}), ab1 = __builtin_shuffle(a, b, I{2, 6, 3, 7});
       const V cd0 = __builtin_shuffle(c, d, I{0, 4, 1, 5}), cd1 = __builtin_shuffle(c, d, I{2, 6, 3, 7});
       *reinterpret_cast<U*>(t) = __builtin_shuffle(ab0, cd0, I{0, 1, 4, 5});

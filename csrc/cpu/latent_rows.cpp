@@ -35,8 +35,8 @@ HD_CLONES void copy_block(int64_t rows, int64_t n, const float* w, int64_t ldw, 
   }
 }
 
-// ROWS rows of one block, n columns of it in use. Two rows at a time hide the latency of the second-level cache. As plain
-// arrays the sums would be kept in memory, not in registers.
+// ROWS rows of one block, n columns of it in use. Two rows at a time hide the latency of the second-level cache. As
+// plain arrays the sums would be kept in memory, not in registers.
 template <int ROWS, bool HALF>
 HD_INLINE void add_rows(int64_t s, int64_t k, const int64_t* index, const uint32_t* w, int64_t n, float* out,
                         int64_t ldo) {

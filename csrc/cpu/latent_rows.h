@@ -1,5 +1,5 @@
-// Products of one-hot latents with a matrix, for many rows: the forward as additions of the matrix' rows, the gradient as
-// additions to them. Per row s c additions instead of s k c multiply-adds, bound by the cache.
+// Products of one-hot latents with a matrix, for many rows: the forward as additions of the matrix' rows, the gradient
+// as additions to them. Per row s c additions instead of s k c multiply-adds, bound by the cache.
 #pragma once
 
 #include <cstdint>

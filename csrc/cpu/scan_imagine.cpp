@@ -54,7 +54,8 @@ void imagine(const Pool& pool, const Sizes& z, const Rssm& p, const std::vector<
         norm_silu(m, u, kept(l), hidden[l].scale, hidden[l].bias, act.data(), u, stats.data());
         const bool last = l + 1 == hidden.size();
         if (last) fill_rows(m, a, out.bias, logit.data());
-        gemm(kSerial, m, row_major(act.data(), u), policy[l + 1], last ? logit.data() : kept(l + 1), last ? a : u, last);
+        gemm(kSerial, m, row_major(act.data(), u), policy[l + 1], last ? logit.data() : kept(l + 1), last ? a : u,
+             last);
       }
       unimix(m, a, logit.data(), z.mix, logit.data());
       int64_t* action = x.action + n;
@@ -79,7 +80,8 @@ void imagine(const Pool& pool, const Sizes& z, const Rssm& p, const std::vector<
       sample(m * s, k, prior, x.u + n * s, x.index + (n + x.rows) * s);
     }
   };
-  const int64_t share = (x.rows + pool.threads - 1) / pool.threads, size = std::min(kBlockRows, std::max<int64_t>(share, 1));
+  const int64_t share = (x.rows + pool.threads - 1) / pool.threads;
+  const int64_t size = std::min(kBlockRows, std::max<int64_t>(share, 1));
   auto body = [&](int64_t b, int64_t e) {
     for (int64_t i = b; i < e; ++i) block(i * size, std::min(size, x.rows - i * size));
   };

@@ -6,7 +6,8 @@
 //   deferred  all weight gradients, from saved pre-activations
 //
 // Per step that leaves three products of B rows (gru, obs_out's deter part, obs_stats), four in the backward. Their
-// weights are packed once per call; per step 4 (D + U) 3D + 4 D U + 4 U Z bytes stream from cache, which bounds small B.
+// weights are packed once per call; per step 4 (D + U) 3D + 4 D U + 4 U Z bytes stream from cache, which bounds small
+// B.
 #include "cpu/scan.h"
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// operand.cuh -- loads and stores of a type that is known at run time only. What a matrix product reads next is stored in
-// the product's type: float values become bfloat16 operands without a pass of their own.
+// operand.cuh -- loads and stores of a type that is known at run time only. What a matrix product reads next is stored
+// in the product's type: float values become bfloat16 operands without a pass of their own.
 #pragma once
 #include <type_traits>
 

@@ -25,10 +25,11 @@ HD_FN int64_t scan_strips(int64_t threads, int64_t vectors) {
 }
 
 template <class T, int VEC>
-__device__ __forceinline__ void scan_add_row(const T* kernel, int64_t row, bool inside, int64_t cols, int64_t c,
-                                             float (&sum)[VEC]) {
+__device__ __forceinline__ void scan_add_row(const void* kernel, int64_t first, int64_t index, int64_t count,
+                                             int64_t cols, int64_t c, float (&sum)[VEC]) {
+  const bool inside = index >= 0 && index < count;
   float w[VEC];
-  load(kernel + (inside ? row : 0) * cols + c, w);
+  load(static_cast<const T*>(kernel) + (inside ? first + index : 0) * cols + c, w);
 #pragma unroll
   for (int j = 0; j < VEC; ++j) sum[j] += inside ? w[j] : NAN;
 }
@@ -44,9 +45,7 @@ __device__ __forceinline__ void scan_gather(const ScanInputFwdArgs& a, const int
     float sum[VEC] = {};
 #pragma unroll SCAN_UNROLL
     for (int64_t g = strip; g < a.groups; g += count) {
-      const int64_t k = index[g];
-      scan_add_row(static_cast<const T*>(a.kernel), g * a.classes + k, k >= 0 && k < a.classes, a.cols, v * VEC,
-                   sum);
+      scan_add_row<T>(a.kernel, g * a.classes, index[g], a.classes, a.cols, v * VEC, sum);
     }
     store(strips + strip * a.cols + v * VEC, sum);
   }
@@ -81,8 +80,7 @@ __global__ void __launch_bounds__(SCAN_THREADS) scan_input_fwd_kernel(ScanInputF
     float x[VEC] = {};
     if (a.accumulate) load(a.pre + row * a.cols + v * VEC, x);
     if (a.action != nullptr) {
-      const int64_t k = sampled > 0 ? picks[0] : a.action[row];
-      scan_add_row(static_cast<const T*>(a.action_kernel), k, k >= 0 && k < a.actions, a.cols, v * VEC, x);
+      scan_add_row<T>(a.action_kernel, 0, sampled > 0 ? picks[0] : a.action[row], a.actions, a.cols, v * VEC, x);
     }
     for (int64_t s = 0; s < count; ++s) {
       float part[VEC];

@@ -34,7 +34,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> imagine(Tensor deter, Tensor 
   std::vector<cpu::DenseT<const float>> hidden;
   int64_t width = z.deter + latent;
   for (size_t i = 0; i + 2 < actor.size(); i += 3, width = z.units)
-    hidden.push_back({take(actor[i], {width, z.units}, "imagine: actor"), take(actor[i + 1], {z.units}, "imagine: actor"),
+    hidden.push_back({take(actor[i], {width, z.units}, "imagine: actor"),
+                      take(actor[i + 1], {z.units}, "imagine: actor"),
                       take(actor[i + 2], {z.units}, "imagine: actor")});
   const cpu::AffineT<const float> last{take(actor[actor.size() - 2], {width, z.actions}, "imagine: actor"),
                                        take(actor.back(), {z.actions}, "imagine: actor")};

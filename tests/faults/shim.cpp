@@ -250,7 +250,9 @@ ssize_t writev(int fd, const iovec* parts, int count) {
 
 int fsync(int fd) { return on_file(kSync, fd, [=] { return (int)syscall(SYS_fsync, fd); }); }
 int fdatasync(int fd) { return on_file(kSync, fd, [=] { return (int)syscall(SYS_fdatasync, fd); }); }
-int ftruncate(int fd, off_t size) { return on_file(kTruncate, fd, [=] { return (int)syscall(SYS_ftruncate, fd, size); }); }
+int ftruncate(int fd, off_t size) {
+  return on_file(kTruncate, fd, [=] { return (int)syscall(SYS_ftruncate, fd, size); });
+}
 int ftruncate64(int fd, off_t size) { return ftruncate(fd, size); }
 
 int renameat(int from, const char* old, int to, const char* path) {
