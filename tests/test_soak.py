@@ -1,6 +1,7 @@
 """A slice of the long runs of tests/soak, and that they would see a leak."""
 
 import gc
+import mmap
 import os
 import sys
 import threading
@@ -69,6 +70,8 @@ def test_what_is_left_behind_is_seen(tmp_path):
 
     def leave(update: int) -> None:
         kept.append(bytearray(os.urandom(8192)))
+        kept.append(mmap.mmap(-1, 65536))  # pages of its own; the heap may have some to spare
+        kept[-1].write(bytes(65536))
         if update % 100 == 0:
             opened.append(os.dup(0))
             threading.Thread(target=release.wait, daemon=True).start()
