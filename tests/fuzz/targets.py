@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -80,13 +80,20 @@ STUBS = {"hdfast.trainer.train": None, "hdfast.sweep.sweep": True, "hdfast.docto
          "hdfast.report.build._write": Path("index.html")}
 
 
+def walk_within(folder: Path) -> Callable[..., Iterable]:
+    """os.walk that finds nothing outside of a folder: through a whole disk it takes as long as the disk is large."""
+    real, inside = os.walk, folder.resolve()
+    return lambda top, *args, **options: real(top, *args, **options) if Path(top).resolve().is_relative_to(
+        inside) else ()
+
+
 def command(data: bytes, folder: Path) -> None:
     """A whole command line; what would work for long, or write somewhere, is replaced."""
     from hdfast import bench, doctor, evaluation, reproduce, sweep, trainer  # noqa: F401
     from hdfast.bench import run  # noqa: F401
     said = io.StringIO()
     patches = [mock.patch(name, lambda *_, value=value, **__: value) for name, value in STUBS.items()]
-    patches += [mock.patch("time.sleep", side_effect=KeyboardInterrupt)]
+    patches += [mock.patch("time.sleep", side_effect=KeyboardInterrupt), mock.patch("os.walk", walk_within(folder))]
     with chdir(folder), redirect_stdout(io.StringIO()), redirect_stderr(said):
         for patch in patches:
             patch.start()
