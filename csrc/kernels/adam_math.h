@@ -3,6 +3,7 @@
 #pragma once
 #include <cfloat>
 #include <cmath>
+#include <cstdint>
 
 #include "device/hd_math.h"
 #include "kernels/adam.h"
@@ -23,7 +24,7 @@ HD_FN void adam_scalars(const AdamArgs& a, double sum) {
   a.stats[2] = float(*a.step);
   a.scale[0] = -1.f;
   if (HD_MUTATE(ADAM_FINITE, !(norm <= FLT_MAX), norm != norm)) return;
-  const int64_t k = ++*a.step;
+  const int64_t k = *a.step += *a.step < INT64_MAX;
   a.stats[2] = float(k);
   a.scale[0] = norm < clip ? 1.f : clip / norm;
   a.scale[1] = float(a.lr / (1.0 - pow(a.beta1, double(k))));

@@ -66,6 +66,12 @@ def test_a_norm_that_is_not_finite_changes_nothing(native, bad, size):
     torch.testing.assert_close(arenas, before, rtol=0, atol=0, equal_nan=True)
 
 
+def test_the_largest_count_stays(native):
+    p, g, m, v, step = rand(64), rand(64, seed=1), torch.zeros(64), torch.zeros(64), torch.tensor(2**63 - 1)
+    adam_step(p, g, m, v, step, **OPTIONS)
+    assert step.item() == 2**63 - 1 and p.isfinite().all()
+
+
 def test_nothing_depends_on_the_number_of_threads(native):
     results = []
     for threads in (1, 2):
