@@ -20,13 +20,6 @@ from scripted_run import ScriptedAgent, ScriptedEnvs, small_config
 pytestmark = pytest.mark.skipif(not hasattr(measure.libc, "mallinfo2"), reason="needs Linux with glibc 2.33")
 
 
-class Steady:
-    """A yardstick for a machine that never slows down."""
-
-    def seconds(self) -> float:
-        return 1.0
-
-
 @pytest.fixture(autouse=True)
 def quick_collection():
     """What the test process holds already is left out of every collection."""
@@ -39,12 +32,13 @@ def watch(tmp_path, on_update=None) -> dict:
     """What is found in 490 updates of the scripted agent."""
     config = small_config(**soak.TINY | soak.schedule(50) | {"run.steps": 500, "run.video_every": 0})
     agent, envs = ScriptedAgent(config, on_update=on_update), ScriptedEnvs([5])
-    watched = soak.Watched(config, agent, envs, tmp_path, period=50, yardstick=Steady(),
+    record = soak.Record(lambda updates: updates > 300, lambda: 1e9)
+    watched = soak.Watched(config, agent, envs, tmp_path, period=50, each=record,
                            eval_envs=lambda n, seed: ScriptedEnvs([4] * n))
     agent.batches, agent.acted, agent.log = Nowhere(), Nowhere(), Nowhere()
     watched.run()
-    found = watched.findings()
-    assert found["samples"] == 10 and found["updates"] == 490
+    found = record.findings()
+    assert found["samples"] == 10 and watched.updates == 490 and len(record.pairs) == 4
     return found
 
 
@@ -87,13 +81,18 @@ def test_what_is_left_behind_is_seen(tmp_path):
 
 
 def test_what_is_measured_about_speed_and_slopes():
-    assert measure.slowdown([1, 1, 1, 1, 1, 1, 1, 1, 1, 1.2]) == pytest.approx(1.2)
+    fresh = iter([9.0, *[1.0] * soak.ENOUGH])
+    record = soak.Record(lambda updates: True, lambda: next(fresh))
+    for updates in range(1 + soak.ENOUGH):
+        record(updates, 1.2)
+    assert record.findings()["slowdown"] == pytest.approx(1.2)
+    assert any("1.200 times" in text for text in record.findings()["found"])
     assert measure.slope([0, 1, 2, 3, 4], [5, 7, 9, 900, 13]) == pytest.approx(2)
 
 
 def test_a_slice_of_training(native_library):
     found = soak.train("native", period=20, steps=100)
-    assert found["updates"] == 90 and lasting(found) == []
+    assert found["updates"] == 90 and lasting(found) == [] and found["pairs"] == 1
     assert found["growth per update"]["heap"] < 16 * 1024, found
 
 

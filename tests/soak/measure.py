@@ -2,10 +2,8 @@
 
 import ctypes
 import gc
-import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -80,38 +78,20 @@ def complaints(samples: Sequence[Sample], limit: float) -> list[str]:
     return found
 
 
-class Yardstick:
-    """Another process that does the same small work whenever asked, so that a machine that slows down is no finding."""
+class Twin:
+    """A process that does a period of some work and tells its cost whenever it is asked to; until then it waits."""
 
-    PROGRAM = """
-import sys, time, torch
-torch.set_num_threads(1)
-w = torch.ones(4, 4, requires_grad=True)
-def work():
-    began = time.process_time()
-    for _ in range(400):
-        torch.autograd.grad((torch.ones(4, 4) @ w).tanh().square().sum(), w)
-    return time.process_time() - began
-for line in sys.stdin:
-    print(work(), flush=True)
-"""
+    def __init__(self, command: Sequence[str]):
+        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def __init__(self):
-        self._child = subprocess.Popen([sys.executable, "-c", self.PROGRAM], stdin=subprocess.PIPE,
-                                       stdout=subprocess.PIPE, text=True)
-        self.seconds()  # what the first round costs is torch's start
+    def __enter__(self) -> "Twin":
+        return self
 
-    def seconds(self) -> float:
-        """CPU seconds of the work now."""
-        self._child.stdin.write("\n")
-        self._child.stdin.flush()
-        return json.loads(self._child.stdout.readline())
-
-    def close(self) -> None:
+    def __exit__(self, *error: object) -> None:
         self._child.communicate()
 
-
-def slowdown(cost: Sequence[float]) -> float:
-    """Median cost of the last tenth over that of the first: 1.05 is 5 % slower at the end."""
-    tenth = max(1, len(cost) // 10)
-    return float(np.median(cost[-tenth:]) / np.median(cost[:tenth]))
+    def cost(self) -> float:
+        """CPU seconds, as the process tells them."""
+        self._child.stdin.write("\n")
+        self._child.stdin.flush()
+        return float(self._child.stdout.readline())

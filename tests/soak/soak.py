@@ -9,13 +9,16 @@ Prints one JSON line per part; exit code 1 where something grows beyond its limi
 
 import argparse
 import json
+import os
+import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from measure import Sample, Yardstick, complaints, growth, slope, slowdown
+from measure import Sample, Twin, complaints, growth
 
 from hdfast import machine, ops
 from hdfast.agent import Agent
@@ -25,7 +28,7 @@ from hdfast.evaluation import evaluate
 from hdfast.trainer import Trainer
 
 PERIOD = 200  # steps between samples: each period holds the same log rows, checkpoints, evaluation and pictures
-ENOUGH = 20  # samples that tell a slower update from noise; fewer are reported and not judged
+ENOUGH = 8  # pairs that tell a slower update from noise; fewer are reported and not judged
 EVALUATIONS = 2  # between samples of a door
 UPDATE_BYTES, DOOR_BYTES, SLOWDOWN = 1024, 256 * 1024, 1.05
 TINY = {"env.size": 8, "env.max_episode_frames": 40, "replay.capacity": 1000, "model.deter": 4, "model.units": 4,
@@ -37,36 +40,45 @@ DOORS = {"envpool": {"task": "atari_pong"}, "ale": {"task": "atari_pong", "env.b
 
 
 class Watched(Trainer):
-    """Samples the process once per `period` steps; what sampling costs is left out of the cost of the updates."""
+    """Tells `each` once per `period` steps how many updates there were and the CPU seconds of one, with all that goes
+    with it; what `each` itself costs is left out."""
 
-    def __init__(self, *args, period: int, yardstick: Yardstick, **options):
+    def __init__(self, *args, period: int, each: Callable[[int, float], None], **options):
         super().__init__(*args, **options)
-        self.samples: list[Sample] = []
-        self.cost: list[float] = []  # CPU seconds of an update and all that goes with it
-        self.yard: list[float] = []  # CPU seconds of the yardstick at the same time
-        self._period, self._yardstick, self._mark = period, yardstick, (time.process_time(), 0)
+        self._period, self._each, self._mark = period, each, (time.process_time(), 0)
 
-    def _report(self, before: int) -> str | None:
-        stop = super()._report(before)
+    def _report(self, before: int) -> None:
+        super()._report(before)
         if self.step % self._period == 0:
-            self.cost.append((time.process_time() - self._mark[0]) / (self.updates - self._mark[1]))
-            self.yard.append(self._yardstick.seconds())
-            self.samples.append(Sample.now(self.updates))
+            self._each(self.updates, (time.process_time() - self._mark[0]) / (self.updates - self._mark[1]))
             self._mark = time.process_time(), self.updates
-        return stop
+
+
+class Record:
+    """What a process holds after each period, and from when on it is `late`, what an update costs beside a fresh
+    process that does the same in turn: machines slow down by tens of percent for minutes."""
+
+    def __init__(self, late: Callable[[int], bool], fresh: Callable[[], float]):
+        self.samples: list[Sample] = []
+        self.cost: list[float] = []  # CPU seconds of an update
+        self.pairs: list[tuple[float, float]] = []  # the same here and in a fresh process
+        self._late, self._fresh = late, fresh
+
+    def __call__(self, updates: int, cost: float) -> None:
+        self.cost.append(cost)
+        if self._late(updates):
+            self.pairs.append((cost, self._fresh()))
+        self.samples.append(Sample.now(updates))
 
     def findings(self) -> dict:
-        """What the process held and what an update cost, from start to end; `found` is what should not be."""
-        warm = len(self.samples) // 10
-        cost, relative = (x[warm:] for x in (self.cost, [c / y for c, y in zip(self.cost, self.yard, strict=True)]))
-        found, slower = complaints(self.samples, UPDATE_BYTES), slowdown(relative)
-        if len(self.samples) >= ENOUGH and slower > SLOWDOWN:
-            found.append(f"an update costs {slower:.3f} times as much at the end, limit {SLOWDOWN}")
-        counts = [s.count for s in self.samples[warm:]]
-        drift = slope(counts, relative) * (counts[-1] - counts[0]) / relative[0]
-        return {"updates": self.updates, "samples": len(self.samples), "growth per update": growth(self.samples),
-                "last": vars(self.samples[-1]), "ms per update": 1000 * sum(cost) / len(cost), "slowdown": slower,
-                "slowdown, unscaled": slowdown(cost), "drift": drift, "found": found}
+        """What the process held and what an update cost; `found` is what should not be."""
+        found, ratios = complaints(self.samples, UPDATE_BYTES), [aged / fresh for aged, fresh in self.pairs[1:]]
+        slower = statistics.median(ratios) if len(ratios) >= ENOUGH else None  # the first is the fresh one's warm-up
+        if slower is not None and slower > SLOWDOWN:
+            found.append(f"an update costs {slower:.3f} times what it does in a fresh process, limit {SLOWDOWN}")
+        return {"samples": len(self.samples), "growth per update": growth(self.samples),
+                "last": vars(self.samples[-1]), "ms per update": 1000 * statistics.mean(self.cost),
+                "slowdown": slower, "pairs": len(ratios), "found": found}
 
 
 def schedule(period: int) -> dict[str, int]:
@@ -77,19 +89,50 @@ def schedule(period: int) -> dict[str, int]:
 
 def train(backend: str, device: str = "cpu", period: int = PERIOD, *, steps: int = 10**9, seconds: float = 0) -> dict:
     """Train the tiny network for a number of steps or seconds: what it held, what it cost, what it wrote."""
+    began = time.monotonic()
+
+    def late(updates: int) -> bool:
+        return 3 * (time.monotonic() - began) >= 2 * seconds if seconds else 3 * updates >= 2 * steps
+
+    with Twin([sys.executable, __file__, "--twin", backend, "--device", device, "--period", str(period)]) as twin:
+        record = Record(late, twin.cost)
+        updates, written = run(backend, device, period, record, steps=steps, seconds=seconds)
+    return {"part": f"train {backend}", "updates": updates, **record.findings(), "bytes written": written}
+
+
+def run(backend: str, device: str, period: int, each: Callable[[int, float], None], *, steps: int = 10**9,
+        seconds: float = 0) -> tuple[int, dict[str, int]]:
+    """The training itself -> updates, bytes of what it wrote."""
     settings = TINY | schedule(period) | {"run.steps": steps, "run.max_seconds": seconds}
     config = Config.preset("debug", task="dummy", device=device, **settings)
     chosen = machine.pick_device(device)
-    yardstick, envs = Yardstick(), make_envs(config.task, config.env, seed=0)
+    envs = make_envs(config.task, config.env, seed=0)
     try:
         with tempfile.TemporaryDirectory() as folder, ops.use(backend):
             agent = Agent(envs.obs_space, envs.act_space, config, device=chosen)
-            trainer = Watched(config, agent, envs, folder, period=period, yardstick=yardstick)
+            trainer = Watched(config, agent, envs, folder, period=period, each=each)
             trainer.run()
-            return {"part": f"train {backend}", **trainer.findings(), "bytes written": sizes(Path(folder))}
+            return trainer.updates, sizes(Path(folder))
     finally:
         envs.close()
-        yardstick.close()
+
+
+def answer(backend: str, device: str, period: int) -> None:
+    """Be a twin: train a period whenever a line comes in, and answer with what an update cost."""
+    answers = os.fdopen(os.dup(1), "w")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1), os.dup2(nowhere, 2)
+
+    def wait() -> None:
+        if not sys.stdin.readline():
+            raise SystemExit
+
+    def each(updates: int, cost: float) -> None:
+        print(cost, file=answers, flush=True)
+        wait()
+
+    wait()
+    run(backend, device, period, each)
 
 
 def sizes(folder: Path) -> dict[str, int]:
@@ -129,9 +172,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600, help="wall time in all (default 600)")
     parser.add_argument("--updates", type=int, help="train natively for so many updates instead")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    parser.add_argument("--twin", help=argparse.SUPPRESS)
+    parser.add_argument("--period", type=int, default=PERIOD, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     machine.keep_memory()
+    if options.twin:
+        answer(options.twin, options.device, options.period)
     found = []
     for part in parts(options.seconds, options.updates, options.device):
         found += [f"{part['part']}: {text}" for text in part["found"]]
