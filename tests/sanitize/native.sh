@@ -24,13 +24,14 @@ preload=$(for name in asan ubsan stdc++; do gcc -print-file-name=lib$name.so; do
 program="import sys, hdfast, pytest; hdfast.__path__.insert(0, '$build'); sys.exit(pytest.main(sys.argv[1:]))"
 
 # Left out: the emulator, which `make cpp` runs under three sanitisers; programs that start compilers; exact figures of
-# sums that a build without vectors takes in another order.
+# sums that a build without vectors takes in another order; one of them, a gradient near 0, gives a first Adam step its
+# sign (steps-tiny).
 exact=(--deselect "tests/native/test_losses.py::test_image_loss[cpu-shape3]")
 for case in balanced_kl[cpu-{"(4, 32, 32)-0.0","(4, 32, 32)-1.0","(4, 32, 32)-3.0"}-bf16] "kl_divergence[cpu-(4, 32, 32)-bf16]"; do
   exact+=(--deselect "tests/native/test_kl.py::test_$case")
 done
 for test in twohot.py::test_mean[cpu-{255,41-shape2}; do exact+=(--deselect "tests/native/test_$test"); done
-for test in official_{figures,digest}[{native,steps}-small]; do exact+=(--deselect "tests/test_parity.py::test_$test"); done
+for test in official_{figures,digest}[{native,steps}-small] official_digest[steps-tiny]; do exact+=(--deselect "tests/test_parity.py::test_$test"); done
 failed=()
 for file in tests/native/test_*.py tests/test_{ops,model,parity,replay,replay_ring,replay_store}.py; do
   echo "== $file"
