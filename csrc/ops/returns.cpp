@@ -57,13 +57,16 @@ std::tuple<Tensor, Tensor, Tensor> lambda_return_bwd(Tensor dret, Tensor value, 
   return {dreward, dvalue, dcont};
 }
 
+// N of (T, N), or 0 where no step is: however many columns of nothing there are, they take no time.
+int64_t columns(const Tensor& cells) { return cells.size(0) > 0 ? cells.size(1) : 0; }
+
 // cont (T, N) -> weight (T, N)
 Tensor return_weight_fwd(Tensor cont, double gamma) {
   HD_CHECK(cont.dim() == 2, "return_weight_fwd: cont must be (time, n)", got(cont));
   check_cells(cont, cont, cont.size(0), cont.size(1), "return_weight_fwd: cont");
   Tensor weight = new_like(cont);
   const ReturnWeightArgs args{in(cont),     out(weight),  nullptr,     nullptr,
-                              cont.size(0), cont.size(1), float(gamma)};
+                              cont.size(0), columns(cont), float(gamma)};
   run(
       cont, [&](auto stream) { launch_return_weight_fwd(args, stream); },
       [&](auto threads) {
@@ -80,7 +83,7 @@ Tensor return_weight_bwd(Tensor dweight, Tensor cont, Tensor weight, double gamm
     check_cells(t, cont, cont.size(0), cont.size(1), "return_weight_bwd: dweight, cont or weight");
   Tensor dcont = new_like(cont);
   const ReturnWeightArgs args{in(cont),     out(weight),  in(dweight), out(dcont),
-                              cont.size(0), cont.size(1), float(gamma)};
+                              cont.size(0), columns(cont), float(gamma)};
   run(
       cont, [&](auto stream) { launch_return_weight_bwd(args, stream); },
       [&](auto threads) {

@@ -31,6 +31,12 @@ def test_return_weight(native, time, shape):
             conts(time, *shape).requires_grad_())
 
 
+def test_columns_of_no_step_take_no_time(native):
+    nothing = torch.empty(0, 1 << 40, device=native.device)
+    weight = native.ops.return_weight_fwd(nothing, 0.9)
+    assert weight.shape == native.ops.return_weight_bwd(nothing, nothing, weight, 0.9).shape == nothing.shape
+
+
 def test_strided_inputs_and_errors(native):
     reward, value, cont = rand(7, 4).t(), rand(7, 5, seed=1).t(), conts(7, 5).t()
     torch.testing.assert_close(lambda_return(reward, value, cont, **OPTIONS),
