@@ -72,9 +72,16 @@ def test_kills_lose_nothing(tmp_path):
     first.until(lambda: "started again, retry 1 of 3" in first.output.read_text())
     first.until(lambda: "resumed from" in (first.root / name / "output.log").read_text())
     first.until(lambda: any(meta["finished"] for meta in first.meta().values()))
-    other, _ = first.until(first.saved_and_running)
+    other, pid = first.until(first.saved_and_running)
+    os.kill(pid, signal.SIGSTOP)  # or it may finish before Ray notices that the driver is gone
+    worker = parent_of(pid)
     first.process.kill()
     first.end()
+    deadline = time.monotonic() + 120
+    while parent_of(pid) == worker:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGCONT)
     deadline = time.monotonic() + 120
     while not first.nobody_left():
         assert time.monotonic() < deadline
