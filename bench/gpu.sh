@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in under nine minutes: build, GPU tests, microbenchmarks, stages of an update, the ladder of
-# whole updates, acting, peers, compute-sanitizer. No network. A step that fails or takes too long is recorded, and the
-# next one runs; the most telling come first, for all of them at their limits would take longer.
+# Everything that needs a GPU, in under nine minutes: build, GPU tests, microbenchmarks, stages of an update, the ladder
+# of whole updates, acting, peers, compute-sanitizer. No network. A step that fails or takes too long is recorded, and
+# the next one runs; the most telling come first, for all of them at their limits would take longer.
 #
 #   bench/gpu.sh OUT                     results into the folder OUT: eight files at most
 #   HDFAST_LIBRARY_DIR=DIR bench/gpu.sh OUT    a library built elsewhere; hdfast/_ops.abi3.so in the source tree does it
 #                                              too (bench/gpu_library.sh)
 #   PYTHON=python3.12                    the interpreter that has torch
-#   WHEELS=wheels    a folder of wheels of what that interpreter lacks; for the peers, made where there is a network, as by
+#   WHEELS=wheels                        a folder of wheels of what that interpreter lacks; for the peers, made where
+#                                        there is a network, as by
 #     pip download --no-deps --python-version 3.12 --platform manylinux_2_28_x86_64 --only-binary=:all: -d wheels \
-#       sheeprl==0.8.4 hydra-core 'omegaconf<2.4' moviepy proglog decorator python-dotenv gymnasium farama-notifications \
+#       sheeprl==0.8.4 hydra-core 'omegaconf<2.4' moviepy proglog decorator python-dotenv gymnasium \
+#       farama-notifications \
 #       torchrl==0.14.1 'tensordict<0.15' pyvers hoptorch lightning lightning-utilities pytorch-lightning torchmetrics
 #     pip wheel --no-deps -w wheels antlr4-python3-runtime==4.9.3
 #   GPU_SITE=build/gpu/site              where they are installed
@@ -34,9 +36,10 @@ site=${GPU_SITE:-$PWD/build/gpu/site}
 export PYTHONPATH="$site:$PWD${PYTHONPATH:+:$PYTHONPATH}" OMP_WAIT_POLICY=passive PYTHONUNBUFFERED=1
 export CUBLAS_WORKSPACE_CONFIG=:4096:8 # for the tests of --deterministic; cuBLAS reads it once
 
-if [ "$device" = cuda ] && ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
-  echo "bench/gpu.sh: $python has no torch with a usable CUDA device. Run it on a machine with an NVIDIA GPU, name the" \
-    "interpreter in PYTHON, or set HDFAST_GPU_DEVICE=cpu to see that the measurements run." >&2
+if [ "$device" = cuda ] &&
+  ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+  echo "bench/gpu.sh: $python has no torch with a usable CUDA device. Run it on a machine with an NVIDIA GPU, name" \
+    "the interpreter in PYTHON, or set HDFAST_GPU_DEVICE=cpu to see that the measurements run." >&2
   exit 1
 fi
 rm -f "$out"/{steps.csv,log.txt,rows.jsonl,rows.csv,report.txt,facts.json,pytest.txt,sanitizer.txt}
@@ -71,7 +74,8 @@ step() {
 measure() { # measure NAME SECONDS STEP [OPTION...]
   local name=$1 seconds=$2
   shift 2
-  step "$name" "$seconds" log.txt "$python" -m hdfast.bench.gpu "$1" "$out" --device "$device" --preset "$preset" "${@:2}"
+  step "$name" "$seconds" log.txt \
+    "$python" -m hdfast.bench.gpu "$1" "$out" --device "$device" --preset "$preset" "${@:2}"
 }
 
 if compgen -G "${WHEELS:-wheels}/*.whl" >/dev/null; then
@@ -82,7 +86,7 @@ fi
 # The exchanges of bench/micro print rows of their own.
 exchange() { build/gpu/micro | tee -a "$out/rows.jsonl"; }
 
-# gpu_tests FILTER FILE...: tests marked gpu. Interrupted, as when its time is over, pytest tells what failed until then.
+# gpu_tests FILTER FILE...: tests marked gpu. Interrupted, as when its time is over, pytest tells what failed before.
 gpu_tests() {
   local workers=()
   [[ $1 == not* ]] && "$python" -c 'import xdist' 2>/dev/null && workers=(-n 8)

@@ -2,8 +2,8 @@
 # gpu_train.sh OUT SECONDS [flag ...]: train an Atari 100K game for SECONDS at most and leave its results in OUT.
 #
 # Made for a machine with a GPU and no network. The same command goes on where the last one stopped: from RUN, or where
-# that is gone from what OUT holds of it. At the official sizes a run does not fit into files of 16 MiB: it stays in RUN,
-# and goes on only while that disk is there. What comes back then are the results (bench/gpu_results.py): records,
+# that is gone from what OUT holds of it. At the official sizes a run does not fit into files of 16 MiB: it stays in
+# RUN, and goes on only while that disk is there. What comes back then are the results (bench/gpu_results.py): records,
 # metrics, curve, scores, settings, and the policy in half precision, which bench/gpu_policy.py makes playable again.
 # Flags are those of `hdfast train`, and win over what stands here.
 #
@@ -15,8 +15,8 @@
 #     pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 -d wheels \
 #       ale-py gymnasium farama-notifications
 #
-# The native library is built here, by cmake and ninja, unless it came along (bench/gpu_library.sh). SECONDS counts from the start
-# of this script; the last checkpoint and the results come on top: leave half a minute.
+# The native library is built here, by cmake and ninja, unless it came along (bench/gpu_library.sh). SECONDS counts from
+# the start of this script; the last checkpoint and the results come on top: leave half a minute.
 set -euo pipefail
 
 if [ $# -lt 2 ] || ! [[ $2 =~ ^[0-9]+$ ]]; then

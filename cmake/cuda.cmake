@@ -25,7 +25,7 @@ if(NOT HDFAST_NVCC)
   return()
 endif()
 
-# sm_80 and sm_90, and PTX for what comes after; or what HDFAST_ARCHS or TORCH_CUDA_ARCH_LIST names, in torch's spelling.
+# sm_80, sm_90, and PTX for what comes after; or what HDFAST_ARCHS or TORCH_CUDA_ARCH_LIST names, in torch's spelling.
 set(archs "${HDFAST_ARCHS}")
 if(NOT archs)
   set(archs "$ENV{TORCH_CUDA_ARCH_LIST}")

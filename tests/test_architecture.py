@@ -170,6 +170,18 @@ def test_files_are_short_and_well_named():
     assert not vague, f"names that say nothing about the content: {vague}"
 
 
+def test_lines_fit():
+    """At most 120 characters, as ruff holds Python to; rows of tables may be longer."""
+    files = [path for path in ROOT.iterdir() if path.is_file()]
+    files += [path for folder in ("docs", "bench", "cmake", "csrc", "tests") for path in (ROOT / folder).rglob("*")]
+    files = [path for path in files if path.name == "Makefile"
+             or path.suffix in {".md", ".sh", ".toml", ".cmake", ".txt", ".cpp", ".h", ".cuh", ".cu"}]
+    assert len(files) > 100
+    wrong = [f"{path.relative_to(ROOT)}:{number}" for path in files
+             for number, line in enumerate(path.read_text().splitlines(), 1) if len(line) > 120 and line[0] != "|"]
+    assert not wrong
+
+
 @pytest.mark.parametrize(("source", "target", "allowed"), [
     ("rssm", "nets", True), ("nets", "rssm", False), ("world_model", "imagination", False), ("learner", "envs", False),
     ("trainer", "evaluation", True), ("agent", "visuals", True), ("replay", "agent", False), ("envs", "config", True),

@@ -77,9 +77,7 @@ def test_the_rules_can_fail():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CSRC)))
 def test_size(path):
-    lines = path.read_text().splitlines()
-    assert len(lines) <= 400
-    assert [line for line in lines if len(line) > 120] == []
+    assert len(path.read_text().splitlines()) <= 400
 
 
 KERNELS = sorted(path.stem for path in (CSRC / "kernels").glob("*.cu"))

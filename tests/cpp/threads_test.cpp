@@ -1,5 +1,5 @@
 // threads_test.cpp -- the CPU code that several threads share, without Python or torch: the replay's gather, products
-// and convolutions. As many threads, the same bits; TSan sees what they touch, and memory may run out in any allocation.
+// and convolutions. As many threads, the same bits; TSan sees what they touch; memory may run out in any allocation.
 #include <atomic>
 #include <exception>
 #include <new>
