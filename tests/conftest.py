@@ -1,8 +1,9 @@
-"""What holds for every test: one thread, fixed seeds, GPU tests skipped where there is no GPU; emulated kernels.
+"""What holds for every test: one thread, fixed seeds, an end; no GPU tests where there is no GPU; emulated kernels.
 
 Markers and --strict-markers stand in pyproject.toml.
 """
 
+import faulthandler
 import os
 import random
 
@@ -19,9 +20,23 @@ from as_cuda import as_cuda
 from hdfast import ops
 from hdfast.ops import library
 
+STDERR = pytest.StashKey[int]()
+LONGEST = 1200  # seconds; a test that takes longer hangs, also the first one, which may build the emulated library
+
 
 def pytest_configure(config):
     torch.set_num_threads(1)
+    config.stash[STDERR] = os.dup(2)  # while tests run, 2 is a file
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """A test that hangs shows where, and ends its process: a worker of xdist is replaced, and the others go on."""
+    faulthandler.dump_traceback_later(LONGEST, exit=True, file=item.config.stash[STDERR])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def pytest_collection_modifyitems(items):

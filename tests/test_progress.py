@@ -5,6 +5,7 @@ import os
 import re
 import select
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -84,6 +85,12 @@ def test_a_resumed_run_counts_this_session_only():
 
 # Where it is shown
 
+@pytest.fixture(autouse=True)
+def no_time_passes(monkeypatch):
+    """Or there would be an estimate of the time left."""
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: 5.0))
+
+
 def show(line, step, scalars=None, **values):
     line.show(step, 1000, step, scalars, values.get("score"), values.get("best"))
 
@@ -126,16 +133,17 @@ def test_the_run_outlives_the_reader_of_its_output(tmp_path, monkeypatch):
     assert (tmp_path / "log").read_text() == "first\nsecond\n"
 
 
-def drain(descriptor: int) -> str:
-    """Everything that has been written: a terminal hands it out in pieces of its own choice."""
-    pieces = []
-    while select.select([descriptor], [], [], 0.2)[0]:
+def drain(descriptor: int, until: str = "") -> str:
+    """What a terminal has been given up to a text, or all of it where the other side is closed."""
+    seen, text = b"", until.encode()
+    while not (text and text in seen):
+        assert select.select([descriptor], [], [], 120)[0], seen
         try:
-            pieces.append(os.read(descriptor, 65536))
+            seen += os.read(descriptor, 65536)
         except OSError as error:  # the other side is closed and all of it read
-            assert error.errno == errno.EIO
+            assert error.errno == errno.EIO and not until, seen
             break
-    return b"".join(pieces).decode()
+    return seen.decode()
 
 
 def test_live_line(tmp_path, monkeypatch):
@@ -152,10 +160,10 @@ def test_live_line(tmp_path, monkeypatch):
         show(line, 20)
         line.message("[bold]note")
         show(line, 30)
-        live = drain(master)
+        print("CLOSING", file=terminal)
         line.close()
         monkeypatch.undo()
-    closing = drain(master)
+    live, _, closing = drain(master).partition("CLOSING")
     os.close(master)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", live)
     rows = [row.strip() for row in re.split(r"[\r\n]+", plain) if row.strip()]

@@ -115,12 +115,9 @@ def test_on_a_terminal_until_interrupted_and_without_torch(tmp_path):
     env = os.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "20", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, "-c", program, "watch", str(tmp_path)], stdout=slave, env=env)
     os.close(slave)
-    seen = ""
-    while "100/400" not in seen:
-        assert process.poll() is None
-        seen += drain(master)
+    seen = drain(master, until="100/400")
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 0
+    assert process.wait(120) == 0
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen + drain(master))
     os.close(master)
     assert "1 run: 1 running" in plain and "False code 0" in plain
