@@ -3,10 +3,12 @@
 import itertools
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 
 POINTS = ("fsync", "rename", "unlink", "mkdir")  # of os; and shutil.rmtree
 KILLED = 99
+LONGEST = 300  # seconds; a child that hangs ends too
 
 
 def killed_at_every_point(action: Callable[[], object]) -> Iterator[str]:
@@ -18,6 +20,8 @@ def killed_at_every_point(action: Callable[[], object]) -> Iterator[str]:
         child = os.fork()
         if not child:
             code = 1
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(LONGEST)
             try:
                 _die_before(k)
                 action()

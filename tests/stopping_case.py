@@ -1,11 +1,37 @@
 """`hdfast train` with one part made slow: python stopping_case.py PART FLAGS... prints "busy" when it is in there."""
 
 import hashlib
+import os
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+from hdfast import stopping
 from hdfast.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@contextmanager
+def training(part: str, config, **environment: str) -> Iterator[subprocess.Popen]:
+    """This program as a process that is in its slow part; killed at the end of the block, if not before."""
+    words = [f"--{name}={value}" for name, value in config.flat().items()]
+    process = subprocess.Popen([sys.executable, __file__, part, "train", *words], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | environment)
+    try:
+        lines = []
+        while (line := process.stdout.readline()) and line != "busy\n":
+            lines.append(line)
+        assert line == "busy\n", (lines, process.communicate())
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def busy(wait):
@@ -18,8 +44,17 @@ def busy(wait):
 
 def native(*args, **kwargs) -> None:
     """Minutes in native code: no signal handler of Python's runs, but other threads do, one of which says "busy"."""
-    threading.Timer(1.0, print, ("busy",), {"flush": True}).start()
-    hashlib.pbkdf2_hmac("sha512", b"", b"", 10**9)
+    clock = time.pthread_getcpuclockid(threading.get_ident())
+
+    def tell() -> None:
+        began = time.clock_gettime(clock)
+        while time.clock_gettime(clock) < began + 0.5:
+            time.sleep(0.05)
+        print("busy", flush=True)
+
+    stopping.monotonic = lambda: 60.0 * Path(os.environ["LATER"]).exists()
+    threading.Thread(target=tell, daemon=True).start()
+    hashlib.pbkdf2_hmac("sha512", b"", b"", 2**31 - 1)
 
 
 def after(real, count: int, then):
@@ -38,7 +73,7 @@ def slow_down(part: str) -> None:
         Learner.critic_gradient = after(Learner.critic_gradient, 5, busy(lambda: [time.sleep(0.2) for _ in range(600)]))
     elif part == "environment":
         from hdfast.envs.dummy import DummyDoor
-        DummyDoor.recv = after(DummyDoor.recv, 60, busy(threading.Event().wait))
+        DummyDoor.recv = after(DummyDoor.recv, 80, busy(threading.Event().wait))
     elif part == "evaluation":
         from hdfast.agent import Agent
         act, calls = Agent.act, []

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from hdfast.run_dir import RunDir, finished_step, load_agent
 from hdfast.schedule import Schedule
 from hdfast.trainer import Trainer
 from scripted_run import ScriptedAgent, ScriptedEnvs, small_config
+from stopping_case import training
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {"run.steps": 120, "run.prefill": 40, "run.save_every": 24, "run.log_every": 10}
@@ -54,19 +54,12 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path, monkeypatch):
     config = small_config("dummy", logdir=str(tmp_path / "run"), **SETTINGS)
     flags = [x for name, value in config.flat().items() for x in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "hdfast", "train", *flags]
-    log = (tmp_path / "output").open("w")
     ckpt = tmp_path / "run" / "ckpt"
-    process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 120
-        while not (ckpt / f"{72:012d}").exists():
-            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "output").read_text()
-            time.sleep(0.005)
-    finally:
+    with training("environment", config) as process:  # at step 81
         process.kill()
-    assert process.wait() == -signal.SIGKILL
+    assert process.returncode == -signal.SIGKILL
     saved = checkpoint.latest(ckpt)
-    assert saved.step < 120 and saved.manifest["updates"] == Schedule.of(config.run).updates_due(saved.step) >= 8
+    assert saved.step == 72 and saved.manifest["updates"] == Schedule.of(config.run).updates_due(saved.step) == 8
 
     # What was saved is what a run has that was never killed...
     straight = new_trainer(dataclasses.replace(config, run=dataclasses.replace(config.run, steps=saved.step)),

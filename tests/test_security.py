@@ -179,7 +179,7 @@ def no_waiting():
     def late(*_):
         pytest.fail("waited for a pipe")
     before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(60)
+    signal.alarm(300)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
@@ -256,36 +256,37 @@ def test_records_that_would_fill_the_memory_are_refused(tmp_path, name):
 # The network
 
 LISTENING = """
-import sys
+import os, sys, threading, time
+from contextlib import suppress
 from pathlib import Path
 from hdfast import cli
-seen = set()
-import threading, time
+seen, mine, done = set(), set(), threading.Event()
 def watch():
-    while True:
+    while not done.wait(0.02):
         for table in ("tcp", "tcp6", "udp", "udp6"):
             for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
                 words = line.split()
                 if words[3] in ("0A", "07"):  # listening, or a bound UDP port
                     seen.add(words[9])
-        time.sleep(0.02)
-def own():
-    import os
-    paths = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
-    links = [os.readlink(path) for path in paths if os.path.lexists(path)]
-    return {link[8:-1] for link in links if link.startswith("socket:[")}
-mine = set()
-def collect():
-    while True:
-        mine.update(own()); time.sleep(0.02)
-for target in (watch, collect):
-    threading.Thread(target=target, daemon=True).start()
-if "--control" in sys.argv:
-    import socket
-    door = socket.create_server(("127.0.0.1", 0)); time.sleep(0.5)
-else:
-    code = cli.main(["train", "--configs", "debug", "--task", "dummy", "--logdir", sys.argv[1]])
-    assert code == 0, code
+        for file in os.listdir("/proc/self/fd"):
+            with suppress(OSError):  # closed since
+                link = os.readlink(f"/proc/self/fd/{file}")
+                mine.update([link[8:-1]] if link.startswith("socket:[") else [])
+watcher = threading.Thread(target=watch)
+watcher.start()
+try:
+    if "--control" in sys.argv:
+        import socket
+        door, end = socket.create_server(("127.0.0.1", 0)), time.monotonic() + 120
+        while not seen & mine and time.monotonic() < end:
+            time.sleep(0.02)
+    else:
+        code = cli.main(["train", "--configs", "debug", "--task", "dummy", "--logdir", sys.argv[1]])
+        assert code == 0, code
+finally:
+    alive = watcher.is_alive()
+    done.set()
+assert alive, "nobody watched"
 print("ports:", len(seen & mine))
 """
 

@@ -91,9 +91,10 @@ def live(arguments: list[str], root: Path, fault: Fault | None = None, *, kill_a
             _child(arguments, root, fault, output, report, attic)
         killer = threading.Timer(LIMIT if kill_after is None else kill_after, os.kill, (child, signal.SIGKILL))
         killer.start()
-        status = os.waitpid(child, 0)[1]
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # its number stays its own while it may be killed
         killer.cancel()
         killer.join()
+        status = os.waitpid(child, 0)[1]
         life = Life(os.waitstatus_to_exitcode(status), output.read_text(), seconds=time.monotonic() - began)
         if kill_after is None and life.seconds > LIMIT:
             raise AssertionError(f"a life hung: {arguments}, {fault}\n{life.output}")

@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -29,14 +30,23 @@ class Sample:
     gpu: int
 
     @classmethod
-    def now(cls, count: int) -> "Sample":
+    def now(cls, count: int, before: "Sample | None" = None) -> "Sample":
+        """A thread more than in the sample before has half a second to be gone: a joined one is told of for a while."""
         gc.collect()
         objects = len(gc.get_objects())
         libc.malloc_trim(0)
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        end = time.monotonic() + 0.5
+        while before and tasks() > before.threads and time.monotonic() < end:
+            time.sleep(0.01)
         gpu = torch.cuda.memory_reserved() if torch.cuda.is_available() else 0
         return cls(count, resident, libc.mallinfo2().used, objects, len(os.listdir("/proc/self/fd")),
-                   len(os.listdir("/proc/self/task")), gpu)
+                   tasks(), gpu)
+
+
+def tasks() -> int:
+    """Threads of this process, whoever started them."""
+    return len(os.listdir("/proc/self/task"))
 
 
 class MallInfo(ctypes.Structure):
@@ -68,13 +78,14 @@ def complaints(samples: Sequence[Sample], limit: float) -> list[str]:
     """What grows: memory by more than `limit` bytes per count, or descriptors or threads at all in the second half."""
     if len(samples) < 4:
         return [f"{len(samples)} samples tell no growth, needs 4; run for longer"]
-    found, rates, start, end = [], growth(samples), samples[len(samples) // 2], samples[-1]
+    found, rates, start = [], growth(samples), samples[len(samples) // 2]
     for name in ("resident", "gpu"):
         if rates[name] >= limit:
             found.append(f"{name} memory grows by {rates[name]:.0f} bytes each, limit {limit:.0f}")
     for name in ("descriptors", "threads"):
-        if getattr(end, name) > getattr(start, name):
-            found.append(f"{name} grow from {getattr(start, name)} to {getattr(end, name)}")
+        before, after = getattr(start, name), min(getattr(s, name) for s in samples[-2:])
+        if after > before:
+            found.append(f"{name} grow from {before} to {after}")
     return found
 
 

@@ -68,7 +68,7 @@ class Record:
         self.cost.append(cost)
         if self._late(updates):
             self.pairs.append((cost, self._fresh()))
-        self.samples.append(Sample.now(updates))
+        self.samples.append(Sample.now(updates, self.samples[-1] if self.samples else None))
 
     def findings(self) -> dict:
         """What the process held and what an update cost; `found` is what should not be."""
@@ -152,7 +152,7 @@ def doors(name: str, seconds: float) -> dict:
     while time.monotonic() < end or len(samples) < 8:
         for _ in range(EVALUATIONS):
             evaluate(agent, config, episodes=2, seed=len(samples))
-        samples.append(Sample.now(EVALUATIONS * (len(samples) + 1)))
+        samples.append(Sample.now(EVALUATIONS * (len(samples) + 1), samples[-1] if samples else None))
     return {"part": f"door {name}", "evaluations": samples[-1].count, "growth per evaluation": growth(samples),
             "last": vars(samples[-1]), "found": complaints(samples, DOOR_BYTES)}
 
