@@ -1,8 +1,8 @@
 """The `hdfast` command: its verbs, exit codes and messages. Nothing heavy is imported before a verb needs it.
 
 Exit codes: 0 ok, 1 a run that failed (RunError), 2 a command or setting that cannot be used (ConfigError), 130
-interrupted, 141 the reader of our output went away. Expected errors are one paragraph on stderr; HDFAST_DEBUG=1 shows
-their traceback too. Any other exception is a bug and keeps its traceback.
+interrupted, 141 the reader of our output went away, 143 after SIGTERM. Expected errors are one paragraph on stderr;
+HDFAST_DEBUG=1 shows their traceback too. Any other exception is a bug and keeps its traceback.
 """
 
 import io
@@ -103,7 +103,7 @@ class BenchFlags:
     preset: str = opt("reduced", "sizes: full is Atari 100K's", choices=("reduced", "full"))
     threads: int = opt(2, "torch CPU threads of every measured process", low=1, high=1024)
     peers: bool = opt(False, "measure the other Dreamers that bench/peers/install.py installed")
-    only: str = opt("", "measure only one part: update, loops or ops", choices=("", "update", "loops", "ops"))
+    only: str = opt("all", "the part to measure", choices=("all", "update", "loops", "ops"))
     backends: tuple = opt((), "of reference, compile, native; default: what is here, compile for the ops only")
     precision: tuple = opt(("fp32",), "of fp32, bf16: our products' operands; ops and peers are always fp32")
     rounds: int = opt(8, "turns of every row", low=1, high=1000)
@@ -307,7 +307,7 @@ def _dispatch(args: list[str]) -> int:
     parsed = parse(rest, verb.flags, with_settings=verb.with_settings, arguments=verb.arguments)
     if parsed.help:
         print(f"usage: {verb.usage}\n\n{verb.run.__doc__}\n")
-        print(help_text(verb.flags, with_settings=verb.with_settings, width=shutil.get_terminal_size().columns))
+        print(help_text(verb.flags, with_settings=verb.with_settings, width=shutil.get_terminal_size().columns), end="")
         return 0
     return verb.run(parsed)
 

@@ -37,7 +37,8 @@ class EnvConfig:
     num_envs: int = opt(1, "parallel training environments", low=1, high=4096)
     size: int = opt(64, "side of the square image in pixels", choices=(8, 16, 32, 64, 128))
     frame_skip: int = opt(4, "emulator frames per action (action repeat)", low=1, high=64)
-    noop_max: int = opt(30, "largest number of random no-op frames at an episode's start", low=1, high=1000)
+    noop_max: int = opt(30, "random no-op frames at an episode's start: 1 to this many; with ale 0 to one less",
+                        low=1, high=1000)
     max_episode_frames: int = opt(108_000, "emulator frames after which an episode is cut, no-ops not counted",
                                   low=1, high=2**31 - 1)
     sticky: float = opt(0.0, "probability that the emulator repeats the previous action", low=0.0, high=1.0)

@@ -103,10 +103,8 @@ def devices() -> Iterator[str]:
 
 def build() -> Iterator[str]:
     """Which operations run, and the native library: where it is, for what it was built, what it holds."""
-    if ops.backend() == "native":
-        kind = "native: C++, on a GPU CUDA"
-    else:
-        kind = "reference: plain PyTorch"
+    on_gpu = "CUDA kernels" if library.runs_on(torch.device("cuda")) else "plain PyTorch"
+    kind = f"native: C++ on a CPU, {on_gpu} on a GPU" if ops.backend() == "native" else "reference: plain PyTorch"
     yield f"{'operations':<22} {kind}"
     if reason := library.problem():
         yield f"{'native library':<22} none: {reason}; pip install . builds it where a C++ compiler is found"

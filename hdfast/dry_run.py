@@ -64,8 +64,7 @@ def print_parameters(agent: Agent) -> None:
     print("parameters")
     for name, number in parts.items():
         print(f"  {name:<10} {number:>12,}")
-    harmony = parts.pop("harmony")
-    print(f"  {'total':<10} {sum(parts.values()):>12,} trained + {harmony} harmony scalars")
+    print(f"  {'total':<10} {sum(parts.values()):>12,}")
 
 
 def print_memory(agent: Agent, config: Config) -> None:

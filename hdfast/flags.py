@@ -116,9 +116,14 @@ def _value(name: str, rule: dataclasses.Field, text: str | None, rest: deque[str
     else:
         found = True if rule.type is bool else rule.metadata["bare"]
     if not found:
-        default = "" if rule.default in ((), "") else f"; default {rule.default}"
+        default = f"; default {text}" if (text := _default(rule)) else ""
         raise ConfigError(f"--{name} needs a value, {_TAKES[rule.type]} ({rule.metadata['help']}{default})")
     return _converted(rule.type, found)
+
+
+def _default(rule: dataclasses.Field) -> str:
+    """The default of a flag as one would type it; empty where there is none."""
+    return " ".join(rule.default) if rule.type is tuple else str(rule.default)
 
 
 def _is_value(token: str) -> bool:
@@ -146,7 +151,7 @@ def _harmony_mode(text: str) -> str:
 
 
 def help_text(own: type, *, with_settings: bool, width: int) -> str:
-    """The flags of a verb, one an entry with its default, settings by group."""
+    """The flags of a verb, one an entry with its default, settings by group; whole lines, none where it has no flag."""
     lines = []
     named = [("flags", own)] + ([("presets and the method switch", SharedFlags)] if with_settings else [])
     for title, kind in named:
@@ -155,7 +160,7 @@ def help_text(own: type, *, with_settings: bool, width: int) -> str:
     if with_settings:
         for group, fields in grouped(settings()).items():
             lines += [f"{group} settings:", *_entries(fields, width), ""]
-    return "\n".join(lines).rstrip()
+    return "\n".join(lines)
 
 
 def grouped(items: Mapping[str, T]) -> dict[str, dict[str, T]]:
@@ -172,7 +177,7 @@ def _entries(fields: Mapping[str, dataclasses.Field], width: int) -> Iterator[st
         flag = f"  --{name} {'' if rule.type is bool else rule.type.__name__.upper()}".rstrip()
         flag = flag.replace("TUPLE", "NAME ...").replace("STR", "TEXT")
         choices = f"; one of {', '.join(map(str, rule.metadata['choices']))}" if rule.metadata["choices"] else ""
-        default = "" if rule.default in ((), "") else f" (default {rule.default})"
+        default = f" (default {text})" if (text := _default(rule)) else ""
         body = textwrap.wrap(rule.metadata["help"] + choices + default, max(width - column, 30),
                              break_on_hyphens=False)
         gap = flag.ljust(column) if len(flag) < column - 1 else f"{flag}\n{' ' * column}"

@@ -60,8 +60,8 @@ def canonical_task(name: str) -> str:
     letters = re.sub(r"[_ ]", "", game)
     if letters not in _GAME_BY_LETTERS:
         hint = nearest(game, (*ATARI_GAMES, *_FIXED, "catch"))
-        raise ConfigError(f"unknown task '{name}'{hint}; tasks are atari_<game> (as atari_ms_pacman), catch_<H>x<W>, "
-                          "gym_<Gymnasium id>, dummy, dummy_vector")
+        raise ConfigError(f"unknown task '{name}'; tasks are atari_<game> (as atari_ms_pacman), catch_<H>x<W>, "
+                          f"gym_<Gymnasium id>, dummy, dummy_vector{hint}")
     return "atari_" + _GAME_BY_LETTERS[letters]
 
 

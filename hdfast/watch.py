@@ -121,8 +121,7 @@ def watch(root: Path, *, once: bool) -> None:
     """
     root = Path(root)
     if not is_folder(root):
-        raise ConfigError(f"watch needs a directory that holds runs, got {root}; give the --logdir of a train or sweep "
-                          "command")
+        raise ConfigError(f"there is no directory {root}; give the --logdir of a train or sweep command")
 
     def now() -> tuple[str, list[tuple[str, ...]]]:
         return table(root, map(read_run, find_runs(root)))

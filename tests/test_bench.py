@@ -169,7 +169,7 @@ def test_a_real_row():
 
 @pytest.mark.parametrize(("line", "says"), [
     ("--preset medium", "one of reduced, full"), ("--threads 0", "threads"), ("--backends fast", "got 'fast'"),
-    ("--json no/such/folder/x", "directory that exists"), ("--only all", "loops"), ("--rounds 0", "rounds"),
+    ("--json no/such/folder/x", "directory that exists"), ("--only some", "loops"), ("--rounds 0", "rounds"),
     ("pong", "unexpected word")])
 def test_bad_flags(line, says, capsys):
     assert cli.main(["bench", *line.split()]) == 2

@@ -358,7 +358,7 @@ def test_the_report_lies_in_the_folder_it_is_about(tmp_path, capsys, no_figures)
 
 
 @pytest.mark.parametrize(("line", "code", "says"), [
-    ("", 2, "report needs run directories"), ("nowhere", 2, "report needs directories, got nowhere"),
+    ("", 2, "report needs run directories"), ("nowhere", 2, "there is no directory nowhere"),
     ("empty", 2, "no run directory in it"), ("--export x.json", 2, "--export writes the scores of run directories"),
     ("--scores nowhere.json", 1, "cannot read the score file nowhere.json"),
     ("--published --out file", 1, "cannot write the report in file"), ("--bootstrap 5", 2, "bootstrap must be")])

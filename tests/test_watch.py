@@ -104,7 +104,7 @@ def test_the_command(tmp_path, capsys):
         assert lines[0].split() == ["run", "method", "state", "step", "score", "eval", "steps/s", "left"]
         assert lines[1].split()[:4] == ["a", "HarmonyDream", "running", "100/400"] and lines[2].startswith("1 run: ")
     assert cli.main(["watch", str(tmp_path / "none")]) == 2
-    assert "needs a directory" in capsys.readouterr().err
+    assert "there is no directory" in capsys.readouterr().err
 
 
 def test_on_a_terminal_until_interrupted_and_without_torch(tmp_path):

@@ -37,7 +37,7 @@ def bench(preset: str, *, threads: int, with_peers: bool, only: str, rounds: int
     print(f"{preset}: {SIZES[preset].about}\n{cpu_name()}, {threads} threads, {' and '.join(precision)}, harmony on",
           file=out)
     done: list[Row] = []
-    for part in (only,) if only else PARTS:
+    for part in PARTS if only == "all" else (only,):
         for found in measured(part, preset, threads, rounds, backends, precision, installed):
             done += found
             if json == "-":

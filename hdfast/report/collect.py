@@ -90,7 +90,7 @@ def _natural(seed: str) -> tuple[int, str]:
 def _run_directories(folder: Path) -> list[Path]:
     """Directories at or below `folder` with records of a run; nothing inside a run is looked at."""
     if not is_folder(folder):
-        raise ConfigError(f"report needs directories, got {folder}; give run directories or folders that hold them")
+        raise ConfigError(f"there is no directory {folder}; give run directories, or folders that hold them")
     found = []
     for where, below, files in os.walk(folder):
         below.sort()
