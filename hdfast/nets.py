@@ -6,6 +6,7 @@ the official nets.py, class Initializer, with `fan = (fan_in + fan_out) / 2`.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from hdfast import ops
 from hdfast.ops import bf16
-from hdfast.ops import given as products
+from hdfast.ops import given as known
 from hdfast.ops.conv import conv, deconv
 from hdfast.ops.gemm import linear
 from hdfast.ops.imagine import state_mm
@@ -49,26 +50,22 @@ def project(x, kernel: Tensor, bias: Tensor | None = None, *, rows: slice | None
     copy = bf16.shadow(kernel)
     if rows is not None:  # not always: even a whole slice has a backward pass, which copies the kernel's gradient
         kernel, copy = kernel[rows], None if copy is None else copy[rows]
-    if copy is not None:
-        return _project_bf16(x, kernel, copy, bias, half)
-    if isinstance(x, Tensor):
-        if usable(x):
-            return linear(x, kernel, bias)
-        return x @ kernel if bias is None else torch.addmm(bias, x.flatten(0, -2), kernel).unflatten(0, x.shape[:-1])
-    if not usable(x.deter):
-        return project(x.feat(), kernel, bias)
-    y = state_mm(x.deter, x.stoch, x.index, kernel, classes=(len(kernel) - x.deter.shape[-1]) // x.index.shape[-1])
-    return y if bias is None else y + bias
-
-
-def _project_bf16(x, kernel: Tensor, copy: Tensor, bias: Tensor | None, half: bool) -> Tensor:
     if not isinstance(x, Tensor):
         if usable(x.deter):
-            classes = (len(kernel) - x.deter.shape[-1]) // x.index.shape[-1]
-            y = bf16.state_mm(x.deter, x.stoch, x.index, kernel, classes=classes, half=half)
+            product = state_mm if copy is None else partial(bf16.state_mm, half=half)
+            y = product(x.deter, x.stoch, x.index, kernel, classes=classes_of(x, kernel))
             return y if bias is None else y + bias
         x = x.feat()
-    return bf16.linear(x, kernel, copy, bias, half=half)
+    if copy is not None:
+        return bf16.linear(x, kernel, copy, bias, half=half)
+    if usable(x):
+        return linear(x, kernel, bias)
+    return x @ kernel if bias is None else torch.addmm(bias, x.flatten(0, -2), kernel).unflatten(0, x.shape[:-1])
+
+
+def classes_of(state, kernel: Tensor) -> int:
+    """Classes per latent of model states that are multiplied with a kernel (D + S*K, out)."""
+    return (len(kernel) - state.deter.shape[-1]) // state.index.shape[-1]
 
 
 def given(x, kernel: Tensor, value: Tensor) -> Tensor:
@@ -76,9 +73,8 @@ def given(x, kernel: Tensor, value: Tensor) -> Tensor:
     if bf16.shadow(kernel) is not None:
         value = value.bfloat16()
     if isinstance(x, Tensor):
-        return products.rows(x, kernel, value)
-    classes = (len(kernel) - x.deter.shape[-1]) // x.index.shape[-1]
-    return products.states(x.deter, x.index, kernel, value, classes=classes)
+        return known.rows(x, kernel, value)
+    return known.states(x.deter, x.index, kernel, value, classes=classes_of(x, kernel))
 
 
 class Norm(nn.Module):

@@ -122,13 +122,6 @@ def strip_image(grid: np.ndarray, *, context: int, columns: int = 12, sequences:
     return np.asarray(canvas)
 
 
-def save_strip(path: Path, grid: np.ndarray, *, context: int, columns: int = 12, sequences: int = 2) -> Path:
-    """Write `strip_image` of an open-loop grid (T, 3*h, n*h, 3) uint8 as a PNG."""
-    path = Path(path)
-    replace(path, png_bytes(strip_image(grid, context=context, columns=columns, sequences=sequences)))
-    return path
-
-
 def _check_frames(frames: np.ndarray) -> np.ndarray:
     if frames.ndim != 4 or frames.dtype != np.uint8 or frames.shape[-1] not in (1, 3) or 0 in frames.shape:
         raise ValueError(f"frames must be uint8 (T, h, w, c) with c 1 or 3, got {frames.dtype} {frames.shape}; "

@@ -20,7 +20,6 @@ from hdfast.visuals import (
     openloop_grid,
     png_bytes,
     save_animation,
-    save_strip,
     strip_image,
 )
 
@@ -187,12 +186,6 @@ def test_strip_shows_the_last_context_step_and_the_end():
     (1, 1, [0]), (3, 5, [0, 2]), (4, 0, [0, 1, 2, 3]), (8, 1, [0, 1, 2, 3, 4, 5, 6, 7]), (2, 1, [0, 1])])
 def test_strips_of_short_sequences(steps, context, wanted):
     assert tiles(strip_image(coded_grid(steps, 1), context=context)) == [(0, t) for t in wanted]
-
-
-def test_strip_file(tmp_path):
-    grid = openloop_grid(np.zeros((6, 1, 64, 64, 1)), np.ones((6, 1, 64, 64, 1)), 2)
-    path = save_strip(tmp_path / "videos" / "strip.png", grid, context=2)
-    np.testing.assert_array_equal(np.asarray(Image.open(path)), strip_image(grid, context=2))
 
 
 # Learning curve

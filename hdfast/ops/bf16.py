@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hdfast.ops import checks, library
 from hdfast.ops.device import on_cuda
+from hdfast.ops.imagine import register_state_mm
 from hdfast.ops.observe_scan import usable
 
 OPS = ("mm_bf16", "state_mm_bf16_fwd", "state_mm_bf16_bwd")
@@ -94,29 +95,11 @@ def state_mm(deter: Tensor, stoch: Tensor | None, index: Tensor, kernel: Tensor,
 
 def register(namespace: str) -> None:
     """Shapes for tracing and the derivative of the product with states, for the raw ops of one library."""
-    ops = getattr(torch.ops, namespace)
-
     def result(like, rows, columns, half):
         return like.new_empty(rows, columns, dtype=torch.bfloat16 if half else torch.float32)
-
-    def fake_bwd(dy, deter, index, kernel, classes, need_deter, need_stoch, need_kernel):
-        return (torch.empty_like(deter) if need_deter else deter.new_empty(0),
-                deter.new_empty(len(deter), index.shape[1] * classes) if need_stoch else deter.new_empty(0),
-                torch.empty_like(kernel) if need_kernel else deter.new_empty(0))
-
-    def setup_context(ctx, inputs, output):
-        deter, stoch, index, kernel, classes, _ = inputs
-        ctx.save_for_backward(deter, index, kernel)
-        ctx.extra = classes, deter.requires_grad, stoch is not None and stoch.requires_grad, kernel.requires_grad
-
-    def backward(ctx, dy):
-        grads = ops.state_mm_bf16_bwd.default(dy.contiguous(), *ctx.saved_tensors, *ctx.extra)
-        ddeter, dstoch, dkernel = (g if need else None for g, need in zip(grads, ctx.extra[1:], strict=True))
-        return ddeter, dstoch, None, dkernel, None, None
 
     library.register_fake(f"{namespace}::mm_bf16", lambda a, b, half: result(a, a.shape[0], b.shape[1], half))
     library.register_fake(
         f"{namespace}::state_mm_bf16_fwd",
         lambda deter, stoch, index, kernel, classes, half: result(deter, len(deter), kernel.shape[1], half))
-    library.register_fake(f"{namespace}::state_mm_bf16_bwd", fake_bwd)
-    torch.library.register_autograd(f"{namespace}::state_mm_bf16_fwd", backward, setup_context=setup_context)
+    register_state_mm(namespace, "state_mm_bf16")

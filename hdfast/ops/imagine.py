@@ -66,21 +66,6 @@ def register(namespace: str) -> None:
         return (deter.new_empty(steps + 1, *deter.shape), index.new_empty(steps + 1, *index.shape), prior,
                 torch.empty_like(u_action, dtype=torch.int64), pre)
 
-    def setup_context(ctx, inputs, output):
-        deter, stoch, index, kernel, classes = inputs
-        ctx.save_for_backward(deter, index, kernel)
-        ctx.extra = classes, deter.requires_grad, stoch is not None and stoch.requires_grad, kernel.requires_grad
-
-    def backward(ctx, dy):
-        grads = ops.state_mm_bwd.default(dy.contiguous(), *ctx.saved_tensors, *ctx.extra)
-        ddeter, dstoch, dkernel = (g if need else None for g, need in zip(grads, ctx.extra[1:], strict=True))
-        return ddeter, dstoch, None, dkernel, None
-
-    def fake_state_mm_bwd(dy, deter, index, kernel, classes, need_deter, need_stoch, need_kernel):
-        return (torch.empty_like(deter) if need_deter else deter.new_empty(0),
-                deter.new_empty(len(deter), index.shape[1] * classes) if need_stoch else deter.new_empty(0),
-                torch.empty_like(kernel) if need_kernel else deter.new_empty(0))
-
     def mm_backward(ctx, dy):
         a, b = ctx.saved_tensors
         return (ops.mm.default(dy, b.t()) if ctx.needs_input_grad[0] else None,
@@ -90,11 +75,34 @@ def register(namespace: str) -> None:
     library.register_fake(
         f"{namespace}::state_mm_fwd",
         lambda deter, stoch, index, kernel, classes: deter.new_empty(len(deter), kernel.shape[1]))
-    library.register_fake(f"{namespace}::state_mm_bwd", fake_state_mm_bwd)
-    torch.library.register_autograd(f"{namespace}::state_mm_fwd", backward, setup_context=setup_context)
+    register_state_mm(namespace, "state_mm")
     library.register_fake(f"{namespace}::mm", lambda a, b: a.new_empty(a.shape[0], b.shape[1]))
     torch.library.register_autograd(f"{namespace}::mm", mm_backward,
                                     setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
+
+
+def register_state_mm(namespace: str, name: str) -> None:
+    """The derivative of a product with states, and its shapes: of float32 operands or of rounded ones."""
+    backward_op = getattr(getattr(torch.ops, namespace), f"{name}_bwd").default
+
+    def setup_context(ctx, inputs, output):
+        deter, stoch, index, kernel, classes, *rest = inputs
+        ctx.save_for_backward(deter, index, kernel)
+        ctx.extra = classes, deter.requires_grad, stoch is not None and stoch.requires_grad, kernel.requires_grad
+        ctx.rest = [None] * len(rest)
+
+    def backward(ctx, dy):
+        grads = backward_op(dy.contiguous(), *ctx.saved_tensors, *ctx.extra)
+        ddeter, dstoch, dkernel = (g if need else None for g, need in zip(grads, ctx.extra[1:], strict=True))
+        return ddeter, dstoch, None, dkernel, None, *ctx.rest
+
+    def fake_bwd(dy, deter, index, kernel, classes, need_deter, need_stoch, need_kernel):
+        return (torch.empty_like(deter) if need_deter else deter.new_empty(0),
+                deter.new_empty(len(deter), index.shape[1] * classes) if need_stoch else deter.new_empty(0),
+                torch.empty_like(kernel) if need_kernel else deter.new_empty(0))
+
+    library.register_fake(f"{namespace}::{name}_bwd", fake_bwd)
+    torch.library.register_autograd(f"{namespace}::{name}_fwd", backward, setup_context=setup_context)
 
 
 def define_steps() -> None:

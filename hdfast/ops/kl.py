@@ -70,10 +70,9 @@ def register(namespace: str) -> None:
         return backward_op(dkl, dkl, *ctx.saved_tensors, -math.inf)
 
     library.register_fake(f"{namespace}::balanced_kl_fwd",
-                                lambda post, prior, free_nats: tuple(fake_row(post) for _ in range(3)))
+                          lambda post, prior, free_nats: tuple(fake_row(post) for _ in range(3)))
     library.register_fake(f"{namespace}::balanced_kl_bwd",
-                                lambda ddyn, drep, post, prior, free_nats: (torch.empty_like(post),
-                                                                            torch.empty_like(prior)))
+                          lambda ddyn, drep, post, prior, free_nats: (torch.empty_like(post), torch.empty_like(prior)))
     library.register_fake(f"{namespace}::kl_divergence_fwd", lambda p, q: fake_row(p))
     torch.library.register_autograd(f"{namespace}::balanced_kl_fwd", backward_balanced, setup_context=setup_balanced)
     torch.library.register_autograd(f"{namespace}::kl_divergence_fwd", backward_plain, setup_context=setup_plain)

@@ -78,7 +78,7 @@ def register(namespace: str) -> None:
     library.register_fake(f"{namespace}::unimix_bwd", lambda dlogp, logit, mix: torch.empty_like(logit))
     library.register_fake(f"{namespace}::sample_index", fake_index)
     library.register_fake(f"{namespace}::sample_latent_fwd",
-                                lambda logp, u: (torch.empty_like(logp), fake_index(logp, u)))
+                          lambda logp, u: (torch.empty_like(logp), fake_index(logp, u)))
     library.register_fake(f"{namespace}::sample_latent_bwd", lambda donehot, logp: torch.empty_like(logp))
     torch.library.register_autograd(f"{namespace}::unimix_fwd", backward_unimix, setup_context=setup_unimix)
     torch.library.register_autograd(f"{namespace}::sample_latent_fwd", backward_latent, setup_context=setup_latent)

@@ -55,11 +55,11 @@ def register(namespace: str) -> None:
         return raw.return_weight_bwd.default(dweight.contiguous(), *ctx.saved_tensors, ctx.gamma), None
 
     library.register_fake(f"{namespace}::lambda_return_fwd",
-                                lambda reward, value, cont, gamma, lam: torch.empty_like(reward))
+                          lambda reward, value, cont, gamma, lam: torch.empty_like(reward))
     library.register_fake(f"{namespace}::lambda_return_bwd", lambda dret, value, cont, ret, gamma, lam: (
         torch.empty_like(dret), torch.empty_like(value), torch.empty_like(cont)))
     library.register_fake(f"{namespace}::return_weight_fwd", lambda cont, gamma: torch.empty_like(cont))
     library.register_fake(f"{namespace}::return_weight_bwd",
-                                lambda dweight, cont, weight, gamma: torch.empty_like(cont))
+                          lambda dweight, cont, weight, gamma: torch.empty_like(cont))
     torch.library.register_autograd(f"{namespace}::lambda_return_fwd", backward_return, setup_context=setup_return)
     torch.library.register_autograd(f"{namespace}::return_weight_fwd", backward_weight, setup_context=setup_weight)
