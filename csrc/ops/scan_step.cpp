@@ -45,9 +45,9 @@ Stats check_stats(const Tensor& t, int64_t rows, const Tensor& like, const char*
   return {out(t), out(t) + rows};
 }
 
-// A sample of unimix(logit + bias) of (B, S, K) logits into `index` of B * S numbers; null: log-probabilities alone.
+// A sample of unimix(logit + bias) of (B, S, K) logits into `index` (B, S); without it log-probabilities alone.
 LatentFwdArgs sample_args(const Tensor& logit, const Maybe& bias, const Maybe& u, double mix, const Maybe& logp,
-                          const Maybe& onehot, int64_t* index) {
+                          const Maybe& onehot, const Maybe& index) {
   HD_CHECK(logit.dim() == 3, "scan_sample: logit must be (B, S, K)", got(logit));
   check_sizes(logit, "scan_sample: logit");
   const int64_t b = logit.size(0), s = logit.size(1), k = logit.size(2);
@@ -60,7 +60,7 @@ LatentFwdArgs sample_args(const Tensor& logit, const Maybe& bias, const Maybe& u
   a.u = checked(u, {b, s}, logit, "scan_sample: u");
   HD_CHECK(a.u || !(index || onehot), "scan_sample: u must be given with index or onehot, got neither; give it");
   a.logp = checked<void>(logp, {b, s, k}, logit, "scan_sample: logp");
-  a.index = index, a.row_groups = s;
+  a.index = checked<int64_t>(index, {b, s}, logit, "scan_sample: index", ScalarType::Long), a.row_groups = s;
   if (onehot) {
     a.onehot_dtype = check_operand(*onehot, b, s * k, logit, "scan_sample: onehot");
     a.onehot = out<void>(*onehot), a.onehot_stride = onehot->stride(0);
@@ -82,19 +82,19 @@ void take_rows(ScanInputFwdArgs& a, const Maybe& index, const Maybe& action, con
     a.kernel = checked<void>(kernel, {a.groups * a.classes, a.cols}, pre, "scan_input: kernel", type);
   }
   if (action) {
-    HD_CHECK(action_kernel && action_kernel->dim() == 2 && action_kernel->size(0) >= 1,
-             "scan_input: action_kernel must be (A, U), at least one action",
-             got(action_kernel ? *action_kernel : pre));
+    HD_CHECK(action_kernel->dim() == 2 && action_kernel->size(0) >= 1,
+             "scan_input: action_kernel must be (A, U), at least one action", got(*action_kernel));
     a.actions = action_kernel->size(0);
-    a.action = checked<int64_t>(action, {a.rows}, pre, "scan_input: action", ScalarType::Long);
+    a.action = checked<int64_t>(action, {a.rows, 1}, pre, "scan_input: drawn", ScalarType::Long);
     a.action_kernel = checked<void>(action_kernel, {a.actions, a.cols}, pre, "scan_input: action_kernel", type);
   }
 }
 
-void scan_input_fwd(Tensor pre, Maybe deter, Maybe index, Maybe action, Maybe reset, Maybe start,
-                    Maybe start_index, Maybe kernel, Maybe action_kernel, Tensor scale, Tensor bias, Maybe before,
-                    Tensor joint, Tensor stats, bool accumulate, Maybe logit, Maybe logit_bias, Maybe uniform,
-                    double mix, Maybe logp, Maybe onehot) {
+// What is drawn is the action where there is an action_kernel, else the latents, in place of index.
+void scan_input_fwd(Tensor pre, Maybe deter, Maybe index, Maybe reset, Maybe start, Maybe start_index, Maybe kernel,
+                    Maybe action_kernel, Tensor scale, Tensor bias, Maybe before, Tensor joint, Tensor stats,
+                    bool accumulate, Maybe logit, Maybe logit_bias, Maybe uniform, double mix, Maybe logp,
+                    Maybe onehot, Maybe drawn) {
   HD_CHECK(pre.dim() == 2 && joint.dim() == 2, "scan_input: pre must be (B, U), joint (B, D + U)", got(pre, joint));
   check_sizes(joint, "scan_input: joint");
   const int64_t b = pre.size(0), u = pre.size(1), d = joint.size(1) - u;
@@ -115,16 +115,19 @@ void scan_input_fwd(Tensor pre, Maybe deter, Maybe index, Maybe action, Maybe re
            "scan_input: deter or start must be given where joint has a state, got neither; give one");
   HD_CHECK(!reset || (start && start_index),
            "scan_input: start and start_index must be given with reset, got one at most; give both");
-  take_rows(a, index, action, start_index, kernel, action_kernel, pre, joint.scalar_type());
+  HD_CHECK(bool(logit) == bool(drawn) && (drawn || !action_kernel),
+           "scan_input: logit and drawn must be given together, and with action_kernel, got one alone; give both");
+  HD_CHECK(!drawn || action_kernel || !index,
+           "scan_input: index must be left out where it is drawn, got both; give one");
+  take_rows(a, drawn && !action_kernel ? drawn : index, action_kernel ? drawn : Maybe{}, start_index, kernel,
+            action_kernel, pre, joint.scalar_type());
   const Stats s = check_stats(stats, b, pre, "scan_input: stats");
   a.mean = s.mean, a.rstd = s.rstd;
   LatentFwdArgs sample{};
   if (logit) {
-    const Maybe& into = action ? action : index;
-    HD_CHECK(into && uniform, "scan_input: u, and action or index, must be given with logit, got none; give them");
     check_device(*logit, pre, "scan_input: logit");
-    check_shape(*logit, {b, action ? 1 : a.groups, action ? a.actions : a.classes}, "scan_input: logit");
-    sample = sample_args(*logit, logit_bias, uniform, mix, logp, onehot, out<int64_t>(*into));
+    check_shape(*logit, {b, a.action ? 1 : a.groups, a.action ? a.actions : a.classes}, "scan_input: logit");
+    sample = sample_args(*logit, logit_bias, uniform, mix, logp, onehot, drawn);
   }
   const bool inside = logit && sample.row_groups <= SCAN_MAX_GROUPS && sample.classes <= SCAN_MAX_CLASSES;
   run(
@@ -231,10 +234,7 @@ void scan_gates_bwd(Tensor dnext, Tensor x, Tensor deter, Tensor stats, Tensor s
 }
 
 void scan_sample_fwd(Tensor logit, Maybe bias, Maybe u, double mix, Maybe logp, Maybe onehot, Maybe index) {
-  HD_CHECK(logit.dim() == 3, "scan_sample: logit must be (B, S, K)", got(logit));
-  const LatentFwdArgs a = sample_args(logit, bias, u, mix, logp, onehot,
-                                      checked<int64_t>(index, {logit.size(0), logit.size(1)}, logit,
-                                                       "scan_sample: index", ScalarType::Long));
+  const LatentFwdArgs a = sample_args(logit, bias, u, mix, logp, onehot, index);
   run(
       logit, [&](auto stream) { launch_latent_fwd(a, stream); },
       [&](auto threads) {
@@ -268,10 +268,10 @@ void scan_sample_bwd(Tensor logit, Maybe bias, Maybe donehot, Maybe dlogp, doubl
 
 HD_LIBRARY(m) {
   m.def(
-      "scan_input_fwd(Tensor(a!) pre, Tensor? deter, Tensor(e!)? index, Tensor(f!)? action, Tensor? reset, "
-      "Tensor? start, Tensor? start_index, Tensor? kernel, Tensor? action_kernel, Tensor scale, Tensor bias, "
-      "Tensor(b!)? before, Tensor(c!) joint, Tensor(d!) stats, bool accumulate, Tensor? logit, Tensor? logit_bias, "
-      "Tensor? u, float mix, Tensor(g!)? logp, Tensor(h!)? onehot) -> ()");
+      "scan_input_fwd(Tensor(a!) pre, Tensor? deter, Tensor? index, Tensor? reset, Tensor? start, "
+      "Tensor? start_index, Tensor? kernel, Tensor? action_kernel, Tensor scale, Tensor bias, Tensor(b!)? before, "
+      "Tensor(c!) joint, Tensor(d!) stats, bool accumulate, Tensor? logit, Tensor? logit_bias, Tensor? u, float mix, "
+      "Tensor(e!)? logp, Tensor(f!)? onehot, Tensor(g!)? drawn) -> ()");
   m.def(
       "scan_input_bwd(Tensor djoint, Tensor? direct, Tensor? reset, Tensor pre, Tensor stats, Tensor scale, "
       "Tensor bias, Tensor(a!) dpre, Tensor(b!)? dmasked, Tensor(c!)? dbefore, Tensor(d!)? carry, "

@@ -40,13 +40,13 @@ def rollout(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: l
     joint, hidden = feat.new_empty(rows, d + p.units), feat.new_empty(rows, p.units)
     logit, stats = deter.new_empty(rows, stoch, classes), deter.new_empty(2, rows)
     for t in range(choices):
-        draw = policy.act(t, feat[t], u_action[t])
+        draw = policy.act(t, feat[t], u_action[t], action[t])
         if t == horizon:
-            scan_step.step_sample(draw, action[t].unsqueeze(1))
+            scan_step.step_sample(draw)
             break
         if product:
             mm_into(pre, feat[t, :, d:], kernels[0])
-        scan_step.step_input(pre, deters[t], None if product else indices[t], action[t], None, None, None, *kernels,
+        scan_step.step_input(pre, deters[t], None if product else indices[t], None, None, None, *kernels,
                              p.img_in_scale, p.img_in_bias, None, joint, stats, accumulate=product, draw=draw)
         mm_into(pre_gru, joint, p.gru)
         scan_step.step_gates(pre_gru, deters[t], p.gru_scale, p.gru_bias, deters[t + 1], feat[t + 1, :, :d], stats)
@@ -54,7 +54,7 @@ def rollout(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: l
         scan_step.step_norm(pre, p.img_out_scale, p.img_out_bias, hidden, stats)
         mm_into(logit.view(rows, -1), hidden, p.img_stats)
         scan_step.step_sample(scan_step.Draw(logit, p.img_stats_bias, u[t], mix, prior[t] if keep_prior else None,
-                                             feat[t + 1, :, d:]), indices[t + 1])
+                                             feat[t + 1, :, d:], indices[t + 1]))
     return deters, indices, prior if keep_prior else prior.view(0), action, policy.pre, feat
 
 
@@ -73,11 +73,11 @@ class Policy:
         self.hidden = self.kernel.new_empty(rows, units)
         self.stats, self.logit = kernel.new_empty(2, rows), kernel.new_empty(rows, 1, actions)
 
-    def act(self, step: int, x: Tensor, u: Tensor) -> scan_step.Draw:
+    def act(self, step: int, x: Tensor, u: Tensor, action: Tensor) -> scan_step.Draw:
         """What draws the action (N,) of features x (N, F) by uniforms u (N,)."""
         for pre, (kernel, scale, bias) in zip(self.pre[:, step], self.layers, strict=True):
             mm_into(pre, x, kernel)
             scan_step.step_norm(pre, scale, bias, self.hidden, self.stats)
             x = self.hidden
         mm_into(self.logit.view(len(x), -1), x, self.kernel)
-        return scan_step.Draw(self.logit, self.bias, u.unsqueeze(1), self.mix)
+        return scan_step.Draw(self.logit, self.bias, u.unsqueeze(1), self.mix, None, None, action.unsqueeze(1))

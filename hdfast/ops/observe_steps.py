@@ -147,14 +147,14 @@ def forward(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, params: 
     begin, reset = torch.tanh(p.initial), resets(is_first)
     start = start_index(p, begin, classes, mix)
     masked = action.masked_fill(is_first.unsqueeze(-1), 0).to(operand)
-    kernels, deter_part = (p.img_in[:p.latent], p.img_in[p.latent:]), p.obs_out[:p.deter]
-    mm_into(s.pre_in.view(rows, -1), masked.view(rows, -1), kernels[1])
+    deter_part = p.obs_out[:p.deter]
+    mm_into(s.pre_in.view(rows, -1), masked.view(rows, -1), p.img_in[p.latent:])
     mm_into(s.pre_obs.view(rows, -1), embed.view(rows, -1), p.obs_out[p.deter:])
-    draw = None
+    draw = scan_step.NOTHING
     for t in range(length):
-        last = (deter[t - 1], index[t - 1]) if t else (None, None)
-        scan_step.step_input(s.pre_in[t], *last, None, reset[t], begin, start, *kernels, p.img_in_scale, p.img_in_bias,
-                             s.before[t], s.joint[t], s.in_stats[t], accumulate=True, draw=draw)
+        scan_step.step_input(s.pre_in[t], deter[t - 1] if t else None, None, reset[t], begin, start,
+                             p.img_in[:p.latent], None, p.img_in_scale, p.img_in_bias, s.before[t], s.joint[t],
+                             s.in_stats[t], accumulate=True, draw=draw)
         mm_into(s.pre_gru[t], s.joint[t], p.gru)
         scan_step.step_gates(s.pre_gru[t], s.before[t], p.gru_scale, p.gru_bias, deter[t],
                              None if copied is deter else copied[t], s.gru_stats[t])
@@ -162,8 +162,8 @@ def forward(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, params: 
         scan_step.step_norm(s.pre_obs[t], p.obs_out_scale, p.obs_out_bias, s.hidden[t], s.obs_stats[t])
         mm_into(s.logit[t], s.hidden[t], p.obs_stats)
         draw = scan_step.Draw(s.logit[t].view(batch, *latent), p.obs_stats_bias, u[t], mix, post[t],
-                              stoch[t].view(batch, -1))  # taken with the next step's input
-    scan_step.step_sample(draw, index[-1])
+                              stoch[t].view(batch, -1), index[t])  # taken with the next step's input
+    scan_step.step_sample(draw)
     prior = prior_head(p, copied.view(rows, -1), mix, classes, s.prior_pre.view(rows, -1),
                        s.prior_hidden.view(rows, -1), s.prior_logit.view(rows, -1), s.prior_stats.view(2, rows))
     return deter, stoch, index, post, prior.view_as(post), flat, start

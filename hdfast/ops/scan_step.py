@@ -18,33 +18,33 @@ PUBLIC = ()
 
 class Draw(NamedTuple):
     """A sample of unimix(logit + bias) by uniforms u: logit (B, S, K), bias (S*K,), u (B, S). logp (B, S, K) gets the
-    log-probabilities, onehot (B, S*K), of any row stride, the sample."""
+    log-probabilities, index (B, S) the sample, and onehot (B, S*K), of any row stride, too."""
 
-    logit: Tensor
-    bias: Tensor
-    u: Tensor
+    logit: Tensor | None
+    bias: Tensor | None
+    u: Tensor | None
     mix: float
-    logp: Tensor | None = None
-    onehot: Tensor | None = None
+    logp: Tensor | None
+    onehot: Tensor | None
+    index: Tensor | None
 
 
-NOTHING = (None, None, None, 0.0, None, None)  # no draw
+NOTHING = Draw(None, None, None, 0.0, None, None, None)
 
 
-def step_input(pre: Tensor, deter: Tensor | None, index: Tensor | None, action: Tensor | None, reset: Tensor | None,
-               start: Tensor | None, start_index: Tensor | None, kernel: Tensor, action_kernel: Tensor, scale: Tensor,
-               bias: Tensor, before: Tensor | None, joint: Tensor, stats: Tensor, *, accumulate: bool,
-               draw: Draw | None = None) -> None:
+def step_input(pre: Tensor, deter: Tensor | None, index: Tensor | None, reset: Tensor | None, start: Tensor | None,
+               start_index: Tensor | None, kernel: Tensor, action_kernel: Tensor | None, scale: Tensor, bias: Tensor,
+               before: Tensor | None, joint: Tensor, stats: Tensor, *, accumulate: bool, draw: Draw = NOTHING) -> None:
     """State and input of a step.
 
-    pre (B, U) gets the rows that index (B, S) picks of kernel (S*K, U) and action (B,) of action_kernel (A, U), added
-    to what it holds where accumulate; joint (B, D + U), of any row stride, = [h | silu(LN(pre))]; before (B, D) = h;
-    stats (2, B) mean and rstd. With start (D,) and start_index (S,) they are the state where reset (B,), and everywhere
-    where deter and index are absent. What is drawn first, in the same launch up to 32 classes, is the action where
-    there is one (S = 1), else index.
+    pre (B, U) gets the rows that index (B, S) picks of kernel (S*K, U), added to what it holds where accumulate; joint
+    (B, D + U), of any row stride, = [h | silu(LN(pre))]; before (B, D) = h; stats (2, B) mean and rstd. With start (D,)
+    and start_index (S,) they are the state where reset (B,), and everywhere where deter and index are absent. What is
+    drawn first, in the same launch up to 32 classes, is the action where there is action_kernel (A, U), whose row is
+    added, too, else what index would be.
     """
-    library.op("scan_input_fwd")(pre, deter, index, action, reset, start, start_index, kernel, action_kernel, scale,
-                                 bias, before, joint, stats, accumulate, *(draw or NOTHING))
+    library.op("scan_input_fwd")(pre, deter, index, reset, start, start_index, kernel, action_kernel, scale, bias,
+                                 before, joint, stats, accumulate, *draw)
 
 
 def step_input_bwd(djoint: Tensor, direct: Tensor, reset: Tensor, pre: Tensor, stats: Tensor, scale: Tensor,
@@ -57,7 +57,7 @@ def step_input_bwd(djoint: Tensor, direct: Tensor, reset: Tensor, pre: Tensor, s
 
 def step_norm(x: Tensor, scale: Tensor, bias: Tensor, y: Tensor, stats: Tensor) -> None:
     """y = silu(LN(x)), (B, U); stats (2, B) = mean, rstd."""
-    library.op("scan_input_fwd")(x, None, None, None, None, None, None, None, None, scale, bias, None, y, stats, True,
+    library.op("scan_input_fwd")(x, None, None, None, None, None, None, None, scale, bias, None, y, stats, True,
                                  *NOTHING)
 
 
@@ -79,9 +79,9 @@ def step_gates_bwd(dnext: Tensor, x: Tensor, deter: Tensor, stats: Tensor, scale
     library.op("scan_gates_bwd")(dnext, x, deter, stats, scale, bias, dx, ddeter, partial)
 
 
-def step_sample(draw: Draw, index: Tensor) -> None:
-    """A draw alone: index (B, S)."""
-    library.op("scan_sample_fwd")(*draw, index)
+def step_sample(draw: Draw) -> None:
+    """A draw alone."""
+    library.op("scan_sample_fwd")(*draw)
 
 
 def log_probs(logit: Tensor, bias: Tensor, mix: float, logp: Tensor) -> None:

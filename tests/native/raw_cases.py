@@ -53,10 +53,10 @@ def actor() -> tuple:
 
 def step_arguments() -> tuple:
     """Of scan_input_fwd: a state, masks, an action, which is drawn, and all buffers."""
-    return (n(BATCH, UNITS), n(BATCH, DETER), integers(CLASSES, BATCH, STOCH), integers(ACTIONS, BATCH),
-            torch.zeros(BATCH, dtype=torch.bool), n(DETER), integers(CLASSES, STOCH), n(LATENT, UNITS),
-            n(ACTIONS, UNITS), n(UNITS), n(UNITS), n(BATCH, DETER), n(BATCH, DETER + UNITS), n(2, BATCH), True,
-            n(BATCH, 1, ACTIONS), n(ACTIONS), torch.rand(BATCH, 1), 0.01, n(BATCH, 1, ACTIONS), n(BATCH, ACTIONS))
+    return (n(BATCH, UNITS), n(BATCH, DETER), integers(CLASSES, BATCH, STOCH), torch.zeros(BATCH, dtype=torch.bool),
+            n(DETER), integers(CLASSES, STOCH), n(LATENT, UNITS), n(ACTIONS, UNITS), n(UNITS), n(UNITS),
+            n(BATCH, DETER), n(BATCH, DETER + UNITS), n(2, BATCH), True, n(BATCH, 1, ACTIONS), n(ACTIONS),
+            torch.rand(BATCH, 1), 0.01, n(BATCH, 1, ACTIONS), n(BATCH, ACTIONS), integers(ACTIONS, BATCH, 1))
 
 
 def step_gradient_arguments() -> tuple:

@@ -25,26 +25,31 @@ def draw(device, *shapes):
 
 
 def step_inputs(device, dtype):
-    """Arguments of step_input by name, with a state and masks; joint is a part of a wider buffer."""
+    """Arguments of step_input by name, with a state, masks and an action; joint is a part of a wider buffer."""
     rng = torch.Generator().manual_seed(1)
     pre, deter, start, kernel, action_kernel, scale, bias = draw(device, (B, U), (B, D), D, (S * K, U), (A, U), U, U)
     return dict(
         pre=pre, deter=deter, index=torch.randint(K, (B, S), generator=rng).to(device),
-        action=torch.randint(A, (B,), generator=rng).to(device),
         reset=torch.tensor([False, True, False], device=device), start=start,
         start_index=torch.tensor([1, 3], device=device), kernel=kernel.to(dtype), action_kernel=action_kernel.to(dtype),
         scale=scale, bias=bias, before=torch.zeros_like(deter),
         joint=torch.full((B, D + U + 4), 7.0, dtype=dtype, device=device)[:, :D + U],
-        stats=torch.zeros(2, B, device=device))
+        stats=torch.zeros(2, B, device=device), draw=action_draw(device))
+
+
+def action_draw(device):
+    logit, bias, u, onehot = draw(device, (B, 1, A), A, (B, 1), (B, A))
+    index = torch.empty(B, 1, dtype=torch.int64, device=device)
+    return scan_step.Draw(logit, bias, u.sigmoid(), 0.01, None, onehot, index)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_step_input(native, dtype):
     x = step_inputs(native.device, dtype)
     rows = torch.where(x["reset"][:, None], x["start_index"], x["index"]) + torch.arange(S, device=native.device) * K
-    pre = x["pre"] + x["kernel"].float()[rows].sum(1) + x["action_kernel"].float()[x["action"]]
-    h = torch.where(x["reset"][:, None], x["start"], x["deter"])
+    h, before = torch.where(x["reset"][:, None], x["start"], x["deter"]), x["pre"].clone()
     scan_step.step_input(**x, accumulate=True)
+    pre = before + x["kernel"].float()[rows].sum(1) + x["action_kernel"].float()[x["draw"].index[:, 0]]
     torch.testing.assert_close(x["pre"], pre)
     assert torch.equal(x["before"], h)
     want = torch.cat([h, reference.norm_act(pre, x["scale"], x["bias"])], 1)
@@ -80,7 +85,7 @@ def test_operands_in_bfloat16(native):
     scan_step.step_gates(x, deter, scale, bias, following, feat[:, :D], stats)
     u, index = torch.rand(B, S, device=native.device), torch.empty(B, S, dtype=torch.int64, device=native.device)
     shift, = draw(native.device, S * K)
-    scan_step.step_sample(scan_step.Draw(logit, shift, u, 0.01, None, feat[:, D:]), index)
+    scan_step.step_sample(scan_step.Draw(logit, shift, u, 0.01, None, feat[:, D:], index))
     assert torch.equal(feat[:, :D], following.bfloat16())
     assert torch.equal(feat[:, D:].view(B, S, K), torch.nn.functional.one_hot(index, K).bfloat16())
 
@@ -96,7 +101,8 @@ def test_operands_in_bfloat16(native):
 def test_traces(native):
     x = step_inputs(native.device, torch.float32)
     x["joint"] = torch.empty(B, D + U, device=native.device)
-    torch.library.opcheck(native.ops.scan_input_fwd.default, (*x.values(), True, *scan_step.NOTHING))
+    taken = x.pop("draw")
+    torch.library.opcheck(native.ops.scan_input_fwd.default, (*x.values(), True, *taken))
     logit, index = draw(native.device, (B, S, K))[0], torch.empty(B, S, dtype=torch.int64, device=native.device)
     u = torch.full((B, S), 0.5, device=native.device)
     torch.library.opcheck(native.ops.scan_sample_fwd.default, (logit, None, u, 0.01, None, None, index))
@@ -124,16 +130,23 @@ def test_a_draw_before_the_step_is_that_draw_and_the_step(native, what, classes)
     kernel = "kernel" if what == "index" else "action_kernel"
     logit, x[kernel], bias, u = draw(native.device, (B, groups, classes), (groups * classes, U), groups * classes,
                                      (B, groups))
-    x |= {"action": None, "action_kernel": None} if what == "index" else {}
+    x |= {"index": None, "action_kernel": None} if what == "index" else {}
     results = []
     for apart in (True, False):
-        own = {name: value if value is None else value.clone() for name, value in x.items()} | {"joint": x["joint"]}
+        own = x | {name: x[name].clone() for name in ("pre", "before", "stats")}
         logp, onehot = torch.empty_like(logit), torch.empty(B, groups * classes, device=native.device)
-        taken = scan_step.Draw(logit, bias, u.sigmoid(), 0.01, logp, onehot)
+        drawn = torch.empty(B, groups, dtype=torch.int64, device=native.device)
+        own["draw"] = scan_step.Draw(logit, bias, u.sigmoid(), 0.01, logp, onehot, drawn)
         if apart:
-            scan_step.step_sample(taken, own[what].view(B, groups))
-        scan_step.step_input(**own, accumulate=True, draw=None if apart else taken)
-        results.append([logp, onehot, *(own[name].clone() for name in ("pre", "before", "joint", "stats", what))])
+            scan_step.step_sample(own["draw"])
+            own["draw"] = scan_step.NOTHING
+            if what == "index":
+                own["index"] = drawn
+            else:
+                own["pre"] += own["action_kernel"][drawn[:, 0]]
+                own["action_kernel"] = None
+        scan_step.step_input(**own, accumulate=True)
+        results.append([logp, onehot, drawn, *(own[name].clone() for name in ("pre", "before", "joint", "stats"))])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -141,14 +154,14 @@ def test_a_draw_before_the_step_is_that_draw_and_the_step(native, what, classes)
     ("logit", lambda x: x[:, :, 1:], "logit must have shape"),
     ("logit", torch.Tensor.double, "logit must be float32"),
     ("bias", lambda x: x[1:], "bias must have shape"),
-    ("u", lambda x: None, "u, and action or index, must be given with logit"),
+    ("u", lambda x: None, "u must be given with index or onehot"),
+    ("index", lambda x: None, "logit and drawn must be given together"),
     ("onehot", lambda x: x.t().contiguous().t(), "onehot must have rows that are contiguous")])
 def test_what_guards_memory_of_a_draw(native, name, wrong, message):
     x = step_inputs(native.device, torch.float32)
-    logit, bias, u, onehot = draw(native.device, (B, 1, A), A, (B, 1), (B, A))
-    taken = scan_step.Draw(logit, bias, u, 0.01, None, onehot)
+    x["draw"] = x["draw"]._replace(**{name: wrong(getattr(x["draw"], name))})
     with pytest.raises(RuntimeError, match=message):
-        scan_step.step_input(**x, accumulate=True, draw=taken._replace(**{name: wrong(getattr(taken, name))}))
+        scan_step.step_input(**x, accumulate=True)
 
 
 @pytest.mark.parametrize(("name", "wrong", "message"), [
@@ -157,6 +170,7 @@ def test_what_guards_memory_of_a_draw(native, name, wrong, message):
     ("joint", lambda x: x.t().contiguous().t(), "joint must have rows that are contiguous"),
     ("kernel", lambda x: None, "must have groups, and a kernel"),
     ("index", torch.Tensor.int, "index must be int64, got int32"),
+    ("action_kernel", lambda x: None, "index must be left out where it is drawn"),
     ("start", lambda x: None, "start and start_index must be given")])
 def test_what_guards_memory(native, name, wrong, message):
     x = step_inputs(native.device, torch.float32)
