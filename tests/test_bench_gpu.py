@@ -55,9 +55,14 @@ def test_every_step_runs_on_the_cpu_and_no_case_fails(tiny, tmp_path, step):
 
 
 SERVED = """\
-import sys, time
+import sys
+from types import SimpleNamespace
 from hdfast.bench import serve
-serve.serve({"update": lambda: (lambda: time.sleep(float(sys.argv[1])))}, {"thing": "1.0"})
+now = [0.0]
+def work():
+    now[0] += float(sys.argv[1])
+serve.time = SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0])
+serve.serve({"update": lambda: work}, {"thing": "1.0"})
 """
 
 
@@ -71,8 +76,9 @@ def test_peers_take_turns_with_us_and_one_that_fails_is_a_row(tmp_path, monkeypa
     gpu.main(["peers", str(tmp_path), "--device", "cpu"])
     gone, ours, slow = rows(tmp_path)
     assert gone["case"] == "update, gone" and gone["value"] is None and "no such thing" in gone["note"]
-    assert ours["case"] == "update, hdfast" and ours["precision"] == "tf32" and 1 <= ours["value"] < slow["value"]
-    assert " of slow torch tf32; thing 1.0" in ours["note"] and slow["note"].startswith("1.000 of")
+    assert ours["case"] == "update, hdfast" and ours["precision"] == "tf32"
+    assert (ours["value"], slow["value"]) == (pytest.approx(1), pytest.approx(10))
+    assert "0.100 of slow torch tf32; thing 1.0" in ours["note"] and slow["note"].startswith("1.000 of")
 
 
 def test_peers_that_are_not_installed_are_left_out(monkeypatch, capsys):

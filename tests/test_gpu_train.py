@@ -20,6 +20,13 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "bench" / "gpu_train.sh"
 FILES = {"summary.json", "summary.txt", "curve.csv", "curve.png", "records.tar.gz", "run.tar.gz.0"}
 
+CLOCK = """
+import itertools
+from hdfast import stopping
+reads = itertools.count()
+stopping.monotonic = lambda: next(reads) / 300
+"""  # of whatever Python the script starts: a run gets as far in a second on every machine
+
 
 def start(tmp_path, *arguments, **environment):
     """Run the script with an interpreter `python` of this one's folder."""
@@ -29,11 +36,12 @@ def start(tmp_path, *arguments, **environment):
 
 
 def wheel(folder: Path, text: str) -> None:
-    """A wheel of one module `carried` that says `text`."""
+    """A wheel of one module `carried` that says `text`, and of the clock."""
     folder.mkdir()
     info = "carried-1.0.dist-info"
     with zipfile.ZipFile(folder / "carried-1.0-py3-none-any.whl", "w") as file:
         file.writestr("carried.py", f"text = {text!r}\n")
+        file.writestr("sitecustomize.py", CLOCK)
         file.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: carried\nVersion: 1.0\n")
         file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         file.writestr(f"{info}/RECORD", "")
