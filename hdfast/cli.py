@@ -2,7 +2,8 @@
 
 Exit codes: 0 ok, 1 a run that failed (RunError), 2 a command or setting that cannot be used (ConfigError), 130
 interrupted, 141 the reader of our output went away, 143 after SIGTERM. Expected errors are one paragraph on stderr;
-HDFAST_DEBUG=1 shows their traceback too. Any other exception is a bug and keeps its traceback.
+HDFAST_DEBUG=1 shows their traceback too, and so are a machine without memory or disk space and a package that cannot be
+imported. Any other exception is a bug and keeps its traceback.
 """
 
 import io
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from hdfast.config import Config, differences, opt, settings
 from hdfast.durable import expanded, is_folder
-from hdfast.errors import ConfigError, RunError, nearest, spelled_out
+from hdfast.errors import ConfigError, RunError, nearest, of_the_machine, spelled_out
 from hdfast.flags import Parsed, grouped, help_text, parse
 from hdfast.presets import FIXED, PRESETS
 
@@ -322,6 +323,7 @@ def _version() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code; `argv` without the program's name, None reads the process's own."""
+    _open_streams()
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold bytes that are no text
     try:
@@ -341,6 +343,27 @@ def main(argv: list[str] | None = None) -> int:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
         return NO_READER
+    except (OSError, MemoryError, ImportError, RuntimeError) as error:
+        said = of_the_machine(error)
+        if not said or os.environ.get("HDFAST_DEBUG") == "1":
+            raise
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"hdfast: error: {_one_paragraph(said)}", file=sys.stderr)
+        return 1
+
+
+def _open_streams() -> None:
+    """Put the null device where standard input, output or error is closed: the next file opened would become it, and
+    hold what any library prints."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            setattr(sys, name, open(number, "r" if name == "stdin" else "w", closefd=False))
 
 
 def _one_paragraph(text: str) -> str:

@@ -9,6 +9,7 @@ between them (cuda_graph.between).
 """
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -50,7 +51,12 @@ class Team:
             raise ConfigError(f"run.batch_size ({config.run.batch_size}) must be a multiple of the {self.size} ranks "
                               "that torchrun started, so that all get the same share")
         self.device = self._device(config.device)
-        dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        try:
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        except (ValueError, RuntimeError) as error:
+            raise ConfigError(f"WORLD_SIZE says that {self.size} processes train together, but they do not find each "
+                              f"other ({error}); start them with torchrun, or unset WORLD_SIZE for a run of one "
+                              "process") from error
         self._words = dist.new_group(backend="gloo", timeout=PATIENCE)
 
     @staticmethod
@@ -60,7 +66,7 @@ class Team:
                               "which gives every rank its own")
         device = pick_device(name)
         if device.type == "cuda":
-            device = pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
+            device = pick_device(f"cuda:{_number('LOCAL_RANK', 0)}")
             torch.cuda.set_device(device)
         return device
 
@@ -194,7 +200,7 @@ def follow(config: Config, team: Team) -> None:
 @contextmanager
 def team(config: Config) -> Iterator[Team | None]:
     """The team that torchrun started, or None in a process of its own; at the end rank 0 sends the others home."""
-    if dist_size() == 1:
+    if dist_size() <= 1:
         yield None
         return
     together = Team(config)
@@ -208,11 +214,20 @@ def team(config: Config) -> Iterator[Team | None]:
 
 
 def dist_rank() -> int:
-    return int(os.environ.get("RANK") or 0)
+    return _number("RANK", 0)
 
 
 def dist_size() -> int:
-    return int(os.environ.get("WORLD_SIZE") or 1)
+    return _number("WORLD_SIZE", 1)
+
+
+def _number(name: str, default: int) -> int:
+    """What torchrun said in an environment variable, `default` in a process that it did not start."""
+    text = os.environ.get(name) or str(default)
+    if not re.fullmatch("[0-9]{1,5}", text):
+        raise ConfigError(f"the environment variable {name} must be a number that torchrun sets, got {text!r:.40}; "
+                          "start with torchrun, or unset it")
+    return int(text)
 
 
 def _bytes(x: Tensor) -> Tensor:

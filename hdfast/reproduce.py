@@ -26,7 +26,7 @@ def reproduce(run: Path, new: Path) -> bool:
     ConfigError where `run` is no run directory or `new` is the same one, and as trainer.train.
     """
     run, new = run.absolute(), new.absolute()
-    if run == new:
+    if os.path.realpath(run) == os.path.realpath(new):  # also by another name: it would equal itself
         raise ConfigError(f"reproduce needs a directory of its own, got that of the run, {run}; choose another "
                           "--logdir")
     config, starts = load_config(run), read_meta(run).get("starts", [])

@@ -115,6 +115,7 @@ def check_settings(path: Path, config: Config) -> bool:
         if any(Path(path).glob("ckpt/*")):
             raise RunError(f"{path} holds checkpoints but no config.json, so their settings are unknown; bring the "
                            "file back from a copy, or choose another --logdir") from None
+        _check_place(Path(path))
         return False
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"cannot read {saved}: {error}; restore the file, or choose another --logdir") from error
@@ -124,6 +125,17 @@ def check_settings(path: Path, config: Config) -> bool:
         raise ConfigError(f"{path} holds a run with other settings, says its {saved.name}: {listed}; give the same "
                           "settings to continue it, or another --logdir to start a new run")
     return True
+
+
+def _check_place(path: Path) -> None:
+    """ConfigError where a new run would lie within another one or around others: no report looks inside a run."""
+    place = Path(os.path.realpath(path))
+    below = (meta.parent for depth in ("*", "*/*") for meta in place.glob(f"{depth}/meta.json"))
+    for how, runs in (("around", place.parents), ("in", below)):
+        for run in runs:
+            if all((run / name).is_file() for name in ("config.json", "meta.json")):
+                raise ConfigError(f"{path} cannot be a run directory: another run lies {how} it, in {run}; choose "
+                                  "another --logdir")
 
 
 def finished_step(path: Path) -> int | None:

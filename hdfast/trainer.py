@@ -240,8 +240,11 @@ class Trainer:
             self._evaluate()
         self._strip()
         self._save()
-        with self.stopping.interruptible():
-            self._pictures["curve"] = learning_curve(self.logdir / "curve.png", self.logdir, task=self.config.task)
+        try:
+            with self.stopping.interruptible():
+                self._pictures["curve"] = learning_curve(self.logdir / "curve.png", self.logdir, task=self.config.task)
+        except ImportError as error:
+            self.log.message(f"no learning curve is drawn: {error}")
         frames = self.step * frames_per_step(self.config)
         self.log.message(
             f"done: {self.step:,} steps ({frames:,} frames), {self.updates:,} updates, {self.episodes:,} episodes, "

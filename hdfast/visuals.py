@@ -215,10 +215,14 @@ def learning_curve(path: Path, logdir: Path, *, task: str | None = None) -> Path
     """Draw scores over environment frames from a run's scores.jsonl and eval.jsonl, as PNG.
 
     `task` defaults to the one in the run's config.json. Where the task has reference scores, random and human play are
-    horizontal lines and the published mean curves run along, cut to the frames of this run.
+    horizontal lines and the published mean curves run along, cut to the frames of this run. Raises ImportError where
+    matplotlib is missing.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter, MaxNLocator
+    except Exception as error:  # a broken installation, or an MPLBACKEND of a notebook, raises its own kinds
+        raise ImportError(f"matplotlib cannot be imported ({error})") from error
 
     path, logdir = Path(path), Path(logdir)
     task = task or _task_of(logdir)

@@ -1,5 +1,6 @@
 """The command line: what flags mean, exit codes, one-paragraph errors, and what each verb prints."""
 
+import errno
 import json
 import os
 import random
@@ -186,7 +187,9 @@ def test_expected_failures(error, code, monkeypatch, capsys, tmp_path):
         cli.main(["train", "--logdir", str(tmp_path)])
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), BrokenPipeError("an environment's worker died")])
+@pytest.mark.parametrize("error", [
+    ZeroDivisionError("a bug"), BrokenPipeError("an environment's worker died"), RuntimeError("a bug"),
+    FileNotFoundError(errno.ENOENT, "a bug"), ImportError("a bug", name="hdfast.nothing")])
 def test_unexpected_failures_keep_their_traceback(error, monkeypatch, tmp_path):
     replace_module(monkeypatch, "trainer", train=failing(error))
     with pytest.raises(type(error)):

@@ -108,3 +108,17 @@ def test_what_a_team_cannot_use(size, overrides, says, monkeypatch):
     with pytest.raises(ConfigError) as error:
         distributed.Team(config)
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize(("variables", "says"), [
+    ({"WORLD_SIZE": "2"}, "WORLD_SIZE says that 2 processes train together"), ({"WORLD_SIZE": "b"}, "must be a number"),
+    ({"WORLD_SIZE": "2", "RANK": "-1"}, "the environment variable RANK"),
+    ({"WORLD_SIZE": "2", "RANK": "0"}, "start them with torchrun, or unset WORLD_SIZE")])
+def test_variables_of_another_launcher_are_named(variables, says, monkeypatch):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as error, distributed.team(small_config()):
+        pass
+    assert says in str(error.value)

@@ -198,6 +198,13 @@ def test_wrong_settings(task, settings, message):
         make_envs(task, EnvConfig(**settings))
 
 
+def test_whatever_the_constructor_of_an_environment_raises_is_told(monkeypatch):
+    monkeypatch.setattr(gymnasium, "make", lambda env_id: {}["licence"])
+    for name in ("gym_CartPole-v1", "gym_a:b:c"):
+        with pytest.raises(RunError, match=f"cannot make '{name[4:]}': KeyError: 'licence'; mend the environment"):
+            make_envs(name, EnvConfig())
+
+
 def test_wrong_arguments():
     with pytest.raises(ConfigError, match=r"env\.num_envs"):
         make_envs("dummy", EnvConfig(), num_envs=0)

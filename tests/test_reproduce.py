@@ -79,5 +79,7 @@ def test_what_cannot_be_reproduced(tmp_path, capsys):
     (tmp_path / "config.json").write_text(small_config().to_json())
     with pytest.raises(RunError, match=r"meta\.json"):
         reproduce(tmp_path, tmp_path / "new")
-    with pytest.raises(ConfigError, match="choose another --logdir"):
-        reproduce(tmp_path, tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    for same in (tmp_path, tmp_path / "link", tmp_path / "link" / ".." / tmp_path.name):
+        with pytest.raises(ConfigError, match="choose another --logdir"):
+            reproduce(tmp_path, same)

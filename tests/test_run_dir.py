@@ -228,3 +228,13 @@ def test_the_list_of_starts_is_bounded(tmp_path, monkeypatch):
     starts = read_meta(tmp_path)["starts"]
     assert [start["step"] for start in starts] == [1, 5, 6]
     assert read_meta(tmp_path)["seconds"] == 1 + 2 + 3 + 4 + 5 + 6
+
+
+def test_a_run_lies_neither_in_another_run_nor_around_others(tmp_path):
+    open_run(tmp_path / "runs" / "pong" / "0").close()
+    (tmp_path / "link").symlink_to(tmp_path / "runs" / "pong" / "0")
+    for place, how in (("runs/pong/0/ckpt", "around"), ("link/again", "around"), ("runs", "in"), ("runs/pong", "in")):
+        with pytest.raises(ConfigError, match=rf"another run lies {how} it, in .*runs/pong/0; choose another --logdir"):
+            open_run(tmp_path / place)
+    open_run(tmp_path / "runs" / "pong" / "1").close()
+    open_run(tmp_path / "runs" / "pong" / "0").close()

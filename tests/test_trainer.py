@@ -22,6 +22,7 @@ from hdfast.jsonl import read_rows
 from hdfast.machine import choose_algorithms, pick_device
 from hdfast.ops import library
 from hdfast.replay_ring import ACTION
+from hdfast.run_dir import finished_step
 from hdfast.schedule import Schedule, crossed
 from hdfast.trainer import Trainer
 from scripted_run import ScriptedAgent, ScriptedEnvs, small_config
@@ -318,3 +319,16 @@ def test_kept_memory_is_not_given_back():
                                   check=True).stdout)
 
     assert faults("keep") < 1000 < faults("as it is")
+
+
+@pytest.mark.parametrize("backend", ["not_a_backend", None])
+def test_a_run_ends_well_where_its_curve_cannot_be_drawn(tmp_path, monkeypatch, backend):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    if backend:
+        monkeypatch.setenv("MPLBACKEND", backend)
+    else:
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+    run(tmp_path, small_config(**{"run.steps": 80}))
+    assert finished_step(tmp_path) == 80 and not (tmp_path / "curve.png").exists()
+    assert "no learning curve is drawn: matplotlib cannot be imported" in (tmp_path / "console.log").read_text()
