@@ -50,7 +50,7 @@ PRESETS: dict[str, Preset] = {
         "run.eval_every": 200, "run.eval_episodes": 2, "run.eval_envs": 2,
         "run.log_every": 40, "run.save_every": 100, "run.video_every": 200,
     }),
-    "catch": Preset("learning check: Catch on a 5 x 5 board, solved within minutes on a CPU", {
+    "catch": Preset("learning check: Catch on a 5 x 5 board, learned within minutes on a CPU", {
         "task": "catch_5x5",
         "env.num_envs": 8, "env.size": 16,
         "replay.capacity": 100_000,

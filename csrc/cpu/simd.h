@@ -120,9 +120,6 @@ HD_INLINE float fexpm1(float x) {
   return select(fabs(x) < 0.34f, HD_KEEP(p * (z * z) + z), fexp(x) - 1.f);
 }
 
-HD_INLINE float fsoftplus(float x) {
-  return select(x != x, x, fmax(x, 0.f) + flog1p(fexp_bounded(-fabs(x))));
-}
 // No x / (1 + e): the compiler would divide a second time for the arguments that fexp_bounded clamps.
 HD_INLINE float fsilu(float x) { return x * (1.f / (1.f + fexp_bounded(-x))); }
 

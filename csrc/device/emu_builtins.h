@@ -9,7 +9,6 @@
 #define blockIdx (::hd::emu::current->block->index)
 #define blockDim (::hd::emu::engine->block)
 #define gridDim (::hd::emu::engine->grid)
-constexpr int warpSize = 32;
 
 #define HD_SHARED(T, name, dims) \
   static char name##_shared_tag; \
@@ -38,17 +37,9 @@ inline void hd_spin_pause() { hd::emu::spin_pause(); }
 #define __shfl_down_sync(m, v, s, ...) HD_EMU_SHUFFLE(m, v, source_down(s, HD_EMU_WIDTH(__VA_ARGS__)))
 #define __shfl_up_sync(m, v, s, ...) HD_EMU_SHUFFLE(m, v, source_up(s, HD_EMU_WIDTH(__VA_ARGS__)))
 #define __ballot_sync(m, p) ::hd::emu::ballot(m, bool(p), __FILE__, __LINE__)
-#define __any_sync(m, p) int(::hd::emu::ballot(m, bool(p), __FILE__, __LINE__) != 0)
-#define __all_sync(m, p) int(::hd::emu::ballot(m, !(p), __FILE__, __LINE__) == 0)
 
 inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-inline void __threadfence_block() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
-template <class T>
-inline T atomicCAS(T* p, T expected, T desired) {
-  __atomic_compare_exchange(p, &expected, &desired, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-  return expected;
-}
 template <class T>
 inline T atomicExch(T* p, T value) {
   T old;
@@ -71,20 +62,9 @@ template <class T>
 inline T atomicMax(T* p, T v) {
   return hd_emu_update(p, [v](T o) { return o < v ? v : o; });
 }
-template <class T>
-inline T atomicMin(T* p, T v) {
-  return hd_emu_update(p, [v](T o) { return v < o ? v : o; });
-}
 
-inline float __expf(float x) { return std::exp(x); }
-inline float __logf(float x) { return std::log(x); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
-inline float __fdividef(float a, float b) { return a / b; }
-inline float __frcp_rn(float a) { return 1.0f / a; }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
-inline int __ffs(int x) { return __builtin_ffs(x); }
-inline int __clz(int x) { return x ? __builtin_clz(unsigned(x)) : 32; }
-inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned((uint64_t(a) * b) >> 32); }
 inline int __float_as_int(float f) {
   int i;
   memcpy(&i, &f, 4);
@@ -97,17 +77,5 @@ inline float __int_as_float(int i) {
 }
 inline unsigned __float_as_uint(float f) { return unsigned(__float_as_int(f)); }
 inline float __uint_as_float(unsigned i) { return __int_as_float(int(i)); }
-template <class T>
-inline T __ldg(const T* p) {
-  return *p;
-}
-template <class T>
-inline T __ldcs(const T* p) {
-  return *p;
-}
-template <class T>
-inline void __stcs(T* p, T v) {
-  *p = v;
-}
 using std::max;
 using std::min;

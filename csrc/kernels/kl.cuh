@@ -21,8 +21,8 @@ __global__ void __launch_bounds__(KL_THREADS) balanced_kl_kernel(BalancedKlArgs 
   float sum = 0.f;
   for (int64_t g = warp; g < a.groups; g += KL_WARPS) {
     const int64_t base = (row * a.groups + g) * a.classes;
-    const Categorical<ITER> p = categorical<ITER, T>(a.post, base, a.dtype, a.classes, a.mix, !a.logits);
-    const Categorical<ITER> q = categorical<ITER, T>(a.prior, base, a.dtype, a.classes, a.mix, !a.logits);
+    const Categorical<ITER> p = categorical<ITER, T>(a.post, base, a.dtype, a.classes, 0.f, true);
+    const Categorical<ITER> q = categorical<ITER, T>(a.prior, base, a.dtype, a.classes, 0.f, true);
 #pragma unroll
     for (int i = 0; i < ITER; ++i) sum += p.q[i] * (p.logq[i] - q.logq[i]);
   }
@@ -41,30 +41,15 @@ __global__ void __launch_bounds__(KL_THREADS) balanced_kl_kernel(BalancedKlArgs 
   const float drep = pass * (a.drep != nullptr ? a.drep[row] : 1.f);
   for (int64_t g = warp; g < a.groups; g += KL_WARPS) {
     const int64_t base = (row * a.groups + g) * a.classes;
-    const Categorical<ITER> p = categorical<ITER, T>(a.post, base, a.dtype, a.classes, a.mix, !a.logits);
-    const Categorical<ITER> q = categorical<ITER, T>(a.prior, base, a.dtype, a.classes, a.mix, !a.logits);
-    float dpost[ITER], dprior[ITER];
-#pragma unroll
-    for (int i = 0; i < ITER; ++i) {
-      const float gap = p.logq[i] - q.logq[i];
-      if (a.logits) {
-        dpost[i] = drep * gap;
-        dprior[i] = i * 32 + lane < a.classes ? -ddyn * p.q[i] / q.q[i] : 0.f;
-      } else {
-        dpost[i] = drep * p.q[i] * (gap + 1.f);
-        dprior[i] = -ddyn * p.q[i];
-      }
-    }
-    if (a.logits) {
-      softmax_backward(p, dpost, a.mix);
-      softmax_backward(HD_MUTATE(KL_JACOBIAN, q, p), dprior, a.mix);
-    }
+    const Categorical<ITER> p = categorical<ITER, T>(a.post, base, a.dtype, a.classes, 0.f, true);
+    const Categorical<ITER> q = categorical<ITER, T>(a.prior, base, a.dtype, a.classes, 0.f, true);
 #pragma unroll
     for (int i = 0; i < ITER; ++i) {
       const int64_t k = i * 32 + lane;
       if (k >= a.classes) continue;
-      if (a.dpost != nullptr) store_as<T>(a.dpost, base + k, a.dtype, dpost[i]);
-      if (a.dprior != nullptr) store_as<T>(a.dprior, base + k, a.dtype, dprior[i]);
+      const float gap = p.logq[i] - HD_MUTATE(KL_GAP, q.logq[i], -q.logq[i]);
+      if (a.dpost != nullptr) store_as<T>(a.dpost, base + k, a.dtype, drep * p.q[i] * (gap + 1.f));
+      if (a.dprior != nullptr) store_as<T>(a.dprior, base + k, a.dtype, -ddyn * p.q[i]);
     }
   }
 }

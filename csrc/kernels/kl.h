@@ -1,12 +1,9 @@
 // kl.h -- balanced KL with free nats: values and both gradients in one pass; arguments and entry points.
 //
-// Per row, over S groups of K classes, with P the posterior and Q the prior:
-//   kl = sum qP (log qP - log qQ),   dyn = rep = max(kl, free_nats),   on = [kl >= free_nats]
+// Per row, over S groups of K classes of log-probabilities, P the posterior's and Q the prior's:
+//   kl = sum e^P (P - Q),   dyn = rep = max(kl, free_nats),   on = [kl >= free_nats]
 // dyn's gradient goes to the prior alone, rep's to the posterior alone, scaled by ddyn and drep:
-//   inputs are log-probabilities:  dprior = -on ddyn qP          dpost = on drep qP (log qP - log qQ + 1)
-//   inputs are logits (`logits`): q = (1 - mix) softmax + mix / K, and through its Jacobian
-//     dprior = (1 - mix) sQ (w - sum sQ w),  w = -on ddyn qP / qQ
-//     dpost  = (1 - mix) sP (w - sum sP w),  w =  on drep (log qP - log qQ)
+//   dprior = -on ddyn e^P,   dpost = on drep e^P (P - Q + 1)
 // In the learner ddyn and drep are known before the forward pass (they depend on the harmony scalars only),
 // so one call gives everything. Bytes moved per class: two reads from memory (the second pass hits L1) and
 // one write per gradient.
@@ -28,8 +25,7 @@ struct BalancedKlArgs {
   void* dpost;        // (rows, groups, classes) dtype
   void* dprior;       // (rows, groups, classes) dtype
   int64_t rows, groups, classes;
-  float free_nats, mix;
-  bool logits;
+  float free_nats;
   DType dtype;
 };
 

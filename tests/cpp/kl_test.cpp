@@ -12,9 +12,8 @@ namespace {
 using Vec = std::vector<double>;
 constexpr float MIX = 0.01f;
 
-// Log-probabilities of every group: log of the mixed softmax, or the input itself.
-Vec log_probabilities(const Vec& x, size_t classes, bool logits) {
-  if (!logits) return x;
+// Log-probabilities of every group: log of the mixed softmax.
+Vec log_probabilities(const Vec& x, size_t classes) {
   Vec out(x.size());
   for (size_t base = 0; base < x.size(); base += classes) {
     double top = -1e300, total = 0;
@@ -27,25 +26,23 @@ Vec log_probabilities(const Vec& x, size_t classes, bool logits) {
 }
 
 // KL of one group.
-double group_kl(const Vec& post, const Vec& prior, bool logits) {
-  const Vec p = log_probabilities(post, post.size(), logits),
-            q = log_probabilities(prior, prior.size(), logits);
+double group_kl(const Vec& p, const Vec& q) {
   double kl = 0;
   for (size_t k = 0; k < p.size(); ++k) kl += std::exp(p[k]) * (p[k] - q[k]);
   return kl;
 }
 
 // d kl / d x[k] of one group by central differences; the posterior's or the prior's side.
-Vec numeric_gradient(Vec post, Vec prior, bool logits, bool of_post) {
+Vec numeric_gradient(Vec post, Vec prior, bool of_post) {
   Vec grad(post.size());
   Vec& x = of_post ? post : prior;
   const double step = 1e-5;
   for (size_t k = 0; k < x.size(); ++k) {
     const double at = x[k];
     x[k] = at + step;
-    const double up = group_kl(post, prior, logits);
+    const double up = group_kl(post, prior);
     x[k] = at - step;
-    grad[k] = (up - group_kl(post, prior, logits)) / (2 * step);
+    grad[k] = (up - group_kl(post, prior)) / (2 * step);
     x[k] = at;
   }
   return grad;
@@ -53,33 +50,31 @@ Vec numeric_gradient(Vec post, Vec prior, bool logits, bool of_post) {
 
 struct Size {
   size_t rows, groups, classes;
-  bool logits;
   DType dtype;
 };
 struct BalancedKl : testing::TestWithParam<Size> {};
 
 TEST_P(BalancedKl, MatchesReference) {
-  const auto [rows, groups, classes, logits, dtype] = GetParam();
+  const auto [rows, groups, classes, dtype] = GetParam();
   const size_t width = groups * classes, size = rows * width;
   // Every other row has a prior close to its posterior: with free nats of half the mean KL both sides occur.
   Vec post_values = normals(size, 1, 1.5), noise = normals(size, 2, 1.5), prior_values(size);
   for (size_t i = 0; i < size; ++i)
     prior_values[i] = i / width % 2 ? post_values[i] + 0.01 * noise[i] : noise[i];
-  Buffer post(logits ? post_values : log_probabilities(post_values, classes, true), dtype);
-  Buffer prior(logits ? prior_values : log_probabilities(prior_values, classes, true), dtype);
+  Buffer post(log_probabilities(post_values, classes), dtype), prior(log_probabilities(prior_values, classes), dtype);
   Buffer ddyn(normals(rows, 3, 0.1, 1)), drep(normals(rows, 4, 0.1, 0.5));
   const Vec p = post.values(), q = prior.values();
 
   Vec kl(rows), want_post(size), want_prior(size);
   for (size_t i = 0; i < size; i += classes)
-    kl[i / width] += group_kl(Vec(&p[i], &p[i] + classes), Vec(&q[i], &q[i] + classes), logits);
+    kl[i / width] += group_kl(Vec(&p[i], &p[i] + classes), Vec(&q[i], &q[i] + classes));
   double mean = 0;
   for (double v : kl) mean += v / double(rows);
   const float free_nats = float(0.5 * mean);
   for (size_t i = 0; i < size; i += classes) {
     const double on = kl[i / width] >= double(free_nats) ? 1 : 0;
-    const Vec gp = numeric_gradient(Vec(&p[i], &p[i] + classes), Vec(&q[i], &q[i] + classes), logits, true);
-    const Vec gq = numeric_gradient(Vec(&p[i], &p[i] + classes), Vec(&q[i], &q[i] + classes), logits, false);
+    const Vec gp = numeric_gradient(Vec(&p[i], &p[i] + classes), Vec(&q[i], &q[i] + classes), true);
+    const Vec gq = numeric_gradient(Vec(&p[i], &p[i] + classes), Vec(&q[i], &q[i] + classes), false);
     for (size_t k = 0; k < classes; ++k) {
       want_post[i + k] = on * double(drep.f32()[i / width]) * gp[k];
       want_prior[i + k] = on * double(ddyn.f32()[i / width]) * gq[k];
@@ -92,7 +87,7 @@ TEST_P(BalancedKl, MatchesReference) {
     Buffer dyn(rows), rep(rows), raw(rows), dpost(size, dtype), dprior(size, dtype);
     launch_balanced_kl(
         {post.data(), prior.data(), ddyn.f32(), drep.f32(), dyn.f32(), rep.f32(), raw.f32(), dpost.data(),
-         dprior.data(), int64_t(rows), int64_t(groups), int64_t(classes), free_nats, MIX, logits, dtype},
+         dprior.data(), int64_t(rows), int64_t(groups), int64_t(classes), free_nats, dtype},
         STREAM);
     expect_close(raw.values(), kl, 1e-5, rows, "kl");
     expect_close(dyn.values(), loss, 1e-5, rows, "dyn");
@@ -105,24 +100,22 @@ TEST_P(BalancedKl, MatchesReference) {
 
 INSTANTIATE_TEST_SUITE_P(
     Sizes, BalancedKl,
-    testing::Values(Size{4, 32, 32, true, DType::F32}, Size{4, 32, 32, false, DType::F32},
-                    Size{4, 32, 32, true, DType::BF16}, Size{4, 16, 16, false, DType::BF16},
-                    Size{3, 5, 18, true, DType::F32}, Size{2, 9, 33, true, DType::F32},
-                    Size{2, 3, 129, false, DType::F32}, Size{2, 1, 257, true, DType::F32},
-                    Size{2, 2, 512, false, DType::BF16}, Size{2, 2, 512, true, DType::F32},
-                    Size{2, 3, 2, true, DType::F32}),
+    testing::Values(Size{4, 32, 32, DType::F32}, Size{4, 32, 32, DType::BF16}, Size{4, 16, 16, DType::BF16},
+                    Size{3, 5, 18, DType::F32}, Size{2, 9, 33, DType::F32}, Size{2, 3, 129, DType::F32},
+                    Size{2, 1, 257, DType::F32}, Size{2, 2, 512, DType::BF16}, Size{2, 2, 512, DType::F32},
+                    Size{2, 3, 2, DType::F32}),
     [](const auto& info) {
       return std::to_string(info.param.rows) + "x" + std::to_string(info.param.groups) + "x" +
-             std::to_string(info.param.classes) + (info.param.logits ? "_logits" : "_logp") +
-             (info.param.dtype == DType::F32 ? "_f32" : "_bf16");
+             std::to_string(info.param.classes) + (info.param.dtype == DType::F32 ? "_f32" : "_bf16");
     });
 
 TEST(BalancedKlEdges, ValuesAloneAndUnitGradients) {
-  Buffer post(normals(64, 1)), prior(normals(64, 2)), kl(2), dpost(64), dpost_unit(64), one(Vec{1, 1});
+  Buffer post(log_probabilities(normals(64, 1), 32)), prior(log_probabilities(normals(64, 2), 32));
+  Buffer kl(2), dpost(64), dpost_unit(64), one(Vec{1, 1});
   use(SCHEDULES[0]);
   BalancedKlArgs args{};
   args.post = post.data(), args.prior = prior.data(), args.kl = kl.f32();
-  args.rows = 2, args.groups = 1, args.classes = 32, args.mix = MIX, args.logits = true;
+  args.rows = 2, args.groups = 1, args.classes = 32;
   launch_balanced_kl(args, STREAM);
   EXPECT_GT(kl.f32()[0], 0.f);
   args.dpost = dpost.data();
