@@ -38,10 +38,13 @@ hopper = pytest.mark.skipif(not torch.cuda.is_available() or torch.cuda.get_devi
 
 
 @pytest.fixture(autouse=True)
-def float32(monkeypatch):
+def float32():
     """Products and convolutions in float32, not TF32, if a test does not choose."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    set_precision("fp32", torch.device("cuda"))
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@
 // NaN.
 //
 // Deadlock, divergent barriers, exit past a waiting barrier, bad shuffle masks or sources, mismatched
-// collectives and misaligned cp.async raise std::runtime_error naming kernel file:line, block and thread.
+// collectives, misaligned cp.async and more than 48 KiB of shared memory raise std::runtime_error naming kernel
+// file:line, block and thread.
 //
 // Limits: x86-64; at most 64 bytes per lane in a collective; synchronous launches; no clusters, TMA or
 // textures; floats differ from a GPU's in the last bits. The fibers of a failed launch are leaked on purpose.

@@ -39,6 +39,7 @@ namespace hd::emu {
 constexpr size_t STACK_BYTES = 256 << 10;  // per CUDA thread, above one guard page
 constexpr size_t GUARD_BYTES = 4096;
 constexpr unsigned MAX_FIBERS = 1 << 16;   // 64 co-resident blocks of 1024 threads
+constexpr size_t SHARED_BYTES = 48 << 10;  // of a block, static and dynamic: no launcher asks for more
 constexpr unsigned MAX_ASYNC_COPIES = 64;  // cp.async in flight per thread
 constexpr size_t LANE_BYTES = 64;          // largest value of a warp collective
 
@@ -88,6 +89,7 @@ struct Block {
   char order[2];          // TSan tokens of the barrier, by generation
   std::vector<SharedVariable> shared;
   void* dynamic = nullptr;
+  size_t shared_bytes = 0;  // of both kinds, so far
   std::vector<Warp> warps;
   Fiber* first = nullptr;
 };

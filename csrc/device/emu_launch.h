@@ -90,6 +90,7 @@ inline void place_block(Engine* e, unsigned k, unsigned number, size_t dynamic_b
   b.waiting = b.generation = 0;
   b.first = &e->fibers[size_t(k) * e->threads];
   b.dynamic = dynamic_bytes ? poisoned(dynamic_bytes) : nullptr;
+  b.shared_bytes = dynamic_bytes;
   b.warps.resize((e->threads + 31) / 32);
   for (Warp& w : b.warps)
     for (auto& c : w.groups) c->arrived = 0;
@@ -169,8 +170,8 @@ inline void run(dim3 grid, dim3 block, size_t dynamic_bytes, bool cooperative, v
       grid.x >= 1u << 31)
     throw std::runtime_error("emulator: invalid launch of " + std::to_string(blocks) + " blocks of " +
                              std::to_string(e->threads));
-  if (dynamic_bytes > 227 << 10)
-    throw std::runtime_error("emulator: more dynamic shared memory than a block can have");
+  if (dynamic_bytes > SHARED_BYTES)
+    throw std::runtime_error("emulator: more dynamic shared memory than a block gets unasked");
   size_t resident = cooperative ? blocks : 1;
   if (resident * e->threads > MAX_FIBERS) throw std::runtime_error("emulator: cooperative grid too large");
   e->fibers_used = unsigned(resident) * e->threads;

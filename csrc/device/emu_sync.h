@@ -156,6 +156,8 @@ inline void* shared_variable(const void* tag, size_t bytes) {
   Quiet quiet;
   for (auto& v : current->block->shared)
     if (v.tag == tag) return v.memory;
+  if ((current->block->shared_bytes += bytes) > SHARED_BYTES)
+    fail("more shared memory, static and dynamic, than a block gets unasked", current);
   current->block->shared.push_back({tag, poisoned(bytes)});
   return current->block->shared.back().memory;
 }

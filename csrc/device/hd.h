@@ -111,7 +111,7 @@ __device__ __forceinline__ void store(T* p, const float (&in)[N]) {
 // Whether `bytes`-wide accesses are legal for every pointer given (null counts as aligned: it is not
 // accessed).
 template <class... P>
-inline bool aligned(int bytes, const P*... pointers) {
+HD_FN bool aligned(int bytes, const P*... pointers) {
   return ((reinterpret_cast<uintptr_t>(pointers) % bytes == 0) && ...);
 }
 

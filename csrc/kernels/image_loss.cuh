@@ -1,7 +1,7 @@
 // Kernels of image_loss; equations in image_loss.h.
 //
 // Tiling: one block of 256 threads per image; 12288 values are 12 float4 a thread and input. Rows that do not
-// start on 16 bytes (cols not a multiple of 4) are read one float at a time. Bandwidth-bound.
+// start on 16 bytes are read one float at a time. Bandwidth-bound.
 #pragma once
 #include "device/hd_reduce.h"
 #include "kernels/image_loss.h"
@@ -14,7 +14,7 @@ __global__ void __launch_bounds__(IMAGE_THREADS) image_loss_fwd_kernel(ImageLoss
   const int64_t n = blockIdx.x, tid = threadIdx.x;
   const float *recon = a.recon + n * a.cols, *image = a.image + n * a.cols;
   float sum = 0.f;
-  if (a.cols % 4 == 0) {
+  if (a.cols % 4 == 0 && aligned(16, recon, image)) {
     for (int64_t i = 4 * tid; i < a.cols; i += 4 * IMAGE_THREADS) {
       const float4 x = *reinterpret_cast<const float4*>(recon + i),
                    y = *reinterpret_cast<const float4*>(image + i);
@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(IMAGE_THREADS) image_loss_bwd_kernel(ImageLoss
   const float *recon = a.recon + n * a.cols, *image = a.image + n * a.cols;
   float* out = a.drecon + n * a.cols;
   const float scale = HD_MUTATE(IMAGE_FACTOR, 2.f, 1.f) * a.dloss[n];
-  if (a.cols % 4 == 0) {
+  if (a.cols % 4 == 0 && aligned(16, recon, image, out)) {
     for (int64_t i = 4 * tid; i < a.cols; i += 4 * IMAGE_THREADS) {
       const float4 x = *reinterpret_cast<const float4*>(recon + i),
                    y = *reinterpret_cast<const float4*>(image + i);

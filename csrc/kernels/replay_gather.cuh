@@ -1,7 +1,7 @@
 // Kernel of replay_gather; equation in replay_gather.h.
 //
 // Tiling: one block of 256 threads per image, four bytes in and one float4 out a thread and turn: 128 B read
-// and 512 B written per warp, both coalesced. Images whose size is not a multiple of 4 go one value at a
+// and 512 B written per warp, both coalesced. Images whose size or place is not a multiple of 4 go one value at a
 // time. Bandwidth-bound: 63 MB for 1024 frames of 64x64x3. The division is one: a product with 1/255 would
 // differ in the last bit.
 #pragma once
@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(GATHER_THREADS) replay_gather_kernel(ReplayGat
     return;
   }
   const uint8_t* in = a.ring + HD_MUTATE(GATHER_32_BITS, row * a.cols, uint32_t(row * a.cols));
-  if (a.cols % 4 == 0) {
+  if (a.cols % 4 == 0 && aligned(4, in) && aligned(16, out)) {
     for (int64_t i = 4 * tid; i < a.cols; i += 4 * GATHER_THREADS) {
       const uint32_t v =
           *reinterpret_cast<const uint32_t*>(in + i);  // little-endian: first value in the low byte

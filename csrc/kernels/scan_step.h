@@ -20,8 +20,8 @@
 
 namespace hd {
 
-// Three rows fit the 48 KiB of shared memory that every device gives a block unasked.
-constexpr int64_t SCAN_MAX_COLS = 4096;
+// Three rows, and the 256 bytes of a block's sums, fit the 48 KiB of shared memory that every device gives unasked.
+constexpr int64_t SCAN_MAX_COLS = 4064;
 // What one launch samples beside the step: a row's groups by its block, the classes of one by a warp.
 constexpr int64_t SCAN_MAX_GROUPS = 1024;
 constexpr int64_t SCAN_MAX_CLASSES = 32;

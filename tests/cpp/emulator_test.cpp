@@ -210,10 +210,10 @@ TEST(Emulator, LaunchesThatCudaRefuses) {
     }
     return "";
   };
-  EXPECT_EQ(error(1, 1024, 227 << 10, STREAM), "");
+  EXPECT_EQ(error(1, 1024, 48 << 10, STREAM), "");
   for (auto [grid, block] : {std::pair(0, 32), std::pair(1, 0), std::pair(1, 1025)})
     EXPECT_NE(error(grid, block, 0, STREAM).find("invalid launch"), std::string::npos);
-  EXPECT_NE(error(1, 1, (227 << 10) + 1, STREAM).find("shared memory"), std::string::npos);
+  EXPECT_NE(error(1, 1, (48 << 10) + 1, STREAM).find("shared memory"), std::string::npos);
   EXPECT_NE(error(1, 1, 0, nullptr).find("default stream"), std::string::npos);  // no graph can capture it
 }
 
@@ -224,6 +224,11 @@ static void blocks_race_kernel(float* out) {
   if (threadIdx.x == blockIdx.x) out[0] = float(blockIdx.x);
 }
 
+static void crowded_kernel(float* out) {
+  HD_SHARED(float, tile, [12288]);
+  HD_SHARED(float, more, [1]);
+  *out = tile[0] + more[0];
+}
 static void misaligned_kernel(const char* from) {
   HD_SHARED(float, tile, [8]);
   cp_async16(tile, from + 4);
@@ -248,6 +253,7 @@ TEST(Emulator, NamesTheMistakeAndItsPlace) {
     has(error_of(grid_in_ordinary_kernel, 1, 1), "ordinary launch");
   }
   EXPECT_NE(error_of(misaligned_kernel, 1, 1, bytes).find("misaligned"), std::string::npos);
+  EXPECT_NE(error_of(crowded_kernel, 1, 1, &single).find("shared memory"), std::string::npos);
   EXPECT_NE(error_of(deadlock_kernel, 1, 2048).find("invalid launch"), std::string::npos);
   EXPECT_EQ(error_of(blocks_race_kernel, 1, 32, &single), "") << "a launch after failed ones works";
 }

@@ -253,7 +253,8 @@ TEST_P(ScanStep, ActionIsSampledFirst) {
 
 INSTANTIATE_TEST_SUITE_P(Shapes, ScanStep,
                          testing::Combine(testing::Values(Shape{1, 1}, Shape{5, 3}, Shape{4, 8}, Shape{3, 72},
-                                                          Shape{6, 127}, Shape{4, 512}, Shape{2, 2080}),
+                                                          Shape{6, 127}, Shape{4, 512}, Shape{2, 2080},
+                                                          Shape{1, size_t(SCAN_MAX_COLS)}),
                                           testing::Values(DType::F32, DType::BF16)),
                          shape_name<ScanStep>);
 

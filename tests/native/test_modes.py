@@ -49,6 +49,10 @@ def rollout(deter, index, u, u_action, *weights):
     return tuple(x for x in out if x is not None)
 
 
+def gathered(deter, stoch, index, kernel):
+    return state_mm(deter, stoch, index, kernel, classes=CLASSES)
+
+
 def scan_tensors():
     *data, params, _, _ = scan_arguments()
     data[2][0] = True
@@ -73,9 +77,8 @@ CALLS = {
     "harmony": [(harmonise, lambda: (n(4), n(4), n(4), n(4), n(4), n(3)))],
     "image_loss": [(ops.image_loss, lambda: (n(BATCH, 2, 2, 3), n(BATCH, 2, 2, 3)))],
     "imagine": [(rollout, rollout_tensors),
-                (lambda deter, stoch, index, kernel: state_mm(deter, stoch, index, kernel, classes=CLASSES),
-                 lambda: (n(BATCH, DETER), n(BATCH, STOCH, CLASSES), integers(CLASSES, BATCH, STOCH),
-                          n(DETER + STOCH * CLASSES, 7)))],
+                (gathered, lambda: (n(BATCH, DETER), n(BATCH, STOCH, CLASSES), integers(CLASSES, BATCH, STOCH),
+                                    n(DETER + STOCH * CLASSES, 7)))],
     "kl": [(ops.balanced_kl, lambda: (latents(), latents())), (ops.kl_divergence, lambda: (latents(), latents()))],
     "latent": [(lambda x: ops.unimix(x, 0.01), lambda: (latents(),)),
                (ops.sample_index, lambda: (latents(), torch.rand(BATCH, STOCH))),
@@ -136,10 +139,12 @@ def test_autocast_changes_nothing(there, family, half):
     """Same bits, same types and same refusals inside a bfloat16 autocast as outside: the input's type decides."""
     if not there.holds(family):
         pytest.skip(f"{there.namespace} has no {family}")
-    if half and family == "conv":
-        pytest.skip("bfloat16 images take torch's own convolution, which autocast does convert")
+    if family == "conv" and (half or there.device == "cuda"):
+        pytest.skip("bfloat16 images, and all on CUDA, take torch's own convolution, which autocast does convert")
     torch.manual_seed(0)
     for call, make in CALLS[family]:
+        if call is gathered and there.device == "cuda":
+            continue  # torch's own product there, which autocast does convert
         data = make()
         if half:  # the activations, that is the first argument
             data = (data[0].bfloat16() if data[0].is_floating_point() else data[0], *data[1:])
