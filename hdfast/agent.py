@@ -118,8 +118,7 @@ class Agent:
 
     def init_policy(self, num_envs: int) -> PolicyState:
         """State before the first observation of `num_envs` environments."""
-        start = self.learner.start
-        latent = State(*(x.expand(num_envs, *x.shape).clone() for x in (start.deter, start.stoch, start.index)))
+        latent = self.learner.start.map(lambda x: x.expand(num_envs, *x.shape).clone())
         return PolicyState(latent, torch.zeros(num_envs, self.act_space.n, device=self.device))
 
     def act(self, step: Step, state: PolicyState, generator: torch.Generator | None = None,

@@ -21,6 +21,7 @@ from hdfast.envs import make_envs
 from hdfast.machine import cpu_name, multiplies_bf16, package_versions, usable_cores
 from hdfast.ops import library
 from hdfast.replay import Replay
+from hdfast.schedule import frames_per_step
 
 DOOR_STEPS = 20
 DISK_NEEDED = 4 * 2**30
@@ -151,7 +152,7 @@ def open_door(door: Door) -> str:
         seconds = time.perf_counter() - ready
     finally:
         envs.close()
-    frames = DOOR_STEPS * (config.env.frame_skip if door.atari else 1)
+    frames = DOOR_STEPS * frames_per_step(config)
     return f"{door.task}: {frames / seconds:,.0f} frames/s in one environment, start {ready - start:.1f} s"
 
 

@@ -11,11 +11,10 @@ from hdfast import ops
 from hdfast.agent import Agent
 from hdfast.config import Config
 from hdfast.envs import make_envs
-from hdfast.evaluation import frames_per_step
 from hdfast.machine import replay_device, resolve_precision
 from hdfast.replay import Replay
 from hdfast.replay_ring import ring_bytes
-from hdfast.schedule import Schedule
+from hdfast.schedule import Schedule, frames_per_step
 
 EXTRA = 8  # steps beyond one sequence, so that a batch has different windows
 FLOATS_PER_PARAMETER = 4  # value, gradient and the two moments of Adam, float32 each

@@ -14,6 +14,7 @@ from hdfast.envs import Step, VectorEnv, make_envs
 from hdfast.errors import ConfigError, EnvError
 from hdfast.machine import choose_algorithms, pick_device
 from hdfast.run_dir import load_agent, load_config
+from hdfast.schedule import frames_per_step
 from hdfast.stopping import Stopping
 from hdfast.visuals import save_animation
 
@@ -95,11 +96,6 @@ class Running:
         self._score = np.where(record.is_first, 0, self._score + record.reward)
         self._length = np.where(record.is_first, 0, self._length + 1)
         return [(float(self._score[i]), int(self._length[i])) for i in np.flatnonzero(record.is_last)]
-
-
-def frames_per_step(config: Config) -> int:
-    """Environment frames that one step stands for: the action repeat of Atari, 1 elsewhere."""
-    return config.env.frame_skip if config.task.startswith("atari_") else 1
 
 
 def _round(agent: Agent, envs: VectorEnv, wanted: int, limit: int, generator: torch.Generator,

@@ -83,8 +83,7 @@ class Learner:
 
         if config.precision == "bf16" and on_cuda(self.model_opt.param):
             products.accumulates(self.model_opt.param.device)  # asks the device, which no capture may
-        start = self.world_model.rssm.initial_state()
-        self.start = State(*(x.detach().clone() for x in (start.deter, start.stoch, start.index)))
+        self.start = self.world_model.rssm.initial_state().map(lambda x: x.detach().clone())
 
     @property
     def optimisers(self) -> dict[str, Arena]:
@@ -128,7 +127,7 @@ class Learner:
         """Steps 2 and 3: imagine with the updated world model from every posterior state (T, B, ...), predict rewards,
         continuation, values and the next return range. cont (T, B) of the starts; u (H, N, S), u_action (H, N)."""
         wm, ac = self.world_model, self.actor_critic
-        start = State(*(x.detach().flatten(0, 1) for x in (post.deter, post.stoch, post.index)))
+        start = post.map(lambda x: x.detach().flatten(0, 1))
         trajectory = imagine(wm.rssm, ac.policy, start, u, u_action, actor=ac.actor)
         reward, cont_logit = wm.ahead(trajectory.heads(1))
         conts = torch.cat([cont.reshape(1, -1), (cont_logit > 0).to(reward.dtype)])

@@ -1,5 +1,6 @@
 """Recurrent state-space model: deterministic GRU state and categorical latents. Official nets.py, class RSSM."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,9 +25,13 @@ class State:
         """Input of every head, deter first: (..., D + S*K)."""
         return torch.cat([self.deter, self.stoch.flatten(-2)], -1)
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "State":
+        """The state with its three tensors changed alike."""
+        return State(change(self.deter), change(self.stoch), change(self.index))
+
     def detach(self) -> "State":
         """The same state without gradient."""
-        return State(self.deter.detach(), self.stoch.detach(), self.index)
+        return self.map(Tensor.detach)
 
     def heads(self) -> "State | Tensor":
         """What heads read: the state itself where the native ops take it apart, else its features."""
@@ -135,7 +140,7 @@ class RSSM(nn.Module):
             return Observed(State(deter, stoch, index), post, prior)
         length, batch = is_first.shape
         initial = self.initial_state()
-        state = State(*(x.expand(batch, *x.shape) for x in (initial.deter, initial.stoch, initial.index)))
+        state = initial.map(lambda x: x.expand(batch, *x.shape))
         part = self.embed_part(embed)
         states, posts = [], []
         for t in range(length):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from fractions import Fraction
 
-from hdfast.config import RunConfig
+from hdfast.config import Config, RunConfig
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,11 @@ class Schedule:
     def random_actions(self, step: int) -> bool:
         """Whether the action after `step` counted steps is a uniformly random one, without updates after it."""
         return step < self.prefill
+
+
+def frames_per_step(config: Config) -> int:
+    """Environment frames that one step stands for: the action repeat of Atari, 1 elsewhere."""
+    return config.env.frame_skip if config.task.startswith("atari_") else 1
 
 
 def crossed(every: int, before: int, now: int) -> bool:

@@ -20,13 +20,13 @@ from hdfast.banner import banner
 from hdfast.config import Config
 from hdfast.envs import Step, VectorEnv, make_envs
 from hdfast.errors import EnvError, RunError
-from hdfast.evaluation import Running, evaluate, frames_per_step
+from hdfast.evaluation import Running, evaluate
 from hdfast.logger import Logger
 from hdfast.machine import choose_algorithms, keep_memory, pick_device, replay_device, usable_cores
 from hdfast.replay import Replay
 from hdfast.replay_ring import ring_bytes
 from hdfast.run_dir import RunDir, check_settings, finished_step, run_manifest, spaces
-from hdfast.schedule import Schedule, crossed
+from hdfast.schedule import Schedule, crossed, frames_per_step
 from hdfast.stopping import Stopped, Stopping
 from hdfast.visuals import learning_curve
 

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from hdfast import official, ops
 from hdfast.config import Config
 from hdfast.learner import Learner, Uniforms
-from hdfast.rssm import State
 from hdfast.world_model import Sequences
 
 PREFIX = {"wm": "agent/wm/", "actor": "agent/task_behavior/ac/actor/", "critic": "agent/task_behavior/critic/net/"}
@@ -233,7 +232,7 @@ class Runner:
         """policy{0,1}/*: two acting steps."""
         learner, rssm = self.learner, self.learner.world_model.rssm
         initial = rssm.initial_state()
-        latent = State(*(x.expand(self.B, *x.shape) for x in (initial.deter, initial.stoch, initial.index)))
+        latent = initial.map(lambda x: x.expand(self.B, *x.shape))
         action, out = torch.zeros(self.B, self.A, device=self.device), {}
         u, u_action = (self.tensor(self.case.uniforms[f"u/policy_{k}"]) for k in ("post", "act"))
         with torch.no_grad():

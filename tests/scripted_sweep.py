@@ -9,6 +9,7 @@ from hdfast import scores
 from hdfast.config import Config
 from hdfast.jsonl import replace
 from hdfast.logger import Logger
+from hdfast.schedule import frames_per_step
 from hdfast.tasks import ATARI26
 
 
@@ -24,7 +25,7 @@ def write_run(folder: Path, task: str, seed: int, *, presets=("atari100k",), gai
     last = int(config.run.steps * share)
     path.mkdir(parents=True)
     replace(path / "config.json", config.to_json().encode())
-    repeat = config.env.frame_skip if config.task.startswith("atari_") else 1
+    repeat = frames_per_step(config)
     with Logger(path, action_repeat=repeat, console=False) as log:
         for step in np.linspace(0, config.run.steps, 21)[1:].round().astype(int).tolist():
             if step > last:

@@ -51,7 +51,7 @@ def test_observe_equals_the_textbook_recurrence():
     out = rssm.observe(embed, action, data.is_first, u)
     state, rows = rssm.initial_state(), []
     start = state
-    state = State(*(x.expand(B, *x.shape) for x in (state.deter, state.stoch, state.index)))
+    state = state.map(lambda x: x.expand(B, *x.shape))
     for t in range(T):
         m = (~data.is_first[t]).double()[:, None]
         deter0, stoch0 = m * state.deter + (1 - m) * start.deter, \
@@ -89,7 +89,7 @@ def test_imagination_uses_uniforms_actions_and_no_gradient():
     learner, data, u = make_learner(), make_data(), draw()
     post = learner.world_model.rssm.observe(learner.world_model.encoder(data.obs), data.prev_action, data.is_first,
                                             u.post).state
-    start = State(*(x.detach().flatten(0, 1) for x in (post.deter, post.stoch, post.index)))
+    start = post.map(lambda x: x.detach().flatten(0, 1))
     policy = learner.actor_critic.policy
     one, two = (imagine(learner.world_model.rssm, policy, start, u.prior, u.action) for _ in range(2))
     assert torch.equal(one.feat, two.feat) and not one.feat.requires_grad

@@ -10,15 +10,10 @@ ActorLossArgs checked(const Tensor& logit, const Tensor& action, const Tensor& a
                       const Tensor& weight, double entropy) {
   HD_CHECK(logit.dim() == 2 && cols(logit) >= 1, "actor_loss: logit must be (rows, actions), at least one action",
            got(logit));
-  check_layout(logit, logit, "actor_loss: logit");
-  check_type(logit, ScalarType::Float, "actor_loss: logit");
-  check_layout(action, logit, "actor_loss: action");
-  check_type(action, ScalarType::Long, "actor_loss: action");
-  check_shape(action, {rows(logit)}, "actor_loss: action");
+  check_float(logit, logit, "actor_loss: logit");
+  check_tensor(action, {rows(logit)}, logit, "actor_loss: action", ScalarType::Long);
   for (const Tensor& t : {advantage, weight}) {
-    check_layout(t, logit, "actor_loss: advantage or weight");
-    check_type(t, ScalarType::Float, "actor_loss: advantage or weight");
-    check_shape(t, {rows(logit)}, "actor_loss: advantage or weight");
+    check_tensor(t, {rows(logit)}, logit, "actor_loss: advantage or weight");
   }
   ActorLossArgs args{};
   args.logit = in(logit), args.action = in<int64_t>(action), args.advantage = in(advantage),
@@ -47,9 +42,7 @@ Tensor actor_loss_bwd(Tensor dloss, std::optional<Tensor> dlogp, std::optional<T
                       Tensor action, Tensor advantage, Tensor weight, double entropy) {
   ActorLossArgs args = checked(logit, action, advantage, weight, entropy);
   for (const Tensor& t : {dloss, dlogp ? *dlogp : dloss, dent ? *dent : dloss}) {
-    check_layout(t, logit, "actor_loss_bwd: dloss, dlogp or dent");
-    check_type(t, ScalarType::Float, "actor_loss_bwd: dloss, dlogp or dent");
-    check_shape(t, {rows(logit)}, "actor_loss_bwd: dloss, dlogp or dent");
+    check_tensor(t, {rows(logit)}, logit, "actor_loss_bwd: dloss, dlogp or dent");
   }
   Tensor dlogit = new_like(logit);
   args.dloss = in(dloss), args.dlogp = dlogp ? in(*dlogp) : nullptr, args.dent = dent ? in(*dent) : nullptr;

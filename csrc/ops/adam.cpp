@@ -13,8 +13,7 @@ Tensor adam_step(Tensor param, Tensor grad, Tensor mean, Tensor var, Tensor step
                  double lr, double eps, double clip, double beta1, double beta2, double slow_fraction) {
   HD_CHECK(param.dim() == 1, "adam_step: param must be a flat arena, (n,)", got(param));
   for (const Tensor& t : {param, grad, mean, var, slow ? *slow : param}) {
-    check_layout(t, param, "adam_step: param, grad, mean, var or slow");
-    check_type(t, ScalarType::Float, "adam_step: param, grad, mean, var or slow");
+    check_float(t, param, "adam_step: param, grad, mean, var or slow");
     check_same_shape(t, param, "adam_step: param, grad, mean, var or slow");
     HD_CHECK(reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0,
              "adam_step: param, grad, mean, var and slow must start on 16 bytes, got an offset; copy the view");

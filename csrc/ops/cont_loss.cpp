@@ -7,8 +7,7 @@ namespace hd::ops {
 namespace {
 
 void check_element(const Tensor& t, const Tensor& like, const char* what) {
-  check_layout(t, like, what);
-  check_type(t, ScalarType::Float, what);
+  check_float(t, like, what);
   check_same_shape(t, like, what);
 }
 

@@ -151,11 +151,21 @@ inline void check_type(const Tensor& t, ScalarType type, const char* what) {
   HD_CHECK(t.scalar_type() == type, what, " must be ", type_name(type), ", got ", type_name(t.scalar_type()),
            "; convert it");
 }
+inline void check_float(const Tensor& t, const Tensor& like, const char* what) {
+  check_layout(t, like, what);
+  check_type(t, ScalarType::Float, what);
+}
 inline void check_shape(const Tensor& t, std::initializer_list<int64_t> shape, const char* what) {
   bool same = t.dim() == int64_t(shape.size());
   int64_t d = 0;
   for (int64_t n : shape) same = same && t.size(d++) == n;
   HD_CHECK(same, what, " must have shape ", listed(shape), got(t));
+}
+inline void check_tensor(const Tensor& t, std::initializer_list<int64_t> shape, const Tensor& like, const char* what,
+                         ScalarType type = ScalarType::Float) {
+  check_layout(t, like, what);
+  check_type(t, type, what);
+  check_shape(t, shape, what);
 }
 inline void check_same_shape(const Tensor& t, const Tensor& like, const char* what) {
   bool same = t.dim() == like.dim();

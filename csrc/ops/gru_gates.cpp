@@ -10,15 +10,12 @@ namespace {
 void check_inputs(const Tensor& x, const Tensor& deter, const Tensor& scale, const Tensor& bias) {
   HD_CHECK(x.dim() >= 1 && deter.dim() == x.dim(), "gru_gates: x must be (..., 3D), deter (..., D)", got(x, deter));
   check_layout(x, x, "gru_gates: x");
-  check_layout(deter, x, "gru_gates: deter");
-  check_type(deter, ScalarType::Float, "gru_gates: deter");
+  check_float(deter, x, "gru_gates: deter");
   HD_CHECK(cols(x) == 3 * cols(deter), "gru_gates: x must be (..., 3D), deter (..., D)", got(x, deter));
   for (int64_t d = 0; d + 1 < x.dim(); ++d)
     HD_CHECK(deter.size(d) == x.size(d), "gru_gates: x must be (..., 3D), deter (..., D)", got(x, deter));
   for (const Tensor& t : {scale, bias}) {
-    check_layout(t, x, "gru_gates: scale or bias");
-    check_type(t, ScalarType::Float, "gru_gates: scale or bias");
-    check_shape(t, {cols(x)}, "gru_gates: scale or bias");
+    check_tensor(t, {cols(x)}, x, "gru_gates: scale or bias");
   }
 }
 
@@ -42,12 +39,10 @@ std::tuple<Tensor, Tensor, Tensor> gru_gates_fwd(Tensor x, Tensor deter, Tensor 
 std::tuple<Tensor, Tensor, Tensor, Tensor> gru_gates_bwd(Tensor dnext, Tensor x, Tensor deter, Tensor mean,
                                                          Tensor rstd, Tensor scale, Tensor bias) {
   check_inputs(x, deter, scale, bias);
-  check_layout(dnext, x, "gru_gates: dnext");
-  check_type(dnext, ScalarType::Float, "gru_gates: dnext");
+  check_float(dnext, x, "gru_gates: dnext");
   check_same_shape(dnext, deter, "gru_gates: dnext");
   for (const Tensor& t : {mean, rstd}) {
-    check_layout(t, x, "gru_gates: mean or rstd");
-    check_type(t, ScalarType::Float, "gru_gates: mean or rstd");
+    check_float(t, x, "gru_gates: mean or rstd");
     check_count(t, rows(x), "gru_gates: mean or rstd");
   }
   const int64_t n = rows(deter), d = cols(deter);

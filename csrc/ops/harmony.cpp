@@ -7,13 +7,6 @@
 namespace hd::ops {
 namespace {
 
-void check_float(const Tensor& t, const Tensor& like, std::initializer_list<int64_t> shape,
-                 const char* what) {
-  check_layout(t, like, what);
-  check_type(t, ScalarType::Float, what);
-  check_shape(t, shape, what);
-}
-
 // `weights` (5,): the fixed scales in mode 2 (off); unused in modes 0 (rectified) and 1 (plain), which need s
 // (3,).
 HarmonyArgs checked(const Tensor& like, const std::optional<Tensor>& s, int64_t mode, double dyn_share,
@@ -23,7 +16,7 @@ HarmonyArgs checked(const Tensor& like, const std::optional<Tensor>& s, int64_t 
            "harmony: scales must be five in mode 2, s must be there in the others, got ", scales.size(),
            " scales in mode ", mode, "; give the other");
   HD_CHECK(size >= 1, "harmony: losses must have at least one element, got ", size, "; leave the call out");
-  if (s) check_float(*s, like, {HARMONY_TERMS}, "harmony: s");
+  if (s) check_tensor(*s, {HARMONY_TERMS}, like, "harmony: s");
   HarmonyArgs args{};
   args.s = s ? in(*s) : nullptr;
   args.size = size, args.mode = HarmonyMode(int32_t(mode));
@@ -40,7 +33,7 @@ std::tuple<Tensor, Tensor, Tensor> harmony_fwd(Tensor reward, Tensor image, Tens
   HarmonyArgs args = checked(reward, s, mode, dyn_share, scales, size);
   int i = 0;
   for (const Tensor& t : {reward, image, dyn, rep, cont}) {
-    check_float(t, reward, {size}, "harmony_fwd: a loss");
+    check_tensor(t, {size}, reward, "harmony_fwd: a loss");
     args.loss[i++] = in(t);
   }
   Tensor total = empty(reward, {}), terms = empty(reward, {HARMONY_TERMS}),
@@ -55,9 +48,9 @@ std::tuple<Tensor, Tensor> harmony_bwd(Tensor dtotal, std::optional<Tensor> dter
                                        std::optional<Tensor> s, int64_t size, int64_t mode, double dyn_share,
                                        std::vector<double> scales) {
   HarmonyArgs args = checked(mean, s, mode, dyn_share, scales, size);
-  check_float(mean, mean, {HARMONY_LOSSES}, "harmony_bwd: mean");
-  check_float(dtotal, mean, {}, "harmony_bwd: dtotal");
-  if (dterms) check_float(*dterms, mean, {HARMONY_TERMS}, "harmony_bwd: dterms");
+  check_tensor(mean, {HARMONY_LOSSES}, mean, "harmony_bwd: mean");
+  check_tensor(dtotal, {}, mean, "harmony_bwd: dtotal");
+  if (dterms) check_tensor(*dterms, {HARMONY_TERMS}, mean, "harmony_bwd: dterms");
   Tensor coef = empty(mean, {HARMONY_LOSSES}), ds = empty(mean, {HARMONY_TERMS});
   args.mean = out(mean), args.dtotal = in(dtotal), args.dterms = dterms ? in(*dterms) : nullptr;
   args.coef = out(coef), args.ds = out(ds);

@@ -9,8 +9,7 @@ namespace {
 ImageLossArgs checked(const Tensor& recon, const Tensor& image) {
   HD_CHECK(recon.dim() == 2, "image_loss: recon must be (rows, pixels)", got(recon));
   for (const Tensor& t : {recon, image}) {
-    check_layout(t, recon, "image_loss: recon or image");
-    check_type(t, ScalarType::Float, "image_loss: recon or image");
+    check_float(t, recon, "image_loss: recon or image");
     check_same_shape(t, recon, "image_loss: recon or image");
   }
   ImageLossArgs args{};
@@ -35,9 +34,7 @@ Tensor image_loss_fwd(Tensor recon, Tensor image) {
 // dloss (N,), recon, image (N, P) -> drecon (N, P)
 Tensor image_loss_bwd(Tensor dloss, Tensor recon, Tensor image) {
   ImageLossArgs args = checked(recon, image);
-  check_layout(dloss, recon, "image_loss_bwd: dloss");
-  check_type(dloss, ScalarType::Float, "image_loss_bwd: dloss");
-  check_shape(dloss, {args.rows}, "image_loss_bwd: dloss");
+  check_tensor(dloss, {args.rows}, recon, "image_loss_bwd: dloss");
   Tensor drecon = new_like(recon);
   args.dloss = in(dloss), args.drecon = out(drecon);
   run(

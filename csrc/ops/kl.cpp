@@ -53,8 +53,7 @@ std::tuple<Tensor, Tensor> balanced_kl_bwd(Tensor ddyn, Tensor drep, Tensor post
                                            double free_nats) {
   BalancedKlArgs args = checked(post, prior, free_nats);
   for (const Tensor& t : {ddyn, drep}) {
-    check_layout(t, post, "balanced_kl: ddyn or drep");
-    check_type(t, ScalarType::Float, "balanced_kl: ddyn or drep");
+    check_float(t, post, "balanced_kl: ddyn or drep");
     check_count(t, args.rows, "balanced_kl: ddyn or drep");
   }
   Tensor dpost = new_like(post), dprior = new_like(post);

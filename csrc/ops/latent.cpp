@@ -22,8 +22,7 @@ void check_like(const Tensor& t, const Tensor& x, const char* what) {
 
 // u (...) float32, x's shape without its last axis.
 void check_uniforms(const Tensor& u, const Tensor& x, const char* what) {
-  check_layout(u, x, what);
-  check_type(u, ScalarType::Float, what);
+  check_float(u, x, what);
   bool same = u.dim() == x.dim() - 1;
   for (int64_t d = 0; same && d < u.dim(); ++d) same = u.size(d) == x.size(d);
   HD_CHECK(same, what, " must have the shape of the logits without classes, ", shape_of(x), got(u));

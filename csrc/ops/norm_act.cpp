@@ -11,9 +11,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_act_fwd(Tensor x, Tensor scale, Tensor b
   HD_CHECK(x.dim() >= 1, "norm_act_fwd: x must have an axis to normalise", got(x));
   check_layout(x, x, "norm_act_fwd: x");
   for (const Tensor& t : {scale, bias}) {
-    check_layout(t, x, "norm_act_fwd: scale or bias");
-    check_type(t, ScalarType::Float, "norm_act_fwd: scale or bias");
-    check_shape(t, {cols(x)}, "norm_act_fwd: scale or bias");
+    check_tensor(t, {cols(x)}, x, "norm_act_fwd: scale or bias");
   }
   Tensor y = new_like(x), mean = new_rows(x), rstd = new_rows(x);
   const NormActFwdArgs args{in<void>(x), in(scale), in(bias), out<void>(y), out(mean), out(rstd),
@@ -36,14 +34,11 @@ std::tuple<Tensor, Tensor, Tensor> norm_act_bwd(Tensor dy, Tensor x, Tensor mean
   check_type(dy, x.scalar_type(), "norm_act_bwd: dy");
   check_same_shape(dy, x, "norm_act_bwd: dy");
   for (const Tensor& t : {mean, rstd}) {
-    check_layout(t, x, "norm_act_bwd: mean or rstd");
-    check_type(t, ScalarType::Float, "norm_act_bwd: mean or rstd");
+    check_float(t, x, "norm_act_bwd: mean or rstd");
     check_count(t, rows(x), "norm_act_bwd: mean or rstd");
   }
   for (const Tensor& t : {scale, bias}) {
-    check_layout(t, x, "norm_act_bwd: scale or bias");
-    check_type(t, ScalarType::Float, "norm_act_bwd: scale or bias");
-    check_shape(t, {cols(x)}, "norm_act_bwd: scale or bias");
+    check_tensor(t, {cols(x)}, x, "norm_act_bwd: scale or bias");
   }
   const int64_t n = rows(x), c = cols(x);
   const int64_t parts = pick(

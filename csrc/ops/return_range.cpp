@@ -13,8 +13,7 @@ Tensor return_range(Tensor ret, Tensor low, Tensor high, double decay, double lo
                     double high_percentile, double floor) {
   HD_CHECK(ret.dim() == 1 && ret.numel() >= 1, "return_range: ret must be (n,), not empty", got(ret));
   for (const Tensor& t : {ret, low, high}) {
-    check_layout(t, ret, "return_range: ret, low or high");
-    check_type(t, ScalarType::Float, "return_range: ret, low or high");
+    check_float(t, ret, "return_range: ret, low or high");
   }
   for (const Tensor& t : {low, high}) check_count(t, 1, "return_range: low or high");
   Tensor result = empty(ret, {3});

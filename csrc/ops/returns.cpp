@@ -6,19 +6,13 @@
 namespace hd::ops {
 namespace {
 
-void check_cells(const Tensor& t, const Tensor& like, int64_t time, int64_t n, const char* what) {
-  check_layout(t, like, what);
-  check_type(t, ScalarType::Float, what);
-  check_shape(t, {time, n}, what);
-}
-
 // reward (H, N), value, cont (H+1, N) -> returns (H, N)
 Tensor lambda_return_fwd(Tensor reward, Tensor value, Tensor cont, double gamma, double lam) {
   HD_CHECK(reward.dim() == 2, "lambda_return_fwd: reward must be (horizon, n)", got(reward));
   const int64_t horizon = reward.size(0), n = reward.size(1);
-  check_cells(reward, reward, horizon, n, "lambda_return_fwd: reward");
-  check_cells(value, reward, horizon + 1, n, "lambda_return_fwd: value");
-  check_cells(cont, reward, horizon + 1, n, "lambda_return_fwd: cont");
+  check_tensor(reward, {horizon, n}, reward, "lambda_return_fwd: reward");
+  check_tensor(value, {horizon + 1, n}, reward, "lambda_return_fwd: value");
+  check_tensor(cont, {horizon + 1, n}, reward, "lambda_return_fwd: cont");
   Tensor ret = new_like(reward);
   LambdaReturnArgs args{};
   args.reward = in(reward), args.value = in(value), args.cont = in(cont), args.ret = out(ret);
@@ -38,10 +32,10 @@ std::tuple<Tensor, Tensor, Tensor> lambda_return_bwd(Tensor dret, Tensor value, 
                                                      double gamma, double lam) {
   HD_CHECK(dret.dim() == 2, "lambda_return_bwd: dret must be (horizon, n)", got(dret));
   const int64_t horizon = dret.size(0), n = dret.size(1);
-  check_cells(dret, dret, horizon, n, "lambda_return_bwd: dret");
-  check_cells(ret, dret, horizon, n, "lambda_return_bwd: ret");
-  check_cells(value, dret, horizon + 1, n, "lambda_return_bwd: value");
-  check_cells(cont, dret, horizon + 1, n, "lambda_return_bwd: cont");
+  check_tensor(dret, {horizon, n}, dret, "lambda_return_bwd: dret");
+  check_tensor(ret, {horizon, n}, dret, "lambda_return_bwd: ret");
+  check_tensor(value, {horizon + 1, n}, dret, "lambda_return_bwd: value");
+  check_tensor(cont, {horizon + 1, n}, dret, "lambda_return_bwd: cont");
   Tensor dreward = new_like(dret), dvalue = new_like(value), dcont = new_like(cont);
   LambdaReturnArgs args{};
   args.value = in(value), args.cont = in(cont), args.ret = out(ret), args.dret = in(dret);
@@ -63,7 +57,7 @@ int64_t columns(const Tensor& cells) { return cells.size(0) > 0 ? cells.size(1) 
 // cont (T, N) -> weight (T, N)
 Tensor return_weight_fwd(Tensor cont, double gamma) {
   HD_CHECK(cont.dim() == 2, "return_weight_fwd: cont must be (time, n)", got(cont));
-  check_cells(cont, cont, cont.size(0), cont.size(1), "return_weight_fwd: cont");
+  check_tensor(cont, {cont.size(0), cont.size(1)}, cont, "return_weight_fwd: cont");
   Tensor weight = new_like(cont);
   const ReturnWeightArgs args{in(cont),     out(weight),  nullptr,     nullptr,
                               cont.size(0), columns(cont), float(gamma)};
@@ -80,7 +74,7 @@ Tensor return_weight_fwd(Tensor cont, double gamma) {
 Tensor return_weight_bwd(Tensor dweight, Tensor cont, Tensor weight, double gamma) {
   HD_CHECK(cont.dim() == 2, "return_weight_bwd: cont must be (time, n)", got(cont));
   for (const Tensor& t : {cont, dweight, weight})
-    check_cells(t, cont, cont.size(0), cont.size(1), "return_weight_bwd: dweight, cont or weight");
+    check_tensor(t, {cont.size(0), cont.size(1)}, cont, "return_weight_bwd: dweight, cont or weight");
   Tensor dcont = new_like(cont);
   const ReturnWeightArgs args{in(cont),     out(weight),  in(dweight), out(dcont),
                               cont.size(0), columns(cont), float(gamma)};

@@ -16,9 +16,7 @@ using Maybe = std::optional<Tensor>;
 // Contiguous, of the given type and shape, on the device of `like`.
 Tensor checked(const Tensor& t, std::initializer_list<int64_t> shape, const Tensor& like, const char* what,
                ScalarType type = ScalarType::Float) {
-  check_layout(t, like, what);
-  check_type(t, type, what);
-  check_shape(t, shape, what);
+  check_tensor(t, shape, like, what, type);
   return t;
 }
 template <class T = float>

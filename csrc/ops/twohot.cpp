@@ -6,11 +6,6 @@
 namespace hd::ops {
 namespace {
 
-void check_float(const Tensor& t, const Tensor& like, const char* what) {
-  check_layout(t, like, what);
-  check_type(t, ScalarType::Float, what);
-}
-
 // One result per element of x; `dy` is null in a forward pass. The two branches are generic lambdas, as `run`
 // wants them.
 template <class Device, class Cpu>

@@ -70,12 +70,11 @@ def model_stages(learner: Learner, image: Tensor, data: Sequences, u: Uniforms) 
 def behaviour_stages(learner: Learner, data: Sequences, u: Uniforms) -> dict[str, Stage]:
     """The stages from imagination on."""
     from hdfast.imagination import imagine
-    from hdfast.rssm import State
 
     wm, ac = learner.world_model, learner.actor_critic
     with torch.no_grad():
         seen = wm.rssm.observe(wm.encoder(data.obs), data.prev_action, data.is_first, u.post).state
-    start = State(*(x.flatten(0, 1) for x in (seen.deter, seen.stoch, seen.index)))
+    start = seen.map(lambda x: x.flatten(0, 1))
     b: Behaviour = learner.imagine(seen, data.cont, u.prior, u.action)
     # Kept graphs keep their leaves' nodes, which stay on the stream of today: a capture on another one would break.
     b = replace(b, critic_logit=b.critic_logit.detach())

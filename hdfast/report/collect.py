@@ -13,12 +13,13 @@ from hdfast.config import MACHINE_SETTINGS, Config, differences
 from hdfast.durable import is_folder, read_bounded
 from hdfast.errors import ConfigError, RunError
 from hdfast.jsonl import content, is_number, read_rows
+from hdfast.logger import RECORDS
 from hdfast.method import method_name
 from hdfast.presets import OFFICIAL, PRESETS
+from hdfast.schedule import frames_per_step
 
 LAST_EPISODES = 20
 CURVE_BINS = 20
-RECORDS = ("metrics.jsonl", "scores.jsonl", "eval.jsonl")
 TERMS = {"rew": "reward", "image": "observation", "kl": "dynamics"}
 """Loss terms by the name they have in train/harmony/*_coeff, and the paper's words for them."""
 NO_METHOD = MACHINE_SETTINGS | {"run.log_every", "run.save_every", "run.eval_every", "run.video_every", "run.eval_envs",
@@ -116,7 +117,6 @@ def _read(path: Path, names: "_Names", notes: list[str]) -> Run | None:
     final, how = _final(evals, rows["eval.jsonl"], episodes)
     if final is None:
         notes.append(f"{path}: no score yet, no evaluation and no training episode has ended")
-    repeat = config.env.frame_skip if config.task.startswith("atari_") else 1
     meta = _meta(path / "meta.json")
     frames = max([int(xs[-1]) for xs, _ in (evals, episodes, _points(rows["metrics.jsonl"], "step")) if len(xs)],
                  default=0)
@@ -126,7 +126,7 @@ def _read(path: Path, names: "_Names", notes: list[str]) -> Run | None:
     harmony = {term: points for term in TERMS
                if len((points := _points(rows["metrics.jsonl"], f"train/harmony/{term}_coeff"))[0])}
     return Run(config.task, names.of(config), str(config.seed), final, how, curve, curve_of, frames,
-               config.run.steps * repeat, isinstance(meta.get("finished"), int), str(path), harmony)
+               config.run.steps * frames_per_step(config), isinstance(meta.get("finished"), int), str(path), harmony)
 
 
 def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
