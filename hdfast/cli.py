@@ -291,7 +291,9 @@ VERBS = {
 
 
 def _dispatch(args: list[str]) -> int:
-    if not args or args[0] in ("-h", "--help", "help"):
+    if args[:1] == ["help"]:
+        args = [*args[1:2], "--help"]
+    if not args or args[0] in ("-h", "--help"):
         verbs = "\n".join(f"  hdfast {name:<9}  {verb.about}" for name, verb in VERBS.items())
         print(f"{OVERVIEW}\n\nverbs:\n{verbs}")
         return 0

@@ -229,6 +229,13 @@ def test_overview(args, capsys):
     assert all(f"hdfast {verb}" in out for verb in cli.VERBS)
 
 
+def test_help_of_a_verb(capsys):
+    assert cli.main(["help", "eval"]) == cli.main(["eval", "--help"]) == 0
+    first, second = capsys.readouterr().out.split("usage: ")[1:]
+    assert first == second and first.startswith("hdfast eval")
+    assert cli.main(["help", "evil"]) == 2
+
+
 def test_overview_examples_work(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = [line.strip().split("  ")[0] for line in cli.OVERVIEW.splitlines() if line.startswith("  hdfast train")]
