@@ -41,10 +41,7 @@ def twohot_losses(logit: Tensor, *targets: Tensor) -> tuple[Tensor, ...]:
 
 def _losses(logit: Tensor, *targets: Tensor) -> Tensor:
     """The same as one tensor (targets, rows)."""
-    checks.storage("twohot_loss", "logit", logit)
-    if logit.ndim == 0 or logit.shape[-1] < 2:
-        raise ValueError(f"twohot_loss: logit must have shape (..., bins) with two bins or more, got "
-                         f"{tuple(logit.shape)}; the bins are its last axis")
+    check_logit("twohot_loss", logit)
     shape = logit.shape[:-1]
     for x in targets:
         checks.storage("twohot_loss", "x", x)
@@ -59,14 +56,18 @@ def _losses(logit: Tensor, *targets: Tensor) -> Tensor:
 
 def twohot_mean(logit: Tensor) -> Tensor:
     """symexp of the expected bin: logit (..., bins) -> (...) float32 in reward units."""
-    checks.storage("twohot_mean", "logit", logit)
-    if logit.ndim == 0 or logit.shape[-1] < 2:
-        raise ValueError(f"twohot_mean: logit must have shape (..., bins) with two bins or more, got "
-                         f"{tuple(logit.shape)}; the bins are its last axis")
+    check_logit("twohot_mean", logit)
     checks.devices("twohot_mean", logit=logit)
     shape = logit.shape[:-1]
     rows = logit.float().reshape(shape.numel(), logit.shape[-1]).contiguous()
     return library.op("twohot_mean_fwd")(rows, bins_of(logit))[0].reshape(shape)
+
+
+def check_logit(op: str, logit: Tensor) -> None:
+    checks.storage(op, "logit", logit)
+    if logit.ndim == 0 or logit.shape[-1] < 2:
+        raise ValueError(f"{op}: logit must have shape (..., bins) with two bins or more, got {tuple(logit.shape)}; "
+                         "the bins are its last axis")
 
 
 def bins_of(logit: Tensor) -> Tensor:
