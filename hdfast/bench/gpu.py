@@ -23,7 +23,7 @@ from hdfast.config import Config
 from hdfast.envs import ActSpace, ObsSpace, Step
 from hdfast.learner import Uniforms
 from hdfast.machine import facts, set_precision
-from hdfast.ops import library
+from hdfast.ops import library, products
 from hdfast.replay import Replay
 
 ENOUGH = 0.05  # seconds that one timed round takes at least
@@ -112,6 +112,7 @@ def measure_facts(bench: Bench, _: str) -> None:
     found = facts(bench.device) | {"build": library.build_info(), "torch": torch.__version__}
     (bench.out / "facts.json").write_text(json.dumps(found, indent=2) + "\n")
     bench.row("native library has CUDA code", "", float(library.runs_on(torch.device("cuda"))), "")
+    bench.row("torch adds bfloat16 products to float32", "bf16", float(products.accumulates(bench.device)), "")
 
 
 def measure_micro(bench: Bench, _: str) -> None:
