@@ -177,6 +177,17 @@ esac
     assert "facts,failed with 3" in (out / "report.txt").read_text() and len(list(out.iterdir())) <= 8
 
 
+def test_the_memory_checker_sees_every_tensor_by_itself(tmp_path):
+    """In one block of torch's cache an overrun would hit another tensor, which no tool can tell."""
+    for name, text in (("python", "exit 0"), ("compute-sanitizer", 'echo "$2: ${PYTORCH_NO_CUDA_MEMORY_CACHING-no}"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    run_script(tmp_path / "out", PYTHON=str(tmp_path / "python"), HDFAST_GPU_ONLY="sanitizer",
+               PATH=f"{tmp_path}:{os.environ['PATH']}")
+    found = (tmp_path / "out" / "sanitizer.txt").read_text()
+    assert "memcheck: 1" in found and "racecheck: no" in found and "synccheck: no" in found
+
+
 def test_the_script_wants_one_folder():
     done = subprocess.run([str(SCRIPT)], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("usage:")
