@@ -126,6 +126,7 @@ fi
 measure stages 60 stages
 measure micro 45 micro
 measure policy 30 policy
+measure "update tuned" 45 update --rung tuned
 measure "update native" 30 update --rung native
 measure "update reference" 45 update --rung reference
 measure peers 150 peers

@@ -107,9 +107,11 @@ def test_the_program_of_exchanges_compiles_and_wants_a_gpu(tmp_path):
     assert done.returncode == 1 and done.stderr.startswith("micro: ") and done.stdout == ""
 
 
-@pytest.mark.parametrize("rung", ["reference", "native", "graphs"])
-def test_every_rung_of_the_ladder_runs(tiny, tmp_path, rung):
+@pytest.mark.parametrize("rung", ["reference", "native", "graphs", "tuned"])
+def test_every_rung_of_the_ladder_runs(tiny, tmp_path, rung, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     gpu.main(["update", str(tmp_path), "--device", "cpu", "--preset", "tiny", "--rung", rung])
+    assert torch.backends.cudnn.benchmark == (rung == "tuned")
     assert [row["precision"] for row in rows(tmp_path) if row["value"]] == list(gpu.PRECISIONS)
 
 

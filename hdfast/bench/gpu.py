@@ -31,7 +31,7 @@ LONG = 8  # times that, for what is reported: clocks have settled
 ROUNDS = 5
 PRECISIONS = ("fp32", "tf32", "bf16")
 RUNGS = {"reference": ("reference", False), "compile": ("reference", False), "native": ("native", False),
-         "graphs": ("native", True)}
+         "graphs": ("native", True), "tuned": ("native", True)}
 ACTING = (1, 16, 100)  # environments
 
 
@@ -159,8 +159,9 @@ def agent_and_batch(bench: Bench, config: Config) -> tuple[Agent, Any]:
 
 
 def measure_update(bench: Bench, rung: str) -> None:
-    """ms of a whole update on one rung of the ladder, in each precision."""
+    """ms of a whole update on one rung of the ladder, in each precision; `tuned`: cuDNN times its algorithms first."""
     backend, graphs = RUNGS[rung]
+    torch.backends.cudnn.benchmark = rung == "tuned"
     ops.set_backend(backend, bench.device)
 
     for precision in PRECISIONS:
