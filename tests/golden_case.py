@@ -250,11 +250,18 @@ class Runner:
         out["margin/min_policy"] = self.margins["policy"]
         return {k: array(v) for k, v in out.items()}
 
+    def same(self, whole: np.ndarray, parts: np.ndarray, before: np.ndarray) -> bool:
+        """Whether a parameter went from `before` to one place in two ways: bit for bit on the CPU. CUDA sums the
+        products of several networks at once, and some gradients of kernels, in other orders."""
+        if self.device.type == "cpu":
+            return np.array_equal(whole, parts)
+        return bool(np.linalg.norm(whole - parts) <= 1e-2 * np.linalg.norm(parts - before))
+
     def updates(self, count: int) -> dict:
         """upd{k}/*: full train steps from fresh optimisers.
 
         One learner takes `Learner.update`; a second takes its parts one by one to show what is between them, and must
-        arrive at the same parameters bit for bit.
+        arrive at the same parameters (`same`).
         """
         self.start()
         whole = self.learner
@@ -285,7 +292,7 @@ class Runner:
                 metrics[f"{key}_opt_grad_steps"] = norms[f"opt/{name}_updates"]
             result = official.export(learner)
             for name, value in official.export(whole).items():
-                assert np.array_equal(value, result[name]), f"{name}: update differs from its parts"
+                assert self.same(value, result[name], initial[name]), f"{name}: update differs from its parts"
                 if "/har_s" in name:
                     figures[f"harmony/{name.split('/')[2]}"] = value
                 figures |= self.summary("param_delta", name, value - initial[name], entries=False)

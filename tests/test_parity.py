@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import golden_digest
 from as_cuda import as_cuda
@@ -146,3 +147,12 @@ def test_comparison_can_fail():
     got = {"wm/loss": np.float32(100.01), "upd1/post_index": np.array([0, 1, 2, 2])}
     assert len(compare(got, official)) == 3
     assert compare(official, official) == []
+
+
+def test_two_ways_to_a_parameter_are_one_bit_for_bit_or_on_cuda_nearly():
+    runner, before, after = object.__new__(Runner), np.zeros(3), np.array([1.0, -2.0, 3.0])
+    near, far = after * (1 + 1e-6), after * 1.1
+    runner.device = torch.device("cpu")
+    assert runner.same(after, after, before) and not runner.same(near, after, before)
+    runner.device = torch.device("cuda")
+    assert runner.same(near, after, before) and not runner.same(far, after, before)
