@@ -82,7 +82,8 @@ def test_harmony_errors(native):
 def test_replay_gather(native, shape, rows):
     ring = (uniform(9, *shape) * 256).to(torch.uint8)
     index = (uniform(*rows, seed=1) * 9).long()
-    assert torch.equal(replay_gather(ring, index), ring[index].float() / 255)
+    want = ring[index].cpu().float() / 255  # on CUDA torch multiplies by 1 / 255, which differs in the last bit
+    assert torch.equal(replay_gather(ring, index).cpu(), want)
 
 
 def test_replay_gather_outside_the_ring(native):
