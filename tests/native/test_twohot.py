@@ -38,7 +38,7 @@ def test_loss(native, shape, bins):
 
 def test_loss_takes_the_reference_bins_bit_for_bit(native):
     """Targets on, and one rounding beside, every bin: the loss of one-hot logits shows which bins were taken."""
-    grid = reference.twohot_bins(255)
+    grid = reference.twohot_bins(255, torch.device(native.device))
     on = torch.cat([reference.symexp(grid), torch.nextafter(reference.symexp(grid), torch.tensor(torch.inf)),
                     torch.nextafter(reference.symexp(grid), torch.tensor(-torch.inf)), targets(500)])
     logit = rand(len(on), 255, scale=30)
