@@ -8,6 +8,7 @@ What no graph shall hold, an exchange with other processes, a function leaves to
 
 import ctypes
 import functools
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -163,6 +164,19 @@ class Recording:
             graph.replay()
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Python's collector has run, and does not inside: in the midst of a capture it would destroy older graphs."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def record(function: Function, inputs: Sequence[Tensor], *, device: torch.device, pool: Any,
            generators: Sequence[torch.Generator]) -> tuple[Recording, Any]:
     """Capture function(*inputs), which does not run it -> the recording and the function's static outputs.
@@ -171,7 +185,7 @@ def record(function: Function, inputs: Sequence[Tensor], *, device: torch.device
     captured; the current stream is then what it was.
     """
     watch = Watch(device)
-    with torch.cuda.device(device):
+    with torch.cuda.device(device), uncollected():
         before = torch.cuda.current_stream()
         try:
             with Recording(device, pool, generators) as recording, cutting(recording.cut), _HostCalls(watch), watch:

@@ -1,6 +1,8 @@
 """Graphs of functions: warm-up, capture, replay, inputs, errors; on the CPU with a tape in place of CUDA graphs."""
 
 import contextlib
+import gc
+import weakref
 
 import pytest
 import torch
@@ -306,3 +308,17 @@ def test_a_replay_that_changes_devices_is_drawn_from_outside(taped):
     agent = captured(make_agent(VECTOR))
     replay = filled(12, shape=VECTOR.shape, learner=torch.device("meta"))
     assert not replay.capturable and agent.sampler(replay, 3, 6)().reward.is_meta
+
+
+def test_the_collector_runs_before_a_capture_and_not_in_it():
+    class Node:
+        pass
+
+    alive, node = [], Node()
+    node.own = node
+    weakref.finalize(node, alive.append, "collected")
+    del node
+    with pytest.raises(ZeroDivisionError), cuda_graph.uncollected():
+        assert alive == ["collected"] and not gc.isenabled()
+        raise ZeroDivisionError
+    assert gc.isenabled()

@@ -5,6 +5,7 @@ its times say nothing about a GPU.
 """
 
 import argparse
+import gc
 import json
 import time
 from collections.abc import Callable
@@ -166,6 +167,7 @@ def measure_update(bench: Bench, rung: str) -> None:
 
     for precision in PRECISIONS:
         def measure(precision=precision) -> tuple:
+            gc.collect()  # the agent before, whose memory would count
             agent, batch = agent_and_batch(bench, bench.config(precision, backend=backend, cuda_graphs=graphs))
             if rung == "compile":
                 compile_parts(agent.learner)
