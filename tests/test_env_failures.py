@@ -48,6 +48,8 @@ class Fails(gymnasium.Env):
         if self.how and self.steps == self.at:
             if self.how == "raise":
                 raise ValueError("the emulator lost its window")
+            if self.how == "exit":
+                raise SystemExit(0)
             if self.how == "hang":
                 RELEASE.wait(60)
             reward = {"nan reward": np.nan, "huge reward": 1e300}.get(self.how, 1.0)
@@ -62,7 +64,7 @@ def release():
     RELEASE.set()
 
 
-HOW = {"raise": "raised ValueError: the emulator lost its window",
+HOW = {"exit": "raised RuntimeError: SystemExit 0", "raise": "raised ValueError: the emulator lost its window",
        "hang": r"did not answer for 0.3 seconds \(env.timeout",
        "nan reward": "gave the reward nan, which is not finite", "huge reward": "gave the reward inf, which is not",
        "inf obs": r"gave the observation \[ *5. *inf", "nan obs": r"gave the observation \[ *5. *nan"}
@@ -92,6 +94,23 @@ def test_a_failure_is_told_and_a_reset_makes_new_environments(how):
     envs.close()
     envs.close()
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("how", ["raise", "hang"])
+def test_a_failure_in_close_is_of_no_account(monkeypatch, how):
+    monkeypatch.setattr("hdfast.envs.stream.CLOSING", 0.1)
+
+    def close(self):
+        if how == "hang":
+            RELEASE.wait(60)
+        raise ValueError("cannot close")
+
+    monkeypatch.setattr(Fails, "close", close)
+    envs = from_gymnasium(lambda: Fails("", []))
+    envs.reset()
+    envs.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        envs.reset()
 
 
 def test_a_hang_does_not_hold_up_closing(monkeypatch):
