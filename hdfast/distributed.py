@@ -30,6 +30,7 @@ from hdfast.learner import Learner
 from hdfast.machine import pick_device
 from hdfast.replay import Replay
 from hdfast.replay_ring import DTYPES, Batch
+from hdfast.stopping import SIGNALS
 
 PATIENCE = timedelta(days=7)  # how long a rank waits for a word: evaluations of rank 0 take their time
 WORDS = 8  # numbers in a message
@@ -177,7 +178,7 @@ class LeadingAgent(Agent):
 
 def follow(config: Config, team: Team) -> None:
     """A rank other than 0: do what rank 0 says until it says stop. Signals are rank 0's to answer."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     agent = None
     while True:

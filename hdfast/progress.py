@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -44,8 +44,7 @@ class ProgressLine:
         segments = line_segments(self._task, agent_step * self._repeat, total_steps * self._repeat, left,
                                  self._scalars, *self._score)
         self._plain = "  ".join(text for text, _ in segments)
-        if self._live:
-            self._live.update(_styled(segments), refresh=True)
+        self._draw(lambda live: live.update(_styled(segments), refresh=True))
         if scalars is not None:
             self._write(self._plain)
             if not self._live:
@@ -55,24 +54,32 @@ class ProgressLine:
         """Print a note above the live line and into the mirror."""
         self._write(text)
         if self._live:
-            self._live.console.print(text, highlight=False, markup=False)
+            self._draw(lambda live: live.console.print(text, highlight=False, markup=False))
         else:
             self._say(text)
 
     def close(self) -> None:
         """Take the live line down, leaving its last state as an ordinary line."""
         if self._live:
-            self._live.stop()
+            self._draw(lambda live: live.stop())
             self._live = None
             if self._plain:
                 self._say(self._plain)
         self._mirror.close()
 
+    def _draw(self, draw: Callable[[Any], None]) -> None:
+        """Do something with the live line, if there is one."""
+        if self._live:
+            try:
+                draw(self._live)
+            except OSError:  # the terminal is gone
+                self._live, self._print = None, False
+
     def _say(self, text: str) -> None:
         if self._print:
             try:
                 print(text, flush=True)
-            except OSError:  # the reader of a pipe is gone; console.log still has every line
+            except (OSError, ValueError):  # the reader is gone, or an environment closed it; console.log has every line
                 self._print = False
 
     def _write(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""How a run is asked to stop: SIGINT, SIGTERM, or the end of its time. docs/reliability.md says what is promised."""
+"""How a run is asked to stop: SIGINT, SIGTERM, SIGHUP, or its time. docs/reliability.md says what is promised."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # SIGHUP: the terminal is gone
 AGAIN = 0.5  # seconds: a SIGINT that follows sooner is the same request, told by a terminal and by a launcher
 
 
@@ -29,7 +29,7 @@ class Stopping:
         self._interruptible = False
 
     def reason(self) -> str | None:
-        """SIGINT, SIGTERM, run.max_seconds, or None."""
+        """SIGINT, SIGTERM, SIGHUP, run.max_seconds, or None."""
         if self.signal is not None:
             return signal.Signals(self.signal).name
         return "run.max_seconds" if self._limit and monotonic() - self._began >= self._limit else None
@@ -74,7 +74,8 @@ class Stopping:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGINT and SIGTERM as requests. A second SIGINT ends the process at once, whatever the main thread does.
+        """Take SIGINT, SIGTERM and SIGHUP (but for `nohup`) as requests. A second SIGINT ends the process at once,
+        whatever the main thread does.
 
         Only the main thread can listen; elsewhere this does nothing.
         """
@@ -86,7 +87,8 @@ class Stopping:
         watcher = threading.Thread(target=_watch, args=(reader,), daemon=True)
         watcher.start()
         wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        before = {number: signal.signal(number, self._ask) for number in SIGNALS
+                  if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN}
         try:
             yield
         finally:

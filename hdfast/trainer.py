@@ -40,7 +40,8 @@ def train(config: Config, *, dry_run: bool = False) -> None:
 
     With `dry_run`, build everything, report sizes and one update, and write nothing. Raises ConfigError for settings
     that cannot be used here or differ from the run's, RunError where the run cannot go on, and, with everything saved,
-    KeyboardInterrupt after SIGINT and SystemExit(143) after SIGTERM. Returns early, saved, after run.max_seconds.
+    KeyboardInterrupt after SIGINT and SystemExit (143, 129) after SIGTERM and SIGHUP. Returns early, saved, after
+    run.max_seconds.
     """
     with distributed.team(config) as team:
         device = team.device if team else pick_device(config.device)

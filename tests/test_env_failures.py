@@ -49,6 +49,8 @@ class Fails(gymnasium.Env):
         if self.how and self.steps == self.at:
             if self.how == "raise":
                 raise ValueError("the emulator lost its window")
+            if self.how == "exit":
+                raise SystemExit(0)
             if self.how == "hang":
                 HANGING.append(threading.current_thread())
                 RELEASE.wait(600)
@@ -78,7 +80,7 @@ def only_what_hangs_is_late(monkeypatch):
     monkeypatch.setattr(Worker, "result", result)
 
 
-HOW = {"raise": "raised ValueError: the emulator lost its window",
+HOW = {"exit": "raised RuntimeError: SystemExit 0", "raise": "raised ValueError: the emulator lost its window",
        "hang": r"did not answer for 0.3 seconds \(env.timeout",
        "nan reward": "gave the reward nan, which is not finite", "huge reward": "gave the reward inf, which is not",
        "inf obs": r"gave the observation \[ *5. *inf", "nan obs": r"gave the observation \[ *5. *nan"}
@@ -108,6 +110,23 @@ def test_a_failure_is_told_and_a_reset_makes_new_environments(how, only_what_han
     envs.close()
     envs.close()
     assert time.monotonic() - start < 60
+
+
+@pytest.mark.parametrize("how", ["raise", "hang"])
+def test_a_failure_in_close_is_of_no_account(monkeypatch, how):
+    monkeypatch.setattr("hdfast.envs.stream.CLOSING", 0.1)
+
+    def close(self):
+        if how == "hang":
+            RELEASE.wait(600)
+        raise ValueError("cannot close")
+
+    monkeypatch.setattr(Fails, "close", close)
+    envs = from_gymnasium(lambda: Fails("", []))
+    envs.reset()
+    envs.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        envs.reset()
 
 
 def test_a_hang_does_not_hold_up_closing(monkeypatch):

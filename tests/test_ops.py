@@ -202,3 +202,19 @@ def test_every_public_op_is_exported_and_the_backend_is_named():
     assert all(callable(getattr(ops, name)) for name in ops.__all__)
     with ops.use("reference"):
         assert ops.backend() == "reference"
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_what_is_no_dense_tensor_is_refused_by_name(backend):
+    x, scale = torch.randn(3, 4), torch.ones(4)
+    with ops.use(backend):
+        for value, kind in ((x.numpy(), "ndarray"), (None, "NoneType"), ([1.0], "list"), ("x", "str"),
+                            (x.to_sparse(), "layout torch.sparse_coo"), (x.to_sparse_csr(), "layout torch.sparse_csr")):
+            with pytest.raises(TypeError, match=rf"norm_act: x must be a dense torch\.Tensor, got .*{kind}; conv"):
+                ops.norm_act(value, scale, scale)
+            with pytest.raises(TypeError, match="norm_act: scale must be a dense"):
+                ops.norm_act(x, value, scale)
+        for given in (dict(x=x, scale=scale, bias=scale), dict(bias=scale, scale=scale, x=x)):
+            assert torch.equal(ops.norm_act(**given), ops.norm_act(x, scale, scale))
+        with pytest.raises(TypeError, match="missing a required argument: 'x'"):
+            ops.symlog()

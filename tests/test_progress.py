@@ -133,6 +133,22 @@ def test_the_run_outlives_the_reader_of_its_output(tmp_path, monkeypatch):
     assert (tmp_path / "log").read_text() == "first\nsecond\n"
 
 
+def test_the_run_outlives_its_terminal(tmp_path, monkeypatch):
+    master, slave = os.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    with open(slave, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        line = ProgressLine(tmp_path / "log", console=None, task="", action_repeat=1)
+        os.close(master)
+        line.message("first")
+        line.message("second")
+        show(line, 10, SCALARS)
+        line.close()
+        monkeypatch.undo()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), slave)  # for what is left in Python's own buffer
+    assert (tmp_path / "log").read_text().startswith("first\nsecond\n")
+
+
 def drain(descriptor: int, until: str = "") -> str:
     """What a terminal has been given up to a text, or all of it where the other side is closed."""
     seen, text = b"", until.encode()

@@ -187,3 +187,13 @@ def test_held_blocks_go_on():
         with pytest.raises(Stopped):
             stopping.check()
     assert done and stopping.reason() == "SIGTERM"
+
+
+def test_a_run_under_nohup_outlives_its_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with (stopping := Stopping()).listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stopping.reason() is None
+    finally:
+        signal.signal(signal.SIGHUP, before)

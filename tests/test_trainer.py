@@ -183,13 +183,14 @@ def test_evaluation_changes_nothing_in_training(tmp_path):
 
 # Signals
 
-@pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt),
+                                                 (signal.SIGHUP, SystemExit)])
 def test_a_signal_saves_at_the_end_of_the_update_and_the_run_goes_on_from_there(tmp_path, number, raised):
     config = small_config(**{"run.steps": 100, "run.prefill": 20, "run.train_ratio": 64.0})  # two updates a step
     before = signal.getsignal(number)
     with pytest.raises(raised) as error:
         run(tmp_path, config, on_update=lambda n: n == 11 and os.kill(os.getpid(), number))
-    assert number == signal.SIGINT or error.value.code == 143
+    assert number == signal.SIGINT or error.value.code == 128 + number
     assert signal.getsignal(number) == before
     found = checkpoint.latest(tmp_path / "ckpt")
     assert (found.step, found.manifest["updates"]) == (26, 11)  # the second update of this step is made up for

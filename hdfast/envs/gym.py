@@ -80,7 +80,7 @@ def registered(env_id: str) -> MakeEnv:
         except (gymnasium.error.Error, ImportError) as error:
             raise ConfigError(f"Gymnasium cannot make '{env_id}': {error}; an environment of another package is named "
                               "gym_<module>:<id>") from error
-        except Exception as error:  # whatever the constructor of a stranger's environment raises
+        except (Exception, SystemExit) as error:  # whatever the constructor of a stranger's environment raises
             raise RunError(f"Gymnasium cannot make '{env_id}': {type(error).__name__}: {error}; mend the environment, "
                            "or choose another --task") from error
 

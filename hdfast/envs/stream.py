@@ -246,6 +246,8 @@ class Stream:
         try:
             if not worker.busy:
                 worker.call(door.close, seconds=CLOSING)
+        except Exception:
+            pass  # all that is wanted of it is known
         finally:
             worker.close()
             if worker.busy:  # its destructor would wait for the same thread

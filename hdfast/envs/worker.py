@@ -65,7 +65,9 @@ def _serve(jobs: SimpleQueue, results: SimpleQueue) -> None:
         function, args = job
         try:
             outcome = (function(*args), None)
-        except BaseException as error:
+        except Exception as error:
             outcome = (None, error)
+        except BaseException as error:  # sys.exit in an environment must not end the run as if it were done
+            outcome = (None, RuntimeError(f"{type(error).__name__} {error}".rstrip()))
         results.put(outcome)
         del job, function, args, outcome  # keep nothing alive while waiting

@@ -9,6 +9,7 @@ tensors, which tests use, always take the definition.
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 
 import torch
@@ -29,15 +30,28 @@ _backend = ""
 def _dispatching(name: str) -> Callable:
     """The public function: looks up the implementation that is in force when it is called."""
     definition = getattr(reference, name)
+    signature = inspect.signature(definition)
+    tensors = [(i, wanted) for i, (wanted, parameter) in enumerate(signature.parameters.items())
+               if parameter.annotation is torch.Tensor]
 
     @functools.wraps(definition)
     def op(*args, **kwargs):
+        if not args:  # all by name
+            given = signature.bind(**kwargs)
+            args, kwargs = given.args, given.kwargs
+        for i, wanted in tensors:
+            if i < len(args) and not (isinstance(args[i], torch.Tensor) and args[i].layout is torch.strided):
+                raise TypeError(f"{name}: {wanted} must be a dense torch.Tensor, got {_kind(args[i])}; convert it")
         first = args[0].values() if isinstance(args[0], dict) else args  # of losses by name
         double = any(isinstance(x, torch.Tensor) and x.dtype is torch.float64 for x in first)
         return (definition if double else _implementation[name])(*args, **kwargs)
 
     op.__module__ = __name__
     return op
+
+
+def _kind(value: object) -> str:
+    return f"a tensor of layout {value.layout}" if isinstance(value, torch.Tensor) else type(value).__name__
 
 
 def backend() -> str:
