@@ -94,16 +94,18 @@ def latest(directory: Path, *, tag: str | None = None) -> Checkpoint | None:
     Damaged newer ones are named in `discarded`. Raises RunError if there are some but none is valid, if one
     has another format version, or if reading is not permitted.
     """
-    directory, discarded = Path(directory), []
+    directory, found = Path(directory), None
     with disk_errors("read the checkpoints in", directory):
-        for _, _, path in reversed(existing(directory, tag)):
-            try:
-                checkpoint = load(path)
-            except Damaged as error:
-                discarded.append(f"Checkpoint {path} is damaged ({error}) and was passed over.")
-            else:
-                checkpoint.discarded = discarded
-                return checkpoint
+        while found != (found := existing(directory, tag)):  # again where a process that trains has replaced them all
+            discarded = []
+            for _, _, path in reversed(found):
+                try:
+                    checkpoint = load(path)
+                except Damaged as error:
+                    discarded.append(f"Checkpoint {path} is damaged ({error}) and was passed over.")
+                else:
+                    checkpoint.discarded = discarded
+                    return checkpoint
     if discarded:
         raise RunError(f"no checkpoint in {directory} can be used. {' '.join(discarded)} Bring one back "
                        f"from a copy, or delete {directory} and run the command again to start anew.")

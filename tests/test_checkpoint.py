@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from hdfast import durable
+from hdfast import checkpoint, durable
 from hdfast.checkpoint import MANIFEST, TEMPORARY, TENSORS, Checkpoint, clear_leftovers, latest, load, save, text_digest
 from hdfast.errors import RunError
 from hdfast.run_dir import run_manifest
@@ -90,6 +90,21 @@ def test_the_last_two_and_one_per_tag_are_kept(tmp_path):
     assert latest(tmp_path, tag="best").tensors["weight"][0] == -30
     save(tmp_path, 20, small(20), {}, tag="best")  # a best one of an earlier step replaces it
     assert latest(tmp_path, tag="best").step == 20 and len(names(tmp_path)) == 4
+
+
+def test_a_reader_is_slower_than_the_run_that_saves(tmp_path, monkeypatch):
+    """All that was there when it looked is gone when it reads."""
+    save(tmp_path, 10, small(10), {})
+    steps = [30, 20]
+
+    def slow(path):
+        while steps:
+            save(tmp_path, steps.pop(), small(0), {})
+        return load(path)
+
+    monkeypatch.setattr(checkpoint, "load", slow)
+    found = latest(tmp_path)
+    assert (found.step, found.discarded) == (30, []) and names(tmp_path) == ["000000000020", "000000000030"]
 
 
 def test_saving_a_step_again_and_going_back(tmp_path):
