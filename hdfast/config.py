@@ -225,7 +225,7 @@ class Config:
         that cannot be used.
         """
         try:
-            data = json.loads(text)
+            data = json.loads(text, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
             raise RunError(f"config.json does not hold valid JSON ({error}); restore the file, or start a new run "
                            "in another --logdir") from error
@@ -299,6 +299,15 @@ def checked(name: str, value: Any, rule: dataclasses.Field | None = None) -> Any
                           f"default {rule.default}){hint}")
     special = _SPECIAL.get(name)
     return special(out) if special else out
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, in which no name may stand twice: which of the two counts would be a guess."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r:.40} stands there twice")
+    return found
 
 
 def _in_type(kind: type, value: Any) -> Any:

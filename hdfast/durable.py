@@ -16,6 +16,7 @@ from hdfast.errors import ConfigError, RunError
 
 LOCK = ".lock"  # in a run directory; held by flock while a process trains there
 READ_LIMIT = 64 << 20  # bytes of a settings, state or score file
+MOST_FOLDERS = 20_000  # that are searched for runs; the largest sweep has 10,000 runs, and none is looked into
 LOCK_WAIT = 0.5  # seconds; is_held has the lock for an instant, which must not turn a run away
 REMEDIES = {
     errno.ENOSPC: "Free some space on that disk, then run the same command again.",
@@ -70,6 +71,17 @@ def is_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError:
         return False
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Each folder at or below `root` with the names of folders and files in it, as os.walk; ConfigError beyond
+    MOST_FOLDERS, or a search that begins too high up would read a whole disk without a word."""
+    for number, (where, below, files) in enumerate(os.walk(root)):
+        if number == MOST_FOLDERS:
+            raise ConfigError(f"looked for runs in {MOST_FOLDERS:,} folders below {root} and there are more; name a "
+                              "folder nearer to the runs")
+        below.sort()
+        yield Path(where), below, files
 
 
 def expanded(text: str) -> Path:

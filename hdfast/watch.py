@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hdfast.config import Config
-from hdfast.durable import is_folder, read_bounded
+from hdfast.durable import is_folder, read_bounded, walk
 from hdfast.errors import ConfigError, RunError, spelled_out
 from hdfast.jsonl import is_number, last_rows
 from hdfast.progress import LiveTable, compact, duration, points, text_table
@@ -88,11 +88,12 @@ def _rate(rows: list[dict[str, Any]]) -> float | None:
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Run directories at or below `root`, in order: those that hold a config.json and a meta.json."""
+    """Run directories at or below `root`, in order: those that hold a config.json and a meta.json; ConfigError where
+    there are too many folders."""
     found = []
-    for folder, below, files in os.walk(root):
+    for folder, below, files in walk(root):
         if {"config.json", "meta.json"} <= set(files):
-            found.append(Path(folder))
+            found.append(folder)
             below.clear()
     return sorted(found)
 

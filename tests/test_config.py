@@ -265,3 +265,9 @@ def test_run_dir(monkeypatch, tmp_path):
     assert str(Config(task="gym_ALE/Pong-v5", logdir="{task}").run_dir()) == "gym_ALE_Pong-v5"
     first = str(Config(logdir="a/{timestamp}/b}").run_dir())
     assert first.startswith("a/2") and first.endswith("/b}") and len(first) == len("a/20240101T000000/b}")
+
+
+@pytest.mark.parametrize("text", ['{"seed": 1, "seed": 2}', '{"run": {"steps": 100000, "prefill": 1100, "steps": 5}}'])
+def test_json_that_names_a_setting_twice(text):
+    with pytest.raises(RunError, match="the name '(seed|steps)' stands there twice"):
+        Config.from_json(text)

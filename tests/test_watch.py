@@ -79,6 +79,18 @@ def test_only_the_end_of_a_long_file_is_read(tmp_path):
     assert run.step == 3999 and run.rate == pytest.approx(10.0)
 
 
+@pytest.mark.parametrize("verb", ["watch", "report"])
+def test_a_search_that_begins_too_high_up_is_bounded(verb, tmp_path, monkeypatch, capsys):
+    make_run(tmp_path / "runs" / "pong" / "0")
+    for number in range(4):
+        (tmp_path / "photos" / str(number)).mkdir(parents=True)
+    monkeypatch.setattr("hdfast.durable.MOST_FOLDERS", 5)
+    flags = ["--once"] if verb == "watch" else ["--out", str(tmp_path / "out")]
+    assert cli.main([verb, str(tmp_path), *flags]) == 2
+    assert f"looked for runs in 5 folders below {tmp_path}" in capsys.readouterr().err
+    assert cli.main([verb, str(tmp_path / "runs"), *flags]) == 0
+
+
 def test_the_table(tmp_path):
     make_run(tmp_path / "pong" / "0", "finished", finished=400, rows=rows([1, 400]))
     make_run(tmp_path / "pong" / "1", rows=rows([1, 100]))

@@ -1,7 +1,6 @@
 """Run directories -> Run: scores, curves and harmony coefficients; whatever is broken or unfinished becomes a note."""
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hdfast.config import MACHINE_SETTINGS, Config, differences
-from hdfast.durable import is_folder, read_bounded
+from hdfast.durable import is_folder, read_bounded, walk
 from hdfast.errors import ConfigError, RunError
 from hdfast.jsonl import content, is_number, read_rows
 from hdfast.logger import RECORDS
@@ -93,10 +92,9 @@ def _run_directories(folder: Path) -> list[Path]:
     if not is_folder(folder):
         raise ConfigError(f"there is no directory {folder}; give run directories, or folders that hold them")
     found = []
-    for where, below, files in os.walk(folder):
-        below.sort()
+    for where, below, files in walk(folder):
         if "config.json" in files or set(RECORDS) & set(files):
-            found.append(Path(where))
+            found.append(where)
             below.clear()
     return found
 
