@@ -12,6 +12,7 @@ import math
 import numbers
 import re
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -305,8 +306,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object, in which no name may stand twice: which of the two counts would be a guess."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r:.40} stands there twice")
+        (name, _), = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the name {name!r:.40} stands there twice")
     return found
 
 
