@@ -85,14 +85,16 @@ def test_what_is_measured_about_speed_and_slopes():
     record = soak.Record(lambda updates: updates >= 20, lambda: next(fresh))
     for updates in range(20 + soak.ENOUGH):
         record(updates, 1.1 if updates < 20 else 1.2)
-    assert record.findings()["slowdown"] == pytest.approx(1.2)
+    assert record.findings()["slowdown, with 95 %"] == pytest.approx((1.2, 1.2, 1.2))
     assert any("1.200 times" in text for text in record.findings()["found"])
+    record.last = [0.9, 1.1] * soak.ENOUGH  # as likely none at all
+    assert record.findings()["found"] == []
     assert measure.slope([0, 1, 2, 3, 4], [5, 7, 9, 900, 13]) == pytest.approx(2)
 
 
 def test_a_slice_of_training(native_library):
     found = soak.train("native", period=20, steps=100)
-    assert found["updates"] == 90 and lasting(found) == [] and len(found["against a fresh process"]["first"]) == 4
+    assert found["updates"] == 90 and lasting(found) == [] and found["pairs"] == [4, 0]
     assert found["growth per update"]["heap"] < 16 * 1024, found
 
 
