@@ -1,9 +1,9 @@
 """The `hdfast` command: its verbs, exit codes and messages. Nothing heavy is imported before a verb needs it.
 
 Exit codes: 0 ok, 1 a run that failed (RunError), 2 a command or setting that cannot be used (ConfigError), 130
-interrupted, 141 the reader of our output went away, 143 after SIGTERM. Expected errors are one paragraph on stderr;
-HDFAST_DEBUG=1 shows their traceback too, and so are a machine without memory or disk space and a package that cannot be
-imported. Any other exception is a bug and keeps its traceback.
+interrupted, 141 the reader of our output went away, 129 after SIGHUP, 143 after SIGTERM. Expected errors are one
+paragraph on stderr, and so are a machine without memory or disk space and a package that cannot be imported;
+HDFAST_DEBUG=1 shows their traceback too. Any other exception is a bug and keeps its traceback.
 """
 
 import io
@@ -343,7 +343,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         if not _reader_went_away():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        _close_output()
         return NO_READER
     except (OSError, MemoryError, ImportError, RuntimeError) as error:
         said = of_the_machine(error)
@@ -352,9 +352,14 @@ def main(argv: list[str] | None = None) -> int:
         try:
             sys.stdout.flush()
         except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _close_output()
         print(f"hdfast: error: {_one_paragraph(said)}", file=sys.stderr)
         return 1
+
+
+def _close_output() -> None:
+    """Let what is left of standard output go nowhere: Python flushes once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _open_streams() -> None:
