@@ -53,6 +53,7 @@ class EvalFlags:
     backend: str = opt("auto", "implementation of the ops", choices=("auto", "reference", "native"))
     deterministic: bool = opt(False, "equal bits from equal evaluations on CUDA, at some cost in time")
     video: str = opt("", "write the first episode to this .gif or .mp4 file; --video alone: RUN/eval.gif", bare="eval")
+    random: bool = opt(False, "play random actions in the run's environments instead of the agent's")
     checkpoint: str = opt("latest", "the newest checkpoint, or that of the best evaluation", choices=("latest", "best"))
 
 
@@ -154,10 +155,11 @@ def evaluate(parsed: Parsed[EvalFlags]) -> int:
     result = evaluate_run(logdir, episodes=flags.episodes, seed=flags.seed, num_envs=flags.envs or None,
                           video=video if flags.video else None, device=flags.device, backend=flags.backend,
                           deterministic=flags.deterministic,
-                          tag=None if flags.checkpoint == "latest" else flags.checkpoint)
+                          tag=None if flags.checkpoint == "latest" else flags.checkpoint, random=flags.random)
     human = result.human_normalized
     rows = {
-        "run": logdir, "task": result.task, "episodes": len(result.scores),
+        "run": logdir, "player": "random actions" if flags.random else "the run's agent",
+        "task": result.task, "episodes": len(result.scores),
         "score mean": f"{result.score_mean:.2f}", "score std": f"{result.score_std:.2f}",
         "score min, max": f"{min(result.scores):g}, {max(result.scores):g}",
         "length mean": f"{sum(result.lengths) / len(result.lengths):.1f} steps",

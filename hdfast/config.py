@@ -127,6 +127,7 @@ class RunConfig:
     eval_every: int = opt(5000, "steps between evaluations; 0 evaluates only at the end", low=0, high=10**12)
     eval_episodes: int = opt(100, "episodes per evaluation", low=1, high=10**12)
     eval_envs: int = opt(100, "parallel evaluation environments, one episode each at a time", low=1, high=4096)
+    eval_random: bool = opt(False, "play the episodes of one evaluation with random actions, too, before training")
     log_every: int = opt(500, "steps between log rows", low=1, high=10**12)
     save_every: int = opt(2500, "steps between checkpoints", low=1, high=10**12)
     video_every: int = opt(5000, "steps between open-loop prediction strips; 0: none", low=0, high=10**12)
@@ -264,8 +265,8 @@ MACHINE_SETTINGS = frozenset({"task", "seed", "logdir", "device", "backend", "cu
 
 RESUME_MAY_CHANGE = frozenset({"logdir", "device", "backend", "cuda_graphs", "deterministic", "env.num_threads",
                                "env.timeout", "env.retries", "replay.device", "run.threads", "run.steps",
-                               "run.log_every", "run.save_every", "run.eval_every", "run.video_every",
-                               "run.max_seconds", "run.max_skipped"})
+                               "run.log_every", "run.save_every", "run.eval_every", "run.eval_random",
+                               "run.video_every", "run.max_seconds", "run.max_skipped"})
 """Settings that a resumed run may change: where it runs, how long, and how often it reports."""
 
 

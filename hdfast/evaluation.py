@@ -1,6 +1,6 @@
 """Evaluation: whole episodes in fresh environments, with the policy's own samples, as the official protocol has it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,9 +10,10 @@ import torch
 from hdfast import ops, scores
 from hdfast.agent import Agent
 from hdfast.config import Config
-from hdfast.envs import Step, VectorEnv, make_envs
+from hdfast.envs import ActSpace, ObsSpace, Step, VectorEnv, make_envs
 from hdfast.errors import ConfigError, EnvError
 from hdfast.machine import choose_algorithms, pick_device
+from hdfast.progress import points
 from hdfast.run_dir import load_agent, load_config
 from hdfast.schedule import frames_per_step
 from hdfast.stopping import Stopping
@@ -38,7 +39,7 @@ class Evaluation:
     frames: np.ndarray | None = field(default=None, repr=False)
 
 
-def evaluate(agent: Agent, config: Config, *, episodes: int, seed: int, num_envs: int | None = None,
+def evaluate(agent: "Agent | RandomAgent", config: Config, *, episodes: int, seed: int, num_envs: int | None = None,
              video: Path | str | None = None, record: bool = False, envs: VectorEnv | None = None,
              stop: Stopping | None = None, failed: Callable[[EnvError], None] | None = None) -> Evaluation:
     """Play `episodes` whole episodes and return their scores; the agent's own random state is not touched.
@@ -85,6 +86,40 @@ def evaluate(agent: Agent, config: Config, *, episodes: int, seed: int, num_envs
                       None if video is None else save_animation(Path(video), kept), kept if record else None)
 
 
+class RandomAgent:
+    """Plays uniformly random actions: what `evaluate` takes in an agent's place."""
+
+    def __init__(self, obs_space: ObsSpace, act_space: ActSpace):
+        self.obs_space, self.act_space, self.device = obs_space, act_space, torch.device("cpu")
+
+    def init_policy(self, num_envs: int) -> None:
+        """There is no state to begin with."""
+
+    def act(self, record: Step, state: None, generator: torch.Generator) -> tuple[np.ndarray, None]:
+        """Actions (N,) of the generator's choice."""
+        return torch.randint(self.act_space.n, record.reward.shape, generator=generator).numpy(), None
+
+
+def against_random(task: str, scores_: Sequence[float], random: Sequence[float]) -> str:
+    """One paragraph for a newcomer: a last evaluation beside random play, and what the full preset would give.
+
+    The interval is that of the difference of two means by the normal approximation.
+    """
+    a, b = (np.asarray(x, float) for x in (scores_, random))
+    better = float(a.mean() - b.mean())
+    reach = 1.96 * float(np.sqrt(a.var() / len(a) + b.var() / len(b)))
+    told = (f"the agent's {len(a)} episodes average {points(a.mean())}, random play's {len(b)} average "
+            f"{points(b.mean())}: ")
+    if better - reach > 0:
+        told += f"better by {points(better)} (95% interval {points(better - reach)} to {points(better + reach)})"
+    else:
+        told += "no sign yet that it plays better"
+    row = scores.reference(task)
+    return told + ("" if row is None else (
+        f". The full preset (--configs atari100k, on a GPU) is published at "
+        f"{points(row['harmonydream']['final_mean'])} after 400K frames, human play at {points(row['human'])}"))
+
+
 class Running:
     """Scores and lengths of the training episodes under way in N environments."""
 
@@ -98,7 +133,7 @@ class Running:
         return [(float(self._score[i]), int(self._length[i])) for i in np.flatnonzero(record.is_last)]
 
 
-def _round(agent: Agent, envs: VectorEnv, wanted: int, limit: int, generator: torch.Generator,
+def _round(agent: "Agent | RandomAgent", envs: VectorEnv, wanted: int, limit: int, generator: torch.Generator,
            frames: list[np.ndarray] | None, stop: Stopping) -> tuple[np.ndarray, np.ndarray]:
     """One episode in each of the first `wanted` environments -> score (N,) float64, length (N,) int64.
 
@@ -125,8 +160,9 @@ def _round(agent: Agent, envs: VectorEnv, wanted: int, limit: int, generator: to
 
 def evaluate_run(logdir: Path | str, *, episodes: int, seed: int, num_envs: int | None = None,
                  video: Path | str | None = None, device: str = "auto", backend: str = "auto",
-                 deterministic: bool = False, tag: str | None = None) -> Evaluation:
-    """Evaluate the agent of a run, rebuilt from its config.json and latest checkpoint, or the one tagged `tag`.
+                 deterministic: bool = False, tag: str | None = None, random: bool = False) -> Evaluation:
+    """Evaluate the agent of a run, rebuilt from its config.json and latest checkpoint, or the one tagged `tag`; with
+    `random`, uniformly random actions in the same environments.
 
     `backend` and `deterministic` are put in force for this process, whatever the run itself was trained with.
     Raises ConfigError where `logdir` is no run directory, RunError where it has no usable checkpoint.
@@ -134,5 +170,6 @@ def evaluate_run(logdir: Path | str, *, episodes: int, seed: int, num_envs: int 
     config, chosen = load_config(Path(logdir)), pick_device(device)
     choose_algorithms(chosen, deterministic)
     ops.set_backend(backend, chosen)
-    return evaluate(load_agent(logdir, str(chosen), tag=tag), config, episodes=episodes, seed=seed, num_envs=num_envs,
-                    video=video)
+    agent = load_agent(logdir, str(chosen), tag=tag)
+    player = RandomAgent(agent.obs_space, agent.act_space) if random else agent
+    return evaluate(player, config, episodes=episodes, seed=seed, num_envs=num_envs, video=video)

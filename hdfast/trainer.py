@@ -5,6 +5,7 @@ and run the updates that are due; then receive the next record. The emulator nee
 official order with the waiting taken out: the same parameters act, and updates find the same steps in the replay.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -20,7 +21,8 @@ from hdfast.banner import banner
 from hdfast.config import Config
 from hdfast.envs import Step, VectorEnv, make_envs
 from hdfast.errors import EnvError, RunError
-from hdfast.evaluation import Running, evaluate
+from hdfast.evaluation import Evaluation, RandomAgent, Running, against_random, evaluate
+from hdfast.jsonl import read_rows, replace
 from hdfast.logger import Logger
 from hdfast.machine import choose_algorithms, keep_memory, pick_device, replay_device, usable_cores
 from hdfast.replay import Replay
@@ -28,11 +30,11 @@ from hdfast.replay_ring import ring_bytes
 from hdfast.run_dir import RunDir, check_settings, finished_step, run_manifest, spaces
 from hdfast.schedule import Schedule, crossed, frames_per_step
 from hdfast.stopping import Stopped, Stopping
-from hdfast.visuals import learning_curve
+from hdfast.visuals import RANDOM_PLAY, learning_curve, random_scores
 
 CONTEXT = 5  # frames that an open-loop prediction sees, as in the official report
 STRIP_SEQUENCES = 6
-TRAIN_ENVS, EVALUATION, PREFILL, REPLAY, STRIP = range(5)  # streams of random numbers beside the agent's own
+TRAIN_ENVS, EVALUATION, PREFILL, REPLAY, STRIP, RANDOM = range(6)  # streams of random numbers beside the agent's own
 
 
 def train(config: Config, *, dry_run: bool = False) -> None:
@@ -152,6 +154,8 @@ class Trainer:
         self._update()  # those that a stop left out
         if self.step >= steps:
             return
+        if self.config.run.eval_random and not (self.logdir / RANDOM_PLAY).exists():
+            self._play_randomly()
         if crossed(self.config.run.eval_every, self.evaluated, self.step):
             self._evaluate()  # an evaluation that was interrupted
         with self.stopping.interruptible():
@@ -250,6 +254,9 @@ class Trainer:
         self.log.message(
             f"done: {self.step:,} steps ({frames:,} frames), {self.updates:,} updates, {self.episodes:,} episodes, "
             f"best episode {_shown(self.best_score)}, best evaluation {_shown(self.best_eval)}")
+        random, evals = random_scores(self.logdir), read_rows(self.logdir / "eval.jsonl")
+        if random and evals:
+            self.log.message(against_random(self.config.task, evals[-1]["scores"], random))
         self.log.message("\n".join(f"  {what:<12} {path}" for what, path in self._pictures.items()))
         self.log.message(f"  {'records':<12} {self.logdir}: metrics.jsonl scores.jsonl eval.jsonl ckpt/")
 
@@ -282,15 +289,9 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """One evaluation in environments and with samples of its own; nothing of the training changes."""
-        run, seed = self.config.run, stream_seed(self.config.seed, EVALUATION, self.step)
-        envs = self._eval_envs(min(run.eval_envs, run.eval_episodes), seed)
-        try:
-            with self.log.timer("eval"):
-                result = evaluate(self.agent, self.config, episodes=run.eval_episodes, seed=seed, envs=envs,
-                                  record=self.agent.obs_space.is_image, stop=self.stopping,
-                                  failed=self._env_failed)
-        finally:
-            envs.close()
+        with self.log.timer("eval"):
+            result = self._played(self.agent, stream_seed(self.config.seed, EVALUATION, self.step),
+                                  record=self.agent.obs_space.is_image)
         with self.log.timer("log"), self.stopping.interruptible():
             self.log.evaluation(result.scores, result.lengths, self.step, self.updates,
                                 human_normalized=result.human_normalized)
@@ -303,6 +304,24 @@ class Trainer:
         if self.best_eval is None or result.score_mean > self.best_eval:
             self.best_eval = result.score_mean
             checkpoint.save(self.logdir / "ckpt", self.step, self.agent.state_dict(), self._counters(), tag="best")
+
+    def _play_randomly(self) -> None:
+        """Play what an evaluation plays with random actions, and keep the scores in random.json."""
+        agent = self.agent
+        result = self._played(RandomAgent(agent.obs_space, agent.act_space), stream_seed(self.config.seed, RANDOM))
+        replace(self.logdir / RANDOM_PLAY, json.dumps({"scores": result.scores, "lengths": result.lengths}).encode())
+        self.log.message(f"random play: {result.score_mean:.2f} +- {result.score_std:.2f} over {len(result.scores)} "
+                         "episodes")
+
+    def _played(self, player: Agent | RandomAgent, seed: int, **options: Any) -> Evaluation:
+        """The episodes of one evaluation, played in environments of their own."""
+        run = self.config.run
+        envs = self._eval_envs(min(run.eval_envs, run.eval_episodes), seed)
+        try:
+            return evaluate(player, self.config, episodes=run.eval_episodes, seed=seed, envs=envs, stop=self.stopping,
+                            failed=self._env_failed, **options)
+        finally:
+            envs.close()
 
     def _strip(self) -> None:
         """Open-loop predictions on sequences drawn beside the training's own."""

@@ -22,6 +22,7 @@ VIEWABLE = 256  # pixels on the short side that an animation is enlarged to
 DISTINCT = 16384  # colours that a palette is chosen from
 EXACT = 64  # palette entries for the most frequent colours
 ROWS = ("truth", "model", "error")
+RANDOM_PLAY = "random.json"
 
 
 def save_animation(path: Path, frames: np.ndarray, *, fps: float = 15, scale: int | None = None) -> Path:
@@ -237,8 +238,10 @@ def learning_curve(path: Path, logdir: Path, *, task: str | None = None) -> Path
     if row:
         spans += _draw_published(axes, row, last)
     low, high = _limits(np.concatenate(spans))
-    if row:
-        low, high = _draw_levels(axes, row, low, high)
+    played = random_scores(logdir)
+    levels = ([("random play", row["random"], ":"), ("human play", row["human"], "--")] if row else []) + \
+             ([("random play in this run", float(np.mean(played)), "-.")] if played else [])
+    low, high = _draw_levels(axes, levels, low, high)
     axes.set(xlim=(0, last * 1.02), ylim=(low, high), xlabel="environment frames", ylabel="score of an episode")
     title = task.removeprefix("atari_").replace("_", " ").title() if task.startswith("atari_") else task
     axes.set_title(title, loc="left", fontweight="bold")
@@ -266,6 +269,15 @@ def _legend(figure: Any, axes: Any) -> None:
         labels.insert(own, "")
     if labels:
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+
+
+def random_scores(logdir: Path) -> list[float]:
+    """Scores of the random play that a run measured (run.eval_random); empty where there is none that can be read."""
+    try:
+        found = json.loads(read_bounded(logdir / RANDOM_PLAY))["scores"]
+        return [float(x) for x in found if is_number(x)]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return []
 
 
 def _task_of(logdir: Path) -> str:
@@ -317,13 +329,12 @@ def _draw_published(axes: Any, row: dict[str, Any], last: float) -> list[np.ndar
     return views
 
 
-def _draw_levels(axes: Any, row: dict[str, Any], low: float, high: float) -> tuple[float, float]:
-    """Draw random and human play where they do not squash the rest; returns the widened limits."""
+def _draw_levels(axes: Any, levels: list[tuple[str, float, str]], low: float, high: float) -> tuple[float, float]:
+    """Draw levels (name, score, line style) where they do not squash the rest; returns the widened limits."""
     reach = 1.5 * (high - low)
-    for name, style in (("random", ":"), ("human", "--")):
-        level = row[name]
+    for name, level, style in levels:
         near = low - reach <= level <= high + reach
-        text = f"{name} play ({_score(level)}{'' if near else ', outside the plot'})"
+        text = f"{name} ({_score(level)}{'' if near else ', outside the plot'})"
         if near:
             margin = 0.04 * (high - low)
             low, high = min(low, level - margin), max(high, level + margin)

@@ -164,8 +164,8 @@ def test_importing_hdfast_needs_nothing_but_python():
 def test_files_are_short_and_well_named():
     sources = [path for folder in ("hdfast", "tests", "bench") for path in (ROOT / folder).rglob("*.py")]
     long = {str(path.relative_to(ROOT)): lines for path in sources
-            if (lines := len(path.read_text().splitlines())) > 400}
-    assert not long, f"over 400 lines, split by concept: {long}"
+            if (lines := len(path.read_text().splitlines())) > 500}
+    assert not long, f"over 500 lines, split by concept: {long}"
     vague = [str(path.relative_to(ROOT)) for path in sources if VAGUE_NAMES & {path.stem, path.parent.name}]
     assert not vague, f"names that say nothing about the content: {vague}"
 

@@ -312,16 +312,18 @@ def test_eval_plays_and_prints(monkeypatch, tmp_path, capsys):
     flags = f"--episodes 2 --seed=9 --envs 2 --video {video} --device cpu --backend reference --deterministic True"
     assert cli.main(["eval", str(tmp_path), *flags.split()]) == 0
     assert asked == dict(logdir=tmp_path, episodes=2, seed=9, num_envs=2, video=video, device="cpu", tag=None,
-                         backend="reference", deterministic=True)
+                         backend="reference", deterministic=True, random=False)
     out = " ".join(capsys.readouterr().out.split())
     for part in ("score mean -20.50", "score std 0.50", "score min, max -21, -20", "length mean 850.0 steps",
                  "human normalized 0.006", "episodes 2", "task atari_pong", str(video)):
         assert part in out
     assert cli.main(["eval", str(tmp_path)]) == 0
     assert asked == dict(logdir=tmp_path, episodes=100, seed=1, num_envs=None, video=None, device="auto", tag=None,
-                         backend="auto", deterministic=False)
+                         backend="auto", deterministic=False, random=False)
     assert cli.main(["eval", str(tmp_path), "--video", "--checkpoint", "best"]) == 0
     assert (asked["video"], asked["tag"]) == (tmp_path / "eval.gif", "best")
+    assert cli.main(["eval", str(tmp_path), "--random"]) == 0
+    assert asked["random"] and "random actions" in capsys.readouterr().out
     for bad in ("pong.png", "pong.GIF", "no/such/folder/pong.gif"):
         assert cli.main(["eval", str(tmp_path), "--video", bad]) == 2
     assert not list(tmp_path.iterdir())

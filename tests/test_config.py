@@ -47,7 +47,7 @@ OFFICIAL = {
     "run.eval_every": 5000, "run.eval_episodes": 100, "run.eval_envs": 100,
 }
 # How often a run reports and saves is ours to choose: it changes no number of the protocol.
-OWN_CADENCE = {"run.log_every", "run.save_every", "run.video_every"}
+OWN_CADENCE = {"run.eval_random", "run.log_every", "run.save_every", "run.video_every"}
 
 
 def test_atari100k_is_the_official_run():
@@ -255,7 +255,7 @@ def test_differences():
     assert set(settings()) >= RESUME_MAY_CHANGE == {
         "logdir", "device", "backend", "cuda_graphs", "deterministic", "env.num_threads", "env.timeout", "env.retries",
         "replay.device", "run.threads", "run.steps", "run.log_every", "run.save_every", "run.eval_every",
-        "run.video_every", "run.max_seconds", "run.max_skipped"}
+        "run.eval_random", "run.video_every", "run.max_seconds", "run.max_skipped"}
 
 
 def test_run_dir(monkeypatch, tmp_path):

@@ -15,9 +15,9 @@ import torch
 from hdfast import checkpoint, rng, stopping, trainer
 from hdfast.agent import Agent
 from hdfast.config import Config, RunConfig
-from hdfast.envs import make_envs
+from hdfast.envs import ActSpace, make_envs
 from hdfast.errors import ConfigError
-from hdfast.evaluation import evaluate
+from hdfast.evaluation import RandomAgent, against_random, evaluate
 from hdfast.jsonl import read_rows
 from hdfast.machine import choose_algorithms, pick_device
 from hdfast.ops import library
@@ -25,7 +25,7 @@ from hdfast.replay_ring import ACTION
 from hdfast.run_dir import finished_step
 from hdfast.schedule import Schedule, crossed
 from hdfast.trainer import Trainer
-from scripted_run import ScriptedAgent, ScriptedEnvs, small_config
+from scripted_run import OBS, ScriptedAgent, ScriptedEnvs, small_config
 
 
 def run(tmp_path, config, lengths=(5,), *, log=None, on_update=None):
@@ -333,3 +333,37 @@ def test_a_run_ends_well_where_its_curve_cannot_be_drawn(tmp_path, monkeypatch, 
     run(tmp_path, small_config(**{"run.steps": 80}))
     assert finished_step(tmp_path) == 80 and not (tmp_path / "curve.png").exists()
     assert "no learning curve is drawn: matplotlib cannot be imported" in (tmp_path / "console.log").read_text()
+
+
+def test_random_play_is_measured_once_and_told_at_the_end(tmp_path, capsys):
+    config = small_config(**{"run.steps": 40, "run.prefill": 20, "run.eval_episodes": 3, "run.eval_random": True})
+    made = []
+
+    def run(steps):
+        def eval_envs(n, seed):
+            made.append(seed)
+            return ScriptedEnvs([4] * n)
+        more = Config.from_flat(config.flat() | {"run.steps": steps})
+        Trainer(more, ScriptedAgent(more), ScriptedEnvs([5]), tmp_path, eval_envs=eval_envs).run()
+        return json.loads((tmp_path / "random.json").read_text()), capsys.readouterr().out
+
+    found, told = run(40)
+    assert found == {"scores": [4.0] * 3, "lengths": [4] * 3} and len(set(made)) == 2
+    assert "random play: 4.00 +- 0.00 over 3 episodes" in told and "no sign yet that it plays better" in told
+    assert run(60)[0] == found and len(made) == 3  # resumed: one more evaluation, random play is known
+    (tmp_path / "random.json").write_text("{}")
+    assert "no sign yet" not in run(80)[1]  # a file that cannot be used is no reason to stop
+
+
+def test_random_agent_draws_every_action():
+    agent = RandomAgent(OBS, ActSpace(3))
+    envs = ScriptedEnvs([400])
+    result = evaluate(agent, small_config(), episodes=1, seed=0, envs=envs)
+    assert result.lengths == [400] and np.bincount(np.concatenate(envs.actions), minlength=3).min() > 90
+
+
+def test_what_an_evaluation_says_beside_random_play():
+    told = against_random("atari_krull", [2000.0, 3000.0] * 50, [1500.0, 1700.0] * 50)
+    assert "average 2,500, random play's 100 average 1,600: better by 900.0 (95% interval 800.1 to 999.9)" in told
+    assert "published at 7,754 after 400K frames, human play at 2,666" in told
+    assert "no sign" in against_random("catch_5x5", [1.0, -1.0], [0.0, 0.0])

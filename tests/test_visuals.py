@@ -197,9 +197,11 @@ def drawn(tmp_path, monkeypatch):
     real = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: (kept.append(figure), real(figure, *a, **k))[1])
 
-    def draw(task, episodes=(), evals=(), config=True, lines=""):
+    def draw(task, episodes=(), evals=(), config=True, lines="", random=None):
         run = tmp_path / "run"
         run.mkdir()
+        if random is not None:
+            (run / "random.json").write_text(json.dumps({"scores": random}))
         if config:
             (run / "config.json").write_text(json.dumps({"task": task}))
         rows = [json.dumps({"step": s, "episode/score": y, "episode/length": 1}) + "\n" for s, y in episodes]
@@ -244,6 +246,12 @@ def test_curve_of_a_short_run_is_not_squashed(drawn):
     assert axes.get_xlim() == (0, 8160) and -23 < axes.get_ylim()[0] < axes.get_ylim()[1] < -18
     assert legend[-4].startswith("HarmonyDream, published (1") and legend[-4].endswith("at 400K, outside the plot)")
     assert legend[-1] == "human play (14.6, outside the plot)" and legend[-2] == "random play (-20.7)"
+
+
+def test_random_play_that_the_run_measured_is_a_line(drawn):
+    axes, legend = drawn("catch_5x5", [(50, 1.0)], [(60, 0.5, 0.1)], random=[-0.5, -0.7, None])
+    assert line(axes, "random play in this run")[1][0] == pytest.approx(-0.6)
+    assert legend[-1] == "random play in this run (-0.6)"
 
 
 def test_published_curves_are_cut_to_the_run(drawn):

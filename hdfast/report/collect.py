@@ -22,8 +22,8 @@ CURVE_BINS = 20
 TERMS = {"rew": "reward", "image": "observation", "kl": "dynamics"}
 """Loss terms by the name they have in train/harmony/*_coeff, and the paper's words for them."""
 NO_METHOD = MACHINE_SETTINGS | {"run.log_every", "run.save_every", "run.eval_every", "run.video_every", "run.eval_envs",
-                                "run.eval_episodes", "harmony.mode", "loss.reward_grad", "loss.reward_scale",
-                                "loss.image_scale"}
+                                "run.eval_episodes", "run.eval_random", "harmony.mode", "loss.reward_grad",
+                                "loss.reward_scale", "loss.image_scale"}
 """Settings that need no words: where a run is, how often it reports, and what `method_name` names already."""
 
 Curve = tuple[np.ndarray, np.ndarray]  # environment frames (n,), values (n,)
