@@ -1,4 +1,4 @@
-# make demo   train on Atari Pong, evaluate, write videos and curves; run it again to resume
+# make demo   train on an Atari game and compare with random play; run it again to resume. SEED=1: another seed
 # make test   lint and the whole test suite
 # make lint   ruff alone
 # make cpp    kernel tests in C++: plain, ASan+UBSan and TSan, under every schedule of the emulator
@@ -16,7 +16,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 JOBS   ?= 2
-DEMO   ?= runs/demo/pong
+GAME   ?= frostbite
+SEED   ?= 0
+DEMO   ?= runs/demo/$(GAME)/$(SEED)
 SOAK   ?= 600
 SECONDS ?= 600
 
@@ -31,8 +33,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 demo: $(VENV)/.installed
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
-	then presets="atari100k"; else presets="atari100k cpu"; fi; \
-	set -x; $(BIN)/hdfast train --configs $$presets --task atari_pong --logdir $(DEMO)
+	then how="--configs atari100k --run.steps 5000 --run.eval_random"; else how="--configs atari100k cpu demo"; fi; \
+	set -x; $(BIN)/hdfast train $$how --task $(GAME) --seed $(SEED) --logdir $(DEMO)
 	@echo "Watch it with: $(BIN)/tensorboard --logdir $(DEMO)"
 
 test: lint
