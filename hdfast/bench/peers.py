@@ -26,7 +26,7 @@ class Peer:
 TORCH = ("torch==2.13.0",)
 PEERS: dict[str, Peer] = {
     "sheeprl": Peer(
-        "torch", (TORCH, ("sheeprl==0.8.4",)), ("sheeprl", "torch", "lightning", "numpy"),
+        "torch", (TORCH, ("sheeprl==0.8.4", "ale-py==0.12.1")), ("sheeprl", "torch", "lightning", "numpy"),
         "same network, sizes and optimisers; no harmony; its metrics are computed, not aggregated"),
     "torchrl": Peer(
         "torch", (TORCH, ("torchrl==0.14.1",)), ("torchrl", "torch", "tensordict", "numpy"),
