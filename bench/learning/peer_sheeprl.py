@@ -6,9 +6,9 @@
 Takes the presets and settings of `hdfast train`; both sides read one configuration, and `sheeprl_settings.py` says it
 in sheeprl's terms. sheeprl's own trainer then runs unchanged in its environment (bench/peers/install.py) and plays in
 hdfast's environments (`gym_atari.py`). What cannot be matched, after its source (0.8.4), stands in `ALWAYS` there and
-in every record: how steps count, when the slow critic moves, the random draws. Matched by its options are networks,
-initial distributions, learned initial state, losses, returns and their range, optimizers, when learning starts and
-how many updates follow; it has no harmony, so the preset baseline is needed.
+in every record: how steps count, when the slow critic moves, how weights begin. Matched by its options are networks,
+learned initial state, losses, returns and their range, optimizers, when learning starts and how many updates follow; it
+has no harmony, so the preset baseline is needed.
 
 The record, `LOGDIR/record.json`: task, method, seed; xs, ys (frames played and score of each training episode);
 episodes (scores of the final evaluation, with sampled actions as in training); wall_seconds, cpu_seconds of the

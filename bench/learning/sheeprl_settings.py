@@ -117,8 +117,9 @@ ALWAYS = (
     "one action more for every episode that ends, and makes as many updates",
     "slow critic: sheeprl mixes before an update, hdfast after it, so that sheeprl's is one update behind, and its "
     "first copy is of the untrained critic",
-    "random draws: weights (of the same distributions), random actions of the prefill, batches and samples are "
-    "sheeprl's own; with one environment its episodes begin with hdfast's no-ops",
+    "random draws: weights, random actions of the prefill, batches and samples are sheeprl's own, of the same "
+    "distributions but for its decoder's last layer (truncated normal, where hdfast's is uniform with the same "
+    "variance); with one environment its episodes begin with hdfast's no-ops",
     "no harmony, and no evaluation while it trains",
     "the environment waits during an update; hdfast's plays meanwhile",
     "the replay is in memory and not in the checkpoints: a run that was interrupted begins anew",
