@@ -101,7 +101,7 @@ FIXED_THERE: dict[str, Any] = {
 # How hdfast runs, reports and recovers; nothing of it changes what is learned.
 NO_PART = frozenset({
     "logdir", "backend", "cuda_graphs", "deterministic", "env.retries", "replay.device", "run.eval_every",
-    "run.eval_episodes", "run.video_every", "run.max_seconds", "run.max_skipped"})
+    "run.eval_episodes", "run.eval_random", "run.video_every", "run.max_seconds", "run.max_skipped"})
 
 # sheeprl's own, set for the comparison: the environment brings skip and time limit along and is played in the process;
 # no videos, no test episode, no models kept elsewhere; the replay in memory and left out of the checkpoints.
