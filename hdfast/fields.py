@@ -37,10 +37,11 @@ MANIFEST = {
     "last_score": SCORE, "replay": OBJECT, "replay_rng": TEXT, "prefill_rng": PCG64, "config": either(OBJECT),
     "records": either((f"an object of {MARK[0]}", lambda x: isinstance(x, dict) and all(map(MARK[1], x.values()))))}
 START = {"argv": either(("a list of texts", lambda x: isinstance(x, list) and all(map(TEXT[1], x)))),
-         **dict.fromkeys(("time", "host", "status"), either(TEXT)), "seconds": either(SECONDS),
+         **dict.fromkeys(("time", "host", "status"), either(TEXT)),
+         **dict.fromkeys(("seconds", "cpu_seconds"), either(SECONDS)),
          **dict.fromkeys(("pid", "step", "torch_threads"), either(COUNT)), "versions": either(OBJECT)}
-META = {"method": either(TEXT), "status": either(TEXT), "finished": either(COUNT), "seconds": either(SECONDS),
-        "forgotten_seconds": either(SECONDS),
+META = {"method": either(TEXT), "status": either(TEXT), "finished": either(COUNT),
+        **dict.fromkeys(("seconds", "cpu_seconds", "forgotten_seconds", "forgotten_cpu_seconds"), either(SECONDS)),
         "starts": either(("a list of objects", lambda x: isinstance(x, list) and all(map(OBJECT[1], x))))}
 
 

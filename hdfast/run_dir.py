@@ -44,14 +44,17 @@ class RunDir:
                               f"{error}; choose another --logdir") from error
         try:
             check_settings(self.path, config)
-            self._started, self._method = time.monotonic(), method_name(config)
+            self._started, self._method = _clocks(), method_name(config)
             self._clear_up()
             meta = read_meta(self.path)
-            self._starts, self._forgotten = meta.get("starts", []), meta.get("forgotten_seconds") or 0.0
+            self._starts = meta.get("starts", [])
+            self._forgotten = {clock: meta.get(f"forgotten_{clock}") or 0.0 for clock in self._started}
             self._starts.append({"argv": sys.argv, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "pid": os.getpid(),
                                  "host": platform.node(), **facts(device)})
             while len(self._starts) > MOST_STARTS:
-                self._forgotten = round(self._forgotten + (self._starts.pop(1).get("seconds") or 0.0), 1)
+                gone = self._starts.pop(1)
+                self._forgotten = {clock: round(total + (gone.get(clock) or 0.0), 1)
+                                   for clock, total in self._forgotten.items()}
             replace(self.path / "config.json", config.to_json().encode())
             self.note("running")
         except BaseException:
@@ -65,7 +68,10 @@ class RunDir:
     @property
     def seconds_before(self) -> float:
         """Wall time of the earlier starts of this run."""
-        return self._forgotten + sum(start.get("seconds") or 0.0 for start in self._starts[:-1])
+        return self._before("seconds")
+
+    def _before(self, clock: str) -> float:
+        return self._forgotten[clock] + sum(start.get(clock) or 0.0 for start in self._starts[:-1])
 
     def _clear_up(self) -> None:
         """Remove half-written files of a killed process, set a damaged meta.json aside, and note what was wrong."""
@@ -87,20 +93,26 @@ class RunDir:
                                      "known.")
 
     def note(self, status: str, *, step: int | None = None, finished: bool = False) -> None:
-        """Write meta.json: the status, the wall time so far and the step reached; `finished` marks a complete run."""
-        self._starts[-1] |= {"status": status, "seconds": round(time.monotonic() - self._started, 1)}
+        """Write meta.json: the status, wall and CPU time so far, the step reached; `finished` marks a complete run."""
+        spent = {clock: round(now - self._started[clock], 1) for clock, now in _clocks().items()}
+        self._starts[-1] |= {"status": status, **spent}
         if step is not None:
             self._starts[-1]["step"] = step
         meta = {"method": self._method, "status": status,
                 "finished": self._starts[-1].get("step") if finished else None,
-                "seconds": round(self.seconds_before + self._starts[-1]["seconds"], 1),
-                "forgotten_seconds": self._forgotten, "starts": self._starts}
+                **{clock: round(self._before(clock) + seconds, 1) for clock, seconds in spent.items()},
+                **{f"forgotten_{clock}": seconds for clock, seconds in self._forgotten.items()}, "starts": self._starts}
         meta["checksum"] = checkpoint.text_digest(meta)
         replace(self.path / "meta.json", json.dumps(meta, indent=2).encode() + b"\n")
 
     def close(self) -> None:
         """Give up the lock; a second call does nothing."""
         self._lock.close()
+
+
+def _clocks() -> dict[str, float]:
+    """Seconds by the wall clock, and CPU seconds of all threads of this process, by their names in meta.json."""
+    return {"seconds": time.monotonic(), "cpu_seconds": time.process_time()}
 
 
 def check_settings(path: Path, config: Config) -> bool:

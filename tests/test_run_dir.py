@@ -218,7 +218,8 @@ def test_half_written_files_of_a_killed_process_are_removed(tmp_path):
 def test_the_list_of_starts_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(run_dir, "MOST_STARTS", 3)
     now = [100.0]
-    monkeypatch.setattr(run_dir, "time", SimpleNamespace(monotonic=lambda: now[0], strftime=time.strftime))
+    monkeypatch.setattr(run_dir, "time", SimpleNamespace(monotonic=lambda: now[0], strftime=time.strftime,
+                                                         process_time=lambda: 2 * now[0]))
     for seconds in range(1, 7):
         run = open_run(tmp_path)
         run.note("stopped", step=seconds)
@@ -228,6 +229,25 @@ def test_the_list_of_starts_is_bounded(tmp_path, monkeypatch):
     starts = read_meta(tmp_path)["starts"]
     assert [start["step"] for start in starts] == [1, 5, 6]
     assert read_meta(tmp_path)["seconds"] == 1 + 2 + 3 + 4 + 5 + 6
+    assert read_meta(tmp_path)["cpu_seconds"] == 2 * 21 and starts[-1]["cpu_seconds"] == 12
+
+
+def test_cpu_time_of_all_threads_is_summed_over_resumes(tmp_path):
+    """meta.json of a version that did not record it counts as 0, and what comes after is added."""
+    for number in range(2):
+        run = open_run(tmp_path)
+        end, before = time.process_time() + 0.3, time.process_time()
+        while time.process_time() < end:
+            sum(range(1000))
+        run.note("stopped")
+        run.close()
+        meta = read_meta(tmp_path)
+        assert meta["cpu_seconds"] == pytest.approx(sum(start["cpu_seconds"] for start in meta["starts"]), abs=0.01)
+        assert meta["starts"][-1]["cpu_seconds"] >= round(end - before, 1) and len(meta["starts"]) == number + 1
+    (tmp_path / "meta.json").write_text('{"seconds": 7.0, "starts": [{"seconds": 7.0}]}')
+    run = open_run(tmp_path)
+    assert run.warnings == [] and run.seconds_before == 7 and read_meta(tmp_path)["cpu_seconds"] < 5
+    run.close()
 
 
 def test_a_run_lies_neither_in_another_run_nor_around_others(tmp_path):
