@@ -1,4 +1,4 @@
-"""Score files in DreamerV3's schema: what is written can be read back, and what peers publish can be read."""
+"""Score files in DreamerV3's schema: written and read back, as peers publish them, and in the folders of a report."""
 
 import gzip
 import json
@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 
+from hdfast import cli, scores
 from hdfast.errors import RunError
-from hdfast.report import score_files
+from hdfast.report import figures, score_files, tables
 from hdfast.report.collect import collect
-from hdfast.report.summary import summarize
+from hdfast.report.summary import random_play, summarize
 from scripted_sweep import write_run
 
 
@@ -53,3 +54,88 @@ def test_a_score_file_that_cannot_be_used(tmp_path, data):
     (tmp_path / "peer.json").write_bytes(data)
     with pytest.raises(RunError, match="peer.json.* a list of records with task, method, seed, xs, ys"):
         score_files.read(tmp_path / "peer.json")
+
+
+def record(method="hdfast HarmonyDream [cpu]", seed=0, **more):
+    return {"task": "krull", "method": method, "seed": seed, "xs": [2e4, 4e4], "ys": [1500.0, 1800.0]} | more
+
+
+FULL = dict(episodes=[1000.0, 3000.0], random={"episodes": [1500.0, 1700.0]}, finished=True, frames=40_400,
+            total=40_400, harmony={"rew": {"xs": [4e3, 4e4], "ys": [1.0, 3.0]}})
+
+
+def test_what_a_record_may_say_beside_its_curve(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps([record(**FULL), record(seed=1, finished=False, total=80_000)]))
+    (done, going), notes = score_files.read(tmp_path / "a.json")
+    assert not notes and done.final == 2000.0 and done.how == "evaluation over 2 episodes at 40,400 frames"
+    assert done.random == (1500.0, 1700.0) and done.harmony["rew"][1].tolist() == [1.0, 3.0] and done.frames == 40_400
+    assert not going.finished and going.progress == 0.5 and going.final == 1800.0
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("episodes", 100), ("episodes", []), ("episodes", [1, "x"]), ("episodes", [1e300, 1e300]), ("episodes", [True]),
+    ("random", [1.0]), ("random", {"episodes": [None]}), ("harmony", []), ("harmony", {"rew": {"xs": [1], "ys": []}}),
+    ("harmony", {"rew": {"xs": [2, 1], "ys": [1, 1]}}), ("harmony", {"kl": 7}), ("finished", 1), ("total", 1.5),
+    ("frames", -1), ("frames", True)])
+def test_what_a_record_says_wrongly_is_named_and_not_used(tmp_path, key, value):
+    (tmp_path / "a.json").write_text(json.dumps([record(**{key: value}), record(seed=1)]))
+    found, notes = score_files.read(tmp_path / "a.json")
+    assert len(found) == 2 and len(notes) == 1 and f"{key} of 1 of 2 records is not used, it must be" in notes[0]
+    assert found[0].final == 1800.0 and not found[0].harmony and not found[0].random and found[0].frames == 40_000
+
+
+def test_score_files_in_a_folder_are_runs(tmp_path):
+    """Ours by the names of their methods, a peer's, broken files, and a record of a run that lies there itself."""
+    write_run(tmp_path / "runs", "krull", 0)
+    deep = tmp_path / "data" / "deeper"
+    deep.mkdir(parents=True)
+    own = [record("hdfast HarmonyDream", **FULL), *(record(seed=seed, **FULL) for seed in range(3))]
+    (deep / "ours.json.gz").write_bytes(gzip.compress(json.dumps(own).encode()))
+    (deep / "peer.json").write_text(json.dumps([record("peer 1.0", seed=s) for s in range(2)]))
+    (deep / "broken.json").write_text("{")
+    (deep / "notes.txt").write_text("no scores")
+    runs, notes = collect([tmp_path])
+    assert {(run.method, run.seed) for run in runs} == {
+        ("hdfast HarmonyDream", "0"), *(("hdfast HarmonyDream [cpu]", str(s)) for s in range(3)),
+        ("peer 1.0", "0"), ("peer 1.0", "1")}
+    assert len(notes) == 2 and "cannot read the score file" in notes[0] and "broken.json" in notes[0]
+    assert "ours.json.gz: left out, hdfast HarmonyDream has atari_krull seed 0 twice" in notes[1]
+    found = summarize(runs, [], notes, samples=20, unfinished=False)
+    assert [(g.name, g.kind) for g in found.groups[:3]] == [
+        ("hdfast HarmonyDream", "own"), ("hdfast HarmonyDream [cpu]", "own"), ("peer 1.0", "file")]
+    assert any("random play of Krull by the same evaluation scores 1,600.0 over 2 episodes, published 1,598.0" in note
+               for note in found.notes), found.notes
+    assert len(random_play(runs, "atari_krull")) == 2, "the same episodes with three runs count once"
+    assert "random, measured" in tables.games_csv(found)
+    assert {plot.name for plot in figures.plots(found)} >= {"curves", "harmony"}
+
+
+def test_single_seeds_of_the_published_are_their_range(tmp_path):
+    """They are no method of their own and no second final score."""
+    (tmp_path / "ours.json").write_text(json.dumps([record(**FULL)]))
+    alone = summarize(*(collect([tmp_path])[0], [], []), samples=20, unfinished=False)
+    (tmp_path / "official.json").write_text(json.dumps([
+        record("HarmonyDream (official seeds)", seed=s, ys=[1500 + s, 1800 + s]) for s in range(5)]))
+    both = summarize(*(collect([tmp_path])[0], [], []), samples=20, unfinished=False)
+    assert [g.name for g in both.groups] == [g.name for g in alone.groups]
+    published = {g.name: g for g in both.groups}["HarmonyDream"]
+    assert len(published.seeds["atari_krull"]) == 5 and not published.runs
+    final = scores.reference("atari_krull")["harmonydream"]["final_per_seed"]
+    assert published.finals["atari_krull"].tolist() == final
+    xs, low, high = figures.extent(published.seeds["atari_krull"], 30_000)
+    assert (xs.tolist(), low.tolist(), high.tolist()) == ([20_000.0], [1500.0], [1504.0])
+    assert tables.runs_csv(both) == tables.runs_csv(alone)
+
+
+def test_the_report_of_committed_data_alone(tmp_path, monkeypatch, capsys):
+    drawn = figures.plots
+    monkeypatch.setattr(figures, "plots", lambda summary: [p for p in drawn(summary) if p.name == "curves"])
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "ours.json").write_text(json.dumps([record(seed=seed, **FULL) for seed in range(2)]))
+    (data / "broken.json").write_bytes(b"\x1f\x8b")
+    assert cli.main(["report", str(data), "--out", str(tmp_path / "out"), "--bootstrap", "100"]) == 0
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "2 finished runs, of hdfast HarmonyDream [cpu]" in page and "broken.json" in page
+    assert "<svg" in page and (tmp_path / "out" / "curves.png").is_file()
+    assert "Krull" in capsys.readouterr().out

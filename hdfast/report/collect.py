@@ -1,8 +1,7 @@
-"""Run directories -> Run: scores, curves and harmony coefficients; whatever is broken or unfinished becomes a note."""
+"""Run directories and score files in folders -> Run; whatever is broken or unfinished becomes a note."""
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,67 +14,45 @@ from hdfast.jsonl import content, is_number, read_rows
 from hdfast.logger import RECORDS
 from hdfast.method import method_name
 from hdfast.presets import OFFICIAL, PRESETS
+from hdfast.report import score_files
+from hdfast.report.run import OURS, TERMS, Curve, Run, evaluated
 from hdfast.schedule import frames_per_step
 
 LAST_EPISODES = 20
 CURVE_BINS = 20
-TERMS = {"rew": "reward", "image": "observation", "kl": "dynamics"}
-"""Loss terms by the name they have in train/harmony/*_coeff, and the paper's words for them."""
 NO_METHOD = MACHINE_SETTINGS | {"run.log_every", "run.save_every", "run.eval_every", "run.video_every", "run.eval_envs",
                                 "run.eval_episodes", "run.eval_random", "harmony.mode", "loss.reward_grad",
                                 "loss.reward_scale", "loss.image_scale"}
 """Settings that need no words: where a run is, how often it reports, and what `method_name` names already."""
 
-Curve = tuple[np.ndarray, np.ndarray]  # environment frames (n,), values (n,)
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run of one method on one task; `final` is None where no episode has ended yet, and `how` says what it is.
-
-    `frames` is how far the run came, `total` what it is meant to reach (0 where unknown); `harmony` has a curve per
-    loss term.
-    """
-
-    task: str
-    method: str
-    seed: str
-    final: float | None
-    how: str
-    curve: Curve
-    curve_of: str
-    frames: int
-    total: int
-    finished: bool
-    path: str
-    harmony: dict[str, Curve] = field(default_factory=dict)
-
-    @property
-    def progress(self) -> float:
-        """Share of the run that is done, 0 to 1."""
-        return 1.0 if self.finished else min(1.0, self.frames / self.total) if self.total else 0.0
-
 
 def collect(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
     """Runs at or below the folders, and one note for each folder or file that gave less than it should.
 
-    Raises ConfigError for a folder that does not exist. Two runs of one method, task and seed count once: the one that
-    came further.
+    They come from run directories and from the score files (.json, .json.gz) that lie outside of these. Raises
+    ConfigError for a folder that does not exist. Two runs of one method, task and seed count once: a run directory
+    rather than a record of it, otherwise the one that came further.
     """
     runs: dict[tuple[str, str, str], Run] = {}
     notes: list[str] = []
-    names = _Names()
+    names, places = _Names(), set()
     for folder in folders:
-        found = _run_directories(folder)
-        if not found:
-            notes.append(f"{folder}: no run directory in it (a run has a config.json)")
-        for path in found:
-            run = _read(path, names, notes)
-            if run is None:
-                continue
+        directories, files = search(folder)
+        places |= set(map(str, directories))
+        if not (directories or files):
+            notes.append(f"{folder}: no run directory in it (a run has a config.json), and no score file")
+        found = [run for path in directories if (run := _read(path, names, notes)) is not None]
+        for path in files:
+            try:
+                records, more = score_files.read(path)
+            except RunError as error:
+                records, more = [], [f"left out: {error}"]
+            found += records
+            notes += more
+        for run in found:
             key = (run.method, run.task, run.seed)
             if key in runs:
-                worse = min(run, runs[key], key=lambda r: (r.finished, r.frames))
+                worse = min(run, runs[key], key=lambda r: (r.path in places, r.finished, r.frames))
                 notes.append(f"{worse.path}: left out, {run.method} has {run.task} seed {run.seed} twice")
                 if worse is run:
                     continue
@@ -87,16 +64,19 @@ def _natural(seed: str) -> tuple[int, str]:
     return (int(seed) if seed.isdecimal() else -1, seed)
 
 
-def _run_directories(folder: Path) -> list[Path]:
-    """Directories at or below `folder` with records of a run; nothing inside a run is looked at."""
+def search(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Directories at or below `folder` with records of a run, and score files beside them; nothing inside a run is
+    looked at. Raises ConfigError for a folder that does not exist."""
     if not is_folder(folder):
         raise ConfigError(f"there is no directory {folder}; give run directories, or folders that hold them")
-    found = []
+    found, scored = [], []
     for where, below, files in walk(folder):
         if "config.json" in files or set(RECORDS) & set(files):
             found.append(where)
             below.clear()
-    return found
+        else:
+            scored += [where / name for name in sorted(files) if name.endswith((".json", ".json.gz"))]
+    return found, scored
 
 
 def _read(path: Path, names: "_Names", notes: list[str]) -> Run | None:
@@ -110,21 +90,23 @@ def _read(path: Path, names: "_Names", notes: list[str]) -> Run | None:
         notes.append(f"{path}: left out, its config.json cannot be used: {error}")
         return None
     rows = {name: _rows(path / name, notes) for name in RECORDS}
-    evals = _points(rows["eval.jsonl"], "eval/score")
-    episodes = _points(rows["scores.jsonl"], "episode/score")
-    final, how = _final(evals, rows["eval.jsonl"], episodes)
+    evals = points(rows["eval.jsonl"], "eval/score")
+    episodes = points(rows["scores.jsonl"], "episode/score")
+    last = _last(evals, rows["eval.jsonl"])
+    final, how = _final(evals, len(last), episodes)
     if final is None:
         notes.append(f"{path}: no score yet, no evaluation and no training episode has ended")
-    meta = _meta(path / "meta.json")
-    frames = max([int(xs[-1]) for xs, _ in (evals, episodes, _points(rows["metrics.jsonl"], "step")) if len(xs)],
+    meta = read_object(path / "meta.json")
+    frames = max([int(xs[-1]) for xs, _ in (evals, episodes, points(rows["metrics.jsonl"], "step")) if len(xs)],
                  default=0)
-    curve, curve_of = (evals, "evaluations") if len(evals[0]) > 1 else (_binned(episodes), "training episodes")
+    curve, curve_of = (evals, "evaluations") if len(evals[0]) > 1 else (binned(episodes), "training episodes")
     if not len(curve[0]):
         curve, curve_of = evals, "evaluations"
-    harmony = {term: points for term in TERMS
-               if len((points := _points(rows["metrics.jsonl"], f"train/harmony/{term}_coeff"))[0])}
+    harmony = {term: found for term in TERMS
+               if len((found := points(rows["metrics.jsonl"], f"train/harmony/{term}_coeff"))[0])}
     return Run(config.task, names.of(config), str(config.seed), final, how, curve, curve_of, frames,
-               config.run.steps * frames_per_step(config), isinstance(meta.get("finished"), int), str(path), harmony)
+               config.run.steps * frames_per_step(config), isinstance(meta.get("finished"), int), str(path), harmony,
+               last, numbers(read_object(path / "random.json").get("scores")))
 
 
 def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
@@ -140,7 +122,8 @@ def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _meta(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is none that can be read."""
     try:
         found = json.loads(read_bounded(path))
     except (OSError, ValueError, RecursionError):
@@ -148,32 +131,40 @@ def _meta(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _points(rows: list[dict[str, Any]], key: str) -> Curve:
+def numbers(found: Any) -> tuple[float, ...]:
+    """A list of finite numbers as JSON has it; empty for anything else."""
+    return tuple(map(float, found)) if isinstance(found, list) and all(map(is_number, found)) else ()
+
+
+def points(rows: list[dict[str, Any]], key: str) -> Curve:
     """Steps and values of the rows that have both as finite numbers, by step."""
-    points = sorted((row["step"], row[key]) for row in rows if is_number(row.get("step")) and is_number(row.get(key)))
-    xs, ys = np.array(points, float).reshape(-1, 2).T
+    found = sorted((row["step"], row[key]) for row in rows if is_number(row.get("step")) and is_number(row.get(key)))
+    xs, ys = np.array(found, float).reshape(-1, 2).T
     return xs, ys
 
 
-def _final(evals: Curve, rows: list[dict[str, Any]], episodes: Curve) -> tuple[float | None, str]:
-    """Final score of a run and what it is."""
+def _last(evals: Curve, rows: list[dict[str, Any]]) -> tuple[float, ...]:
+    """Scores of the episodes of the last evaluation, where it names them."""
+    last = [row for row in rows if len(evals[0]) and is_number(row.get("step")) and row["step"] == evals[0][-1]
+            and is_number(row.get("eval/score"))]
+    return numbers(last[-1].get("scores")) if last else ()
+
+
+def _final(evals: Curve, count: int, episodes: Curve) -> tuple[float | None, str]:
+    """Final score of a run and what it is; `count` are the episodes of the last evaluation."""
     if len(evals[0]):
-        last = [row for row in rows if is_number(row.get("step")) and row["step"] == evals[0][-1]
-                and is_number(row.get("eval/score"))][-1]
-        count = len(last["scores"]) if isinstance(last.get("scores"), list) else 0
-        over = f" over {count} episodes" if count else ""
-        return float(evals[1][-1]), f"evaluation{over} at {evals[0][-1]:,.0f} frames"
+        return float(evals[1][-1]), evaluated(count, evals[0][-1])
     last_scores = episodes[1][-LAST_EPISODES:]
     if len(last_scores):
         return float(last_scores.mean()), f"last {len(last_scores)} training episodes"
     return None, "no score yet"
 
 
-def _binned(points: Curve) -> Curve:
+def binned(curve: Curve) -> Curve:
     """At most CURVE_BINS points, each the mean of its span of frames."""
-    xs, ys = points
+    xs, ys = curve
     if len(xs) <= CURVE_BINS:
-        return points
+        return curve
     edges = np.linspace(0, xs[-1], CURVE_BINS + 1)
     place = np.clip(np.searchsorted(edges, xs, "left") - 1, 0, CURVE_BINS - 1)
     filled = np.unique(place)
@@ -189,7 +180,7 @@ class _Names:
     def of(self, config: Config) -> str:
         """The same name for the same settings, another for others."""
         changed = _changed(config)
-        name = f"hdfast {method_name(config)}" + (f" [{_described(changed)}]" if changed else "")
+        name = f"{OURS}{method_name(config)}" + (f" [{_described(changed)}]" if changed else "")
         same = self._taken.setdefault(name, [])
         if changed not in same:
             same.append(changed)

@@ -16,10 +16,9 @@ import numpy as np
 
 from hdfast import scores
 from hdfast.report import statistics
-from hdfast.report.collect import TERMS
+from hdfast.report.run import TERMS, Curve
 from hdfast.report.summary import (
     METRICS,
-    OWN,
     PUBLISHED,
     Block,
     Group,
@@ -27,6 +26,7 @@ from hdfast.report.summary import (
     ended,
     mean_curve,
     normalized_curves,
+    random_play,
     title,
 )
 
@@ -73,7 +73,8 @@ def plots(summary: Summary) -> list[Plot]:
         found.append(Plot(
             "curves", "Scores over frames",
             "Mean over the finished seeds, where there are any, with one standard deviation as band; single seeds as "
-            "thin lines; published curves are means. Dotted: random play; dashed: human.",
+            "thin lines; published curves are means, with the range of their seeds where a score file has them. "
+            "Dotted: random play as published, dash-dotted as measured beside the runs; dashed: human.",
             tuple((f"Scores of {title(t)} over frames", partial(_game, summary, t, colours)) for t in tasks),
             _legend(with_curves, colours), columns=min(4, len(tasks)), margins=(0.13, 0.17, 0.95, 0.9)))
     tuned = [g for g in summary.groups if any(run.harmony for run in g.runs)]
@@ -291,17 +292,32 @@ def _game(summary: Summary, task: str, colours: dict[str, str], axes: Any) -> No
         if not curves:
             continue
         colour = colours[group.name]
-        single = [run.curve for run in group.runs if run.task == task] if group.kind == OWN else []
+        single = [run.curve for run in group.runs if run.task == task] if group.kind != PUBLISHED else []
         for one in single if len(single) > 1 else ():
             axes.plot(*one, color=colour, linewidth=0.6, alpha=0.45)
         xs, mean, std = mean_curve(curves)
         axes.plot(xs, mean, color=colour, marker="o" if len(xs) == 1 else None, markersize=4)
         if group.kind != PUBLISHED:
             axes.fill_between(xs, mean - std, mean + std, color=colour, alpha=0.16, linewidth=0)
+        elif seeds := group.seeds.get(task):
+            xs, low, high = extent(seeds, last)
+            axes.fill_between(xs, low, high, color=colour, alpha=0.16, linewidth=0)
+            seen += [low, high]
         seen += [mean - std, mean + std, *(ys for _, ys in curves)]
+    measured = random_play([run for g in groups for run in g.runs], task)
+    if len(measured):
+        seen.append(np.array([measured.mean()]))
+        axes.axhline(measured.mean(), color=MUTED, linewidth=1, linestyle="-.")
     _levels(axes, task, np.concatenate(seen) if seen else np.zeros(1))
     _frames_axis(axes, last)
     axes.set_title(title(task))
+
+
+def extent(curves: Sequence[Curve], last: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frames up to `last`, and the lowest and highest of some curves there, (n,) each; where all of them are."""
+    xs = mean_curve(curves)[0]
+    values = np.array([np.interp(xs, *curve) for curve in curves]).reshape(len(curves), len(xs))
+    return xs[xs <= last], values.min(0)[xs <= last], values.max(0)[xs <= last]
 
 
 def _levels(axes: Any, task: str, values: np.ndarray) -> None:

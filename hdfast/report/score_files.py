@@ -1,6 +1,6 @@
 """Score files in DreamerV3's schema: records of task, method, seed, xs (environment frames), ys (scores), as JSON.
 
-One list of records, or a single record; gzipped where the name ends in .gz.
+One list of records, or a single record; gzipped where the name ends in .gz. A record may say more: see OPTIONAL.
 """
 
 import gzip
@@ -17,13 +17,21 @@ import numpy as np
 
 from hdfast.durable import READ_LIMIT, read_bounded
 from hdfast.errors import ConfigError, RunError
-from hdfast.jsonl import plain, replace
-from hdfast.report.collect import Run
+from hdfast.jsonl import is_number, plain, replace
+from hdfast.report.run import TERMS, Curve, Run, evaluated
 from hdfast.tasks import canonical_task
 
 LONGEST_NAME = 200
+LARGEST = 10**15  # of a score or a number of frames in an optional key
 SUITE = "atari100k_"
 SCHEMA = "a list of records with task, method, seed, xs, ys"
+OPTIONAL = {
+    "episodes": "a list of finite numbers: the scores of the last evaluation, whose mean is the final score",
+    "random": 'an object with "episodes", a list of finite numbers: scores of random play by the same evaluation',
+    "harmony": f'an object with {{"xs": [...], "ys": [...]}} of finite numbers by loss term, of {", ".join(TERMS)}',
+    "finished": "true or false", "frames": "a whole number, how far the run came",
+    "total": "a whole number, the frames that the run is to reach"}
+"""{key of a record that it may lack: what stands there}; one that holds something else is named and not used."""
 
 
 def read(path: Path) -> tuple[list[Run], list[str]]:
@@ -43,17 +51,22 @@ def read(path: Path) -> tuple[list[Run], list[str]]:
         raise RunError(f"the score file {path} must hold {SCHEMA}, got a {type(records).__name__}")
     runs: dict[tuple[str, str, str], Run] = {}
     refused: Counter[str] = Counter()
+    spoiled: Counter[str] = Counter()
     for record in records:
+        unused: list[str] = []
         try:
-            run = _run(record, str(path))
+            run = _run(record, str(path), unused)
         except (ConfigError, KeyError, TypeError, ValueError, OverflowError) as error:
             refused[f"no {error} in it" if isinstance(error, KeyError) else str(error)] += 1
             continue
         if (key := (run.method, run.task, run.seed)) in runs:
             refused[f"{run.method} has {run.task} seed {run.seed} twice"] += 1
         runs.setdefault(key, run)
-    return list(runs.values()), [f"{path}: {count} of {len(records)} records left out: {reason}"
-                                 for reason, count in refused.items()]
+        spoiled.update(unused)
+    return list(runs.values()), [
+        *(f"{path}: {count} of {len(records)} records left out: {reason}" for reason, count in refused.items()),
+        *(f"{path}: {key} of {count} of {len(records)} records is not used, it must be {OPTIONAL[key]}"
+          for key, count in spoiled.items())]
 
 
 def write(path: Path, runs: Iterable[Run]) -> Path:
@@ -67,7 +80,8 @@ def write(path: Path, runs: Iterable[Run]) -> Path:
     return path
 
 
-def _run(record: Any, path: str) -> Run:
+def _run(record: Any, path: str, unused: list[str]) -> Run:
+    """The run of a record; keys of OPTIONAL that cannot be used are added to `unused`."""
     if not isinstance(record, dict):
         raise TypeError(f"a record must be an object, got a {type(record).__name__}")
     task, xs, ys = record["task"], record["xs"], record["ys"]
@@ -83,9 +97,39 @@ def _run(record: Any, path: str) -> Run:
     if isinstance(task, str) and task.startswith(SUITE):
         task = "atari_" + task.removeprefix(SUITE)
     curve = tuple(np.array(points).T)
-    frames = int(curve[0][-1])
-    return Run(canonical_task(task), method, seed, float(curve[1][-1]),
-               f"last point of the curve, at {frames:,} frames", curve, "score file", frames, frames, True, path)
+    more = {key: value for key in OPTIONAL if (value := _optional(key, record)) is not None}
+    unused += [key for key in OPTIONAL if record.get(key) is not None and key not in more]
+    frames, episodes = max(int(curve[0][-1]), more.get("frames", 0)), more.get("episodes", ())
+    final, how = (math.fsum(episodes) / len(episodes), evaluated(len(episodes), frames)) if episodes else (
+        float(curve[1][-1]), f"last point of the curve, at {int(curve[0][-1]):,} frames")
+    return Run(canonical_task(task), method, seed, final, how, curve, "score file", frames,
+               max(frames, more.get("total", frames)), more.get("finished", True), path, more.get("harmony", {}),
+               episodes, more.get("random", ()))
+
+
+def _optional(key: str, record: dict[str, Any]) -> Any:
+    """The value of a key of OPTIONAL as Run has it; None where it is missing or something else."""
+    value = record.get(key)
+    if key == "episodes":
+        return _numbers(value)
+    if key == "random":
+        return _numbers(value.get("episodes")) if isinstance(value, dict) else None
+    if key == "harmony":
+        curves = {term: _curve(value.get(term)) for term in TERMS if term in value} if isinstance(value, dict) else {}
+        return curves if all(curve is not None for curve in curves.values()) and isinstance(value, dict) else None
+    return value if type(value) is (bool if key == "finished" else int) and 0 <= value <= LARGEST else None
+
+
+def _numbers(value: Any) -> tuple[float, ...] | None:
+    """A list of one or more finite numbers that a mean can be taken of."""
+    if isinstance(value, list) and value and all(is_number(x) and abs(x) < LARGEST for x in value):
+        return tuple(map(float, value))
+    return None
+
+
+def _curve(value: Any) -> Curve | None:
+    xs, ys = (_numbers(value.get(key)) for key in ("xs", "ys")) if isinstance(value, dict) else (None, None)
+    return (np.array(xs), np.array(ys)) if xs and ys and len(xs) == len(ys) and list(xs) == sorted(xs) else None
 
 
 def _name(value: Any) -> str:

@@ -7,10 +7,12 @@ import numpy as np
 
 from hdfast import scores
 from hdfast.report import statistics
-from hdfast.report.collect import Curve, Run
+from hdfast.report.run import OURS, Curve, Run
 from hdfast.tasks import ATARI26
 
 NAMES = {"dreamerv3": "DreamerV3", "harmonydream": "HarmonyDream"}
+SEEDS = {f"{name} (official seeds)": name for name in NAMES.values()}
+"""{method of a score file that holds the curves of a published method's single seeds: that method}."""
 METRICS = {"mean": "Mean", "median": "Median", "iqm": "IQM", "optimality_gap": "Optimality gap"}
 OWN, FILE, PUBLISHED = "own", "file", "published"
 
@@ -19,7 +21,7 @@ OWN, FILE, PUBLISHED = "own", "file", "published"
 class Group:
     """One method: its final scores and curves by task, those of unfinished runs only where there are no others.
 
-    Published curves are means over seeds, one a task.
+    Published curves are means over seeds, one a task; `seeds` are those of single seeds, where a score file has them.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Group:
     finals: dict[str, np.ndarray]  # {task: (runs,) scores}
     curves: dict[str, list[Curve]]
     runs: tuple[Run, ...] = ()
+    seeds: dict[str, list[Curve]] = field(default_factory=dict)
 
     def normalized(self, tasks: Iterable[str]) -> dict[str, np.ndarray]:
         """{task: (runs,)} human-normalised final scores of tasks that have reference scores."""
@@ -81,13 +84,19 @@ class Summary:
 
 def summarize(own: Sequence[Run], peers: Sequence[Run], notes: Sequence[str], *, samples: int,
               unfinished: bool) -> Summary:
-    """Summary of own runs and of runs from score files, beside the published methods.
+    """Summary of the runs of some folders (own, by their methods' names, or others') and of score files, beside the
+    published methods.
 
-    `samples` is the number of bootstrap samples; `unfinished` counts runs that have not ended yet.
+    Curves of a published method's single seeds become its range, and are no runs of their own. `samples` is the number
+    of bootstrap samples; `unfinished` counts runs that have not ended yet.
     """
+    single = [run for run in (*own, *peers) if run.method in SEEDS]
+    others = [*(run for run in own if not run.method.startswith(OURS)), *peers]
+    peers = [run for run in others if run.method not in SEEDS]
+    own = [run for run in own if run.method.startswith(OURS)]
     groups = [*_groups(own, OWN, unfinished, set()),
               *_groups(peers, FILE, unfinished, {run.method for run in own} | set(NAMES.values())),
-              *(_published(method) for method in scores.METHODS)]
+              *(_published(method, single) for method in scores.METHODS)]
     tasks = tuple(sorted({run.task for run in (*own, *peers)})) or scores.tasks()
     return Summary(tuple(groups), tasks, tuple(_blocks(groups, samples)),
                    (*notes, *(line for g in groups if g.kind == OWN for line in _missing(g, unfinished))),
@@ -162,11 +171,19 @@ def _rank(method: str) -> tuple[bool, int, str]:
     return "HarmonyDream" not in method, len(method), method
 
 
-def _published(method: str) -> Group:
+def random_play(runs: Iterable[Run], task: str) -> np.ndarray:
+    """Scores (n,) of random play on a task, as measured beside the runs; what several runs repeat counts once."""
+    found = dict.fromkeys(run.random for run in runs if run.task == task)
+    return np.array([score for episodes in found for score in episodes])
+
+
+def _published(method: str, single: Sequence[Run]) -> Group:
     frames = np.array(scores.curve_frames(), float)
     rows = {task: scores.reference(task)[method] for task in scores.tasks()}
     return Group(NAMES[method], PUBLISHED, {task: np.array(row["final_per_seed"]) for task, row in rows.items()},
-                 {task: [(frames, np.array(row["curve_mean"]))] for task, row in rows.items()})
+                 {task: [(frames, np.array(row["curve_mean"]))] for task, row in rows.items()},
+                 seeds={task: [run.curve for run in single if run.task == task and SEEDS[run.method] == NAMES[method]]
+                        for task in {run.task for run in single}})
 
 
 def _blocks(groups: Sequence[Group], samples: int) -> list[Block]:
@@ -243,6 +260,12 @@ def _notes(groups: Sequence[Group], unfinished: bool) -> list[str]:
                          "narrow.")
         elif len(counts) > 1:
             notes.append(f"{group.name} has {min(counts)} to {max(counts)} runs a game; every game counts the same.")
+        for task in sorted({run.task for run in group.runs}):
+            if len(found := random_play(group.runs, task)):
+                row = scores.reference(task)
+                notes.append(f"{group.name}: random play of {title(task)} by the same evaluation scores "
+                             f"{found.mean():,.1f} over {len(found)} episodes"
+                             + (f", published {row['random']:,.1f}." if row else "."))
         other = sorted(task for task in group.finals if scores.reference(task) is None)
         if other:
             notes.append(f"{group.name}: {', '.join(map(title, other))} has no human score and is in no aggregate.")

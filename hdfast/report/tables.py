@@ -8,7 +8,7 @@ import numpy as np
 
 from hdfast import scores
 from hdfast.errors import cell
-from hdfast.report.summary import METRICS, Block, Group, Summary, spread, title
+from hdfast.report.summary import METRICS, Block, Group, Summary, random_play, spread, title
 
 Cells = list[list[str]]
 
@@ -23,13 +23,20 @@ def runs_csv(summary: Summary) -> str:
 
 
 def games_csv(summary: Summary) -> str:
-    """One line a game and method: mean, std, human-normalised mean, number of runs; random and human as methods."""
+    """One line a game and method: mean, std, human-normalised mean, number of runs; random and human as methods.
+
+    The std of random play that was measured is over its episodes.
+    """
     rows = []
     for task in summary.tasks:
         row = scores.reference(task)
         if row:
             rows += [[task, name, _exact(row[name]), "", str(level), ""]
                      for name, level in (("random", 0.0), ("human", 1.0))]
+        measured = random_play([run for group in summary.groups for run in group.runs], task)
+        if len(measured):
+            rows.append([task, "random, measured", _exact(measured.mean()), _exact(spread(measured)),
+                         _exact(_normalized(task, measured.mean())), ""])
         for group in summary.groups:
             if task in group.finals:
                 found = group.finals[task]
