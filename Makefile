@@ -1,6 +1,7 @@
 # make demo   train on an Atari game and compare with random play; run it again to resume. SEED=1: another seed
 # make test   lint and the whole test suite
 # make lint   ruff alone
+# make figures  every committed picture and the tables of docs/results.md, from the committed data
 # make cpp    kernel tests in C++: plain, ASan+UBSan and TSan, under every schedule of the emulator
 # make soak   ten minutes of training and evaluation: nothing grows, nothing slows down (SOAK=60: one minute)
 # make faults kill a run at every kind of point, fill its disk, spoil its files; at most 15 minutes
@@ -27,7 +28,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY = passive
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test cpp soak faults fuzz sanitize lint clean
+.PHONY: demo test figures cpp soak faults fuzz sanitize lint clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -39,6 +40,9 @@ demo: $(VENV)/.installed
 
 test: lint
 	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+figures: $(VENV)/.installed
+	$(BIN)/python bench/learning/figures.py
 
 cpp:
 	cmake -S . -B build/cpp -G Ninja -DHDFAST_CUDA=0 -DHDFAST_BUILD_TESTS=ON

@@ -20,6 +20,7 @@ from hdfast.schedule import frames_per_step
 
 LAST_EPISODES = 20
 CURVE_BINS = 20
+MOST_OTHER = 2  # settings of a preset that a run may have otherwise and still be named after it
 NO_METHOD = MACHINE_SETTINGS | {"run.log_every", "run.save_every", "run.eval_every", "run.video_every", "run.eval_envs",
                                 "run.eval_episodes", "run.eval_random", "harmony.mode", "loss.reward_grad",
                                 "loss.reward_scale", "loss.image_scale"}
@@ -195,15 +196,16 @@ def _changed(config: Config) -> dict[str, Any]:
 
 
 def _described(changed: dict[str, Any]) -> str:
-    """Presets whose every change is there, largest first, and up to two more settings by name."""
+    """Presets that are there but for at most two of their settings, largest first, and up to two settings by name."""
     left, words = dict(changed), []
     defaults = Config().flat()
     blocks = {name: {k: v for k, v in preset.values.items() if k not in NO_METHOD and defaults[k] != v}
               for name, preset in PRESETS.items()}
     for name, block in sorted(blocks.items(), key=lambda item: -len(item[1])):
-        if block and block.items() <= left.items():
+        other = {k: left.get(k, defaults[k]) for k, v in block.items() if left.get(k, defaults[k]) != v}
+        if block and 2 * len(other) < len(block) and len(other) <= MOST_OTHER:
             words.append(name)
-            left = {k: v for k, v in left.items() if k not in block}
+            left = other | {k: v for k, v in left.items() if k not in block}
     shown = [f"{name} {value}" for name, value in list(left.items())[:2]]
     more = len(left) - len(shown)
     return ", ".join([*words, *shown, *([f"{more} more"] if more > 0 else [])])

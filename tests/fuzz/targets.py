@@ -195,6 +195,7 @@ def scores(data: bytes, folder: Path) -> None:
     with suppress(RunError):
         found, notes = score_files.read(path)
         shown([], notes, found)
+    shown(*collect([folder]))
 
 
 class Page(HTMLParser):
@@ -336,8 +337,11 @@ def replay_seed() -> bytes:
 
 
 def score_seed() -> bytes:
-    return json.dumps([{"task": "atari100k_pong", "method": "peer", "seed": seed, "xs": [1e5, 4e5], "ys": [1.5, None]}
-                       for seed in (0, "1")]).encode()
+    plain = [{"task": "atari100k_pong", "method": "peer", "seed": seed, "xs": [1e5, 4e5], "ys": [1.5, None]}
+             for seed in (0, "1")]
+    more = {"method": "hdfast HarmonyDream", "episodes": [1, 2.5], "random": {"episodes": [-1.0]}, "finished": False,
+            "frames": 400, "total": 800, "harmony": {"rew": {"xs": [4, 8], "ys": [1.0, 0.5]}}}
+    return json.dumps([*plain, plain[0] | more, plain[0] | {"method": "DreamerV3 (official seeds)"}]).encode()
 
 
 def bench_seed() -> bytes:
