@@ -103,8 +103,8 @@ def test_score_files_in_a_folder_are_runs(tmp_path):
     found = summarize(runs, [], notes, samples=20, unfinished=False)
     assert [(g.name, g.kind) for g in found.groups[:3]] == [
         ("hdfast HarmonyDream", "own"), ("hdfast HarmonyDream [cpu]", "own"), ("peer 1.0", "file")]
-    assert any("random play of Krull by the same evaluation scores 1,600.0 over 2 episodes, published 1,598.0" in note
-               for note in found.notes), found.notes
+    assert found.notes[0] == ("Random play by the same evaluation as the runs scores: Krull 1,600.0 over 2 episodes "
+                              "(published 1,598.0).")
     assert len(random_play(runs, "atari_krull")) == 2, "the same episodes with three runs count once"
     assert "random, measured" in tables.games_csv(found)
     assert {plot.name for plot in figures.plots(found)} >= {"curves", "harmony"}

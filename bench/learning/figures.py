@@ -114,7 +114,7 @@ def _curves(axes: Any, results: Sequence[Result], task: str, colors: dict[str, s
         for xs, ys in single if len(single) > 1 else ():
             axes.plot(xs, ys, color=color, linewidth=0.9, alpha=0.4)
             seen += ys.tolist()
-        xs, mean, _ = mean_curve(single)
+        xs, mean, _ = mean_curve([result.training for result in of(results, task, name) or found])
         axes.plot(xs, mean, color=color, solid_capstyle="butt")
         seen += mean.tolist()
         ended = [result.run.episodes for result in of(results, task, name) if result.run.episodes]
@@ -250,7 +250,7 @@ def _legend(figure: Any, results: Sequence[Result], games: Sequence[str], colors
     handles.append(Line2D([], [], color=MUTED, linestyle="--", linewidth=1.4, label="human play"))
     if any(len(official(results, task, OFFICIAL, 20_000)) for task in games):
         handles.append(Line2D([], [], color=GRAY, linewidth=7, alpha=0.75, solid_capstyle="butt",
-                              label="official runs, 18M parameters: range of 5 seeds"))
+                              label=f"official {OFFICIAL}, 18M parameters: range of 5 seeds"))
     figure.legend(handles=handles, loc="outside lower left", ncols=4, fontsize=10, handlelength=1.8, columnspacing=1.6)
 
 

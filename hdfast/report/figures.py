@@ -173,7 +173,8 @@ def _whole(plot: Plot, new_figure: Callable[..., Any]) -> Any:
         draw(figure.add_subplot(rows, columns, i + 1))
     if plot.legend:
         handles = [Line2D([], [], color=colour, linewidth=2.2, label=name) for name, colour in plot.legend]
-        figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), int(width / 1.7))))
+        entry = max(1.7, 0.5 + 0.066 * max(len(name) for name, _ in plot.legend))  # inches, its line and its letters
+        figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), int(width / entry))))
     return figure
 
 

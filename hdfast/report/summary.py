@@ -100,7 +100,7 @@ def summarize(own: Sequence[Run], peers: Sequence[Run], notes: Sequence[str], *,
     tasks = tuple(sorted({run.task for run in (*own, *peers)})) or scores.tasks()
     return Summary(tuple(groups), tasks, tuple(_blocks(groups, samples)),
                    (*notes, *(line for g in groups if g.kind == OWN for line in _missing(g, unfinished))),
-                   samples, tuple(_notes(groups, unfinished)))
+                   samples, (*_random_notes([*own, *peers], tasks), *_notes(groups, unfinished)))
 
 
 def title(task: str) -> str:
@@ -236,6 +236,17 @@ def _missing(group: Group, unfinished: bool) -> list[str]:
     return lines
 
 
+def _random_notes(runs: Sequence[Run], tasks: Sequence[str]) -> list[str]:
+    """What random play scores in the runs' own evaluation, in one sentence; none where it was not measured."""
+    said = []
+    for task in tasks:
+        if len(found := random_play(runs, task)):
+            row = scores.reference(task)
+            said.append(f"{title(task)} {found.mean():,.1f} over {len(found)} episodes"
+                        + (f" (published {row['random']:,.1f})" if row else ""))
+    return [f"Random play by the same evaluation as the runs scores: {'; '.join(said)}."] if said else []
+
+
 def _notes(groups: Sequence[Group], unfinished: bool) -> list[str]:
     """What a reader must know to compare the numbers."""
     notes, end = [], scores.curve_frames()[-1]
@@ -260,12 +271,6 @@ def _notes(groups: Sequence[Group], unfinished: bool) -> list[str]:
                          "narrow.")
         elif len(counts) > 1:
             notes.append(f"{group.name} has {min(counts)} to {max(counts)} runs a game; every game counts the same.")
-        for task in sorted({run.task for run in group.runs}):
-            if len(found := random_play(group.runs, task)):
-                row = scores.reference(task)
-                notes.append(f"{group.name}: random play of {title(task)} by the same evaluation scores "
-                             f"{found.mean():,.1f} over {len(found)} episodes"
-                             + (f", published {row['random']:,.1f}." if row else "."))
         other = sorted(task for task in group.finals if scores.reference(task) is None)
         if other:
             notes.append(f"{group.name}: {', '.join(map(title, other))} has no human score and is in no aggregate.")
