@@ -80,6 +80,7 @@ def test_the_runs_of_a_command(tmp_path):
     assert own.cpus == 2 and own.cpus_per_job == 1
     for job in jobs:
         assert (job.config.run.threads, job.config.env.num_threads, job.config.device) == (1, 1, "cpu")
+        assert (job.config.run.eval_episodes, job.config.run.eval_random) == (100, True)
         assert job.config.run.steps == 5000 and job.config.model.deter < 512, "the preset cpu, with settings on top"
         assert "--configs" in job.arguments and f"--harmony.mode={job.config.harmony.mode}" in job.arguments
 

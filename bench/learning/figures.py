@@ -2,8 +2,8 @@
 
     python bench/learning/figures.py [--results bench/results] [--out docs]
 
-Equal data give equal bytes in one environment: no dates, no versions, a fixed random state. bench/learning/study.py
-draws its own with figures(results, out) where it lies beside this file.
+Equal data give equal bytes in one environment: no dates, no versions, a fixed random state. The study's pictures are
+drawn by figures(results, out) of study_figures.py where it lies beside this file.
 """
 
 import argparse
@@ -42,8 +42,8 @@ def make(results: Path, docs: Path) -> list[Path]:
     picture, page = docs / "figures" / "learning.png", docs / "results.md"
     replace(picture, learning(found, updates))
     replace(page, put(page.read_text(), found).encode())
-    if Path(__file__).with_name("study.py").is_file() and (results / "study").is_dir():
-        importlib.import_module("study").figures(results / "study", docs / "figures")
+    if Path(__file__).with_name("study_figures.py").is_file() and (results / "study").is_dir():
+        importlib.import_module("study_figures").figures(results / "study", docs / "figures")
     return [page, *sorted(picture.parent.iterdir())]
 
 

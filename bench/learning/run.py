@@ -2,8 +2,9 @@
 
     python bench/learning/run.py --tasks krull,boxing --seeds 0-2 --modes rectified,off --logdir runs/learning
 
-Every run lies in LOGDIR/MODE/TASK/SEED; the presets are atari100k and cpu, --configs names others. All other flags are
-those of `hdfast sweep` and its settings, as --run.steps 10000 or --cpus 2. The same command continues what was stopped
+Every run lies in LOGDIR/MODE/TASK/SEED; the presets are atari100k and cpu, --configs names others. A run ends with 100
+episodes of evaluation, and as many of random play are measured. All other flags are those of `hdfast sweep` and its
+settings, as --run.steps 10000 or --cpus 2, and win over what stands here. The same command continues what was stopped
 and skips what is finished; seed 0 of everything comes first.
 """
 
@@ -22,7 +23,9 @@ from hdfast.flags import HARMONY_MODE, parse
 from hdfast.machine import usable_cores
 
 PRESETS = ("atari100k", "cpu")
-ONE_THREAD = {"device": "cpu", "run.threads": 1, "env.num_threads": 1}
+SETTINGS = {"device": "cpu", "run.threads": 1, "env.num_threads": 1,
+            "run.eval_every": 0, "run.eval_episodes": 100, "run.eval_random": True}
+"""One thread a run; one evaluation at the end, long enough to tell scores apart, and random play by the same."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class LearningFlags(SweepFlags):
 def jobs(arguments: list[str]) -> tuple[list[sweep.Job], LearningFlags]:
     """The runs of a command line, all of the first seed first; ConfigError for what cannot be used."""
     parsed = parse(arguments, LearningFlags, with_settings=True)
-    own, settings = parsed.own, ONE_THREAD | parsed.settings
+    own, settings = parsed.own, SETTINGS | parsed.settings
     if parsed.help or not own.tasks:
         raise ConfigError(f"name the games with --tasks, as in\n{__doc__.splitlines()[2].strip()}")
     if HARMONY_MODE in settings:
