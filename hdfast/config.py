@@ -22,12 +22,11 @@ from typing import Any
 from hdfast.durable import expanded
 from hdfast.errors import ConfigError, RunError, nearest
 from hdfast.presets import OFFICIAL, PRESETS
-from hdfast.tasks import TASK_EXCEPTIONS, canonical_task
+from hdfast.tasks import TASK_EXCEPTIONS, canonical_task, check_background
 
 
 def opt(default, help: str, *, low=None, high=None, choices=None, bare=None):
-    """Dataclass field with its help text, inclusive bounds, allowed values, and the text that a flag alone stands for.
-    """
+    """Dataclass field with help text, inclusive bounds, allowed values, and the text that a flag alone stands for."""
     return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices, "bare": bare})
 
 
@@ -45,6 +44,8 @@ class EnvConfig:
     sticky: float = opt(0.0, "probability that the emulator repeats the previous action", low=0.0, high=1.0)
     full_action_space: bool = opt(False, "all 18 actions instead of the game's minimal set")
     grayscale: bool = opt(False, "one grey channel instead of RGB")
+    background: str = opt("none", "texture behind a catch board: noise, new every record; moving, drifting; or none",
+                          choices=("none", "noise", "moving"))
     terminal_on_limit: bool = opt(True, "treat a time-limit end as a true terminal (as the official code)")
     num_threads: int = opt(0, "environment threads; 0: one per environment up to the cores", low=0, high=1024)
     timeout: float = opt(60.0, "seconds after which an environment that does not answer has failed; 0: never", low=0.0)
@@ -397,3 +398,4 @@ def check_together(config: Config) -> None:
     for holds, message in rules:
         if not holds:
             raise ConfigError(message)
+    check_background(config.task, env.background)

@@ -90,6 +90,13 @@ def board_shape(task: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def check_background(task: str, background: str) -> None:
+    """Raise ConfigError where a canonical task knows no env.background but none."""
+    if background != "none" and not task.startswith("catch_"):
+        raise ConfigError(f"env.background {background} is known to catch_<H>x<W> alone, got task {task}; take --task "
+                          "catch_5x5 or --env.background none")
+
+
 def _atari_game(task: str) -> str:
     game = task.removeprefix("atari_")
     if game == task or game not in ATARI_GAMES:

@@ -30,6 +30,7 @@ from hdfast.tasks import TASK_EXCEPTIONS
 OFFICIAL = {
     "env.num_envs": 1, "env.size": 64, "env.frame_skip": 4, "env.noop_max": 30, "env.max_episode_frames": 108_000,
     "env.sticky": 0.0, "env.full_action_space": False, "env.grayscale": False, "env.terminal_on_limit": True,
+    "env.background": "none",
     "replay.capacity": 1_000_000,
     "model.deter": 512, "model.units": 512, "model.stoch": 32, "model.classes": 32, "model.cnn_depth": 32,
     "model.mlp_layers": 2, "model.bins": 255, "model.unimix": 0.01,

@@ -6,7 +6,7 @@ from typing import Any
 
 from hdfast.config import EnvConfig, checked
 from hdfast.envs.stream import ActSpace, Door, ObsSpace, Step, Stream, VectorEnv
-from hdfast.tasks import canonical_task, gym_id
+from hdfast.tasks import canonical_task, check_background, gym_id
 
 __all__ = ["ActSpace", "ObsSpace", "Step", "VectorEnv", "from_gymnasium", "make_envs"]
 
@@ -15,12 +15,14 @@ def make_envs(task: str, env: EnvConfig, *, num_envs: int | None = None, seed: i
     """Make `num_envs` (by default env.num_envs) environments of a task in any spelling.
 
     The same task, settings and seed replay the same episodes under the same actions; nearby seeds share nothing.
-    Raises ConfigError for an unknown task or a setting out of bounds, RunError where the library is not installed.
+    Raises ConfigError for an unknown task, a setting out of bounds or not the task's, RunError where the library is
+    not installed.
     """
     if not isinstance(env, EnvConfig):
         raise TypeError(f"env must be an EnvConfig, got {type(env).__name__}; pass config.env")
     task = canonical_task(task)
     env = EnvConfig(**{name: checked(f"env.{name}", value) for name, value in dataclasses.asdict(env).items()})
+    check_background(task, env.background)
     num_envs = checked("env.num_envs", env.num_envs if num_envs is None else num_envs)
     return Stream(lambda seed: _door(task, env, num_envs, seed), checked("seed", seed), name=task,
                   terminal_on_limit=env.terminal_on_limit, timeout=env.timeout)
