@@ -7,6 +7,7 @@
 # make faults kill a run at every kind of point, fill its disk, spoil its files; at most 15 minutes
 # make fuzz   bad input for every format, flag and op: SECONDS=600 in all, needs clang and the extra fuzz
 # make sanitize  CPU kernels and _host under ASan and UBSan, every op on threads under TSan, _host under valgrind
+# make study  Catch with a distracting background in every mode, ten seeds each: docs/harmony.md; hours, continues
 # make clean  remove .venv and build products; runs/ stays
 #
 # PYTHON=python3.12   interpreter of a new virtual environment
@@ -22,13 +23,14 @@ SEED   ?= 0
 DEMO   ?= runs/demo/$(GAME)/$(SEED)
 SOAK   ?= 600
 SECONDS ?= 600
+STUDY  ?=
 
 BIN := $(VENV)/bin
 # Quiet and passive: threads that wait for work must not starve those that have some.
 export OMP_WAIT_POLICY = passive
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test figures cpp soak faults fuzz sanitize lint clean
+.PHONY: demo test figures study cpp soak faults fuzz sanitize lint clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -67,6 +69,9 @@ sanitize: $(VENV)/.installed-dev
 	ctest --test-dir build/cpp -R 'threads|SharedSum' --output-on-failure
 	valgrind -q --show-mismatched-frees=no --error-exitcode=3 build/cpp/tests/cpp/threads_test_plain \
 	  '--gtest_filter=*ather*:-*EveryAllocation*'
+
+study: $(VENV)/.installed
+	$(BIN)/python bench/learning/study.py --jobs $(JOBS) $(STUDY)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -46,7 +46,7 @@ def test_the_board_is_what_it_is_without_a_background(kind):
         seen = images(kind, task=task, size=size)
         assert seen.shape == (25, 4, size, size, 3) and seen.dtype == np.uint8
         assert np.array_equal(lit(seen), plain[..., 0] == 255)
-        found = {tuple(colour) for colour in seen.reshape(-1, 3).tolist()}
+        found = {tuple(color) for color in seen.reshape(-1, 3).tolist()}
         assert found == {WHITE, *map(tuple, PALETTE.tolist())}
 
 
