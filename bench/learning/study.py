@@ -33,10 +33,12 @@ from hdfast.jsonl import plain, replace
 from hdfast.sweep_ray import Ending
 
 ROOT = Path(__file__).resolve().parents[2]
-BACKGROUND = "moving"
+BACKGROUND = "noise"
 SETTINGS = {
-    "run.threads": 1, "env.num_threads": 1, "device": "cpu", "run.video_every": 0, "run.eval_every": 2000,
-    "run.log_every": 400,
+    "run.threads": 1, "env.num_threads": 1, "device": "cpu", "run.video_every": 0, "run.log_every": 400,
+    "run.eval_every": 2000, "run.steps": 12_000, "run.prefill": 2048, "optim.actor_lr": 1e-4,
+    # The harmony scalars need thousands of updates to follow an image loss of 150; these make an update cheap.
+    "run.train_ratio": 64.0, "behavior.horizon": 5, "model.deter": 64, "model.units": 64,
 }
 """What the study changes about the preset `catch`; every arm adds its own presets and its background."""
 QUIET = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"}
