@@ -126,6 +126,8 @@ def _scores(figure: Any, records: Records) -> None:
 
 
 def _reward_error(figure: Any, records: Records) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     figure.set_size_inches(7.6, 1.1 + 0.3 * len(records))
     left, right = figure.subplots(1, 2)
     _rows(left, {name: held_out(runs, "unexplained") for name, runs in records.items()})
@@ -134,7 +136,9 @@ def _reward_error(figure: Any, records: Records) -> None:
     for name, runs in records.items():
         _curve(right, name, *common(runs, "at", [run["loss"]["reward"] for run in runs]))
     right.set(title="Reward loss in training", xlabel="environment steps", ylabel="nats a record", yscale="log")
-    right.minorticks_off()
+    right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    right.yaxis.set_minor_locator(NullLocator())
 
 
 def _shares(figure: Any, records: Records) -> None:
