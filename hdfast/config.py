@@ -76,6 +76,8 @@ class ModelConfig:
 class HarmonyConfig:
     mode: str = opt("rectified", "rectified: the method; plain: the paper's Eq. 4; off: fixed DreamerV3 scales",
                     choices=("rectified", "plain", "off"))
+    speed: float = opt(1.0, "how many times as fast as the model's other parameters the harmony scalars learn",
+                       low=1e-3, high=1e3)
 
 
 @dataclass(frozen=True)

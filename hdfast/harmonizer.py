@@ -12,13 +12,14 @@ class Harmonizer(nn.Module):
     """Weighted sum of the world-model losses. HarmonyDream paper, section 4; official nets.py, class Harmonizer.
 
     Modes: 'rectified' (Eq. 6, e^-s L + log(1 + e^s)), 'plain' (Eq. 4, L / sigma + log sigma with s = log sigma) and
-    'off' (fixed DreamerV3 scales, no learned scalar). `scales` holds the fixed weights 'reward', 'image', 'dyn',
-    'rep', 'cont'; with harmony on only the ratio of dyn to rep is used, and cont is added with weight one.
+    'off' (fixed DreamerV3 scales, no learned scalar). `scales` holds the fixed weights 'reward', 'image', 'dyn', 'rep',
+    'cont'; with harmony on only the ratio of dyn to rep is used, and cont is added with weight one. What the optimizer
+    moves is s / speed: Adam's steps do not grow with the gradient, so s moves `speed` times the learning rate a step.
     """
 
-    def __init__(self, mode: str, scales: dict[str, float]):
+    def __init__(self, mode: str, scales: dict[str, float], speed: float = 1.0):
         super().__init__()
-        self.mode, self.scales = mode, scales
+        self.mode, self.scales, self.speed = mode, scales, speed
         if mode != "off":
             self.reward, self.image, self.kl = (nn.Parameter(torch.zeros(())) for _ in TERMS)
 
@@ -28,7 +29,8 @@ class Harmonizer(nn.Module):
 
     def s(self) -> Tensor:
         """The scalars as a vector (3,): reward, image, KL."""
-        return torch.stack([self.reward, self.image, self.kl])
+        s = torch.stack([self.reward, self.image, self.kl])
+        return s if self.speed == 1 else s * self.speed
 
     def forward(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """losses {'reward', 'image', 'dyn', 'rep', 'cont'}, each (T, B) -> total (), metrics by name, each ()."""

@@ -59,7 +59,7 @@ class WorldModel(nn.Module):
         self.cont = MLP(feat, model.units, model.mlp_layers, 1)
         self.harmonizer = Harmonizer(harmony.mode, {
             "reward": loss.reward_scale, "image": loss.image_scale, "dyn": loss.dyn_scale, "rep": loss.rep_scale,
-            "cont": loss.cont_scale})
+            "cont": loss.cont_scale}, harmony.speed)
 
     def cont_logit(self, feat: Tensor, pre: Sequence[Tensor] = ()) -> Tensor:
         """Logit of going on: feat (..., F) -> (...); pre as MLP takes it."""

@@ -34,7 +34,7 @@ OFFICIAL = {
     "replay.capacity": 1_000_000,
     "model.deter": 512, "model.units": 512, "model.stoch": 32, "model.classes": 32, "model.cnn_depth": 32,
     "model.mlp_layers": 2, "model.bins": 255, "model.unimix": 0.01,
-    "harmony.mode": "rectified",
+    "harmony.mode": "rectified", "harmony.speed": 1.0,
     "loss.free_nats": 1.0, "loss.dyn_scale": 0.5, "loss.rep_scale": 0.1, "loss.image_scale": 1.0,
     "loss.reward_scale": 1.0, "loss.cont_scale": 1.0, "loss.reward_grad": True,
     "behavior.horizon": 15, "behavior.discount_horizon": 333.0, "behavior.lam": 0.95, "behavior.entropy": 3e-4,

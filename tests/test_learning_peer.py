@@ -27,7 +27,8 @@ import gym_atari
 import peer_sheeprl
 import sheeprl_settings
 
-STACK = ["--configs", "atari100k", "cpu", "baseline", "--task", "krull", "--run.steps", "900", "--device", "cpu"]
+STACK = ["--configs", "atari100k", "cpu", "baseline", "--task", "krull", "--run.steps", "900", "--run.prefill", "200",
+         "--device", "cpu"]
 
 
 # The environment
@@ -135,7 +136,7 @@ def test_a_setting_reaches_its_keys_and_no_other(name):
 
 def test_values_in_other_terms():
     found = sheeprl_settings.translate(parsed())
-    assert found["algo.gamma"] == 1 - 1 / 333 and found["algo.replay_ratio"] == 32 / (8 * 32)
+    assert found["algo.gamma"] == 1 - 1 / 333 and found["algo.replay_ratio"] == 32 / (8 * 16)
     assert found["algo.actor.moments.percentile.low"] == 0.05 and found["algo.actor.moments.percentile.high"] == 0.95
     assert found["algo.actor.moments.max"] == 1.0 and found["algo.critic.optimizer.betas"] == [0.9, 0.999]
     assert found["fabric.accelerator"] == "cpu" and found["float32_matmul_precision"] == "highest"
@@ -153,7 +154,7 @@ def test_settings_of_the_environment_are_handed_over(name):
 
 def test_what_sheeprl_cannot_be_told_is_noted():
     assert sheeprl_settings.notes(parsed()) == list(sheeprl_settings.ALWAYS)
-    for name in set(sheeprl_settings.FIXED_THERE) - {"harmony.mode"}:
+    for name in set(sheeprl_settings.FIXED_THERE) - {"harmony.mode", "env.background"}:  # no Atari game has another
         config = changed(name)
         assert sum(note.startswith(f"{name} is ") for note in sheeprl_settings.notes(config)) == 1
         assert name in sheeprl_settings.matched(parsed()) and name not in sheeprl_settings.matched(config)

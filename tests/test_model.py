@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hdfast import ops
 from hdfast.arena import Arena
 from hdfast.config import Config
+from hdfast.harmonizer import Harmonizer
 from hdfast.imagination import imagine
 from hdfast.learner import Learner, Uniforms
 from hdfast.nets import Affine, ConvStage, DeconvStage, Dense, ImageDecoder, ImageEncoder
@@ -286,3 +287,17 @@ def assert_close_updates(got, want, one, two):
         torch.testing.assert_close(got[name], x, rtol=1e-4, atol=1e-5, msg=name)
     for name, arena in one.optimisers.items():
         assert (arena.grad - two.optimisers[name].grad).norm() <= 1e-5 * two.optimisers[name].grad.norm()
+
+
+def test_harmony_scalars_learn_at_their_own_speed():
+    losses = {name: torch.full((2, 3), 5.0) for name in ("reward", "image", "dyn", "rep", "cont")}
+    scales = {"dyn": 0.5, "rep": 0.1, "image": 1.0, "reward": 1.0, "cont": 1.0}
+    moved = {}
+    for speed in (1.0, 10.0):
+        harmonizer = Harmonizer("rectified", scales, speed)
+        optimizer = torch.optim.Adam(harmonizer.parameters(), lr=1e-3)
+        assert harmonizer.s().tolist() == [0, 0, 0]
+        harmonizer(losses)[0].backward()
+        optimizer.step()
+        moved[speed] = harmonizer(losses)[1]["harmony/rew_s"].item()
+    assert moved[1.0] == pytest.approx(1e-3, rel=1e-3) and moved[10.0] == pytest.approx(1e-2, rel=1e-3)
