@@ -95,8 +95,8 @@ IN_PROGRAM = frozenset({"run.eval_envs", "run.threads"})
 
 # Setting -> what sheeprl does instead of asking.
 FIXED_THERE: dict[str, Any] = {
-    "env.background": "none", "harmony.mode": "off", "loss.image_scale": 1.0, "loss.reward_scale": 1.0, "loss.reward_grad": True,
-    "behavior.slow_reg": 1.0}
+    "env.background": "none", "harmony.mode": "off", "loss.image_scale": 1.0, "loss.reward_scale": 1.0,
+    "loss.reward_grad": True, "behavior.slow_reg": 1.0}
 
 # How hdfast runs, reports and recovers; nothing of it changes what is learned.
 NO_PART = frozenset({
