@@ -65,14 +65,14 @@ PRESETS: dict[str, Preset] = {
         "env.max_episode_frames": 27_000,
         "replay.capacity": 100_000,
         "model.deter": 128, "model.units": 128, "model.stoch": 16, "model.classes": 16, "model.cnn_depth": 8,
-        "behavior.horizon": 10, "behavior.entropy": 1e-3,
-        "optim.model_lr": 1e-3, "optim.actor_lr": 1e-4, "optim.critic_lr": 1e-4,
+        "harmony.speed": 10.0, "behavior.horizon": 10, "behavior.entropy": 1e-3,
+        "optim.model_lr": 1e-3, "optim.actor_lr": 1e-4, "optim.critic_lr": 3e-4,
         "run.steps": 41_000, "run.prefill": 1000, "run.batch_size": 8, "run.batch_length": 16, "run.train_ratio": 32.0,
         "run.eval_every": 10_000, "run.eval_episodes": 20, "run.eval_envs": 20,
         "run.log_every": 500, "run.save_every": 2000, "run.video_every": 5000,
     }),
     "demo": Preset("with cpu: its first minutes, beside random play", {
-        "run.steps": 6000, "run.eval_every": 3000, "run.eval_random": True,
+        "run.steps": 9000, "run.eval_every": 4500, "run.eval_random": True,
         "run.log_every": 200, "run.save_every": 1000, "run.video_every": 1000,
     }),
 }
