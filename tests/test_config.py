@@ -226,9 +226,9 @@ def test_json_round_trip(name):
 
 
 def test_json_of_another_version():
-    data = json.loads(Config.preset("cpu").to_json())
-    del data["run"]["threads"], data["harmony"]
-    assert Config.from_json(json.dumps(data)) == Config.preset("cpu")
+    data = json.loads(Config.preset("catch").to_json())
+    del data["replay"]["device"], data["harmony"]
+    assert Config.from_json(json.dumps(data)) == Config.preset("catch")
     data["run"]["stepps"] = 5
     with pytest.raises(ConfigError, match=r"did you mean 'run\.steps'"):
         Config.from_json(json.dumps(data))
