@@ -36,14 +36,13 @@ HD_INLINE float copysign(float magnitude, float sign) {
                               (std::bit_cast<uint32_t>(sign) & 0x80000000u));
 }
 
-// e^x = 2^n e^r, r = x - n ln 2 in two parts, |r| <= ln 2 / 2; polynomial of degree 6. The argument is
-// clamped to [-87.3, 88.3], a NaN to -87.3: for callers that need neither 0, infinity nor NaN.
-HD_INLINE float fexp_bounded(float x) {
+// e^x = 2^n e^r, r = x - n ln 2 in two parts, |r| <= ln 2 / 2; polynomial of degree 6. The argument must lie
+// within [-87.3, 88.3].
+HD_INLINE float fexp_within(float x) {
   constexpr float LOG2E = 1.44269504f, LN2_HIGH = 0.693359375f, LN2_LOW = -2.12194440e-4f, MAGIC = 12582912.f;
-  const float clamped = fmin(fmax(x, -87.3f), 88.3f);
-  const int32_t n = std::bit_cast<int32_t>(clamped * LOG2E + MAGIC) - std::bit_cast<int32_t>(MAGIC);
+  const int32_t n = std::bit_cast<int32_t>(x * LOG2E + MAGIC) - std::bit_cast<int32_t>(MAGIC);
   const float k = float(n);
-  const float r = HD_KEEP(HD_KEEP(clamped - k * LN2_HIGH) - k * LN2_LOW);
+  const float r = HD_KEEP(HD_KEEP(x - k * LN2_HIGH) - k * LN2_LOW);
   float p = 1.39506006e-3f;
   p = p * r + 8.36895393e-3f;
   p = p * r + 4.16662042e-2f;
@@ -52,19 +51,32 @@ HD_INLINE float fexp_bounded(float x) {
   return HD_KEEP(HD_KEEP(p * (r * r) + r) + 1.f) * std::bit_cast<float>((n + 127) << 23);
 }
 
+// The argument is clamped, a NaN to -87.3: for callers that need neither 0, infinity nor NaN.
+HD_INLINE float fexp_bounded(float x) { return fexp_within(fmin(fmax(x, -87.3f), 88.3f)); }
+
+// The argument is clamped, a NaN to either end: for callers that look at NaN themselves. As integers, since where
+// floats are compared the compiler follows both ends and a number apart, and selects anew in every later step.
+HD_INLINE float fexp_clamped(float x) {
+  const int32_t high = std::bit_cast<int32_t>(88.3f), from = std::bit_cast<int32_t>(x);
+  const uint32_t low = std::bit_cast<uint32_t>(-87.3f), below = uint32_t(from < high ? from : high);
+  return fexp_within(std::bit_cast<float>(below < low ? below : low));
+}
+
 // e^x: 0 below -87.3, infinity above 88.3.
 HD_INLINE float fexp(float x) {
-  const float finite = select(x < -87.3f, 0.f, fexp_bounded(x));
+  const float finite = select(x < -87.3f, 0.f, fexp_clamped(x));
   return select(x != x, x, select(x > 88.3f, std::numeric_limits<float>::infinity(), finite));
 }
 
-// Never below 1e-38, so that products with it underflow softly.
-HD_INLINE float fsigmoid(float x) { return select(x != x, x, 1.f / (1.f + fexp_bounded(-x))); }
+// Never below 1e-38, so that products with it underflow softly. The first gives a number for a NaN too: for callers
+// that multiply by x.
+HD_INLINE float fsigmoid_clamped(float x) { return 1.f / (1.f + fexp_clamped(-x)); }
+HD_INLINE float fsigmoid(float x) { return select(x != x, x, fsigmoid_clamped(x)); }
 
 // (e^2x - 1) / (e^2x + 1); near zero, where that cancels, the odd polynomial.
 HD_INLINE float ftanh(float x) {
   const float a = fabs(x), z = a * a;
-  const float large = HD_KEEP(1.f - 2.f / (1.f + fexp_bounded(2.f * a)));
+  const float large = HD_KEEP(1.f - 2.f / (1.f + fexp_clamped(2.f * a)));
   float p = -5.71703253e-3f;
   p = p * z + 2.06505756e-2f;
   p = p * z - 5.37434943e-2f;
@@ -120,8 +132,8 @@ HD_INLINE float fexpm1(float x) {
   return select(fabs(x) < 0.34f, HD_KEEP(p * (z * z) + z), fexp(x) - 1.f);
 }
 
-// No x / (1 + e): the compiler would divide a second time for the arguments that fexp_bounded clamps.
-HD_INLINE float fsilu(float x) { return x * (1.f / (1.f + fexp_bounded(-x))); }
+// No x / (1 + e): the compiler would divide a second time for the arguments that fexp_clamped clamps.
+HD_INLINE float fsilu(float x) { return x * fsigmoid_clamped(x); }
 
 // ---- storage ----------------------------------------------------------------------------------------------
 struct Bf16 {
