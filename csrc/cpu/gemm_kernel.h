@@ -5,12 +5,7 @@
 #include <cstddef>
 
 #include "cpu/gemm.h"
-
-#if defined(__x86_64__)
-#define HD_TARGET(x) __attribute__((target(x)))
-#else
-#define HD_TARGET(x)
-#endif
+#include "cpu/vec.h"
 
 namespace hd::cpu {
 
@@ -46,13 +41,6 @@ void in_strips(const Block& x, void (*const (&strips)[N])(const Block&, int64_t 
 
 // The kernel of bf16 products, null where the processor has none.
 const Kernel* bf16_kernel();
-
-// A vector and the same vector at any address (attributes of a template argument itself would be dropped).
-template <int N>
-struct Lanes {
-  typedef float Vec __attribute__((vector_size(N * 4)));
-  typedef float Loose __attribute__((vector_size(N * 4), aligned(2), may_alias));
-};
 
 // to[j * to_stride + i] = from[i * from_stride + j] for i < rows, j < columns, in squares of 4 x 4. Words are moved,
 // not computed with: any 32 bits pass.

@@ -101,6 +101,15 @@ def test_the_number_of_threads_changes_nothing(native):
     assert all(torch.equal(a, b) for a, b in zip(first, run(ops.norm_act, *data), strict=True))
 
 
+@pytest.mark.parametrize("columns", [1, 3, 8, 16, 27, 35, 48])
+def test_a_row_is_the_same_wherever_it_stands(native, columns):
+    """Threads decide where a range of rows begins: it must change no bit of a row."""
+    x, scale, bias, _ = inputs((70, columns), device=native.device)
+    y = ops.norm_act(x, scale, bias)
+    for first in (1, 6, 37, 69):
+        assert torch.equal(ops.norm_act(x[first:].clone(), scale, bias), y[first:])
+
+
 def test_opcheck(native):
     x, scale, bias, dy = inputs((6, 20), device=native.device)
     leaves = [t.requires_grad_() for t in (x, scale, bias)]

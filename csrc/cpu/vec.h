@@ -1,0 +1,146 @@
+// vec.h -- explicit vectors, for loops over rows so short that sums across the lanes of a vector count. A plain loop
+// that computes each element alone needs none: the compiler vectorises it as well.
+//
+// A kernel is a class with
+//   template <int N> static HD_INLINE void run(args...)
+// for vectors of N floats, and `vectors<Kernel>(args...)` runs the widest that the processor has. HD_KEEP does not
+// serve vectors: GCC takes them apart for it. Where threads decide which rows meet in a block, the last block must be
+// filled up and take the same code as the others, or its sums might come in another order.
+#pragma once
+#include <utility>
+
+#include "cpu/simd.h"
+
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed between inlined functions only
+
+#if defined(__x86_64__)
+#define HD_TARGET(x) __attribute__((target(x)))
+#else
+#define HD_TARGET(x)
+#endif
+
+namespace hd::cpu {
+
+// Vectors of N, and such at any address (attributes of a template argument itself would be dropped).
+template <int N>
+struct Lanes {
+  typedef float Vec __attribute__((vector_size(N * 4)));
+  typedef uint32_t Words __attribute__((vector_size(N * 4)));
+  typedef double Pairs __attribute__((vector_size(N > 1 ? N * 4 : 8)));
+  typedef uint16_t Halves __attribute__((vector_size(N * 2)));
+  typedef float Loose __attribute__((vector_size(N * 4), aligned(2), may_alias));
+  typedef uint16_t LooseHalves __attribute__((vector_size(N * 2), aligned(2), may_alias));
+};
+template <int N>
+using Vec = typename Lanes<N>::Vec;
+
+template <int N>
+HD_INLINE Vec<N> get(const float* p) {
+  return *reinterpret_cast<const typename Lanes<N>::Loose*>(p);
+}
+template <int N>
+HD_INLINE Vec<N> get(const Bf16* p) {
+  using Words = typename Lanes<N>::Words;
+  const typename Lanes<N>::Halves bits = *reinterpret_cast<const typename Lanes<N>::LooseHalves*>(p);
+  return std::bit_cast<Vec<N>>(__builtin_convertvector(bits, Words) << 16);
+}
+template <int N>
+HD_INLINE void put(float* p, const Vec<N>& x) {
+  *reinterpret_cast<typename Lanes<N>::Loose*>(p) = x;
+}
+// Rounds as store() does.
+template <int N>
+HD_INLINE void put(Bf16* p, const Vec<N>& x) {
+  using Words = typename Lanes<N>::Words;
+  const Words b = std::bit_cast<Words>(x), rounded = (b + 0x7fffu + ((b >> 16) & 1u)) >> 16;
+  const Words bits = (b & 0x7fffffffu) > 0x7f800000u ? Words{} + 0x7fffu : rounded;
+  *reinterpret_cast<typename Lanes<N>::LooseHalves*>(p) =
+      __builtin_convertvector(bits, typename Lanes<N>::Halves);
+}
+
+// x without its first `count` lanes.
+template <int N>
+HD_INLINE Vec<N> without(const Vec<N>& x, int64_t count) {
+  using Words = typename Lanes<N>::Words;
+  Words lane;
+  for (int i = 0; i < N; ++i) lane[i] = i;
+  return lane >= Words{} + uint32_t(count) ? x : Vec<N>{};
+}
+
+// f(j, k) for vectors at j = 0, N, ... of a row of `cols` >= N floats. The last one ends with the row; its first k
+// lanes stand in the one before as well. Elsewhere k is a constant 0.
+template <int N, class F>
+HD_INLINE void along(int64_t cols, const F& f) {
+  int64_t j = 0;
+  for (; j + N <= cols; j += N) f(j, 0);
+  if (j < cols) f(cols - N, N - (cols - j));
+}
+
+// Lane i is the sum of v[i], N vectors, which are overwritten. Within 128 bits first, where shuffles are
+// cheapest; from the second step on of pairs as doubles, for which the compiler knows its instructions better.
+template <int N, int... I>
+HD_INLINE Vec<N> fold_single(const Vec<N>& p, const Vec<N>& q, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(p, q, (I / 4 * 4 + I % 4 / 2 + I % 2 * N)...) +
+         __builtin_shufflevector(p, q, (I / 4 * 4 + I % 4 / 2 + I % 2 * N + 2)...);
+}
+template <int N, int S, int... I>
+HD_INLINE Vec<N> fold_pairs(const Vec<N>& p, const Vec<N>& q, std::integer_sequence<int, I...>) {
+  const auto a = std::bit_cast<typename Lanes<N>::Pairs>(p), b = std::bit_cast<typename Lanes<N>::Pairs>(q);
+  // S of a, then S of b
+  const auto low = __builtin_shufflevector(a, b, (I / (2 * S) * 2 * S + I % S + I / S % 2 * (N / 2))...);
+  const auto high = __builtin_shufflevector(a, b, (I / (2 * S) * 2 * S + I % S + I / S % 2 * (N / 2) + S)...);
+  return std::bit_cast<Vec<N>>(low) + std::bit_cast<Vec<N>>(high);
+}
+template <int N, int S = 1>
+HD_INLINE Vec<N> fold(Vec<N>* v) {
+  if constexpr (S >= N) {
+    return v[0];
+  } else {
+#pragma GCC unroll 8
+    for (int i = 0; i < N / S / 2; ++i) {
+      if constexpr (S == 1)
+        v[i] = fold_single<N>(v[2 * i], v[2 * i + 1], std::make_integer_sequence<int, N>());
+      else
+        v[i] = fold_pairs<N, S / 2>(v[2 * i], v[2 * i + 1], std::make_integer_sequence<int, N / 2>());
+    }
+    return fold<N, 2 * S>(v);
+  }
+}
+
+#if defined(__x86_64__)
+template <class Kernel, class... Args>
+HD_TARGET("arch=x86-64-v4") void vectors_v4(const Args&... args) { Kernel::template run<16>(args...); }
+template <class Kernel, class... Args>
+HD_TARGET("arch=x86-64-v3") void vectors_v3(const Args&... args) { Kernel::template run<8>(args...); }
+#endif
+template <class Kernel, class... Args>
+void vectors_base(const Args&... args) { Kernel::template run<4>(args...); }
+
+// Floats of the processor's widest vectors that the kernels are compiled for.
+inline int vector_width() {
+#if defined(__x86_64__)
+  static const int width = [] {
+    __builtin_cpu_init();
+    const bool v4 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                    __builtin_cpu_supports("avx512vl");
+    const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+    return v3 && v4 ? 16 : v3 ? 8 : 4;
+  }();
+  return width;
+#else
+  return 4;
+#endif
+}
+
+template <class Kernel, class... Args>
+void vectors(const Args&... args) {
+#if defined(__x86_64__)
+  if (vector_width() == 16) return vectors_v4<Kernel>(args...);
+  if (vector_width() == 8) return vectors_v3<Kernel>(args...);
+#endif
+  vectors_base<Kernel>(args...);
+}
+
+}  // namespace hd::cpu
