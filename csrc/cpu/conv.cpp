@@ -12,8 +12,9 @@
 // Transforms only add; errors are those of a direct sum of 16c products within a factor near 1. Blocks of images are
 // so small that U and M stay in the second-level cache: memory sees x and y once.
 //
-// Few channels (c < kFewChannels) make the transforms as dear as the products: up then multiplies whole pixels by the
-// kernel and adds the 4x4 patches up (col2im). Down and kernel are oneDNN's there, see hdfast/ops/conv.py.
+// Few channels make the transforms as dear as the products. Up then (c < kFewChannels) multiplies whole pixels by the
+// kernel and adds the 4x4 patches up (col2im); down and kernel (c <= kDirectChannels) follow their definition, see
+// conv_direct.cpp, where operands are fp32. In bfloat16 the fewest are oneDNN's, see hdfast/ops/conv.py.
 #include "cpu/conv.h"
 
 #include <algorithm>
@@ -21,6 +22,7 @@
 #include <memory>
 #include <vector>
 
+#include "cpu/conv_direct.h"
 #include "cpu/pixels.h"
 #include "cpu/simd.h"
 
@@ -30,6 +32,7 @@ namespace hd::cpu {
 namespace {
 
 constexpr int64_t kFewChannels = 8;
+constexpr int64_t kDirectChannels = 16;
 constexpr int64_t kTiles = 64;       // rows of a product of down and up; more would leave the second-level cache
 constexpr int64_t kDeepTiles = 384;  // depth of a product of kernel
 
@@ -257,6 +260,8 @@ void blocks(const Pool& pool, const ConvSizes& z, int64_t tiles, const F& body) 
   pool.threads == 1 || count == 1 ? part(0, count) : pool.run(count, (count + pool.threads - 1) / pool.threads, part);
 }
 
+// Whether the transforms of down and kernel would cost more than they save.
+bool direct(const ConvSizes& z) { return z.operands == DType::F32 && z.c <= kDirectChannels; }
 int64_t big(const ConvSizes& z) { return 4 * z.h * z.w * z.c; }
 int64_t small(const ConvSizes& z) { return z.h * z.w * z.d; }
 
@@ -264,6 +269,7 @@ int64_t small(const ConvSizes& z) { return z.h * z.w * z.d; }
 
 void conv_down(const Pool& pool, const ConvSizes& z, const Pixels& x, const float* kernel, const Pixels& y) {
   if (!small(z)) return;  // no pixel to write, and perhaps no address
+  if (direct(z)) return direct_down(pool, z, x, kernel, y);
   std::vector<float> f(36 * z.c * z.d);
   spread_kernel(z, kernel, f.data());
   std::vector<Packed> packed;
@@ -308,6 +314,7 @@ void conv_up(const Pool& pool, const ConvSizes& z, const Pixels& y, const float*
 }
 
 void conv_kernel(const Pool& pool, const ConvSizes& z, const Pixels& x, const Pixels& y, float* dkernel) {
+  if (direct(z)) return direct_kernel(pool, z, x, y, dkernel);
   // Blocks one after the other, so that sums do not depend on the threads: these share the work inside a block.
   std::vector<float> f(36 * z.c * z.d), zeros(std::max(z.c, z.d));
   ConvSizes block = z;

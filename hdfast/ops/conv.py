@@ -12,7 +12,7 @@ from torch import Tensor
 from hdfast.ops import bf16, checks, library
 from hdfast.ops.observe_scan import usable
 
-FEW = 8  # channels of the big image below which oneDNN is faster in all but the transposed convolution itself
+FEW = 8  # channels of the big image below which oneDNN multiplies faster in bfloat16, but for transposed convolution
 OPS = ("conv_down", "conv_up", "conv_kernel")
 PUBLIC = ()
 
@@ -21,7 +21,7 @@ def conv(x: Tensor, kernel: Tensor) -> Tensor:
     """Convolution of stride 2, padding 1: x (N, 2h, 2w, C), kernel (D, C, 4, 4) -> (N, h, w, D), bfloat16 where the
     operands are."""
     half = bf16.shadow(kernel) is not None
-    if not _serves(x, kernel) or x.shape[-1] < FEW or x.shape[1] % 2 or x.shape[2] % 2:
+    if not _serves(x, kernel) or half and x.shape[-1] < FEW or x.shape[1] % 2 or x.shape[2] % 2:
         operand = bf16.operand(kernel)
         return F.conv2d(x.to(operand.dtype).permute(0, 3, 1, 2), operand, stride=2, padding=1).permute(0, 2, 3, 1)
     checks.shape("conv", "kernel", kernel, (kernel.shape[0], x.shape[-1], 4, 4), "(D, C, 4, 4), C the last axis of x")
@@ -68,11 +68,10 @@ def register(namespace: str) -> None:
 
     def up_backward(ctx, dx):
         y, kernel = ctx.saved_tensors
-        if kernel.shape[1] < FEW:
-            kind = torch.bfloat16 if ctx.round else torch.float32
+        if ctx.round and kernel.shape[1] < FEW:
+            operands = (t.to(torch.bfloat16) for t in (dx.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2), kernel))
             dy, dkernel, _ = torch.ops.aten.convolution_backward(
-                dx.permute(0, 3, 1, 2).to(kind), y.permute(0, 3, 1, 2).to(kind), kernel.to(kind), None, [2, 2], [1, 1],
-                [1, 1], True, [0, 0], 1, [*ctx.needs_input_grad[:2], False])
+                *operands, None, [2, 2], [1, 1], [1, 1], True, [0, 0], 1, [*ctx.needs_input_grad[:2], False])
             return (None if dy is None else dy.permute(0, 2, 3, 1).to(y.dtype),
                     None if dkernel is None else dkernel.float(), None, None)
         dx = dx.contiguous()

@@ -92,25 +92,30 @@ std::vector<float> packed_product(const Pool& pool) {
   return c;
 }
 
-const ConvSizes SIZES{6, 8, 8, 5, 7};
+// C channels of the big image: by the definition, and by Winograd's algorithm.
+template <int64_t C>
+constexpr ConvSizes SIZES{6, 8, 8, C, 7};
 
+template <int64_t C>
 std::vector<float> down(const Pool& pool) {
-  std::vector<float> x = numbers(6 * 16 * 16 * 5), y(6 * 8 * 8 * 7);
-  const std::vector<float> kernel = numbers(7 * 5 * 16);
-  conv_down(pool, SIZES, {x.data(), DType::F32}, kernel.data(), {y.data(), DType::F32});
+  std::vector<float> x = numbers(6 * 16 * 16 * C), y(6 * 8 * 8 * 7);
+  const std::vector<float> kernel = numbers(7 * C * 16);
+  conv_down(pool, SIZES<C>, {x.data(), DType::F32}, kernel.data(), {y.data(), DType::F32});
   return y;
 }
 
+template <int64_t C>
 std::vector<float> up(const Pool& pool) {
-  std::vector<float> x(6 * 16 * 16 * 5), y = numbers(6 * 8 * 8 * 7);
-  const std::vector<float> kernel = numbers(7 * 5 * 16);
-  conv_up(pool, SIZES, {y.data(), DType::F32}, kernel.data(), {x.data(), DType::F32});
+  std::vector<float> x(6 * 16 * 16 * C), y = numbers(6 * 8 * 8 * 7);
+  const std::vector<float> kernel = numbers(7 * C * 16);
+  conv_up(pool, SIZES<C>, {y.data(), DType::F32}, kernel.data(), {x.data(), DType::F32});
   return x;
 }
 
+template <int64_t C>
 std::vector<float> kernel_gradient(const Pool& pool) {
-  std::vector<float> x = numbers(6 * 16 * 16 * 5), y = numbers(6 * 8 * 8 * 7), kernel(7 * 5 * 16);
-  conv_kernel(pool, SIZES, {x.data(), DType::F32}, {y.data(), DType::F32}, kernel.data());
+  std::vector<float> x = numbers(6 * 16 * 16 * C), y = numbers(6 * 8 * 8 * 7), kernel(7 * C * 16);
+  conv_kernel(pool, SIZES<C>, {x.data(), DType::F32}, {y.data(), DType::F32}, kernel.data());
   return kernel;
 }
 
@@ -126,8 +131,9 @@ std::vector<float> gather(const Pool& pool) {
 }
 
 const Case CASES[] = {{"product", product<DType::F32>}, {"product_bf16", product<DType::BF16>},
-                      {"packed_product", packed_product}, {"down", down}, {"up", up},
-                      {"kernel_gradient", kernel_gradient}, {"gather", gather}};
+                      {"packed_product", packed_product}, {"down", down<5>}, {"down_winograd", down<20>},
+                      {"up", up<5>}, {"up_winograd", up<20>}, {"kernel_gradient", kernel_gradient<5>},
+                      {"kernel_gradient_winograd", kernel_gradient<20>}, {"gather", gather}};
 
 class Threads : public testing::TestWithParam<Case> {};
 
