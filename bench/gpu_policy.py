@@ -14,11 +14,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from hdfast import checkpoint
 from hdfast.agent import Agent
 from hdfast.config import Config
 from hdfast.errors import RunError
-from hdfast.run_dir import spaces
+from hdfast.run import checkpoint
+from hdfast.spaces import spaces
 
 PARTS = ("model/encoder.", "model/rssm.", "behavior/actor.")
 NOTED = ("step", "updates", "obs_shape", "obs_dtype", "actions", "config")  # of a checkpoint's manifest

@@ -24,8 +24,8 @@ from typing import Any
 from gpu_policy import pack
 
 from hdfast import scores
-from hdfast.jsonl import read_rows
-from hdfast.visuals import learning_curve
+from hdfast.run.jsonl import read_rows
+from hdfast.run.pictures import learning_curve
 
 PART = 15 << 20  # bytes
 PARTS = 2

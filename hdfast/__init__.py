@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 _HOME = {"Agent": "agent.Agent", "Config": "config.Config", "ConfigError": "errors.ConfigError",
          "RunError": "errors.RunError", "Trainer": "trainer.Trainer", "evaluate": "evaluation.evaluate",
-         "load": "run_dir.load_agent", "make_envs": "envs.make_envs", "train": "trainer.train"}
+         "load": "evaluation.load_agent", "make_envs": "envs.make_envs", "train": "trainer.train"}
 
 __all__ = [*_HOME, "__version__"]
 

@@ -11,15 +11,16 @@ from torch import Tensor
 from hdfast import ops, rng
 from hdfast.config import Config
 from hdfast.cuda_graph import Graphs
-from hdfast.envs import ActSpace, ObsSpace, Step
+from hdfast.envs import Step
 from hdfast.errors import RunError
 from hdfast.learner import Learner, behaviour_shapes, draw
-from hdfast.nets import one_hot
-from hdfast.replay import Replay
-from hdfast.replay_ring import Batch
-from hdfast.rssm import State
-from hdfast.visuals import openloop_grid
-from hdfast.world_model import Sequences
+from hdfast.model.nets import one_hot
+from hdfast.model.world_model import Sequences
+from hdfast.ops.state import State
+from hdfast.replay.ring import Batch
+from hdfast.replay.sequences import Replay
+from hdfast.run.pictures import openloop_grid
+from hdfast.spaces import ActSpace, ObsSpace
 
 NAMED = 4  # parameters that a diagnosis names
 HALF, METRIC = "half/", "half/metric/"  # of names in a state, between the halves of an update

@@ -7,7 +7,7 @@ import torch
 from hdfast import distributed, machine, ops
 from hdfast.agent import Agent
 from hdfast.config import Config
-from hdfast.schedule import Schedule, frames_per_step
+from hdfast.protocol import Schedule, frames_per_step
 
 
 def banner(config: Config, agent: Agent, *, replay: torch.device, num_envs: int, logdir: Path) -> str:

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from hdfast.config import Config, differences, opt, settings
-from hdfast.durable import expanded, is_folder
 from hdfast.errors import ConfigError, RunError, nearest, of_the_machine, spelled_out
 from hdfast.flags import Parsed, grouped, help_text, parse
+from hdfast.paths import expanded, is_folder
 from hdfast.presets import FIXED, PRESETS
 
 INTERRUPTED, NO_READER = 130, 141
@@ -132,8 +132,12 @@ def train(parsed: Parsed[TrainFlags]) -> int:
     written, logdir = config.logdir, config.run_dir()
     config = replace(config, logdir=str(logdir))
     try:
-        from hdfast import trainer
-        trainer.train(config, dry_run=parsed.own.dry_run)
+        if parsed.own.dry_run:
+            from hdfast.commands.dry_run import dry_run
+            dry_run(config)
+        else:
+            from hdfast import trainer
+            trainer.train(config)
     except KeyboardInterrupt:
         same = "the same command" + (f" with --logdir {logdir}" if "{timestamp}" in written else "")
         goes_on = "" if parsed.own.dry_run else f"; {same} continues the run from its last checkpoint"
@@ -175,14 +179,14 @@ def reproduce(parsed: Parsed[ReproduceFlags]) -> int:
     if not parsed.arguments:
         raise ConfigError("reproduce needs a run directory, as in `hdfast reproduce runs/atari_pong/0`")
     run = expanded(parsed.arguments[0]).absolute()
-    from hdfast.reproduce import reproduce
+    from hdfast.commands.reproduce import reproduce
     new = expanded(parsed.own.logdir) if parsed.own.logdir else run.parent / f"{run.name}-again"
     return 0 if reproduce(run, new) else 1
 
 
 def sweep(parsed: Parsed[SweepFlags]) -> int:
     """Train every task with every seed, several at once; the same command continues, and skips what is finished."""
-    from hdfast import sweep
+    from hdfast.commands import sweep
     from hdfast.machine import usable_cores
     flags = parsed.own
     jobs = sweep.plan(parsed.presets, parsed.settings, flags.tasks, flags.seeds)
@@ -198,7 +202,7 @@ def sweep(parsed: Parsed[SweepFlags]) -> int:
 
 def watch(parsed: Parsed[WatchFlags]) -> int:
     """Show the runs below a directory: state, step, score, speed and time left, until Ctrl-C."""
-    from hdfast import watch
+    from hdfast.commands import watch
     try:
         watch.watch(expanded(*(parsed.arguments or ("runs",))), once=parsed.own.once)
     except KeyboardInterrupt:
@@ -259,7 +263,7 @@ def _print_differences(found: dict, *, as_json: bool) -> int:
 
 def doctor(parsed: Parsed[DoctorFlags]) -> int:
     """Report versions, devices and build, and check that they work."""
-    from hdfast import doctor as checks
+    from hdfast.commands import doctor as checks
     return checks.doctor()
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from hdfast.durable import expanded
 from hdfast.errors import ConfigError, RunError, nearest
+from hdfast.paths import expanded
 from hdfast.presets import OFFICIAL, PRESETS
 from hdfast.tasks import TASK_EXCEPTIONS, canonical_task, check_background
 

@@ -24,13 +24,13 @@ from torch import Tensor
 from hdfast.agent import Agent
 from hdfast.config import Config
 from hdfast.cuda_graph import between
-from hdfast.envs import ActSpace, ObsSpace
 from hdfast.errors import ConfigError
 from hdfast.learner import Learner
 from hdfast.machine import pick_device
-from hdfast.replay import Replay
-from hdfast.replay_ring import DTYPES, Batch
-from hdfast.stopping import SIGNALS
+from hdfast.replay.ring import DTYPES, Batch
+from hdfast.replay.sequences import Replay
+from hdfast.run.stopping import SIGNALS
+from hdfast.spaces import ActSpace, ObsSpace
 
 PATIENCE = timedelta(days=7)  # how long a rank waits for a word: evaluations of rank 0 take their time
 WORDS = 8  # numbers in a message

@@ -9,15 +9,17 @@ import torch
 
 from hdfast import ops, scores
 from hdfast.agent import Agent
-from hdfast.config import Config
-from hdfast.envs import ActSpace, ObsSpace, Step, VectorEnv, make_envs
-from hdfast.errors import ConfigError, EnvError
-from hdfast.machine import choose_algorithms, pick_device
-from hdfast.progress import points
-from hdfast.run_dir import load_agent, load_config
-from hdfast.schedule import frames_per_step
-from hdfast.stopping import Stopping
-from hdfast.visuals import save_animation
+from hdfast.config import RESUME_MAY_CHANGE, Config, differences
+from hdfast.envs import Step, VectorEnv, make_envs
+from hdfast.errors import ConfigError, EnvError, RunError
+from hdfast.machine import choose_algorithms, pick_device, set_precision
+from hdfast.protocol import frames_per_step
+from hdfast.run import checkpoint, fields
+from hdfast.run.directory import load_config
+from hdfast.run.pictures import save_animation
+from hdfast.run.progress import points
+from hdfast.run.stopping import Stopping
+from hdfast.spaces import ActSpace, ObsSpace, spaces
 
 VIDEO_FRAMES = 1000
 """Longest policy video in frames: over a minute of an Atari game at 15 actions per second."""
@@ -173,3 +175,33 @@ def evaluate_run(logdir: Path | str, *, episodes: int, seed: int, num_envs: int 
     agent = load_agent(logdir, str(chosen), tag=tag)
     player = RandomAgent(agent.obs_space, agent.act_space) if random else agent
     return evaluate(player, config, episodes=episodes, seed=seed, num_envs=num_envs, video=video)
+
+
+def load_agent(logdir: Path | str, device: str = "auto", *, tag: str | None = None) -> Agent:
+    """The agent of a run, rebuilt from its config.json and latest checkpoint, or from the one tagged `tag` ('best').
+
+    Raises ConfigError where `logdir` is no run directory, RunError where it has no usable checkpoint.
+    """
+    logdir = Path(logdir)
+    config = load_config(logdir)
+    latest = checkpoint.latest(logdir / "ckpt", tag=tag)
+    if latest is None and tag:
+        raise RunError(f"{logdir} has no checkpoint '{tag}' yet, which its evaluations write; take the latest one")
+    if latest is None:
+        raise RunError(f"{logdir} has no checkpoint yet; let `hdfast train` run until its first one (run.save_every "
+                       f"{config.run.save_every} steps)")
+    if saved := latest.manifest.get("config"):
+        if said := fields.wrong(latest.manifest, {"config": fields.OBJECT}):
+            raise RunError(f"{latest.path / checkpoint.MANIFEST}: {said}; take another checkpoint")
+        found = differences(Config.from_flat(saved), config, ignore=RESUME_MAY_CHANGE)
+        if found:
+            listed = ", ".join(f"{name} (there {old}, here {new})" for name, (old, new) in found.items())
+            raise RunError(f"{logdir / 'config.json'} is damaged or was changed: checkpoint {latest.path.name} was "
+                           f"trained with other settings: {listed}; restore the file")
+    obs_space, act_space = spaces(latest.manifest)
+    chosen = pick_device(device)
+    # A run made in TF32 is read back anywhere: elsewhere auto is fp32.
+    set_precision("auto" if config.precision == "tf32" else config.precision, chosen)
+    agent = Agent(obs_space, act_space, config, device=chosen)
+    agent.load_state_dict(latest.tensors)
+    return agent

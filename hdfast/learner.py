@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from hdfast import ops
-from hdfast.actor_critic import ActorCritic, ActorLoss, CriticLoss
 from hdfast.arena import Arena
 from hdfast.config import Config
-from hdfast.imagination import Trajectory, imagine
+from hdfast.model.actor_critic import ActorCritic, ActorLoss, CriticLoss
+from hdfast.model.imagination import Trajectory, imagine
+from hdfast.model.world_model import Sequences, WorldModel, WorldModelOutput, means
 from hdfast.ops import products
-from hdfast.ops.device import on_cuda
-from hdfast.rssm import State
-from hdfast.world_model import Sequences, WorldModel, WorldModelOutput, means
+from hdfast.ops.execution import on_cuda
+from hdfast.ops.state import State
 
 
 @dataclass(frozen=True)

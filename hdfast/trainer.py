@@ -14,37 +14,34 @@ from typing import Any
 import numpy as np
 import torch
 
-from hdfast import checkpoint, distributed, machine, ops, rng
+from hdfast import distributed, machine, ops, rng
 from hdfast.agent import Agent, PolicyState
-from hdfast.alarms import Alarms
 from hdfast.banner import banner
 from hdfast.config import Config
 from hdfast.envs import Step, VectorEnv, make_envs
 from hdfast.errors import EnvError, RunError
 from hdfast.evaluation import Evaluation, RandomAgent, Running, against_random, evaluate
-from hdfast.jsonl import read_rows, replace
-from hdfast.logger import Logger
 from hdfast.machine import choose_algorithms, keep_memory, pick_device, replay_device, usable_cores
-from hdfast.replay import Replay
-from hdfast.replay_ring import ring_bytes
-from hdfast.run_dir import RunDir, check_settings, finished_step, run_manifest, spaces
-from hdfast.schedule import Schedule, crossed, frames_per_step
-from hdfast.stopping import Stopped, Stopping
-from hdfast.visuals import RANDOM_PLAY, learning_curve, random_scores
+from hdfast.protocol import Schedule, crossed, frames_per_step
+from hdfast.replay.ring import ring_bytes
+from hdfast.replay.sequences import Replay
+from hdfast.run import checkpoint
+from hdfast.run.alarms import Alarms
+from hdfast.run.directory import RunDir, check_settings, finished_step, run_manifest
+from hdfast.run.jsonl import read_rows, replace
+from hdfast.run.logger import Logger
+from hdfast.run.pictures import RANDOM_PLAY, learning_curve, random_scores
+from hdfast.run.stopping import Stopped, Stopping
+from hdfast.spaces import spaces
 
 CONTEXT = 5  # frames that an open-loop prediction sees, as in the official report
 STRIP_SEQUENCES = 6
 TRAIN_ENVS, EVALUATION, PREFILL, REPLAY, STRIP, RANDOM = range(6)  # streams of random numbers beside the agent's own
 
 
-def train(config: Config, *, dry_run: bool = False) -> None:
-    """Start the run of `config` in its logdir, or continue the one that lies there, to its end.
-
-    With `dry_run`, build everything, report sizes and one update, and write nothing. Raises ConfigError for settings
-    that cannot be used here or differ from the run's, RunError where the run cannot go on, and, with everything saved,
-    KeyboardInterrupt after SIGINT and SystemExit (143, 129) after SIGTERM and SIGHUP. Returns early, saved, after
-    run.max_seconds.
-    """
+@contextmanager
+def prepared(config: Config) -> Iterator[tuple[torch.device, distributed.Team | None]]:
+    """The device of a run and its team, if it has one; what `config` sets for the whole process is set."""
     with distributed.team(config) as team:
         device = team.device if team else pick_device(config.device)
         choose_algorithms(device, config.deterministic)
@@ -54,11 +51,19 @@ def train(config: Config, *, dry_run: bool = False) -> None:
             torch.set_num_threads(config.run.threads)
         if device.type == "cpu":
             keep_memory()
+        yield device, team
+
+
+def train(config: Config) -> None:
+    """Start the run of `config` in its logdir, or continue the one that lies there, to its end.
+
+    Raises ConfigError for settings that cannot be used here or differ from the run's, RunError where the run cannot go
+    on, and, with everything saved, KeyboardInterrupt after SIGINT and SystemExit (143, 129) after SIGTERM and SIGHUP.
+    Returns early, saved, after run.max_seconds.
+    """
+    with prepared(config) as (device, team):
         if team and team.rank:
             distributed.follow(config, team)
-        elif dry_run:
-            from hdfast import dry_run as dry
-            dry.dry_run(config, device)
         else:
             _train(config, device, team)
 

@@ -4,37 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from hdfast import checkpoint
+from agent_case import ACTIONS, IMAGE, VECTOR, make_agent, make_batch, make_step
 from hdfast.agent import Agent
 from hdfast.config import Config
-from hdfast.envs import ActSpace, ObsSpace, Step
 from hdfast.errors import RunError
-from hdfast.replay_ring import Batch
-
-IMAGE = ObsSpace((16, 16, 3), "uint8")
-VECTOR = ObsSpace((5,), "float32")
-ACTIONS = 4
-
-
-def make_agent(space: ObsSpace = IMAGE, **overrides) -> Agent:
-    return Agent(space, ActSpace(ACTIONS), Config.preset("debug", task="dummy", **overrides))
-
-
-def make_step(n: int, space: ObsSpace = IMAGE, first: bool = False, seed: int = 0) -> Step:
-    rng, flags = np.random.default_rng(seed), np.zeros(n, bool)
-    obs = rng.integers(0, 256, (n, *space.shape)).astype(space.dtype)
-    return Step(obs=obs, reward=np.zeros(n, np.float32), is_first=flags | first, is_last=flags, is_terminal=flags)
-
-
-def make_batch(length: int = 8, batch: int = 4, space: ObsSpace = IMAGE, seed: int = 0) -> Batch:
-    rng = np.random.default_rng(seed)
-    first, last = rng.random((length, batch)) < 0.1, rng.random((length, batch)) < 0.1
-    first[0] = True
-    action = np.where(last, -1, rng.integers(0, ACTIONS, (length, batch)))
-    frames = rng.integers(0, 256, (length * batch, *space.shape)).astype(space.dtype)
-    reward = rng.normal(size=(length, batch)).astype(np.float32)
-    return Batch(torch.from_numpy(frames), torch.arange(length * batch).view(length, batch),
-                 *(torch.from_numpy(x) for x in (action, reward, first, last, last)))
+from hdfast.run import checkpoint
+from hdfast.spaces import ActSpace, ObsSpace
 
 
 @pytest.mark.parametrize("space", [IMAGE, VECTOR])

@@ -11,39 +11,43 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hdfast"
 
-# Names, settings and file formats: standard library only.
-BASE = {"errors", "tasks", "presets", "config", "method", "flags", "schedule", "scores", "jsonl", "durable",
-        "fields", "alarms", "stopping"}
-# Lowest first. A module may import from lower layers. A package (ops, envs) is one entry.
+# The ground: names, settings and spaces, standard library only.
+GROUND = {"errors", "tasks", "presets", "config", "flags", "protocol", "scores", "paths", "spaces"}
+# Lowest first. A module may import from lower layers. A room (ops, model, run) is one entry.
 LAYERS = (
-    BASE | {"ops"},
-    {"nets", "harmonizer", "arena", "cuda_graph"},
-    {"rssm"},
-    {"world_model", "imagination", "actor_critic"},
-    {"learner", "official"},
-    {"agent"},
-    {"machine", "checkpoint", "run_dir", "evaluation", "trainer", "dry_run", "doctor", "bench", "sweep", "distributed",
-     "reproduce", "banner"},
+    GROUND | {"ops"},
+    {"model", "arena", "cuda_graph"},
+    {"learner"},
+    {"agent", "adapters"},
+    {"evaluation", "distributed"},
+    {"banner"},
+    {"trainer"},
+    {"commands", "bench"},
     {"cli", "__main__", "__init__"},
 )
-# Layers whose modules may import one another. The parts of layer 3 meet only in the learner.
-PEERS_ALLOWED = {0, 4, 6, 7}
-# Beside the model: they know the base and third-party libraries, never the model; from the agent up all may use them.
-SIDE = {"envs", "replay", "replay_ring", "replay_store", "rng", "logger", "progress", "visuals", "watch", "report",
-        "sweep_ray"}
-SIDE_USED_FROM = 5
+# Layers whose modules may import one another.
+PEERS_ALLOWED = {0, 8}
+# Beside the model: they know the ground and third-party libraries, never the model; from the agent up all may use them.
+SIDE = {"envs", "replay", "run", "report", "machine", "rng"}
+SIDE_USED_FROM = 3
+KNOWS_OPS = {"machine"}  # of them
+# The order inside the model, by file; the files of the last set meet only in the learner.
+MODEL = ({"nets", "harmonizer"}, {"encoders", "rssm"}, {"world_model", "imagination", "actor_critic"})
+# Files of rooms that `config`, `cli` and `watch` need, which start without torch: standard library only.
+PLAIN = {"run/__init__.py", "run/durable.py", "run/jsonl.py", "run/fields.py", "run/alarms.py", "run/stopping.py",
+         "commands/__init__.py"}
 # Libraries which cost a second or hundreds of megabytes: imported in these files only, inside a function.
 HEAVY = {
     "envpool": {"envs/pool.py"},
     "ale_py": {"envs/ale.py"},
     "gymnasium": {"envs/gym.py"},
-    "tensorboard": {"logger.py"},
-    "rich": {"progress.py"},
-    "ray": {"sweep_ray.py"},
-    "matplotlib": {"visuals.py", "report/figures.py"},
-    "PIL": {"visuals.py"},
-    "imageio": {"visuals.py"},
-    "safetensors": {"checkpoint.py"},
+    "tensorboard": {"run/logger.py"},
+    "rich": {"run/progress.py"},
+    "ray": {"commands/sweep_ray.py"},
+    "matplotlib": {"run/pictures.py", "report/figures.py"},
+    "PIL": {"run/pictures.py"},
+    "imageio": {"run/pictures.py"},
+    "safetensors": {"run/checkpoint.py"},
 }
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml"}
 UNSAFE_CALLS = {"eval", "exec", "torch.load", "torch.save"}
@@ -93,10 +97,11 @@ def refusal(source: str, target: str) -> str | None:
     for name in (source, target):
         if name not in NUMBER and name not in SIDE:
             return f"{name} stands in no layer"
-    if source in BASE:
-        return None if target in BASE else "the base imports the standard library and itself only"
+    if source in GROUND:
+        return None if target in GROUND else "the ground imports the standard library and itself only"
     if source in SIDE:
-        return None if target in BASE | SIDE else "modules beside the model import the base and each other only"
+        allowed = target in GROUND | SIDE or (source in KNOWS_OPS and target == "ops")
+        return None if allowed else "modules beside the model import the ground and each other only"
     if target in SIDE:
         return None if NUMBER[source] >= SIDE_USED_FROM else f"only layers from {SIDE_USED_FROM} up use it"
     if NUMBER[target] == NUMBER[source] and NUMBER[source] not in PEERS_ALLOWED:
@@ -127,13 +132,18 @@ def test_no_import_cycles():
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError naming the modules
 
 
+def is_plain(path: Path) -> bool:
+    """Whether a file imports the standard library only."""
+    return entry(path) in GROUND or relative(path) in PLAIN
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_third_party_imports(path):
     third_party = [(module.split(".")[0], inside) for module, inside in imports(path)
                    if module.split(".")[0] not in sys.stdlib_module_names | {"hdfast"}]
     wrong = []
     for library, inside in third_party:
-        if entry(path) in BASE:
+        if is_plain(path):
             wrong.append(f"{relative(path)} imports {library}, but may import the standard library only")
         elif library in HEAVY and relative(path) not in HEAVY[library]:
             wrong.append(f"{relative(path)} imports {library}, which only {sorted(HEAVY[library])} may do")
@@ -183,11 +193,12 @@ def test_lines_fit():
 
 
 @pytest.mark.parametrize(("source", "target", "allowed"), [
-    ("rssm", "nets", True), ("nets", "rssm", False), ("world_model", "imagination", False), ("learner", "envs", False),
-    ("trainer", "evaluation", True), ("agent", "visuals", True), ("replay", "agent", False), ("envs", "config", True),
-    ("nets", "harmonizer", False), ("config", "errors", True), ("agent", "cli", False), ("cli", "trainer", True),
-    ("config", "ops", False), ("ops", "errors", True), ("replay", "envs", True), ("envs", "ops", False),
-    ("report", "trainer", False)])
+    ("model", "ops", True), ("ops", "model", False), ("model", "learner", False), ("learner", "envs", False),
+    ("trainer", "evaluation", True), ("agent", "run", True), ("replay", "agent", False), ("envs", "config", True),
+    ("model", "arena", False), ("config", "errors", True), ("agent", "cli", False), ("cli", "trainer", True),
+    ("config", "ops", False), ("ops", "errors", True), ("replay", "run", True), ("envs", "ops", False),
+    ("report", "trainer", False), ("trainer", "commands", False), ("run", "agent", False), ("run", "machine", True),
+    ("machine", "ops", True), ("run", "ops", False), ("spaces", "envs", False), ("model", "run", False)])
 def test_the_rule_itself(source, target, allowed):
     assert (refusal(source, target) is None) == allowed
 
@@ -203,3 +214,52 @@ def test_imports_are_found(tmp_path, monkeypatch):
         ("hdfast.nets", False), ("hdfast.__version__", False), ("hdfast.nets", False), ("hdfast.envs.x", False),
         ("envpool.python", True), ("hdfast.nets.y", True)]
     assert own_imports(path) == {"nets", "__init__"}
+
+
+def files_imported(path: Path) -> set[str]:
+    """Files of the package that a file imports, by their path in it."""
+    found = set()
+    for module, _ in imports(path):
+        names = module.split(".")[1:] if module.split(".")[0] == "hdfast" else []
+        for count in range(len(names), 0, -1):
+            base = PACKAGE.joinpath(*names[:count])
+            files = [file for file in (base.with_suffix(".py"), base / "__init__.py") if file.exists()]
+            if files:
+                found.add(relative(files[0]))
+                break
+    return found
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if relative(path) in PLAIN], ids=relative)
+def test_plain_files_import_plain_files(path):
+    wrong = [name for name in files_imported(path) if not is_plain(PACKAGE / name)]
+    assert not wrong, f"{relative(path)} imports {wrong}, which may import more than the standard library"
+
+
+def test_the_order_inside_the_model():
+    place = {f"model/{name}.py": number for number, names in enumerate(MODEL) for name in names}
+    own = {relative(path) for path in SOURCES if entry(path) == "model"} - {"model/__init__.py"}
+    assert own == set(place), "give a new file of model/ its place in MODEL"
+    wrong = [f"{name} imports {target}" for name in sorted(own) for target in sorted(files_imported(PACKAGE / name))
+             if target in place and place[target] >= place[name]]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_rooms_keep_their_walls():
+    assert not (PACKAGE / "run" / "__init__.py").read_text(), "whatever run/ imports there, `watch` would import"
+    inside = [path.name for path in (PACKAGE / "ops").iterdir() if path.is_dir() and path.name != "__pycache__"]
+    assert not inside, "the loader looks for families in one flat folder"
+    assert len(list(PACKAGE.glob("*.py"))) <= 24, "put a new file in its room"
+
+
+def test_what_starts_without_torch():
+    program = "import sys, hdfast.config, hdfast.cli, hdfast.commands.watch; sys.exit('torch' in sys.modules)"
+    assert not subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode
+
+
+def test_no_test_module_imports_another():
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [
+                alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not any(name.startswith("test_") for name in names), f"{path}: put what it takes in tests/support"

@@ -14,19 +14,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from agent_case import make_batch, make_step
+from capture_safety_case import graphs_alive
 from hdfast import agent as agent_module
 from hdfast import learner
 from hdfast.agent import Agent
 from hdfast.arena import Arena
 from hdfast.config import Config
 from hdfast.cuda_graph import watched
-from hdfast.envs import ActSpace, ObsSpace
 from hdfast.errors import RunError
+from hdfast.model.world_model import WorldModel
 from hdfast.ops import products
 from hdfast.presets import OFFICIAL
-from hdfast.replay_ring import Ring
-from hdfast.world_model import WorldModel
-from test_agent import make_batch, make_step
+from hdfast.replay.ring import Ring
+from hdfast.spaces import ActSpace, ObsSpace
 
 META = torch.device("meta")
 SPACES = {"image": ObsSpace((16, 16, 3), "uint8"), "vector": ObsSpace((5,), "float32")}
@@ -91,12 +92,6 @@ def test_update_and_acting_can_be_captured(backend, monkeypatch, space, harmony,
         with watched(META) as watch:
             region(agent)
         assert watch.ops > 30
-
-
-def graphs_alive() -> list[str]:
-    """Tensors with an autograd graph that somebody holds on to."""
-    found = [x for x in gc.get_objects() if type(x) is Tensor and x.grad_fn is not None]
-    return [f"{x.grad_fn.name()} {tuple(x.shape)}" for x in found]
 
 
 @pytest.mark.parametrize("space", SPACES)

@@ -1,6 +1,7 @@
 """The command line: what flags mean, exit codes, one-paragraph errors, and what each verb prints."""
 
 import errno
+import importlib
 import json
 import os
 import random
@@ -14,7 +15,6 @@ from types import SimpleNamespace
 
 import pytest
 
-import hdfast
 from hdfast import cli
 from hdfast.config import RESUME_MAY_CHANGE, Config, settings
 from hdfast.errors import ConfigError, RunError
@@ -30,9 +30,9 @@ def resolved(line: str) -> Config:
 
 def replace_module(monkeypatch, name: str, **content) -> None:
     """Put a stand-in where a verb imports its module from."""
-    module = SimpleNamespace(**content)
+    module, (package, _, last) = SimpleNamespace(**content), f"hdfast.{name}".rpartition(".")
     monkeypatch.setitem(sys.modules, f"hdfast.{name}", module)
-    monkeypatch.setattr(hdfast, name, module, raising=False)
+    monkeypatch.setattr(importlib.import_module(package), last, module, raising=False)
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +42,10 @@ def as_a_user(monkeypatch):
 
 @pytest.fixture
 def trained(monkeypatch) -> list:
-    """Calls of a stand-in trainer, as (config, dry_run)."""
+    """Calls of stand-ins for the trainer and the dry run, as (config, dry_run)."""
     calls = []
-    replace_module(monkeypatch, "trainer", train=lambda config, *, dry_run=False: calls.append((config, dry_run)))
+    replace_module(monkeypatch, "trainer", train=lambda config: calls.append((config, False)))
+    replace_module(monkeypatch, "commands.dry_run", dry_run=lambda config: calls.append((config, True)))
     return calls
 
 
@@ -139,7 +140,7 @@ def test_bad_command_lines(line, says, capsys, trained, tmp_path, monkeypatch):
 
 def test_random_command_lines_never_crash(capsys, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hdfast.sweep.sweep", lambda jobs, **_: True)
+    monkeypatch.setattr("hdfast.commands.sweep.sweep", lambda jobs, **_: True)
     rng = random.Random(0)
     pieces = ["--configs", "cpu", "atari100k", "--run.steps", "-5", "5000", "--harmony", "False", "--no-harmony", "=",
               "", "--", "-", "--=", "é\udcff", "--env.grayscale", "--no-env.grayscale", "--task", "pong", "\x07", "{",
@@ -171,7 +172,7 @@ def test_logdir_that_cannot_be_used(tmp_path, capsys):
 
 
 def failing(error):
-    def train(config, *, dry_run=False):
+    def train(config):
         raise error
     return train
 
@@ -203,6 +204,7 @@ def test_interrupt_says_how_to_go_on(logdir, says, monkeypatch, capsys, tmp_path
     replace_module(monkeypatch, "trainer", train=failing(KeyboardInterrupt()))
     assert cli.main(["train", "--logdir", logdir]) == 130
     assert says in capsys.readouterr().err
+    replace_module(monkeypatch, "commands.dry_run", dry_run=failing(KeyboardInterrupt()))
     assert cli.main(["train", "--dry_run", "--logdir", logdir]) == 130
     assert capsys.readouterr().err == "\nhdfast: interrupted\n"
 
@@ -338,7 +340,7 @@ def test_eval_without_human_score(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.parametrize("code", [0, 1])
 def test_doctor_hands_its_exit_code_on(code, monkeypatch):
-    replace_module(monkeypatch, "doctor", doctor=lambda: code)
+    replace_module(monkeypatch, "commands.doctor", doctor=lambda: code)
     assert cli.main(["doctor"]) == code
 
 

@@ -20,10 +20,10 @@ from hdfast.config import (
     settings,
 )
 from hdfast.errors import ConfigError, RunError
-from hdfast.harmonizer import Harmonizer
-from hdfast.method import method_name
+from hdfast.model.harmonizer import Harmonizer
 from hdfast.ops import reference
 from hdfast.presets import FIXED, PRESETS
+from hdfast.protocol import method_name
 from hdfast.tasks import TASK_EXCEPTIONS
 
 # Every constant of the official atari100k run, from its configuration file and its sources at commit 0a22e33.

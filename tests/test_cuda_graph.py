@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import tape
+from agent_case import IMAGE, VECTOR, make_agent, make_batch, make_step
 from hdfast import cuda_graph
 from hdfast.agent import Agent
 from hdfast.cuda_graph import WARMUP, Eager, Graph, Graphs
 from hdfast.errors import RunError
 from replay_stream import extended, filled
-from test_agent import IMAGE, VECTOR, make_agent, make_batch, make_step
 
 CPU = torch.device("cpu")
 

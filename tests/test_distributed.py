@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hdfast import checkpoint, distributed, trainer
+from hdfast import distributed, trainer
 from hdfast.errors import ConfigError
-from hdfast.jsonl import read_rows
 from hdfast.learner import Learner
+from hdfast.run import checkpoint
+from hdfast.run.jsonl import read_rows
 from scripted_run import small_config
 
 ROOT = Path(__file__).resolve().parents[1]
-CASE = ROOT / "tests" / "data_parallel_case.py"
+CASE = ROOT / "tests" / "support" / "data_parallel_case.py"
 ENV = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 

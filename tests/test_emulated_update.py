@@ -14,16 +14,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import golden_digest
 import tape
+from agent_case import IMAGE, VECTOR, make_agent, make_batch, make_step
 from emulated import SCHEDULES, scheduled
 from golden_case import Runner, load_case
 from hdfast import cuda_graph
 from hdfast.agent import Agent
 from hdfast.cuda_graph import WARMUP, Graphs
 from hdfast.ops import library, products
+from learner_case import draw, make_data, make_learner
+from parity_case import compare, show
 from replay_stream import extended, filled
-from test_agent import IMAGE, VECTOR, make_agent, make_batch, make_step
-from test_model import draw, make_data, make_learner
-from test_parity import compare, show
 
 pytestmark = pytest.mark.usefixtures("emulated_gpu")
 CPU = torch.device("cpu")

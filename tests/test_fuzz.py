@@ -11,16 +11,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hdfast import cli, run_dir, sweep, watch
+from hdfast import cli
+from hdfast.commands import sweep, watch
 from hdfast.config import Config
-from hdfast.durable import READ_LIMIT, expanded, read_bounded
 from hdfast.errors import ConfigError, RunError, spelled_out
-from hdfast.jsonl import is_number, read_rows, trim
 from hdfast.ops import gemm, library
-from hdfast.progress import LiveTable
+from hdfast.paths import expanded
 from hdfast.report import build, figures, score_files
 from hdfast.report.collect import collect
-from hdfast.visuals import learning_curve
+from hdfast.run import directory
+from hdfast.run.durable import READ_LIMIT, read_bounded
+from hdfast.run.jsonl import is_number, read_rows, trim
+from hdfast.run.pictures import learning_curve
+from hdfast.run.progress import LiveTable
+from hdfast.spaces import spaces
 from scripted_sweep import write_run
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
@@ -77,7 +81,7 @@ def test_json_that_nests_too_deep(tmp_path):
         Config.from_json('{"env": ' + DEEP)
     for name in ("meta.json", "metrics.jsonl", "peer.json"):
         (tmp_path / name).write_text(DEEP + "\n")
-    assert run_dir.read_meta(tmp_path) == {} and read_rows(tmp_path / "metrics.jsonl") == []
+    assert directory.read_meta(tmp_path) == {} and read_rows(tmp_path / "metrics.jsonl") == []
     with pytest.raises(RunError, match="cannot read the score file"):
         score_files.read(tmp_path / "peer.json")
 
@@ -106,7 +110,7 @@ def test_a_spoiled_meta_file_ends_nothing(tmp_path, meta):
     (path / "meta.json").write_text(meta)
     assert watch.read_run(path).state == "failed" or "3" in meta
     config = Config.from_json((path / "config.json").read_text())
-    opened = run_dir.RunDir(path, config, __import__("torch").device("cpu"))
+    opened = directory.RunDir(path, config, __import__("torch").device("cpu"))
     assert opened.seconds_before == 0
     opened.close()
 
@@ -116,7 +120,7 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
     for name in ("config.json", "meta.json"):
         (path / name).unlink()
         os.mkfifo(path / name)
-    assert watch.read_run(path).state == "failed" and run_dir.read_meta(path) == {}
+    assert watch.read_run(path).state == "failed" and directory.read_meta(path) == {}
     runs, notes = collect([tmp_path])
     assert not runs and "not a regular file" in notes[0]
     with pytest.raises(RunError, match="not a regular file"):
@@ -143,7 +147,8 @@ def test_a_file_that_grows_when_it_is_unpacked(tmp_path):
     "report runs --scores ~{nobody}/x", "eval runs --video {long}/x.gif"])
 def test_paths_that_cannot_be(line, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hdfast.trainer.train", lambda *_, **__: pytest.fail("the path was taken"))
+    for name in ("hdfast.trainer.train", "hdfast.commands.dry_run.dry_run"):
+        monkeypatch.setattr(name, lambda *_, **__: pytest.fail("the path was taken"))
     names = {"long": "a" * 5000, "nobody": "no-such-user"}
     assert cli.main([word.format(**names) for word in line.split()]) in (1, 2)
     assert "Traceback" not in capsys.readouterr().err
@@ -190,9 +195,9 @@ def test_markup_in_names_is_no_markup(tmp_path):
                                     {"obs_shape": "abc"}, {"obs_shape": [0, 1, 1]}])
 def test_a_manifest_of_impossible_spaces(change):
     manifest = {"obs_shape": [64, 64, 3], "obs_dtype": "uint8", "actions": 6}
-    assert run_dir.spaces(manifest)[0].shape == (64, 64, 3)
+    assert spaces(manifest)[0].shape == (64, 64, 3)
     with pytest.raises(RunError, match="impossible spaces"):
-        run_dir.spaces(manifest | change)
+        spaces(manifest | change)
 
 
 def test_a_product_path_that_is_not_there(monkeypatch):

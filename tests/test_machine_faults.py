@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
     (OSError(errno.EMFILE, os.strerror(errno.EMFILE), "x.ttf"), "Too many open files (x.ttf)"),
     (ModuleNotFoundError("No module named 'rich'", name="rich"), "cannot import rich (No module named 'rich')")])
 def test_faults_of_the_machine_are_one_sentence(error, says, monkeypatch, capsys, tmp_path):
-    def failing(config, *, dry_run):
+    def failing(config):
         raise error
 
     monkeypatch.setattr(trainer, "train", failing)

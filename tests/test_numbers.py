@@ -7,18 +7,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hdfast import checkpoint, ops
+from agent_case import make_batch
+from hdfast import ops
 from hdfast.agent import Agent
-from hdfast.alarms import Alarms
 from hdfast.arena import Arena
 from hdfast.config import Config
-from hdfast.envs import ActSpace, ObsSpace, make_envs
+from hdfast.envs import make_envs
 from hdfast.errors import RunError
-from hdfast.jsonl import read_rows
+from hdfast.model.world_model import WorldModel
+from hdfast.run import checkpoint
+from hdfast.run.alarms import Alarms
+from hdfast.run.jsonl import read_rows
+from hdfast.spaces import ActSpace, ObsSpace
 from hdfast.trainer import Trainer
-from hdfast.world_model import WorldModel
 from scripted_run import small_config
-from test_agent import make_batch
 
 VECTOR = ObsSpace((5,), "float32")
 

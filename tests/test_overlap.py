@@ -9,8 +9,8 @@ import torch
 from hdfast import envs as hdfast_envs
 from hdfast.agent import Agent
 from hdfast.envs import make_envs
-from hdfast.replay import Replay
-from hdfast.schedule import Schedule
+from hdfast.protocol import Schedule
+from hdfast.replay.sequences import Replay
 from hdfast.trainer import PREFILL, REPLAY, TRAIN_ENVS, Trainer, stream_seed
 from scripted_run import ScriptedAgent, ScriptedEnvs, small_config
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import golden_digest
-from golden_case import Runner
-from hdfast import machine, official, ops
+from hdfast import machine, ops
+from hdfast.adapters import official
 from hdfast.agent import Agent
 from hdfast.config import Config
 from hdfast.errors import ConfigError
@@ -20,8 +20,9 @@ from hdfast.learner import Learner, Uniforms
 from hdfast.machine import resolve_precision, set_precision
 from hdfast.ops import library
 from hdfast.ops.bf16 import shadow
+from learner_case import draw, make_data, make_learner
+from precision_case import assert_official_losses
 from scripted_run import small_config
-from test_model import draw, make_data, make_learner
 
 CPU = torch.device("cpu")
 EVERYWHERE = pytest.mark.parametrize("backend", ["reference", "native", "emulated"], indirect=True)
@@ -151,7 +152,7 @@ def test_a_bf16_run_continues_bit_for_bit(backend):
 
 
 def spaces():
-    from hdfast.envs import ActSpace, ObsSpace
+    from hdfast.spaces import ActSpace, ObsSpace
     return ObsSpace((16, 16, 3), "uint8"), ActSpace(3)
 
 
@@ -159,16 +160,6 @@ def spaces():
 @pytest.mark.parametrize("name", golden_digest.names())
 def test_official_losses_in_bf16(backend, name):
     assert_official_losses(name, "bf16")
-
-
-def assert_official_losses(name: str, precision: str, device: str = "cpu") -> None:
-    """Means of the official losses; samples flip here and there in bfloat16, so single figures are not compared."""
-    case, want = golden_digest.load(name)
-    got = Runner(case, device, precision).world_model()
-    keys = [key for key in want if key in got and key.endswith("_loss_mean")]
-    assert len(keys) >= 5
-    for key in keys:
-        assert abs(got[key] - want[key]) <= 1e-2 * max(1, abs(want[key])), key
 
 
 def test_a_processor_without_bf16_products_gets_the_same_numbers(tmp_path):

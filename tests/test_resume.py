@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from hdfast import checkpoint, ops, rng, trainer
+from hdfast import ops, rng, trainer
 from hdfast.agent import Agent
 from hdfast.config import Config
 from hdfast.envs import make_envs
 from hdfast.errors import ConfigError, RunError
-from hdfast.evaluation import evaluate_run
-from hdfast.jsonl import read_rows
-from hdfast.run_dir import RunDir, finished_step, load_agent
-from hdfast.schedule import Schedule
+from hdfast.evaluation import evaluate_run, load_agent
+from hdfast.protocol import Schedule
+from hdfast.run import checkpoint
+from hdfast.run.directory import RunDir, finished_step
+from hdfast.run.jsonl import read_rows
 from hdfast.trainer import Trainer
 from scripted_run import ScriptedAgent, ScriptedEnvs, small_config
 from stopping_case import training

@@ -13,13 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from hdfast import checkpoint, cli, jsonl, watch
-from hdfast.checkpoint import MANIFEST, TENSORS
-from hdfast.durable import is_held, lock_holder, read_bounded
+from hdfast import cli
+from hdfast.commands import watch
+from hdfast.commands.sweep import tail
 from hdfast.errors import ConfigError, RunError
-from hdfast.replay import Replay
+from hdfast.replay.sequences import Replay
 from hdfast.report.collect import collect
-from hdfast.sweep import tail
+from hdfast.run import checkpoint, jsonl
+from hdfast.run.checkpoint import MANIFEST, TENSORS
+from hdfast.run.durable import is_held, lock_holder, read_bounded
 from replay_stream import filled
 from scripted_sweep import write_run
 
@@ -303,7 +305,7 @@ def test_training_opens_no_port(tmp_path, control, ports):
 
 def test_ray_shows_no_dashboard_and_asks_for_a_token():
     """The sweep's own cluster: no dashboard, and a word that only this sweep knows."""
-    text = (ROOT / "hdfast" / "sweep_ray.py").read_text()
+    text = (ROOT / "hdfast" / "commands" / "sweep_ray.py").read_text()
     calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
     own = next(call for call in calls if ast.unparse(call.func) == "dict")
     assert {word.arg: ast.unparse(word.value) for word in own.keywords}["include_dashboard"] == "False"

@@ -12,8 +12,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "soak"))
 
 import measure
-
 import soak
+
 from hdfast.ops import library
 from scripted_run import ScriptedAgent, ScriptedEnvs, small_config
 

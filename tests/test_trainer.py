@@ -12,18 +12,21 @@ import numpy as np
 import pytest
 import torch
 
-from hdfast import checkpoint, rng, stopping, trainer
+from hdfast import rng, trainer
 from hdfast.agent import Agent
+from hdfast.commands.dry_run import dry_run
 from hdfast.config import Config, RunConfig
-from hdfast.envs import ActSpace, make_envs
+from hdfast.envs import make_envs
 from hdfast.errors import ConfigError
 from hdfast.evaluation import RandomAgent, against_random, evaluate
-from hdfast.jsonl import read_rows
 from hdfast.machine import choose_algorithms, pick_device
 from hdfast.ops import library
-from hdfast.replay_ring import ACTION
-from hdfast.run_dir import finished_step
-from hdfast.schedule import Schedule, crossed
+from hdfast.protocol import Schedule, crossed
+from hdfast.replay.ring import ACTION
+from hdfast.run import checkpoint, stopping
+from hdfast.run.directory import finished_step
+from hdfast.run.jsonl import read_rows
+from hdfast.spaces import ActSpace
 from hdfast.trainer import Trainer
 from scripted_run import OBS, ScriptedAgent, ScriptedEnvs, small_config
 
@@ -264,7 +267,7 @@ def test_time_that_ends_in_the_last_evaluation(tmp_path, clock):
 
 def test_dry_run_reports_and_writes_nothing(tmp_path, capsys):
     logdir = tmp_path / "run"
-    trainer.train(small_config("dummy", logdir=str(logdir)), dry_run=True)
+    dry_run(small_config("dummy", logdir=str(logdir)))
     out = capsys.readouterr().out
     for part in ("run.batch_size 4", "encoder", "harmony", "total", "train/loss/image", "nothing was written"):
         assert part in out

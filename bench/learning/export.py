@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from hdfast.errors import ConfigError, RunError
-from hdfast.jsonl import plain, read_rows, replace
 from hdfast.report.collect import binned, collect, numbers, points
 from hdfast.report.run import Curve, Run
-from hdfast.run_dir import read_meta
+from hdfast.run.directory import read_meta
+from hdfast.run.jsonl import plain, read_rows, replace
 
 MOST_POINTS = 60  # of a harmony curve
 

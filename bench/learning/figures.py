@@ -19,10 +19,10 @@ from learning_records import Result, interval, methods, of, official, read, task
 from results_table import put
 
 from hdfast import scores
-from hdfast.jsonl import replace
 from hdfast.report.figures import FIXED, INK, MUTED, OTHERS, RC
 from hdfast.report.run import OURS
 from hdfast.report.summary import mean_curve, random_play, title
+from hdfast.run.jsonl import replace
 
 ROOT = Path(__file__).resolve().parents[2]
 STYLE = RC | {"font.size": 11, "axes.titlesize": 12, "figure.dpi": 150, "savefig.dpi": 150, "lines.linewidth": 2.2,

@@ -33,8 +33,8 @@ from hdfast.bench import peers
 from hdfast.config import Config, opt
 from hdfast.errors import ConfigError, RunError
 from hdfast.flags import parse
-from hdfast.jsonl import read_rows, replace
-from hdfast.schedule import frames_per_step
+from hdfast.protocol import frames_per_step
+from hdfast.run.jsonl import read_rows, replace
 from hdfast.trainer import EVALUATION, TRAIN_ENVS, stream_seed
 
 METHOD = "sheeprl DreamerV3"

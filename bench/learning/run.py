@@ -15,8 +15,8 @@ from pathlib import Path
 
 os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY") or "passive"  # before torch is imported
 
-from hdfast import sweep
 from hdfast.cli import SweepFlags
+from hdfast.commands import sweep
 from hdfast.config import opt
 from hdfast.errors import ConfigError, RunError
 from hdfast.flags import HARMONY_MODE, parse

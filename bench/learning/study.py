@@ -24,13 +24,13 @@ import study_figures
 from study_arms import ARMS, Arm
 from study_records import record, reward_error
 
-from hdfast import sweep
+from hdfast.commands import sweep
+from hdfast.commands.sweep_ray import Ending
 from hdfast.config import opt
-from hdfast.durable import regular
 from hdfast.errors import ConfigError, RunError
 from hdfast.flags import parse
-from hdfast.jsonl import plain, replace
-from hdfast.sweep_ray import Ending
+from hdfast.run.durable import regular
+from hdfast.run.jsonl import plain, replace
 
 ROOT = Path(__file__).resolve().parents[2]
 BACKGROUND = "noise"
@@ -85,7 +85,7 @@ def plan(arms: Mapping[str, Arm], seeds: Sequence[str], logdir: str, settings: M
 
 
 class Processes:
-    """Runs jobs as processes, `jobs` at a time: what `hdfast.sweep` calls a scheduler.
+    """Runs jobs as processes, `jobs` at a time: what `hdfast.commands.sweep` calls a scheduler.
 
     The CPU seconds of a process are added to its run's facts when it ends, however it ends.
     """

@@ -14,9 +14,9 @@ import numpy as np
 from study_arms import ARMS, TERMS
 
 from hdfast.errors import RunError
-from hdfast.jsonl import replace
 from hdfast.report.figures import FIXED as METHODS
 from hdfast.report.figures import INK, MUTED, OTHERS, RC
+from hdfast.run.jsonl import replace
 
 Records = dict[str, list[dict[str, Any]]]  # by arm, in the order of ARMS
 

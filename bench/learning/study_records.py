@@ -11,13 +11,13 @@ from study_arms import TERMS
 import hdfast
 from hdfast.agent import Agent
 from hdfast.config import Config
-from hdfast.durable import read_bounded
 from hdfast.envs import make_envs
-from hdfast.jsonl import is_number, read_rows
-from hdfast.method import method_name
-from hdfast.nets import one_hot
+from hdfast.model.nets import one_hot
+from hdfast.model.world_model import Sequences
 from hdfast.ops import twohot_mean
-from hdfast.world_model import Sequences
+from hdfast.protocol import method_name
+from hdfast.run.durable import read_bounded
+from hdfast.run.jsonl import is_number, read_rows
 
 SPANS = 20  # points of a curve over time
 DIGITS = 4  # that a number keeps

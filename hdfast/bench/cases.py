@@ -15,9 +15,9 @@ from torch import Tensor
 from hdfast import ops
 from hdfast.bench import workload
 from hdfast.config import Config
-from hdfast.imagination import imagine
 from hdfast.learner import Learner
-from hdfast.rssm import State
+from hdfast.model.imagination import imagine
+from hdfast.ops.state import State
 
 FWD, BOTH = ("fwd",), ("fwd", "fwd_bwd")
 

@@ -21,11 +21,12 @@ from hdfast.bench import gpu_peers, micro, stages, workload
 from hdfast.bench.ours import build_learner, compile_parts, tensors
 from hdfast.bench.rows import Program
 from hdfast.config import Config
-from hdfast.envs import ActSpace, ObsSpace, Step
+from hdfast.envs import Step
 from hdfast.learner import Uniforms
 from hdfast.machine import facts, set_precision
 from hdfast.ops import library, products
-from hdfast.replay import Replay
+from hdfast.replay.sequences import Replay
+from hdfast.spaces import ActSpace, ObsSpace
 
 ENOUGH = 0.05  # seconds that one timed round takes at least
 LONG = 8  # times that, for what is reported: clocks have settled

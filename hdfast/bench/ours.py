@@ -16,7 +16,7 @@ from hdfast.config import Config
 from hdfast.errors import ConfigError
 from hdfast.learner import Learner, Uniforms
 from hdfast.machine import git_revision, keep_memory
-from hdfast.world_model import Sequences
+from hdfast.model.world_model import Sequences
 
 BACKENDS = ("reference", "compile", "native")
 PRECISIONS = ("fp32", "bf16")

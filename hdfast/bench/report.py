@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hdfast.errors import cell, spelled_out
-from hdfast.jsonl import is_number, read_rows
+from hdfast.run.jsonl import is_number, read_rows
 
 COLUMNS = ("step", "case", "precision", "value", "unit", "expected", "note")
 

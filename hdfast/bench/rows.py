@@ -18,7 +18,7 @@ from hdfast.bench import peers
 from hdfast.bench.peers import PEERS
 from hdfast.bench.serve import MARK
 from hdfast.errors import RunError
-from hdfast.jsonl import is_number
+from hdfast.run.jsonl import is_number
 
 OURS = "hdfast"
 TURN = 0.5  # seconds a row runs in one turn, if one run of it is shorter

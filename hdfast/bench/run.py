@@ -9,9 +9,9 @@ from hdfast.bench.cases import LOOPS, OPS
 from hdfast.bench.peers import PEERS
 from hdfast.bench.rows import Measured, Program, Row
 from hdfast.bench.workload import SIZES
-from hdfast.durable import expanded, is_folder
 from hdfast.errors import ConfigError, RunError
 from hdfast.machine import cpu_name, multiplies_bf16
+from hdfast.paths import expanded, is_folder
 
 PARTS = ("update", "loops", "ops")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hdfast import ops
 from hdfast.learner import Behaviour, Learner, Uniforms
-from hdfast.world_model import Sequences
+from hdfast.model.world_model import Sequences
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def model_stages(learner: Learner, image: Tensor, data: Sequences, u: Uniforms) 
 
 def behaviour_stages(learner: Learner, data: Sequences, u: Uniforms) -> dict[str, Stage]:
     """The stages from imagination on."""
-    from hdfast.imagination import imagine
+    from hdfast.model.imagination import imagine
 
     wm, ac = learner.world_model, learner.actor_critic
     with torch.no_grad():

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from hdfast.config import EnvConfig, checked
-from hdfast.envs.stream import ActSpace, Door, ObsSpace, Step, Stream, VectorEnv
+from hdfast.envs.stream import Door, Step, Stream, VectorEnv
+from hdfast.spaces import ActSpace, ObsSpace
 from hdfast.tasks import canonical_task, check_background, gym_id
 
 __all__ = ["ActSpace", "ObsSpace", "Step", "VectorEnv", "from_gymnasium", "make_envs"]

@@ -5,8 +5,9 @@ import numpy as np
 from hdfast.config import EnvConfig
 from hdfast.envs.atari import episode_steps
 from hdfast.envs.pool import thread_count
-from hdfast.envs.stream import ActSpace, ObsSpace, env_seeds
+from hdfast.envs.stream import env_seeds
 from hdfast.errors import RunError
+from hdfast.spaces import ActSpace, ObsSpace
 from hdfast.tasks import rom_name
 
 

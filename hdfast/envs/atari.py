@@ -4,8 +4,8 @@ import numpy as np
 
 from hdfast.config import EnvConfig
 from hdfast.envs.pool import PoolDoor
-from hdfast.envs.stream import ObsSpace
 from hdfast.errors import ConfigError
+from hdfast.spaces import ObsSpace
 from hdfast.tasks import envpool_id
 
 

@@ -5,7 +5,8 @@ What the texture adds to the reconstruction loss says nothing about rewards: the
 
 import numpy as np
 
-from hdfast.envs.stream import Door, ObsSpace, env_seeds
+from hdfast.envs.stream import Door, env_seeds
+from hdfast.spaces import ObsSpace
 
 BLOBS = 4  # of one color each, along either side of the image
 PALETTE = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255], [0, 255, 255]],

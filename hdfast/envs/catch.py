@@ -5,8 +5,9 @@ import numpy as np
 from hdfast.config import EnvConfig
 from hdfast.envs.background import BackgroundDoor
 from hdfast.envs.pool import PoolDoor
-from hdfast.envs.stream import Door, ObsSpace
+from hdfast.envs.stream import Door
 from hdfast.errors import ConfigError
+from hdfast.spaces import ObsSpace
 from hdfast.tasks import board_shape
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hdfast.envs.stream import ActSpace, ObsSpace
+from hdfast.spaces import ActSpace, ObsSpace
 
 ACTIONS = 4
 LONGEST = 10  # steps

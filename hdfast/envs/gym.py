@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from hdfast.envs.stream import ActSpace, ObsSpace, env_seeds
+from hdfast.envs.stream import env_seeds
 from hdfast.errors import ConfigError, RunError
+from hdfast.spaces import ActSpace, ObsSpace
 
 MakeEnv = Callable[[], Any]  # a function that returns a gymnasium.Env
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from hdfast.envs.stream import ActSpace, ObsSpace, env_seeds
+from hdfast.envs.stream import env_seeds
 from hdfast.errors import RunError
+from hdfast.spaces import ActSpace, ObsSpace
 
 
 class PoolDoor:

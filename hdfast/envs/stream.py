@@ -16,27 +16,9 @@ import numpy as np
 
 from hdfast.envs.worker import Worker
 from hdfast.errors import EnvError
+from hdfast.spaces import ActSpace, ObsSpace
 
 CLOSING = 1.0  # seconds that a step under way, and the library's own closing, may take
-
-
-@dataclass(frozen=True)
-class ObsSpace:
-    """One observation: a 'uint8' image of shape (h, w, c) or a 'float32' vector of shape (n,)."""
-
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def is_image(self) -> bool:
-        return self.dtype == "uint8"
-
-
-@dataclass(frozen=True)
-class ActSpace:
-    """Discrete actions 0..n-1."""
-
-    n: int
 
 
 @dataclass(slots=True)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from hdfast.ops import checks, library
-from hdfast.ops.device import on_cuda
-from hdfast.ops.imagine import register_state_mm
-from hdfast.ops.observe_scan import usable
+from hdfast.ops.execution import on_cuda, usable
+from hdfast.ops.state_mm import register_state_mm
 
 OPS = ("mm_bf16", "state_mm_bf16_fwd", "state_mm_bf16_bwd")
 PUBLIC = ()
@@ -84,7 +83,7 @@ def operand(kernel: Tensor) -> Tensor:
 
 def state_mm(deter: Tensor, stoch: Tensor | None, index: Tensor, kernel: Tensor, *, classes: int,
              half: bool) -> Tensor:
-    """[deter, onehot(index)] @ kernel as hdfast.ops.imagine.state_mm does, operands rounded; result as `linear`'s."""
+    """[deter, onehot(index)] @ kernel as hdfast.ops.state_mm.state_mm does, operands rounded; result as `linear`'s."""
     checks.dtype("state_mm_bf16", "deter", deter, torch.float32)
     checks.shape("state_mm_bf16", "index", index, (*deter.shape[:-1], index.shape[-1]), "(..., S)")
     flat = None if stoch is None else stoch.flatten(-2).flatten(0, -2)

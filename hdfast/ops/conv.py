@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hdfast.ops import bf16, checks, library
-from hdfast.ops.observe_scan import usable
+from hdfast.ops.execution import usable
 
 FEW = 8  # channels of the big image below which oneDNN multiplies faster in bfloat16, but for transposed convolution
 OPS = ("conv_down", "conv_up", "conv_kernel")

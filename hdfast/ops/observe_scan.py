@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hdfast.ops import checks, library, observe_steps
-from hdfast.ops.device import on_cuda
+from hdfast.ops.execution import path
 
 OPS = ("observe_scan_fwd", "observe_scan_bwd")
 PUBLIC = ()
@@ -21,22 +21,6 @@ PARAMETERS = ("initial", "img_in.kernel", "img_in.norm.scale", "img_in.norm.bias
               "gru.norm.bias", "img_out.kernel", "img_out.norm.scale", "img_out.norm.bias", "img_stats.kernel",
               "img_stats.bias", "obs_out.kernel", "obs_out.norm.scale", "obs_out.norm.bias", "obs_stats.kernel",
               "obs_stats.bias")
-
-
-def path(x: Tensor) -> str:
-    """How the sequence ops serve this tensor now: 'call', one C++ call (CPU); 'steps', a launch after another (CUDA,
-    and shapes alone on meta); '' not at all. Both need the native backend and float32 or bfloat16."""
-    from hdfast import ops
-    if ops.backend() != "native" or x.dtype not in checks.STORAGE or not library.runs_on(x.device):
-        return ""
-    if on_cuda(x) or library.active() != library.NAMESPACE:
-        return "steps"
-    return "call"
-
-
-def usable(x: Tensor) -> bool:
-    """Whether the C++ calls of the sequence ops serve this tensor now: native backend, on the CPU."""
-    return path(x) == "call"
 
 
 def observe_scan(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, params: list[Tensor], *, classes: int,

@@ -9,7 +9,7 @@ import functools
 import torch
 from torch import Tensor
 
-from hdfast.ops.device import on_cuda
+from hdfast.ops.execution import on_cuda
 
 aten = torch.ops.aten
 

@@ -6,10 +6,10 @@ from dataclasses import replace as replace_fields
 from pathlib import Path
 
 from hdfast.errors import ConfigError, RunError, spelled_out
-from hdfast.jsonl import replace
 from hdfast.report import figures, page, score_files, tables
 from hdfast.report.collect import Run, collect
 from hdfast.report.summary import Summary, summarize
+from hdfast.run.jsonl import replace
 
 SHOWN = 12  # lines of what is missing on a terminal
 

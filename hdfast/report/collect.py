@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from hdfast.config import MACHINE_SETTINGS, Config, differences
-from hdfast.durable import is_folder, read_bounded, walk
 from hdfast.errors import ConfigError, RunError
-from hdfast.jsonl import content, is_number, read_rows
-from hdfast.logger import RECORDS
-from hdfast.method import method_name
+from hdfast.paths import is_folder, walk
 from hdfast.presets import OFFICIAL, PRESETS
+from hdfast.protocol import frames_per_step, method_name
 from hdfast.report import score_files
 from hdfast.report.run import OURS, TERMS, Curve, Run, evaluated
-from hdfast.schedule import frames_per_step
+from hdfast.run.durable import read_bounded
+from hdfast.run.jsonl import content, is_number, read_rows
+from hdfast.run.logger import RECORDS
 
 LAST_EPISODES = 20
 CURVE_BINS = 20

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from hdfast.durable import READ_LIMIT, read_bounded
 from hdfast.errors import ConfigError, RunError
-from hdfast.jsonl import is_number, plain, replace
 from hdfast.report.run import TERMS, Curve, Run, evaluated
+from hdfast.run.durable import READ_LIMIT, read_bounded
+from hdfast.run.jsonl import is_number, plain, replace
 from hdfast.tasks import canonical_task
 
 LONGEST_NAME = 200

@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from hdfast import checkpoint, trainer
+from hdfast import trainer
 from hdfast.config import Config
 from hdfast.envs import make_envs
 from hdfast.errors import RunError
-from hdfast.replay_ring import IS_FIRST, IS_LAST, IS_TERMINAL
-from hdfast.replay_store import HEADER_BYTES, ChunkStore
-from hdfast.run_dir import finished_step
-from hdfast.schedule import Schedule
+from hdfast.protocol import Schedule
+from hdfast.replay.ring import IS_FIRST, IS_LAST, IS_TERMINAL
+from hdfast.replay.store import HEADER_BYTES, ChunkStore
+from hdfast.run import checkpoint
+from hdfast.run.directory import finished_step
 
 RECORDS = ("metrics", "scores", "eval")
 

@@ -18,8 +18,8 @@ import lives
 from checks import RECORDS, expect
 from lives import Fault
 
-from hdfast import checkpoint
 from hdfast.errors import RunError
+from hdfast.run import checkpoint
 
 SETTINGS = {"run.steps": 120, "run.eval_every": 36}
 STRUCK_AT = 46  # records in the replay when the run was killed: twenty steps after its checkpoint of step 72

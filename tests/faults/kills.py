@@ -15,11 +15,12 @@ import lives
 import power
 from lives import Fault
 
-from hdfast import checkpoint, jsonl, logger, replay_store
 from hdfast.cli import TrainFlags
 from hdfast.config import Config
 from hdfast.flags import parse
-from hdfast.replay import Replay
+from hdfast.replay import store
+from hdfast.replay.sequences import Replay
+from hdfast.run import checkpoint, jsonl, logger
 from hdfast.trainer import Trainer
 
 SETTINGS = {"run.steps": 240, "run.prefill": 16, "run.batch_size": 4, "run.batch_length": 8, "run.train_ratio": 4,
@@ -100,7 +101,7 @@ def _forget_an_update() -> None:
 
 
 def _sync_no_folder() -> None:
-    for module in (checkpoint, jsonl, logger, replay_store):
+    for module in (checkpoint, jsonl, logger, store):
         module.sync_directory = lambda path: None
 
 

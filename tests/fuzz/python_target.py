@@ -19,7 +19,7 @@ MEMORY = 6 << 30  # bytes; torch and its libraries map two before anything is as
 
 def main() -> None:
     name, folder, *flags = sys.argv[1:]
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "fuzz")]
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support"), str(ROOT / "tests" / "fuzz")]
     with atheris.instrument_imports(include=["hdfast"]):
         import targets
     import torch

@@ -24,22 +24,25 @@ from unittest import mock
 import numpy as np
 import torch
 
-from hdfast import checkpoint, cli, rng, run_dir, watch
+from hdfast import cli, rng
 from hdfast.bench import report as bench_report
 from hdfast.bench.rows import Measured, Program
 from hdfast.bench.serve import MARK
+from hdfast.commands import watch
 from hdfast.config import Config
 from hdfast.errors import ConfigError, RunError, spelled_out
 from hdfast.flags import parse
-from hdfast.jsonl import last_rows, read_rows, trim
-from hdfast.progress import text_table
-from hdfast.replay import Replay
-from hdfast.replay_store import HEADER_BYTES
+from hdfast.protocol import Schedule
+from hdfast.replay.sequences import Replay
+from hdfast.replay.store import HEADER_BYTES
 from hdfast.report import page, score_files, tables
 from hdfast.report.collect import collect
 from hdfast.report.summary import summarize
-from hdfast.schedule import Schedule
-from hdfast.visuals import _points
+from hdfast.run import checkpoint, directory
+from hdfast.run.jsonl import last_rows, read_rows, trim
+from hdfast.run.pictures import _points
+from hdfast.run.progress import text_table
+from hdfast.spaces import spaces
 
 SPLIT = b"\n=====\n"
 AUTO = "auto"
@@ -75,8 +78,9 @@ def words(data: bytes) -> list[str]:
     return data.decode(errors="surrogateescape").split("\n")
 
 
-STUBS = {"hdfast.trainer.train": None, "hdfast.sweep.sweep": True, "hdfast.doctor.doctor": 0,
-         "hdfast.bench.run.bench": 0, "hdfast.reproduce.reproduce": True,
+STUBS = {"hdfast.trainer.train": None, "hdfast.commands.dry_run.dry_run": None,
+         "hdfast.commands.sweep.sweep": True, "hdfast.commands.doctor.doctor": 0,
+         "hdfast.bench.run.bench": 0, "hdfast.commands.reproduce.reproduce": True,
          "hdfast.report.build._write": Path("index.html")}
 
 
@@ -89,8 +93,9 @@ def walk_within(folder: Path) -> Callable[..., Iterable]:
 
 def command(data: bytes, folder: Path) -> None:
     """A whole command line; what would work for long, or write somewhere, is replaced."""
-    from hdfast import bench, doctor, evaluation, reproduce, sweep, trainer  # noqa: F401
+    from hdfast import bench, evaluation, trainer  # noqa: F401
     from hdfast.bench import run  # noqa: F401
+    from hdfast.commands import doctor, dry_run, reproduce, sweep  # noqa: F401
     said = io.StringIO()
     patches = [mock.patch(name, lambda *_, value=value, **__: value) for name, value in STUBS.items()]
     patches += [mock.patch("time.sleep", side_effect=KeyboardInterrupt), mock.patch("os.walk", walk_within(folder))]
@@ -125,8 +130,8 @@ def checkpoints(data: bytes, folder: Path) -> None:
     (path / checkpoint.MANIFEST).write_bytes(manifest)
     with suppress(checkpoint.Damaged, RunError):
         found = checkpoint.load(path)
-        run_dir.spaces(found.manifest)
-        manifest = run_dir.run_manifest(found, Schedule(20, 4, Fraction(1, 2)), 2)
+        spaces(found.manifest)
+        manifest = directory.run_manifest(found, Schedule(20, 4, Fraction(1, 2)), 2)
         assert manifest["step"] == 10 and 0 <= manifest["updates"] <= 3 and 0 <= manifest["evaluated"] <= 10
         np.random.PCG64().state = manifest["prefill_rng"]
         rng.from_text(manifest["replay_rng"])
@@ -179,13 +184,13 @@ def run_files(data: bytes, folder: Path) -> None:
     for name, part in zip(names, parts(data, len(names)), strict=True):
         (path / name).write_bytes(part)
     text_table([watch.HEADER, *watch.table(folder, [watch.read_run(path)])[1]]).encode()
-    step = run_dir.finished_step(path)
+    step = directory.finished_step(path)
     assert step is None or isinstance(step, int)
-    assert all(isinstance(start, dict) for start in run_dir.read_meta(path).get("starts", []))
+    assert all(isinstance(start, dict) for start in directory.read_meta(path).get("starts", []))
     with suppress(ConfigError, RunError):
-        run_dir.check_settings(path, Config())
+        directory.check_settings(path, Config())
     with suppress(ConfigError, RunError):
-        run_dir.load_config(path)
+        directory.load_config(path)
     shown(*collect([folder]))
 
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerance import assert_as_accurate
 
 from hdfast import ops
 from hdfast.ops.conv import FEW, conv, deconv
+from tolerance import assert_as_accurate
 
 # Images N, sides h, w of the small image, channels C of the big one and D of the small one. Above 16 channels, in bf16
 # and of the transposed convolution from 8 on, it is Winograd's algorithm, whose tiles have 2x2 pixels: odd sides leave

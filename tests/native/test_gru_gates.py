@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tolerance import assert_as_accurate
 
 from hdfast import ops
 from hdfast.ops import reference
 from hdfast.ops.gru_gates import gru_gates
+from tolerance import assert_as_accurate
 
 SHAPES = [(1, 1), (3, 2), (2, 3, 4), (7, 33), (5, 64), (70, 12), (2, 512), (1, 2052)]
 FLOOR = {torch.float32: 1e-6, torch.bfloat16: 4e-3}

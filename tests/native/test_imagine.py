@@ -3,38 +3,19 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from test_observe_scan import HALF, TRACED, make
+from imagine_cases import layers, rollout
+from scan_cases import HALF, TRACED
 
 from hdfast import ops
-from hdfast.actor_critic import ActorCritic
-from hdfast.config import Config
-from hdfast.imagination import imagine
+from hdfast.model.imagination import imagine
 from hdfast.ops import gemm, library
+from hdfast.ops.execution import path
 from hdfast.ops.imagine import imagine as native_imagine
-from hdfast.ops.imagine import state_mm
-from hdfast.ops.observe_scan import path
-from hdfast.rssm import State
+from hdfast.ops.state_mm import state_mm
 
 # T, B, E, A, D, U, S, K; H, N, actor layers
 CASES = [((1, 1, 1, 1, 1, 2, 1, 2), 1, 1, 1), ((1, 1, 3, 5, 16, 12, 3, 5), 4, 7, 2),
          ((1, 1, 3, 6, 40, 33, 4, 32), 3, 300, 3)]
-
-
-def rollout(sizes, horizon, rows, layers, extra=0, device="cpu"):
-    rssm, _ = make(sizes)
-    _, _, _, actions, deter, units, stoch, classes = sizes
-    config = Config.preset("atari100k", **{"model.units": units, "model.mlp_layers": layers})
-    actor_critic = ActorCritic(deter + stoch * classes, actions, config.model, config.behavior)
-    index = torch.randint(classes, (rows, stoch))
-    start = State(*(x.to(device) for x in (torch.randn(rows, deter), F.one_hot(index, classes).float(), index)))
-    u, u_action = (x.to(device) for x in (torch.rand(horizon, rows, stoch), torch.rand(horizon + extra, rows)))
-    rssm, actor_critic = rssm.to(device), actor_critic.to(device)
-    return (rssm, actor_critic.policy, start, u, u_action), actor_critic.actor
-
-
-def layers(actor):
-    hidden = [p for layer in actor.hidden for p in (layer.kernel, layer.norm.scale, layer.norm.bias)]
-    return [*hidden, actor.out.kernel, actor.out.bias]
 
 
 @pytest.mark.parametrize("extra", [0, 1])

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tolerance import assert_as_accurate
 
 from hdfast import ops
 from hdfast.ops import kl, reference
+from tolerance import assert_as_accurate
 
 SHAPES = [(1, 1, 1), (2, 3), (5, 1, 2), (7, 3, 33), (2, 3, 4, 32), (4, 32, 32), (3, 2, 129), (1, 2, 512)]
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tolerance import assert_as_accurate
 
 from hdfast import ops
 from hdfast.ops import latent, reference
+from tolerance import assert_as_accurate
 
 SHAPES = [(1, 1), (3, 2), (7, 33), (2, 3, 32), (9, 18), (3, 128), (2, 129), (1, 1024)]
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])

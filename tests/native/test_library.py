@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from hdfast import doctor, ops
+from hdfast import ops
+from hdfast.commands import doctor
 from hdfast.errors import ConfigError
 from hdfast.ops import library, reference
 

@@ -117,7 +117,7 @@ assert ops.symlog_fwd(x).shape == x.shape
 REPLAY = """
 import resource, torch
 from hdfast.errors import RunError
-from hdfast.replay import Replay
+from hdfast.replay.sequences import Replay
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, resource.RLIM_INFINITY))
 try:

@@ -10,11 +10,12 @@ from hdfast import ops
 from hdfast.ops import bf16, library
 from hdfast.ops.adam import adam_step
 from hdfast.ops.conv import conv, deconv
-from hdfast.ops.device import as_on_cuda
+from hdfast.ops.execution import as_on_cuda
 from hdfast.ops.harmony import NAMES
-from hdfast.ops.imagine import imagine, state_mm
+from hdfast.ops.imagine import imagine
 from hdfast.ops.observe_scan import observe_scan
 from hdfast.ops.replay_gather import replay_gather
+from hdfast.ops.state_mm import state_mm
 
 
 def actor(*args):

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tolerance import assert_as_accurate
 
 from hdfast import ops
 from hdfast.ops import reference
+from tolerance import assert_as_accurate
 
 SHAPES = [(1, 1), (3, 2), (7, 33), (2, 3, 32), (5, 64), (200, 17), (4, 512), (2, 1536)]
 FLOOR = {torch.float32: 1e-6, torch.bfloat16: 4e-3}

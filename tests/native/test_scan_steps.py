@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from imagine_cases import layers, rollout
 from launches import launches
-from test_imagine import layers, rollout
-from test_observe_scan import gradients, make, native_scan, on
+from scan_cases import gradients, make, native_scan, on
 
-from hdfast.imagination import imagine
+from hdfast.model.imagination import imagine
 from hdfast.ops import imagine_steps, observe_steps
 
 SIZES = (3, 2, 6, 3, 8, 4, 2, 3)

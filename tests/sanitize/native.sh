@@ -33,10 +33,10 @@ for case in "balanced_kl[cpu-(4, 32, 32)-"{0.0,1.0,3.0}"-bf16]" "kl_divergence[c
 done
 for test in twohot.py::test_mean[cpu-{255,41-shape2}; do exact+=(--deselect "tests/native/test_$test"); done
 for test in official_{figures,digest}"["{native,steps}"-small]" "official_digest[steps-tiny]"; do
-  exact+=(--deselect "tests/test_parity.py::test_$test")
+  exact+=(--deselect "tests/model/test_parity.py::test_$test")
 done
 failed=()
-for file in tests/native/test_*.py tests/test_{ops,model,parity,replay,replay_ring,replay_store}.py; do
+for file in tests/native/test_*.py tests/ops/test_ops.py tests/model/test_{model,parity}.py tests/replay/test_*.py; do
   echo "== $file"
   LD_PRELOAD=$preload "$python" -c "$program" "$file" -q -p no:cacheprovider --capture=sys -m "not slow" \
     -k "not emu and not test_extreme_rows and not 1024" "${exact[@]}" || { [ $? = 5 ] || failed+=("$file"); }

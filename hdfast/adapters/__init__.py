@@ -1,0 +1,1 @@
+"""Parameters under the names of other programs."""

@@ -1,0 +1,86 @@
+"""Exchange of parameters with the official JAX code: its names and layouts, and ours.
+
+Official kernels: dense [in, out] (ours alike); convolution HWIO (ours OIHW); transposed convolution HWOI, applied
+without a flip (ours IOHW, flipped, as torch's conv_transpose2d needs it).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hdfast.learner import Learner
+from hdfast.model.nets import MLP
+
+Layout = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
+
+SAME: Layout = (lambda x: x, lambda x: x)
+CONV: Layout = (lambda x: x.permute(3, 2, 0, 1), lambda x: x.permute(2, 3, 1, 0))
+DECONV: Layout = (lambda x: x.permute(3, 2, 0, 1).flip(2, 3), lambda x: x.flip(2, 3).permute(2, 3, 1, 0))
+
+
+def mlp_names(ours: str, theirs: str, mlp: MLP) -> dict[str, str]:
+    names = {f"{ours}.hidden.{i}.{part.replace('/', '.')}": f"{theirs}/h{i}/{part}"
+             for i in range(len(mlp.hidden)) for part in ("kernel", "norm/scale", "norm/bias")}
+    return names | {f"{ours}.out.{part}": f"{theirs}/dist_out/out/{part}" for part in ("kernel", "bias")}
+
+
+def name_table(learner: Learner) -> dict[str, tuple[Tensor, Layout]]:
+    """{official name: (our parameter, layout)} of every parameter of an image agent, slow critic included."""
+    wm, ac = learner.world_model, learner.actor_critic
+    model = {f"rssm.{part.replace('/', '.')}": f"rssm/{part}" for part in [
+        "initial", *(f"{layer}/{p}" for layer in ("img_in", "gru", "img_out", "obs_out")
+                     for p in ("kernel", "norm/scale", "norm/bias")),
+        *(f"{layer}/{p}" for layer in ("img_stats", "obs_stats") for p in ("kernel", "bias"))]}
+    model |= mlp_names("reward", "rew", wm.reward) | mlp_names("cont", "cont", wm.cont)
+    model |= {"decoder.inp.kernel": "dec/cnn/in/kernel", "decoder.inp.bias": "dec/cnn/in/bias"}
+    for side, short, stages in (("encoder", "enc", wm.encoder.stages), ("decoder", "dec", wm.decoder.stages)):
+        for i, stage in enumerate(stages):
+            model |= {f"{side}.stages.{i}.{name}": f"{short}/cnn/s{i}res/{name.replace('.', '/')}"
+                      for name, _ in stage.named_parameters()}
+    if wm.harmonizer.mode != "off":
+        model |= {f"harmonizer.{name}": f"har_s{i}/harmony_s" for i, name in enumerate(("reward", "image", "kl"), 1)}
+    behaviour = mlp_names("actor", "ac/actor", ac.actor) | mlp_names("critic", "critic/net", ac.critic)
+    behaviour |= mlp_names("slow", "critic/slow", ac.slow)
+
+    def layout(name: str) -> Layout:
+        conv = ".stages." in name and name.endswith("kernel")
+        return (CONV if name.startswith("encoder") else DECONV) if conv else SAME
+
+    params, behaviours = dict(wm.named_parameters()), dict(ac.named_parameters())
+    table = {f"agent/wm/{theirs}": (params.pop(ours), layout(ours)) for ours, theirs in model.items()}
+    table |= {f"agent/task_behavior/{theirs}": (behaviours.pop(ours), SAME) for ours, theirs in behaviour.items()}
+    assert not params and not behaviours, f"without an official name: {[*params, *behaviours]}"
+    return table
+
+
+@torch.no_grad()
+def load(learner: Learner, params: dict[str, np.ndarray]) -> None:
+    """Copy official parameters, by official name and in official layout, into the learner.
+
+    Raises ValueError naming missing, unknown or misshapen parameters. The constants `identity` of the official
+    harmony-off mode have no counterpart here and are ignored.
+    """
+    table = name_table(learner)
+    given = {k: v for k, v in params.items() if not k.endswith("/identity")}
+    if missing := sorted(set(table) - set(given)):
+        raise ValueError(f"official parameters missing: {missing}; expected all {len(table)} names of this model")
+    if unknown := sorted(set(given) - set(table)):
+        raise ValueError(f"official parameters not of this model: {unknown}; check sizes, layers and harmony.mode")
+    for name, (param, (ours, _)) in table.items():
+        value = ours(torch.from_numpy(np.array(given[name], np.float32)))
+        if value.shape != param.shape:
+            raise ValueError(f"{name}: expected {tuple(param.shape)} in our layout, got {tuple(value.shape)}")
+        param.copy_(value)
+    learner.refresh()
+
+
+def export(learner: Learner, *, grad: bool = False) -> dict[str, np.ndarray]:
+    """{official name: value in official layout} of every parameter, or of every gradient (slow critic left out)."""
+    out = {}
+    for name, (param, (_, theirs)) in name_table(learner).items():
+        value = param.grad if grad else param.detach()
+        if value is not None:
+            out[name] = theirs(value).cpu().numpy().copy()
+    return out

@@ -1,0 +1,1 @@
+"""The verbs of the `hdfast` command: one verb, one file."""

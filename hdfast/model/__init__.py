@@ -1,0 +1,1 @@
+"""The networks, in the order of the paper: encoders, recurrent state-space model, heads, actor and critic."""

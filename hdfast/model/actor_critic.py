@@ -1,0 +1,98 @@
+"""Actor and critic: policy, values, slow critic, return range, and their losses on imagined trajectories."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hdfast import ops
+from hdfast.config import BehaviorConfig, ModelConfig
+from hdfast.model.nets import MLP, first_products
+
+
+@dataclass(frozen=True)
+class ActorLoss:
+    """Actor loss on a trajectory: optimised mean (), then per element (H, N) what it is made of."""
+
+    loss: Tensor
+    element: Tensor
+    advantage: Tensor
+    logp: Tensor
+    ent: Tensor
+
+
+@dataclass(frozen=True)
+class CriticLoss:
+    """Critic loss on a trajectory: optimised mean (), and per element (H, N) both targets' terms."""
+
+    loss: Tensor
+    nll: Tensor
+    reg: Tensor
+
+
+class ActorCritic(nn.Module):
+    """Policy and value networks on model features. Official behaviors.py and agent.py, ImagActorCritic, VFunction."""
+
+    def __init__(self, feat: int, actions: int, model: ModelConfig, behavior: BehaviorConfig):
+        super().__init__()
+        self.behavior, self.mix = behavior, model.unimix
+        self.gather: Callable[[Tensor], Tensor] | None = None  # returns of all processes, for the range
+        self.actor = MLP(feat, model.units, model.mlp_layers, actions)
+        self.critic, self.slow = (MLP(feat, model.units, model.mlp_layers, model.bins, init="zeros") for _ in range(2))
+        self.slow.load_state_dict(self.critic.state_dict())
+        self.slow.requires_grad_(False)
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.zeros(()))
+
+    @property
+    def gamma(self) -> float:
+        return 1 - 1 / self.behavior.discount_horizon
+
+    def policy(self, feat: Tensor, pre: Sequence[Tensor] = ()) -> Tensor:
+        """Unimixed action log-probabilities: feat (..., F) -> (..., A); pre as MLP takes it."""
+        return ops.unimix(self.actor(feat, pre), self.mix)
+
+    def values(self, feat: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the critic, with gradient, of feat (H+1, N, F), and values of the slow critic, without, of `past`,
+        which is feat[:-1] -> (H+1, N, bins), (H, N)."""
+        pre, slow_pre = first_products(feat, [self.critic, self.slow])
+        with torch.enable_grad():
+            logit = self.critic(feat, pre)
+        return logit, ops.twohot_mean(self.slow(past, [x[:-1] for x in slow_pre]))
+
+    def returns(self, reward: Tensor, value: Tensor, cont: Tensor) -> tuple[Tensor, Tensor]:
+        """Lambda returns (H, N) and state weights (H+1, N) of reward (H, N), value and cont (H+1, N)."""
+        ret = ops.lambda_return(reward, value, cont, gamma=self.gamma, lam=self.behavior.lam)
+        return ret, ops.return_weight(cont, gamma=self.gamma)
+
+    @torch.no_grad()
+    def next_range(self, ret: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The return range moved towards ret (H, N), and the advantage's divisor: low, high, scale, each ()."""
+        b = self.behavior
+        if self.gather:
+            ret = self.gather(ret)
+        return ops.return_range(ret, self.low, self.high, decay=b.return_decay,
+                                percentiles=(b.return_low, b.return_high), floor=b.return_floor)
+
+    def move_range(self, low: Tensor, high: Tensor) -> None:
+        """Make this the return range."""
+        self.low.copy_(low)
+        self.high.copy_(high)
+
+    def actor_loss(self, feat: Tensor, action: Tensor, ret: Tensor, value: Tensor, weight: Tensor,
+                   scale: Tensor, pre: Sequence[Tensor] = ()) -> ActorLoss:
+        """feat (H, N, F), action, ret, value, weight (H, N), scale (), pre as MLP takes it -> ActorLoss. Official
+        ImagActorCritic.loss.
+
+        The range's offset cancels in the advantage: (ret - value) / scale.
+        """
+        advantage = ret / scale - value / scale
+        element, logp, ent = ops.actor_loss(self.policy(feat, pre), action, advantage, weight,
+                                            entropy=self.behavior.entropy)
+        return ActorLoss(element.mean(), element, advantage, logp.detach(), ent.detach())
+
+    def critic_loss(self, logit: Tensor, ret: Tensor, slow_value: Tensor, weight: Tensor) -> CriticLoss:
+        """logit (H, N, bins) of the critic, targets ret, slow_value and weight (H, N). Official VFunction.loss."""
+        nll, reg = ops.twohot_losses(logit, ret, slow_value)
+        return CriticLoss((weight * (nll + self.behavior.slow_reg * reg)).mean(), nll, reg)

@@ -1,0 +1,128 @@
+"""Recurrent state-space model: deterministic GRU state and categorical latents. Official nets.py, class RSSM."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hdfast import ops
+from hdfast.model.nets import Affine, Dense, Norm, init_normal_, one_hot
+from hdfast.ops import bf16
+from hdfast.ops.dense import project
+from hdfast.ops.execution import path
+from hdfast.ops.observe_scan import PARAMETERS, observe_scan
+from hdfast.ops.observe_steps import KERNELS
+from hdfast.ops.state import State
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Posterior states of a sequence and both log-probabilities, each (T, B, S, K)."""
+
+    state: State
+    post: Tensor
+    prior: Tensor
+
+
+class RSSM(nn.Module):
+    """The dynamics p(z' | h'), h' = GRU(h, z, a), and the posterior q(z' | h', x')."""
+
+    def __init__(self, *, embed: int, actions: int, deter: int, units: int, stoch: int, classes: int, unimix: float):
+        super().__init__()
+        self.deter, self.stoch, self.classes, self.mix = deter, stoch, classes, unimix
+        latent = stoch * classes
+        self.initial = nn.Parameter(torch.zeros(deter))
+        self.img_in = Dense(latent + actions, units)
+        self.gru = nn.Module()
+        kernel = torch.empty(deter + units, 3 * deter)
+        self.gru.kernel = nn.Parameter(init_normal_(kernel, sum(kernel.shape) / 2))
+        self.gru.norm = Norm(3 * deter)
+        self.img_out = Dense(deter, units)
+        self.img_stats = Affine(units, latent)
+        self.obs_out = Dense(deter + embed, units)
+        self.obs_stats = Affine(units, latent)
+
+    def parameter_list(self) -> list[Tensor]:
+        """Parameters as the native sequence ops take them."""
+        return [self.get_parameter(name) for name in PARAMETERS]
+
+    def copies(self) -> list[Tensor]:
+        """Their kernels in bfloat16, where those are kept."""
+        return bf16.shadows(self.get_parameter(f"{name}.kernel") for name in KERNELS)
+
+    def initial_state(self) -> State:
+        """Learned start: deter = tanh(initial) (D,), stoch = mode of its prior (S, K) without gradient."""
+        deter = torch.tanh(self.initial)
+        with torch.no_grad():
+            index = self.prior(deter[None])[0].argmax(-1)
+        return State(deter, one_hot(index, self.classes, deter.dtype), index)
+
+    def reset_where(self, state: State, is_first: Tensor, initial: State) -> State:
+        """Rows where is_first (B,) become the initial state."""
+        deter = torch.where(is_first[:, None], initial.deter, state.deter)
+        stoch = torch.where(is_first[:, None, None], initial.stoch, state.stoch)
+        return State(deter, stoch, torch.where(is_first[:, None], initial.index, state.index))
+
+    def advance(self, state: State, action: Tensor) -> Tensor:
+        """Deterministic step h' from state (B, ...) and one-hot action (B, A): -> (B, D)."""
+        x = self.img_in(torch.cat([state.stoch.flatten(-2), action], -1))
+        pre = project(torch.cat([state.deter, x], -1), self.gru.kernel)
+        return ops.gru_gates(pre, state.deter, self.gru.norm.scale, self.gru.norm.bias)
+
+    def prior(self, deter: Tensor) -> Tensor:
+        """Prior log-probabilities: deter (..., D) -> (..., S, K)."""
+        return self.logit(self.img_stats(self.img_out(deter)))
+
+    def logit(self, raw: Tensor) -> Tensor:
+        """Unimixed log-probabilities of raw statistics: (..., S*K) -> (..., S, K)."""
+        return ops.unimix(raw.unflatten(-1, (self.stoch, self.classes)), self.mix)
+
+    def embed_part(self, embed: Tensor) -> Tensor:
+        """The embedding's share of the posterior's hidden layer, for all steps at once: (..., E) -> (..., units)."""
+        return project(embed, self.obs_out.kernel, rows=slice(self.deter, None))
+
+    def posterior(self, deter: Tensor, embed_part: Tensor) -> Tensor:
+        """Posterior log-probabilities: deter (B, D), embed_part (B, units) -> (B, S, K)."""
+        pre = embed_part + project(deter, self.obs_out.kernel, rows=slice(self.deter))
+        return self.logit(self.obs_stats(self.obs_out.activate(pre)))
+
+    def img_step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor]:
+        """One step of imagination: action (B, A) one-hot, uniforms u (B, S) -> next state, its prior (B, S, K)."""
+        deter = self.advance(state, action)
+        prior = self.prior(deter)
+        return State(deter, *ops.sample_latent(prior, u)), prior
+
+    def obs_step(self, state: State, action: Tensor, embed_part: Tensor, is_first: Tensor, u: Tensor,
+                 initial: State) -> tuple[State, Tensor]:
+        """One step of filtering; previous state and action are cleared where is_first.
+
+        action (B, A) chosen before this observation, embed_part (B, units), is_first (B,) bool, u (B, S) ->
+        posterior state, its log-probabilities (B, S, K).
+        """
+        state = self.reset_where(state, is_first, initial)
+        deter = self.advance(state, action * ~is_first[:, None])
+        post = self.posterior(deter, embed_part)
+        return State(deter, *ops.sample_latent(post, u)), post
+
+    def observe(self, embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor) -> Observed:
+        """Filter a batch of sequences from the initial state.
+
+        embed (T, B, E), action (T, B, A) one-hot chosen *before* each observation, is_first (T, B) bool with
+        is_first[0] all true, u (T, B, S) -> Observed. The embedding's product and the prior head run for all steps at
+        once: nothing in the recurrence depends on them.
+        """
+        if path(embed):
+            deter, stoch, index, post, prior = observe_scan(embed, action, is_first, u, self.parameter_list(),
+                                                            classes=self.classes, mix=self.mix, copies=self.copies())
+            return Observed(State(deter, stoch, index), post, prior)
+        length, batch = is_first.shape
+        initial = self.initial_state()
+        state = initial.map(lambda x: x.expand(batch, *x.shape))
+        part = self.embed_part(embed)
+        states, posts = [], []
+        for t in range(length):
+            state, post = self.obs_step(state, action[t], part[t], is_first[t], u[t], initial)
+            states.append(state)
+            posts.append(post)
+        deter, stoch, index = (torch.stack([getattr(s, k) for s in states]) for k in ("deter", "stoch", "index"))
+        return Observed(State(deter, stoch, index), torch.stack(posts), self.prior(deter))

@@ -1,0 +1,109 @@
+"""World model: encoder, RSSM, decoder, reward and continue heads, and their harmonised loss."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hdfast import ops
+from hdfast.config import HarmonyConfig, LossConfig, ModelConfig
+from hdfast.model.encoders import ImageDecoder, ImageEncoder, VectorEncoder
+from hdfast.model.harmonizer import Harmonizer
+from hdfast.model.nets import MLP, first_products
+from hdfast.model.rssm import RSSM, Observed
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """A training batch, time-major: obs (T, B, h, w, c) in [0, 1] or (T, B, n), prev_action (T, B, A) one-hot of the
+    action that led here, reward, cont (T, B) float, is_first (T, B) bool with is_first[0] all true."""
+
+    obs: Tensor
+    prev_action: Tensor
+    reward: Tensor
+    cont: Tensor
+    is_first: Tensor
+
+
+@dataclass(frozen=True)
+class WorldModelOutput:
+    """Forward pass of a batch: states, head outputs, the losses per element (T, B) and the optimised total ()."""
+
+    observed: Observed
+    recon: Tensor
+    reward_logit: Tensor
+    cont_logit: Tensor
+    losses: dict[str, Tensor]
+    kl: Tensor
+    total: Tensor
+    metrics: dict[str, Tensor]
+
+
+class WorldModel(nn.Module):
+    """The part of the agent that the model optimiser trains. Official agent.py, class WorldModel."""
+
+    def __init__(self, obs_shape: tuple[int, ...], actions: int, model: ModelConfig, harmony: HarmonyConfig,
+                 loss: LossConfig):
+        super().__init__()
+        self.is_image, self.free_nats, self.reward_grad = len(obs_shape) == 3, loss.free_nats, loss.reward_grad
+        feat = model.deter + model.stoch * model.classes
+        if self.is_image:
+            self.encoder = ImageEncoder(obs_shape, model.cnn_depth)
+            self.decoder = ImageDecoder(feat, obs_shape, model.cnn_depth)
+        else:
+            self.encoder = VectorEncoder(obs_shape[0], model.units, model.mlp_layers)
+            self.decoder = MLP(feat, model.units, model.mlp_layers, obs_shape[0])
+        self.rssm = RSSM(embed=self.encoder.size, actions=actions, deter=model.deter, units=model.units,
+                         stoch=model.stoch, classes=model.classes, unimix=model.unimix)
+        self.reward = MLP(feat, model.units, model.mlp_layers, model.bins, init="zeros")
+        self.cont = MLP(feat, model.units, model.mlp_layers, 1)
+        self.harmonizer = Harmonizer(harmony.mode, {
+            "reward": loss.reward_scale, "image": loss.image_scale, "dyn": loss.dyn_scale, "rep": loss.rep_scale,
+            "cont": loss.cont_scale}, harmony.speed)
+
+    def cont_logit(self, feat: Tensor, pre: Sequence[Tensor] = ()) -> Tensor:
+        """Logit of going on: feat (..., F) -> (...); pre as MLP takes it."""
+        return self.cont(feat, pre).squeeze(-1)
+
+    def ahead(self, feat: Tensor) -> tuple[Tensor, Tensor]:
+        """Expected rewards and logits of going on, without gradient: feat (..., F) -> (...), (...)."""
+        pre = first_products(feat, [self.reward, self.cont])
+        return ops.twohot_mean(self.reward(feat, pre[0])), self.cont_logit(feat, pre[1])
+
+    def forward(self, data: Sequences, u: Tensor) -> WorldModelOutput:
+        """Losses of one batch with posterior uniforms u (T, B, S). Official agent.py, WorldModel.loss."""
+        observed = self.rssm.observe(self.encoder(data.obs), data.prev_action, data.is_first, u)
+        feat = observed.state.heads()
+        reward_feat = feat if self.reward_grad else feat.detach()
+        pre = first_products(feat, [self.reward, self.cont])
+        recon, reward_logit, cont_logit = self.decoder(feat), self.reward(reward_feat, pre[0]), self.cont_logit(
+            feat, pre[1])
+        dyn, rep, kl = ops.balanced_kl(observed.post, observed.prior, self.free_nats)
+        losses = {
+            "reward": ops.twohot_loss(reward_logit, data.reward),
+            "image": (ops.image_loss if self.is_image else ops.vector_loss)(recon, data.obs),
+            "dyn": dyn, "rep": rep, "cont": ops.cont_loss(cont_logit, data.cont)}
+        assert all(x.shape == data.reward.shape for x in losses.values())
+        total, metrics = self.harmonizer(losses)
+        short = {"reward": "rew", "cont": "con"}
+        metrics |= means({f"loss/{short.get(name, name)}": x.detach() for name, x in losses.items()}
+                         | {"kl": kl, "ent/post": entropy(observed.post), "ent/prior": entropy(observed.prior)})
+        metrics["loss/model"] = total.detach()
+        return WorldModelOutput(observed, recon, reward_logit, cont_logit, losses, kl, total, metrics)
+
+    @torch.no_grad()
+    def predict(self, feat: Tensor) -> Tensor:
+        """Observation mean of features, in observation units: feat (..., F) -> (..., *obs_shape)."""
+        out = self.decoder(feat)
+        return out if self.is_image else ops.symexp(out)
+
+
+def entropy(logit: Tensor) -> Tensor:
+    """Entropy of latent states in nats, summed over latents, without gradient: (..., S, K) -> (...)."""
+    return torch.special.entr(logit.detach().exp()).sum((-2, -1))
+
+
+def means(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Mean () of each tensor by name, all of one shape (A, B), in two launches."""
+    return dict(zip(values, torch.stack(list(values.values())).mean((1, 2)).unbind(), strict=True))

@@ -1,0 +1,49 @@
+"""Matrix products with model states, whose one-hot part is gathered, not multiplied."""
+
+import torch
+from torch import Tensor
+
+from hdfast.ops import checks, library
+from hdfast.ops.execution import usable
+from hdfast.ops.observe_steps import onehot
+
+
+def state_mm(deter: Tensor, stoch: Tensor | None, index: Tensor, kernel: Tensor, *, classes: int) -> Tensor:
+    """[deter, onehot(index)] @ kernel: deter (..., D), index (..., S), kernel (D + S*K, C) -> (..., C).
+
+    stoch (..., S, K), if given, is the one-hot tensor of `index`: its values are not read, its gradient is computed.
+    """
+    checks.dtype("state_mm", "deter", deter, torch.float32)
+    checks.shape("state_mm", "index", index, (*deter.shape[:-1], index.shape[-1]), "(..., S)")
+    if not usable(deter):
+        latent = deter.new_empty(*deter.shape[:-1], len(kernel) - deter.shape[-1])
+        latent = onehot(index, classes, latent) if stoch is None else stoch.flatten(-2)
+        return torch.cat([deter, latent], -1) @ kernel
+    flat = None if stoch is None else stoch.flatten(-2).flatten(0, -2)
+    y = torch.ops.hdfast.state_mm_fwd.default(deter.flatten(0, -2).contiguous(), flat,
+                                              index.flatten(0, -2).contiguous(), kernel.contiguous(), classes)
+    return y.unflatten(0, deter.shape[:-1])
+
+
+def register_state_mm(namespace: str, name: str) -> None:
+    """The derivative of a product with states, and its shapes: of float32 operands or of rounded ones."""
+    backward_op = getattr(getattr(torch.ops, namespace), f"{name}_bwd").default
+
+    def setup_context(ctx, inputs, output):
+        deter, stoch, index, kernel, classes, *rest = inputs
+        ctx.save_for_backward(deter, index, kernel)
+        ctx.extra = classes, deter.requires_grad, stoch is not None and stoch.requires_grad, kernel.requires_grad
+        ctx.rest = [None] * len(rest)
+
+    def backward(ctx, dy):
+        grads = backward_op(dy.contiguous(), *ctx.saved_tensors, *ctx.extra)
+        ddeter, dstoch, dkernel = (g if need else None for g, need in zip(grads, ctx.extra[1:], strict=True))
+        return ddeter, dstoch, None, dkernel, None, *ctx.rest
+
+    def fake_bwd(dy, deter, index, kernel, classes, need_deter, need_stoch, need_kernel):
+        return (torch.empty_like(deter) if need_deter else deter.new_empty(0),
+                deter.new_empty(len(deter), index.shape[1] * classes) if need_stoch else deter.new_empty(0),
+                torch.empty_like(kernel) if need_kernel else deter.new_empty(0))
+
+    library.register_fake(f"{namespace}::{name}_bwd", fake_bwd)
+    torch.library.register_autograd(f"{namespace}::{name}_fwd", backward, setup_context=setup_context)

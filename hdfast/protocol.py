@@ -1,0 +1,51 @@
+"""The protocol of a run: when it does what, by exact integer arithmetic over steps, and its method's name."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from hdfast.config import Config, RunConfig
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The official schedule. A step is one record of one environment; prefill and reset records count."""
+
+    steps: int
+    prefill: int
+    updates_per_step: Fraction
+
+    @classmethod
+    def of(cls, run: RunConfig) -> "Schedule":
+        """The schedule of a configuration; the train ratio is taken as the decimal number that was written."""
+        return cls(run.steps, run.prefill, Fraction(repr(run.train_ratio)) / (run.batch_size * run.batch_length))
+
+    def updates_due(self, step: int) -> int:
+        """Updates that a run has made once `step` steps are done: floor((step - prefill) * train_ratio / (B * T))."""
+        return max(0, step - self.prefill) * self.updates_per_step.numerator // self.updates_per_step.denominator
+
+    def random_actions(self, step: int) -> bool:
+        """Whether the action after `step` counted steps is a uniformly random one, without updates after it."""
+        return step < self.prefill
+
+
+def frames_per_step(config: Config) -> int:
+    """Environment frames that one step stands for: the action repeat of Atari, 1 elsewhere."""
+    return config.env.frame_skip if config.task.startswith("atari_") else 1
+
+
+def crossed(every: int, before: int, now: int) -> bool:
+    """Whether a multiple of `every` lies in (before, now]; never for 0."""
+    return every > 0 and now // every > before // every
+
+
+def method_name(config: Config) -> str:
+    """'HarmonyDream', 'HarmonyDream (plain)', 'DreamerV3', 'DreamerV3 (reward x100)', ...: how the world model's
+    losses are balanced. Sizes, protocol and everything else are not in the name."""
+    loss, fixed = config.loss, config.harmony.mode == "off"
+    notes = ["plain"] if config.harmony.mode == "plain" else []
+    if not loss.reward_grad:
+        notes.append("observation only")
+    for name, scale in (("reward", loss.reward_scale), ("image", loss.image_scale)) if fixed else ():
+        if scale != 1:
+            notes.append("reward only" if (name, scale) == ("image", 0) else f"{name} x{scale:g}")
+    return ("DreamerV3" if fixed else "HarmonyDream") + (f" ({', '.join(notes)})" if notes else "")

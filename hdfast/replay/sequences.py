@@ -1,0 +1,171 @@
+"""Sequence replay: uniform over all windows of the last steps, in memory of a chosen device, mirrored to disk.
+
+Follows the official Atari 100K protocol: a window starts at every stored step (stride 1), runs across episode
+ends, is drawn with replacement, and begins with is_first = True in what is handed out.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hdfast.errors import RunError
+from hdfast.replay.ring import DTYPES, IS_FIRST, IS_LAST, IS_TERMINAL, Batch, Ring, Staging
+from hdfast.replay.store import CHUNK_BYTES, ChunkStore, Index
+
+if TYPE_CHECKING:
+    from hdfast.envs import Step
+
+
+class Replay:
+    """The last `capacity // num_envs` steps of each of `num_envs` environments; the oldest go first.
+
+    Memory is reserved at once on `device`; batches lie on `learner`, by default there too. `directory` keeps the
+    steps on disk as well (None: memory only); there, call `restore` before the first `add`. `seed` starts the
+    sampling generator. `threads` gather a batch where it has to change devices.
+    """
+
+    def __init__(self, capacity: int, num_envs: int, obs_shape: tuple[int, ...], obs_dtype: str, *,
+                 directory: Path | None, seed: int, device: torch.device | str = "cpu",
+                 learner: torch.device | None = None, threads: int = 1, chunk_bytes: int = CHUNK_BYTES):
+        if num_envs < 1 or capacity < num_envs:
+            raise ValueError("replay: capacity must be at least one step per environment, got capacity "
+                             f"{capacity} for {num_envs} environments; raise --replay.capacity")
+        if obs_dtype not in DTYPES:
+            raise ValueError(f"replay: obs_dtype must be 'uint8' or 'float32', got {obs_dtype!r}")
+        self.num_envs = num_envs
+        self.capacity = capacity // num_envs  # steps per environment
+        self._shape, self._dtype = tuple(obs_shape), np.dtype(obs_dtype)
+        self.ring = Ring(self.capacity, num_envs, self._shape, obs_dtype, device)
+        self.rng = torch.Generator(self.ring.device).manual_seed(seed)
+        learner = self.ring.device if learner is None else learner
+        self._staging = None if learner.type == self.ring.device.type else Staging(learner, threads)
+        self._steps = 0  # per environment, evicted ones included
+        self._floor = 0  # index of the first step that ever was in these rings
+        self._store = None if directory is None else \
+            ChunkStore(directory, num_envs, self._shape, obs_dtype, chunk_bytes=chunk_bytes)
+
+    @property
+    def capturable(self) -> bool:
+        """Whether `sample` may be part of a CUDA graph, with `rng` registered; else call it before each replay."""
+        return self._staging is None
+
+    def __len__(self) -> int:
+        """Stored steps over all environments."""
+        return self.num_envs * (self._steps - self._oldest)
+
+    @property
+    def _oldest(self) -> int:
+        return max(self._floor, self._steps - self.capacity)
+
+    def windows(self, length: int) -> int:
+        """Number of different windows of `length` steps over all environments."""
+        return self.num_envs * max(0, self._steps - self._oldest - length + 1)
+
+    def add(self, step: "Step", action: np.ndarray) -> None:
+        """Store one record per environment: the step and the action (N,) int chosen after seeing it.
+
+        Stores action -1 where is_last. Raises ValueError for a wrong shape, dtype or action, RunError if the
+        disk fails; the replay is then as before.
+        """
+        obs, action, reward = np.ascontiguousarray(step.obs), np.asarray(action), np.asarray(step.reward, np.float32)
+        if obs.shape != (self.num_envs, *self._shape) or obs.dtype != self._dtype:
+            raise ValueError(f"replay: obs must be {(self.num_envs, *self._shape)} {self._dtype}, "
+                             f"got {obs.shape} {obs.dtype}; build it from the environment's obs_space")
+        is_first, is_last = np.asarray(step.is_first, bool), np.asarray(step.is_last, bool)
+        is_terminal = np.asarray(step.is_terminal, bool)
+        vectors = dict(action=action, reward=reward, is_first=is_first, is_last=is_last,
+                       is_terminal=is_terminal)
+        for name, array in vectors.items():
+            if array.shape != (self.num_envs,):
+                raise ValueError(f"replay: {name} must be ({self.num_envs},), got {array.shape}; "
+                                 "give one value per environment")
+        chosen = np.where(is_last, 0, action)
+        if action.dtype.kind not in "iu" or chosen.min() < 0 or chosen.max() >= 2**31:
+            raise ValueError("replay: action must be integer indices, 0 or more where is_last is False, "
+                             f"got {action.dtype} {action}; give the index, not the one-hot")
+        action = np.where(is_last, -1, chosen).astype(np.int32)
+        flags = (is_first * IS_FIRST + is_last * IS_LAST + is_terminal * IS_TERMINAL).astype(np.uint8)
+        if self._store:
+            self._store.append(obs, action, reward, flags)
+        self.ring.write(self._steps, obs, action, reward, flags)
+        self._steps += 1
+
+    def expect(self, step: "Step") -> None:
+        """Tell which step is the next to be added: its frames go to the device beside what that does now.
+
+        Nothing is sampled before they are added.
+        """
+        obs = step.obs
+        if obs.shape == (self.num_envs, *self._shape) and obs.dtype == self._dtype and obs.flags.c_contiguous:
+            self.ring.stage(self._steps, obs)
+
+    def sample(self, batch_size: int, length: int, generator: torch.Generator | None = None) -> Batch:
+        """Draw `batch_size` windows of `length` steps, uniformly and with replacement, by `rng` or `generator`.
+
+        Reads nothing back from the device. Raises ValueError if a window of that length can never fit, RuntimeError
+        if too few steps are stored.
+        """
+        if batch_size < 1 or not 1 <= length <= self.capacity:
+            raise ValueError(f"replay: needs batch_size >= 1 and 1 <= length <= {self.capacity} (steps kept "
+                             f"per environment), got {batch_size} and {length}; raise --replay.capacity")
+        if not self.windows(length):
+            held = len(self) // self.num_envs
+            raise RuntimeError(f"replay: a window needs {length} steps per environment, but only {held} are "
+                               f"stored; add at least {length - held} more before sampling")
+        u = torch.rand(batch_size, dtype=torch.float64, generator=generator or self.rng, device=self.ring.device)
+        batch = self.ring.windows(u, length)
+        return batch if self._staging is None else self._staging.bring(batch)
+
+    def flush(self) -> dict[str, Any]:
+        """Make every stored step durable and return the JSON-able manifest that `restore` takes.
+
+        Call it once per checkpoint: chunks that none of the last three manifests needs are deleted. Raises
+        RunError if the disk fails.
+        """
+        if self._store:
+            return self._store.flush(self._oldest)
+        return {"steps": self._steps, "chunks": None}
+
+    def restore(self, manifest: dict[str, Any] | None) -> None:
+        """Make memory and disk what they were when `flush` returned `manifest`; None: empty, old chunks go.
+
+        Steps appended after that flush are cut off. Everything is verified first: on a RunError (a chunk
+        missing, damaged or of another shape; a damaged manifest) the files are as before, memory is empty.
+        """
+        self._steps = self._floor = 0
+        self.ring.clear(0)
+        if self._store is None:
+            if manifest is not None:
+                raise RunError("this replay lives in memory only and cannot be restored. Give it the run's "
+                               "replay directory, or start anew with another --logdir.")
+            return
+        index = Index(0, 0, []) if manifest is None else self._store.parse(manifest)
+        oldest = max(index.oldest, index.steps - self.capacity)
+        for records in self._store.read(index):
+            self._fill(records[max(0, oldest - int(records["index"][0])):])
+        self._store.rewind(index)
+        self._steps, self._floor = index.steps, index.oldest
+        self.ring.floor.fill_(index.oldest)
+
+    def checksum(self) -> str:
+        """Digest of every stored step in order, wherever in the ring it lies; reads the whole replay."""
+        digest = hashlib.blake2b(f"{self._oldest} {self._steps}".encode(), digest_size=16)
+        for part in (self.ring.obs, self.ring.meta):
+            for places, _ in self.ring.spans(self._oldest, self._steps - self._oldest):
+                digest.update(part[places].cpu().numpy())
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        """Close the chunk file; steps added since the last flush are not durable."""
+        if self._store:
+            self._store.close()
+
+    def _fill(self, records: np.ndarray) -> None:
+        """Copy records of consecutive steps to their places."""
+        first = int(records["index"][0]) if len(records) else 0
+        for _, part in self.ring.spans(first, len(records)):
+            values = (records[name][part].copy() for name in ("obs", "action", "reward", "flags"))
+            self.ring.write(first + part.start, *values)

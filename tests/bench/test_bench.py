@@ -1,0 +1,235 @@
+"""`hdfast bench`: the measured processes and their protocol, ratios, the table, JSON lines, the peers' records.
+
+No test looks at a time: that the figures mean something is for a reader of the table.
+"""
+
+import ast
+import importlib.util
+import json
+import mmap
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hdfast import cli
+from hdfast.bench import cases, ours, peers, rows, run, serve, workload
+from hdfast.bench.rows import Measured, Program, Row
+from hdfast.config import Config
+from hdfast.errors import ConfigError, RunError
+from hdfast.presets import OFFICIAL
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = {"run.batch_size": 2, "run.batch_length": 3, "behavior.horizon": 2, "env.size": 16, "model.deter": 8,
+        "model.units": 8, "model.stoch": 2, "model.classes": 4, "model.cnn_depth": 2}
+FAKE = """\
+import sys
+from hdfast.bench import serve
+print("noise on standard output")
+calls = []
+serve.serve({"a": lambda: (lambda: calls.append(1)), "bad": lambda: sys.exit("went wrong")}, {"thing": "1.0"})
+"""
+
+
+@pytest.fixture
+def tiny() -> Config:
+    return workload.sized("reduced", **TINY)
+
+
+@pytest.fixture
+def fake(tmp_path) -> Program:
+    path = tmp_path / "fake.py"
+    path.write_text(FAKE)
+    return Program("fake", "reference", (sys.executable, str(path)))
+
+
+def row(name="hdfast", backend="reference", rounds=((2.0, 4.0), (2.0, 4.0), (8.0, 4.0))) -> Row:
+    return Row(name, "update", "reduced", backend, "fp32", 2, rounds[0][0], 1.0, 1.0, 100.0, {"python": "3"},
+               rounds=rounds)
+
+
+def test_sizes():
+    assert workload.sized("full").flat() | {"device": "auto"} == Config.preset(OFFICIAL).flat()
+    reduced = workload.sized("reduced")
+    assert (reduced.run.batch_size, reduced.run.batch_length, reduced.behavior.horizon) == (4, 16, 8)
+    m = reduced.model
+    assert (m.deter, m.units, m.stoch, m.classes, m.cnn_depth, reduced.env.size) == (128, 128, 16, 16, 8, 64)
+
+
+def test_synthetic_batch(tiny):
+    data, again = workload.synthetic(tiny), workload.synthetic(tiny)
+    assert all((data[name] == again[name]).all() for name in data)
+    assert data["image"].shape == (3, 2, 16, 16, 3) and data["image"].dtype == "uint8"
+    assert data["is_first"][0].all() and (data["is_first"][1:] == (data["is_terminal"][:-1] > 0)).all()
+    assert 0 <= data["action"].min() and data["action"].max() < workload.ACTIONS
+
+
+def test_serve(fake):
+    with Measured(fake, 1) as process:
+        assert process.versions == {"thing": "1.0"}
+        found = process.run("a", 3)
+        assert len(found["seconds"]) == len(found["cpu"]) == 3 and min(found["seconds"]) >= 0
+        assert 1 < found["peak_rss_mb"] < 4000
+        with pytest.raises(RunError, match=r"fake reference ended with code 1 .*: went wrong"):
+            process.run("bad", 1)
+    assert process.process.poll() is not None
+
+
+def test_a_program_that_never_starts(tmp_path):
+    with pytest.raises(RunError, match="ended with code"):
+        Measured(Program("none", "torch", (sys.executable, str(tmp_path / "none.py"))), 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is reset through /proc (Linux)")
+def test_peak_memory_is_that_of_the_request():
+    def touch() -> None:
+        with mmap.mmap(-1, 200 * 2**20) as pages:  # the C library may keep what it was given (machine.keep_memory)
+            for page in range(0, len(pages), mmap.PAGESIZE):
+                pages[page] = 1
+
+    def nothing() -> None:
+        pass
+
+    assert serve.timed(touch, 1)["peak_rss_mb"] > serve.timed(nothing, 1)["peak_rss_mb"] + 150
+
+
+def test_rounds_turn_back(fake):
+    asked = []
+
+    class Recorded:
+        def __init__(self, name):
+            self.program, self.versions = Program(name, "reference", ()), {}
+
+        def run(self, case, count):
+            asked.append((self.program.name, count))
+            return {"seconds": [0.25] * count, "cpu": [0.5] * count, "peak_rss_mb": 7.0}
+
+    found = rows.measure([Recorded("x"), Recorded("y")], "a", preset="reduced", threads=1, rounds=3)
+    assert asked[:2] == [("x", rows.BURN_IN), ("y", rows.BURN_IN)]
+    assert asked[2:] == [("x", 2), ("y", 2), ("y", 2), ("x", 2), ("x", 2), ("y", 2)]
+    assert [(r.median_s, r.min_s, r.cpu_s, r.peak_rss_mb) for r in found] == [(0.25, 0.25, 0.5, 7.0)] * 2
+
+
+def test_ratios():
+    peer, slow = row("p", "torch", ((4.0, 4.0), (8.0, 4.0), (8.0, 1.0))), row("q", "jax", ((9.0, 9.0),) * 3)
+    ratios = {r.label: (r.against, r.ratio, r.cpu_ratio) for r in rows.with_ratios([row(), peer, slow])}
+    assert ratios["hdfast reference"] == ("p torch", 0.5, 1.0)  # medians of 0.5, 0.25, 1 and of 1, 1, 4
+    assert ratios["p torch"] == ("p torch", 1.0, 1.0) and ratios["q jax"][1] == 1.125
+    alone = rows.with_ratios([row(backend="native", rounds=((1.0, 1.0),) * 3), row()])
+    assert [r.ratio for r in alone] == [0.5, 1.0] and alone[0].against == "hdfast reference"
+    assert rows.with_ratios([row(backend="native")])[0].ratio is None
+
+
+def test_json_and_table():
+    (found,) = rows.with_ratios([row()])
+    data = json.loads(found.as_json())
+    assert {"name", "preset", "backend", "precision", "threads", "median_s", "min_s", "cpu_s", "peak_rss_mb",
+            "versions"} <= data.keys() and "rounds" not in data
+    head, line = rows.table([found]).splitlines()
+    assert head.split()[:3] == ["case", "row", "median"] and line.split()[:4] == ["update", "hdfast", "reference", "2"]
+
+
+def test_every_case_runs(tiny):
+    """Each case on the reference at a tiny size; an op's gradient has the inputs' shapes."""
+    for name, build in ours.all_cases(tiny, "reference").items():
+        out = build()()
+        if name.endswith("fwd_bwd"):
+            assert all(torch.isfinite(x).all() for x in out), name
+    built = cases.OPS["norm_act_dense"].build(tiny, "fwd_bwd")
+    forward = (6 * 8 + 8 + 8 + 6 * 8) * 4
+    assert built.shape == (6, 8) and built.bytes == forward + (2 * (6 * 8 + 8 + 8) + 6 * 8) * 4
+
+
+def test_the_verb(capsys, tmp_path, monkeypatch, fake):
+    monkeypatch.setattr(rows, "ours", lambda preset, backend, threads: Program("hdfast", backend, fake.command))
+    monkeypatch.setattr(run, "measured", lambda part, *_: iter([[row()]] if part == "update" else []))
+    assert cli.main(["bench", "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["name"] for line in out.splitlines()] == ["hdfast"] and "median" in err
+    assert cli.main(["bench", "--only", "update", "--json", str(tmp_path / "rows.jsonl")]) == 0
+    out, _ = capsys.readouterr()
+    assert "median" in out and json.loads((tmp_path / "rows.jsonl").read_text())["threads"] == 2
+
+
+@pytest.mark.slow
+def test_a_real_row():
+    command = [sys.executable, "-m", "hdfast", "bench", "--only", "update", "--rounds", "1", "--threads", "1",
+               "--backends", "reference", "--json", "-"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+                          timeout=300)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    found = json.loads(line)
+    assert found["backend"] == "reference" and found["versions"]["torch"] == torch.__version__
+    assert 0 < found["min_s"] <= found["median_s"] and found["peak_rss_mb"] > 100
+
+
+@pytest.mark.parametrize(("line", "says"), [
+    ("--preset medium", "one of reduced, full"), ("--threads 0", "threads"), ("--backends fast", "got 'fast'"),
+    ("--json no/such/folder/x", "directory that exists"), ("--only some", "loops"), ("--rounds 0", "rounds"),
+    ("pong", "unexpected word")])
+def test_bad_flags(line, says, capsys):
+    assert cli.main(["bench", *line.split()]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_native_is_asked_for_and_missing(monkeypatch, capsys):
+    monkeypatch.setattr(ours, "native_is_there", lambda: False)
+    assert cli.main(["bench", "--backends", "native"]) == 2
+    assert "hdfast doctor" in capsys.readouterr().err
+    assert run.default_backends("update") == ("reference",) and run.default_backends("ops") == ("reference", "compile")
+
+
+def test_peers_are_found(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HDFAST_PEERS", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"bench/peers/install.py"):
+        run.installed_peers()
+    peers.python("sheeprl").parent.mkdir(parents=True)
+    peers.python("sheeprl").touch()
+    assert run.installed_peers() == ["sheeprl"]
+    err = capsys.readouterr().err
+    assert "torchrl is not installed" in err and "sheeprl is not" not in err
+    monkeypatch.setattr(peers, "SCRIPTS", tmp_path / "none")
+    with pytest.raises(ConfigError, match="source tree"):
+        run.installed_peers()
+
+
+def test_a_peer_that_fails_is_left_out(fake, capsys):
+    from contextlib import ExitStack
+    with ExitStack() as stack:
+        assert run.start_peer(stack, fake, 1) is None  # it has no case `update`
+        assert run.start_peer(stack, Program("gone", "torch", ("/no/such/python",)), 1) is None
+    assert capsys.readouterr().err.count("left out: ") == 2
+
+
+@pytest.mark.parametrize("name", peers.PEERS)
+def test_peer_programs(name):
+    """Each peer pins what it installs, has its program, and the program takes from here what needs no torch."""
+    assert all("==" in package for step in peers.PEERS[name].installs[-1:] for package in step
+               if not package.startswith("--"))
+    tree = ast.parse(peers.script(name).read_text())
+    taken = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+             and node.module.startswith("hdfast")}
+    assert taken <= {"hdfast.bench", "hdfast.bench.peers"}
+    program = "import sys; from hdfast.bench import peers, serve, workload; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+
+
+def test_summary(tmp_path):
+    spec = importlib.util.spec_from_file_location("summarize", ROOT / "bench" / "summarize.py")
+    summarize = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(summarize)
+    info = {"name": "symlog", "backend": "native", "mode": "fwd", "dtype": "float32", "shape": "8", "torch": "2",
+            "cpu": "AMD  EPYC (x)", "sha": "abc", "peak_mem_mb": 5, "preset": "reduced", "threads": 1}
+    report = {"datetime": "2026-11-22T10:00:00", "benchmarks": [
+        {"extra_info": info, "stats": {"data": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]}}]}
+    for _ in range(2):
+        assert summarize.append(report, tmp_path) == [tmp_path / "amd-epyc-x.csv"]
+    head, first, second = (tmp_path / "amd-epyc-x.csv").read_text().splitlines()
+    assert head.split(",") == list(summarize.FIELDS) and first == second
+    values = dict(zip(head.split(","), first.split(","), strict=True))
+    assert (values["median"], values["p20"], values["p80"], values["peak_mem"]) == ("3.5", "2", "5", "5")
+    assert values["date"] == "2026-11-22"

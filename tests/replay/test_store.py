@@ -1,0 +1,320 @@
+"""Replay on disk: a resumed run holds exactly what it held, and every damage is found and named."""
+
+import json
+import os
+import resource
+import shutil
+import tracemalloc
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from hdfast import rng
+from hdfast.errors import RunError
+from hdfast.replay.sequences import Replay
+from killing import killed_at_every_point
+from replay_stream import assert_same_batch, extended, filled, record
+
+
+@pytest.mark.parametrize(("num_envs", "shape", "dtype", "capacity"), [
+    (1, (4, 4, 3), "uint8", 1000), (1, (4, 4, 3), "uint8", 50), (3, (5,), "float32", 1000), (3, (5,), "float32", 50)])
+def test_a_resumed_replay_is_the_same(tmp_path, num_envs, shape, dtype, capacity):
+    kind = (num_envs, shape, dtype)
+    whole = filled(200, capacity * num_envs, *kind, seed=5)
+    first = filled(120, capacity * num_envs, *kind, directory=tmp_path, chunk_bytes=2000, seed=5)
+    manifest = json.loads(json.dumps(first.flush()))
+    checksum, state = first.checksum(), rng.to_text(first.rng)
+    first.close()
+    second = Replay(capacity * num_envs, *kind, directory=tmp_path, seed=0, chunk_bytes=2000)
+    second.restore(manifest)
+    rng.restore(second.rng, rng.from_text(state))
+    assert second.checksum() == checksum and len(second) == len(first)
+    extended(second, 120, 200, *kind)
+    assert second.checksum() == whole.checksum()
+    assert_same_batch(second.sample(32, 8), whole.sample(32, 8))
+    second.restore(json.loads(json.dumps(second.flush())))
+    assert second.checksum() == whole.checksum()
+    second.close()
+
+
+def test_steps_after_the_manifest_are_cut_off(tmp_path):
+    replay = filled(45, directory=tmp_path, chunk_bytes=600)
+    manifest, checksum = replay.flush(), replay.checksum()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    extended(replay, 45, 95)
+    replay.close()
+    newest = max(tmp_path.iterdir())
+    newest.write_bytes(newest.read_bytes() + b"half a record")
+    assert len(list(tmp_path.iterdir())) > len(before)
+    again = Replay(1000, 1, (3,), "float32", directory=tmp_path, seed=0, chunk_bytes=600)
+    again.restore(manifest)
+    assert again.checksum() == checksum and len(again) == 45
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    extended(again, 45, 95)
+    manifest = again.flush()
+    again.restore(manifest)
+    assert again.checksum() == filled(95).checksum()
+    again.close()
+
+
+def test_a_smaller_or_larger_ring_keeps_what_there_is(tmp_path):
+    replay = filled(120, 100, directory=tmp_path, chunk_bytes=600)
+    manifest = replay.flush()
+    replay.close()
+    for capacity, held in [(30, 30), (500, 100)]:
+        other = Replay(capacity, 1, (3,), "float32", directory=tmp_path, seed=0, chunk_bytes=600)
+        other.restore(manifest)
+        assert len(other) == held
+        steps = np.unique(other.sample(5000, 1).reward)
+        np.testing.assert_array_equal(steps, np.arange(120 - held, 120))
+
+
+def test_evicted_chunks_go_but_none_that_a_kept_checkpoint_needs(tmp_path):
+    replay = Replay(50, 1, (3,), "float32", directory=tmp_path, seed=0, chunk_bytes=300)
+    replay.restore(None)
+    history, most = [], 0
+    for start in range(0, 600, 20):
+        extended(replay, start, start + 20)
+        history.append((replay.flush(), replay.checksum()))
+        if start % 100 == 0:
+            assert replay.flush() == history[-1][0]  # a second flush changes nothing, on disk neither
+        if start == 300:  # resumed in between
+            replay.close()
+            replay = Replay(50, 1, (3,), "float32", directory=tmp_path, seed=0, chunk_bytes=300)
+            replay.restore(history[-1][0])
+        copy = tmp_path.with_name("copy")
+        for manifest, checksum in history[-3:]:
+            shutil.copytree(tmp_path, copy)
+            other = Replay(50, 1, (3,), "float32", directory=copy, seed=0)
+            other.restore(manifest)
+            assert other.checksum() == checksum
+            shutil.rmtree(copy)
+        most = max(most, len(list(tmp_path.iterdir())))
+    assert most < 30  # of about 150 written
+    with pytest.raises(RunError, match="missing"):
+        replay.restore(history[0][0])
+    replay.close()
+
+
+def test_leftovers_are_neither_mixed_in_nor_silently_deleted(tmp_path):
+    replay = filled(40, directory=tmp_path)
+    replay.close()
+    kept = {path.name for path in tmp_path.iterdir()}
+    other = Replay(100, 1, (3,), "float32", directory=tmp_path, seed=0)
+    with pytest.raises(RunError, match="earlier run that was not restored"):
+        other.add(*record(0))
+    assert {path.name for path in tmp_path.iterdir()} == kept and len(other) == 0
+    (tmp_path / "chunk-notes.txt").write_text("mine")
+    other.restore(None)
+    assert [path.name for path in tmp_path.iterdir()] == ["chunk-notes.txt"]
+    manifest = other.flush()
+    extended(other, 0, 10)
+    other.restore(manifest)
+    assert len(other) == 0 and manifest["steps"] == 0
+    other.close()
+
+
+def test_memory_only(tmp_path):
+    replay = filled(40)
+    manifest = json.loads(json.dumps(replay.flush()))
+    for other in (replay, Replay(100, 1, (3,), "float32", directory=tmp_path, seed=0)):
+        with pytest.raises(RunError):
+            other.restore(manifest)
+    replay.restore(None)
+    assert len(replay) == 0
+
+
+# Damage
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """(directory, manifest, checksum) of 35 steps in five chunks."""
+    replay = filled(35, directory=tmp_path / "replay", chunk_bytes=250)
+    manifest = json.loads(json.dumps(replay.flush()))
+    replay.close()
+    assert [chunk["records"] for chunk in manifest["chunks"]] == [7] * 5
+    return tmp_path / "replay", manifest, replay.checksum()
+
+
+def attempt(directory, manifest, shape=(3,), num_envs=1):
+    """The RunError that restoring gives; asserts that it changed no file and left nothing in memory."""
+    before = {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+    replay = Replay(1000, num_envs, shape, "float32", directory=directory, seed=0)
+    with pytest.raises(RunError) as caught:
+        replay.restore(manifest)
+    assert len(replay) == 0
+    assert {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()} == before
+    return str(caught.value)
+
+
+def test_every_flipped_bit_is_found(saved):
+    directory, manifest, checksum = saved
+    path = directory / manifest["chunks"][2]["name"]
+    good = path.read_bytes()
+    for place in range(len(good)):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1 << place % 7]) + good[place + 1:])
+        message = attempt(directory, manifest)
+        assert str(path) in message and "--logdir" in message, place
+    path.write_bytes(good)
+    replay = Replay(1000, 1, (3,), "float32", directory=directory, seed=0)
+    replay.restore(manifest)
+    assert replay.checksum() == checksum
+
+
+def test_missing_short_long_and_swapped_chunks(saved):
+    directory, manifest, _ = saved
+    first, second, last = (directory / manifest["chunks"][i]["name"] for i in (0, 1, 4))
+    good = {path: path.read_bytes() for path in (first, second, last)}
+    for path, data, word in [
+            (first, None, "missing"), (last, None, "missing"), (last, good[last][:-1], "bytes, expected"),
+            (second, good[second][:600], "bytes, expected"), (second, good[second] + b"0", "bytes, expected"),
+            (last, b"", "header"), (last, b"[]".ljust(900), "header"), (last, b"[" * 900, "header"),
+            (second, good[first], "first 0"), (last, good[last].replace(b"hdfast-replay", b"sdfast-replay"), "magic"),
+            (last, good[last].replace(b'"version": 1', b'"version": 2'), "version 2")]:
+        path.unlink() if data is None else path.write_bytes(data)
+        message = attempt(directory, manifest)
+        assert str(path) in message and word in message
+        path.write_bytes(good[path])
+    last.unlink()
+    last.symlink_to(second)
+    assert "not a regular file" in attempt(directory, manifest)
+    last.unlink()
+    os.mkfifo(last)
+    assert "not a regular file" in attempt(directory, manifest)
+
+
+def test_chunks_of_another_run_are_refused(saved, tmp_path):
+    directory, manifest, _ = saved
+    assert "obs_shape [3]" in attempt(directory, manifest, shape=(4,))
+    assert "num_envs 1" in attempt(directory, manifest, num_envs=2)
+    other = Replay(1000, 1, (3,), "float32", directory=tmp_path / "other", seed=0, chunk_bytes=250)
+    for i in range(35):
+        step, action = record(i)
+        step.obs += 1
+        other.add(step, action)
+    theirs = other.flush()
+    other.close()
+    name = theirs["chunks"][3]["name"]
+    (directory / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    assert f"{name} is not the one the checkpoint was saved with" in attempt(directory, manifest)
+
+
+def changed(manifest, *keys_and_value):
+    *keys, key, value = keys_and_value
+    copy = json.loads(json.dumps(manifest))
+    inner = copy
+    for k in keys:
+        inner = inner[k]
+    inner[key] = value
+    return copy
+
+
+def test_damaged_manifests_are_refused(saved):
+    directory, good, _ = saved
+    name = good["chunks"][0]["name"]
+    names = [f"../replay/{name}", str(directory / name), "..", "", f"{name}\0", f"./{name}", f"sub/{name}", None, 3]
+    bad = [[], 3, "text", {}, {**good, "chunks": None}, {**good, "chunks": [None]}, {**good, "chunks": []},
+           {**good, "chunks": good["chunks"][1:]}, {**good, "chunks": good["chunks"][::-1]},
+           {**good, "chunks": good["chunks"][:2] + good["chunks"][3:]}]
+    bad += [changed(good, "chunks", 0, "name", name) for name in names]
+    bad += [changed(good, "chunks", i, key, value) for i in (0, 4) for key in ("first", "records", "crc")
+            for value in (-1, 10**30, 1.5, "7", None, True, 0 if key == "records" else 1)]
+    bad += [changed(good, key, value) for key in ("steps", "oldest", "format")
+            for value in (-1, 34, 36, 10**30, 0.0, None, "1", True)]
+    for manifest in bad:
+        message = attempt(directory, manifest)
+        assert "Delete that checkpoint" in message or "--logdir" in message
+
+
+# The disk and the process fail
+
+
+@contextmanager
+def largest_file(size):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("limit", [100, 520, 700], ids=["header", "first record", "later record"])
+def test_a_failed_write_loses_only_that_step(tmp_path, limit):
+    replay = filled(35, directory=tmp_path, chunk_bytes=250)
+    with largest_file(limit):
+        with pytest.raises(RunError, match=f"cannot write the replay in {tmp_path}"):
+            extended(replay, 35, 60)
+        done = len(replay)
+        with pytest.raises(RunError, match=f"cannot write the replay in {tmp_path}"):
+            replay.add(*record(done))
+    assert 35 <= done < 42
+    middle = replay.flush()
+    checksum = replay.checksum()
+    extended(replay, done, 60)
+    manifest = replay.flush()
+    replay.restore(manifest)
+    assert replay.checksum() == filled(60).checksum()
+    replay.restore(middle)
+    assert replay.checksum() == checksum
+    replay.close()
+
+
+def test_a_directory_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"cannot create .*file/replay: .*--logdir"):
+        Replay(100, 1, (3,), "float32", directory=tmp_path / "file" / "replay", seed=0)
+
+
+def test_killed_anywhere_while_flushing_or_rewinding(tmp_path):
+    directory = tmp_path / "replay"
+    replay = Replay(30, 1, (3,), "float32", directory=directory, seed=0, chunk_bytes=250)
+    replay.restore(None)
+    history = []
+    for start in range(0, 80, 20):
+        extended(replay, start, start + 20)
+        history.append((replay.flush(), replay.checksum()))
+    replay.close()
+
+    def life():
+        again = Replay(30, 1, (3,), "float32", directory=directory, seed=0, chunk_bytes=250)
+        again.restore(history[-1][0])
+        extended(again, 80, 100)
+        again.flush()
+        saved.touch()
+        extended(again, 100, 120)
+        again.flush()
+
+    deaths, saved = 0, tmp_path / "the first flush went into a checkpoint"
+    for where in killed_at_every_point(life):
+        deaths += 1
+        for manifest, checksum in history[-1 if saved.exists() else -2:]:
+            copy = shutil.copytree(directory, tmp_path / "copy")
+            other = Replay(30, 1, (3,), "float32", directory=copy, seed=0)
+            other.restore(manifest)
+            assert other.checksum() == checksum, where
+            shutil.rmtree(copy)
+    assert deaths > 10
+
+
+def test_loading_needs_little_memory_beside_the_ring(tmp_path):
+    shape = (64, 64, 3)
+    replay = Replay(2000, 1, shape, "uint8", directory=tmp_path, seed=0)
+    image = np.random.default_rng(0).integers(0, 256, (1, *shape), np.uint8)
+    step, action = record(1)
+    step.obs = image
+    for _ in range(2000):
+        replay.add(step, action)
+    manifest = replay.flush()
+    replay.close()
+    other = Replay(2000, 1, shape, "uint8", directory=tmp_path, seed=0)
+    tracemalloc.start()
+    try:
+        other.restore(manifest)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4.5e6 < replay.ring.obs.nbytes / 5
+    assert len(other) == 2000

@@ -1,0 +1,143 @@
+"""The committed digest of official figures, and how it is made: `python tests/support/golden_digest.py GOLDEN_DIR`.
+
+Parameters, images, actions and most uniforms follow from recipes (seeded numpy generators), so the digest stores only
+what does not: rewards, flags, the uniforms that were redrawn, and the figures themselves: every scalar, every sampled
+index of the update, and norm and projections of gradients, parameter changes and forward tensors.
+"""
+
+import json
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from golden_case import Case, Runner, load_case, recipe_param
+
+PATH = Path(__file__).parents[1] / "golden" / "official_digest.json"
+SOURCE = ("figures of the official HarmonyDream code (thuml/HarmonyDream, dreamerv3-jax, commit 0a22e33) run in "
+          "float32 on a CPU with jax 0.4.13, categorical samples by inverse CDF from the uniforms given here")
+UNIFORMS = ("post", "prior", "act", "policy_post", "policy_act")
+FORWARD = ("wm/embed", "wm/post_deter", "wm/post_logit", "wm/prior_logit", "wm/recon", "wm/reward_logit",
+           "wm/cont_logit", "wm/kl", "wm/loss_image", "wm/loss_reward", "wm/loss_cont", "imag/deter", "imag/logit",
+           "imag/reward", "imag/value", "imag/ret", "imag/weight", "imag/adv", "imag/actor_logit", "imag/critic_logit",
+           "imag/critic_nll", "imag/critic_reg", "policy0/deter", "policy1/deter", "policy1/logit")
+
+
+def inputs(sizes: dict) -> dict[str, np.ndarray]:
+    """Images and actions (zeroed later where is_last) by the recipe of the golden data."""
+    b, t = sizes["B"], sizes["T"]
+    g = np.random.Generator(np.random.PCG64(sizes["dseed"]))
+    yy, xx = np.mgrid[0:64, 0:64]
+    images = []
+    for _ in range(b * t):
+        image = np.zeros((64, 64, 3)) + g.uniform(20, 120, 3)
+        for _ in range(4):
+            (cy, cx), s, colour = g.uniform(0, 64, 2), g.uniform(3, 14), g.uniform(-120, 160, 3)
+            image += np.exp(-((yy - cy) ** 2 + (xx - cx) ** 2) / (2 * s ** 2))[..., None] * colour
+        image += g.normal(0, 6, (64, 64, 3))
+        images.append(np.clip(np.round(image), 0, 255).astype(np.uint8))
+    action = np.random.Generator(np.random.PCG64(sizes["dseed"] + 1)).integers(0, sizes["A"], (b, t))
+    return {"image": np.stack(images).reshape(b, t, 64, 64, 3), "action": np.eye(sizes["A"], dtype=np.float32)[action]}
+
+
+def base_uniforms(sizes: dict) -> dict[str, np.ndarray]:
+    """The uniforms before any was redrawn."""
+    b, t, h, s = (sizes[k] for k in ("B", "T", "H", "stoch"))
+    shapes = {"post": (t, b, s), "prior": (h, b * t, s), "act": (h + 1, b * t), "policy_post": (2, b, s),
+              "policy_act": (2, b)}
+    g = np.random.Generator(np.random.PCG64(sizes["useed"]))
+    return {name: g.random(shapes[name], dtype=np.float32) for name in UNIFORMS}
+
+
+def uniform_chain(sizes: dict):
+    """(key, key it starts from) of every uniform array: updates start from the arrays before them."""
+    for name in UNIFORMS:
+        yield f"u/{name}", None
+        if not name.startswith("policy"):
+            for k in (1, 2, 3):
+                yield f"upd{k}/u/{name}", f"upd{k - 1}/u/{name}" if k > 1 else f"u/{name}"
+
+
+def names() -> list[str]:
+    return list(json.loads(PATH.read_text())["cases"])
+
+
+def load(name: str) -> tuple[Case, dict]:
+    """A case rebuilt from recipes, and its official figures."""
+    stored = json.loads(PATH.read_text())["cases"][name]
+    sizes = stored["config"]
+    params = {n: recipe_param(n, spec, sizes["pseed"]) for n, spec in stored["params"].items()}
+    data = inputs(sizes) | {k: np.array(v, np.float32 if k == "reward" else bool) for k, v in stored["inputs"].items()}
+    data["action"][data["is_last"]] = 0
+    uniforms, base = {}, base_uniforms(sizes)
+    for key, start in uniform_chain(sizes):
+        array = (base[key[2:]] if start is None else uniforms[start]).copy()
+        index, values = stored["redrawn"][key]
+        array.flat[index] = np.array(values, np.float32)
+        uniforms[key] = array
+    return Case(name, sizes, params, data, uniforms), {k: np.array(v) for k, v in stored["figures"].items()}
+
+
+def checksum(key: str, value: np.ndarray) -> np.ndarray:
+    """Norm and two random projections of an array, scaled to the size of its entries."""
+    flat = np.asarray(value, np.float64).ravel()
+    rng = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode())))
+    return np.array([np.linalg.norm(flat), *(rng.standard_normal((2, flat.size)) @ flat)]) / np.sqrt(flat.size)
+
+
+def reduce(figures: dict, wanted) -> dict:
+    """The digest's view of full figures: checksums under 'sum/<key>', projections cut to the two that are stored."""
+    out = {}
+    for key in wanted:
+        if key.startswith("sum/"):
+            out[key] = checksum(key, figures[key[4:]])
+        else:
+            out[key] = figures[key][:2] if "_proj/" in key else figures[key]
+    return out
+
+
+def make(path: Path) -> dict:
+    """Digest of one golden case."""
+    case, official = load_case(path)
+    spec = json.loads(path.with_name(f"{path.stem}.params.json").read_text())
+    recipe, base, redrawn = inputs(case.sizes), base_uniforms(case.sizes), {}
+    recipe["action"][case.inputs["is_last"]] = 0
+    assert all(np.array_equal(recipe[k], case.inputs[k]) for k in recipe), "the recipe does not give the case's inputs"
+    for key, start in uniform_chain(case.sizes):
+        index = np.flatnonzero(case.uniforms[key] != (base[key[2:]] if start is None else case.uniforms[start]))
+        redrawn[key] = [index.tolist(), [float(f"{x:.9g}") for x in case.uniforms[key].flat[index]]]
+    full = dict(official)
+    for key, value in official.items():  # summaries that small cases do not store
+        group, _, name = key.partition("/grad/")
+        if name:
+            full |= {f"{group}/{k}": v for k, v in Runner.summary("grad", name, value).items()}
+        update, _, name = key.partition("/param/")
+        if name and update.startswith("upd") and not name.endswith("/identity"):
+            full |= {f"{update}/{k}": v for k, v in
+                     Runner.summary("param_delta", name, value - case.params[name], entries=False).items()}
+    figures = {}
+    for key, value in full.items():
+        value = np.asarray(value)
+        if key.startswith(("in/", "u/", "param/")) or "/u/" in key or "/identity" in key:
+            continue
+        if "_proj/" in key:
+            figures[key] = value[:2]
+        elif value.ndim == 0 or key.startswith("upd") and key.endswith("index"):
+            figures[key] = value
+    figures |= {f"sum/{key}": checksum(f"sum/{key}", official[key]) for key in FORWARD}
+    rounded = {k: [float(f"{x:.9g}") for x in v] if v.dtype.kind == "f" and v.ndim else
+               float(f"{v:.9g}") if v.dtype.kind == "f" else v.tolist() for k, v in figures.items()}
+    return {"config": spec["config"],
+            "params": {n: {k: s[k] for k in ("shape", "kind", "offset", "scale") if k in s}
+                       for n, s in spec["params"].items()},
+            "inputs": {k: v.tolist() for k, v in case.inputs.items() if k not in ("image", "action")},
+            "redrawn": redrawn, "figures": rounded}
+
+
+if __name__ == "__main__":
+    cases = {path.stem: make(path) for path in sorted(Path(sys.argv[1]).glob("*.npz"))
+             if path.with_name(f"{path.stem}.params.json").exists()}
+    text = json.dumps({"source": SOURCE, "cases": cases}, separators=(",", ":"))
+    PATH.write_text(text.replace('},"', '},\n"') + "\n")
+    print({name: len(case["figures"]) for name, case in cases.items()}, PATH.stat().st_size)

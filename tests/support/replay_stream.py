@@ -1,0 +1,39 @@
+"""Recognisable steps for replay tests: every value says which environment and which step it comes from."""
+
+import numpy as np
+
+from hdfast.envs import Step
+from hdfast.replay.ring import Batch
+from hdfast.replay.sequences import Replay
+
+FIELDS = ("obs", "action", "reward", "is_first", "is_last", "is_terminal")
+EPISODE = 7  # steps
+
+
+def record(i, num_envs=1, shape=(3,), dtype="float32"):
+    """Step i of a stream that every value tells from any other: (step, action)."""
+    envs = np.arange(num_envs)
+    values = np.random.default_rng(i).integers(0, 256, (num_envs, *shape)).astype(dtype)
+    values.reshape(num_envs, -1)[:, 0] = envs
+    place = (i + envs) % EPISODE  # environments end at different times
+    last = place == EPISODE - 1
+    step = Step(values, (i + 100_000 * envs).astype(np.float32), place == 0, last, last & (i % 2 == 0))
+    return step, (i + envs) % 5
+
+
+def filled(steps, capacity=1000, num_envs=1, shape=(3,), dtype="float32", *, directory=None, seed=0, **options):
+    replay = Replay(capacity, num_envs, shape, dtype, directory=directory, seed=seed, **options)
+    if directory is not None:
+        replay.restore(None)
+    return extended(replay, 0, steps, num_envs, shape, dtype)
+
+
+def extended(replay, start, stop, num_envs=1, shape=(3,), dtype="float32"):
+    for i in range(start, stop):
+        replay.add(*record(i, num_envs, shape, dtype))
+    return replay
+
+
+def assert_same_batch(a: Batch, b: Batch) -> None:
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
