@@ -1,4 +1,4 @@
-"""Every committed picture, and the tables of docs/results.md, made anew from the committed data: `make figures`.
+"""Every committed picture, and the tables of docs/results.md, regenerated from the committed data: `make figures`.
 
     python bench/learning/figures.py [--results bench/results] [--out docs]
 

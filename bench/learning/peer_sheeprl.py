@@ -5,7 +5,7 @@
 
 Takes the presets and settings of `hdfast train`; both sides read one configuration, and `sheeprl_settings.py` says it
 in sheeprl's terms. sheeprl's own trainer then runs unchanged in its environment (bench/peers/install.py) and plays in
-hdfast's environments (`gym_atari.py`). What cannot be matched, after its source (0.8.4), stands in `ALWAYS` there and
+hdfast's environments (`gym_atari.py`). What cannot be matched, after its source (0.8.4), is in `ALWAYS` there and
 in every record: how steps count, when the slow critic moves, how weights begin. Matched by its options are networks,
 learned initial state, losses, returns and their range, optimizers, when learning starts and how many updates follow; it
 has no harmony, so the preset baseline is needed.
@@ -84,7 +84,7 @@ def measured(verb: str, logdir: Path) -> dict[str, float]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RunError(f"sheeprl's process ended with code {process.returncode} in `{verb}`, and what it says stands "
-                       "above; mend that and run the command again, in a new --logdir if it was training")
+                       "above; fix that and run the command again, in a new --logdir if it was training")
     return {"wall_seconds": time.perf_counter() - start, "cpu_seconds": usage.ru_utime + usage.ru_stime}
 
 

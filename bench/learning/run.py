@@ -2,7 +2,7 @@
 
     python bench/learning/run.py --tasks krull,boxing --seeds 0-2 --modes rectified,off --logdir runs/learning
 
-Every run lies in LOGDIR/MODE/TASK/SEED; the presets are atari100k and cpu, --configs names others. A run ends with 100
+Every run is in LOGDIR/MODE/TASK/SEED; the presets are atari100k and cpu, --configs names others. A run ends with 100
 episodes of evaluation, and as many of random play are measured. All other flags are those of `hdfast sweep` and its
 settings, as --run.steps 10000 or --cpus 2, and win over what stands here. The same command continues what was stopped
 and skips what is finished; seed 0 of everything comes first.

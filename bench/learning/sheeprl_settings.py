@@ -1,6 +1,6 @@
 """hdfast's settings as sheeprl's: which Hydra keys say the same, what sheeprl cannot be told, what has no part in it.
 
-Every setting stands in exactly one of the tables below. Keys and meanings are those of sheeprl 0.8.4, experiment
+Every setting is in exactly one of the tables below. Keys and meanings are those of sheeprl 0.8.4, experiment
 dreamer_v3; a key that it does not know ends the run (`sheeprl_run.py`).
 """
 

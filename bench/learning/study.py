@@ -215,5 +215,5 @@ if __name__ == "__main__":
         print(f"study: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
-        print("\nstudy: interrupted; the same command goes on", file=sys.stderr)
+        print("\nstudy: interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
