@@ -13,7 +13,7 @@ from hdfast.config import Config
 from hdfast.cuda_graph import Graphs
 from hdfast.envs import Step
 from hdfast.errors import RunError
-from hdfast.learner import Learner, behaviour_shapes, draw
+from hdfast.learner import Learner, Uniforms
 from hdfast.model.nets import one_hot
 from hdfast.model.world_model import Sequences
 from hdfast.ops.state import State
@@ -23,7 +23,7 @@ from hdfast.run.pictures import openloop_grid
 from hdfast.spaces import ActSpace, ObsSpace
 
 NAMED = 4  # parameters that a diagnosis names
-HALF, METRIC = "half/", "half/metric/"  # of names in a state, between the halves of an update
+HALF = "half/"  # begins the names that older versions saved in the middle of an update
 OTHER = "resume with the run's own configuration or use a new logdir"
 
 
@@ -75,8 +75,7 @@ class Agent:
     """HarmonyDream agent for discrete actions. Official agent.py, class Agent.
 
     Acting and learning draw from two generators seeded by `config.seed`, so that evaluating never changes training. On
-    CUDA the two halves of an update and the acting step are captured in graphs (config.cuda_graphs). `half` is not None
-    between the halves: what the second one needs of the first.
+    CUDA the update and the acting step are captured in graphs (config.cuda_graphs).
     """
 
     def __init__(self, obs_space: ObsSpace, act_space: ActSpace, config: Config, *,
@@ -89,18 +88,14 @@ class Agent:
         self.act_rng, self.learn_rng = (torch.Generator(self.device).manual_seed(seed) for seed in
                                         np.random.SeedSequence(config.seed).generate_state(2).tolist())
         self._meter = Meter()
-        self.half: tuple[Tensor, ...] | None = None
-        self.committing: Callable[[], None] = lambda: None
         graphs = config.cuda_graphs and self.device.type == "cuda"
-        self._sample: Callable[[], Batch] | None = None  # what an update without a batch draws by itself
+        self._sample: Callable[[], Batch] | None = None  # what an update without a batch draws
         self.build_steps(Graphs(self.device, graphs), Graphs(self.device, graphs))
 
     def build_steps(self, learning: Graphs, acting: Graphs, sampling: Sequence[torch.Generator] = ()) -> None:
         """Make the graphs; `sampling` are the generators of `_sample`."""
-        self._graphs, rng = (learning, acting), [self.learn_rng]
-        self.model_step = learning.of(self._update_model, "world-model update", generators=[*rng, *sampling],
-                                      shared=True)
-        self.behaviour_step = learning.of(self._update_behaviour, "actor-critic update", generators=rng, shared=True)
+        self._graphs = learning, acting
+        self.update_step = learning.of(self._update, "update", generators=[self.learn_rng, *sampling], shared=True)
         self.acting_step = acting.of(self._act, "acting step")
 
     @property
@@ -178,55 +173,32 @@ class Agent:
         """What an update needs of a batch."""
         return batch.frames, batch.rows, batch.action, batch.reward, batch.is_first, batch.is_terminal
 
-    def sampler(self, replay: Replay, batch_size: int, length: int) -> Callable[[], Batch | None]:
-        """What gives the batches of updates from a replay: None where the update's graph draws its batch itself."""
-        def sample() -> Batch:
-            return replay.sample(batch_size, length)
+    def draw_from(self, replay: Replay, batch_size: int, length: int) -> bool:
+        """Let the update's graph draw its batches from a replay by itself; False if this agent or replay cannot.
 
-        if not (self._graphs[0].enabled and replay.capturable):
-            return sample
-        self._sample = sample
-        self.build_steps(*self._graphs, sampling=[replay.rng])
-        return lambda: None
-
-    def update(self, batch: Batch | None) -> None:
-        """One train step on a batch (T, B, ...), in its two halves."""
-        self.update_model(batch)
-        self.update_behaviour()
-
-    def update_model(self, batch: Batch | None) -> None:
-        """The first half of a train step, the world model's, on a batch (T, B, ...).
-
-        Without a batch: on one that the graph draws, as `sampler` was told. Graphs read device tensors where they lay
-        at the capture, and copy there what a later batch brings in other tensors: a replay that always fills the same
-        ones saves the copy. Either half calls `committing`, but in a graph, before it changes anything but `learn_rng`;
-        an exception until then leaves the rest as it was.
+        Then every `update` needs a batch.
         """
-        self.half = self.model_step(*(() if batch is None else self._tensors(batch)))
+        if not (self._graphs[0].enabled and replay.capturable):
+            return False
+        self._sample = lambda: replay.sample(batch_size, length)
+        self.build_steps(*self._graphs, sampling=[replay.rng])
+        return True
 
-    def update_behaviour(self) -> None:
-        """The second half, actor and critic; the metrics are summed on the device until `read_metrics_sync`."""
-        self.behaviour_step(*self.half)
-        self.half = None
+    def update(self, batch: Batch | None = None) -> None:
+        """One train step on a batch (T, B, ...), or without one on a batch that the graph draws (`draw_from`).
+
+        The metrics are summed on the device until `read_metrics_sync`. Graphs read the tensors of the first batch: a
+        later batch in other tensors is copied there, so a replay that always fills the same ones saves the copy.
+        """
+        self.update_step(*(() if batch is None else self._tensors(batch)))
         self._meter.count += 1
 
-    def _update_model(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """World-model update on what `_tensors` gives, or on a new draw -> posterior deter, stoch, index, cont
-        (T, B, ...), metrics."""
+    def _update(self, *tensors: Tensor) -> None:
+        """`Learner.update` on what `_tensors` gives, or on a new draw; adds its metrics to the meter."""
         data = self._sequences(*(tensors or self._tensors(self._sample())))
-        u, = draw((*data.reward.shape, self.config.model.stoch), generator=self.learn_rng)
-        out, metrics = self.learner.update_model(data, u, self.committing)
-        self._model_metrics = list(metrics)
-        post = out.observed.state
-        return (*(x.detach() for x in (post.deter, post.stoch, post.index)), data.cont, torch.stack(
-            list(metrics.values())))
-
-    def _update_behaviour(self, deter: Tensor, stoch: Tensor, index: Tensor, cont: Tensor, model: Tensor) -> None:
-        """Actor-critic update from what the world-model update returned; adds the metrics of both to the meter."""
-        shapes = behaviour_shapes(self.config.behavior.horizon, cont.numel(), self.config.model.stoch)
-        u, u_action = draw(*shapes, generator=self.learn_rng)
-        metrics = self.learner.update_behaviour(State(deter, stoch, index), cont, u, u_action, self.committing)
-        self._meter.add(dict(zip(self._model_metrics, model.unbind(), strict=True)) | metrics)
+        u = Uniforms.draw(*data.reward.shape, self.config.behavior.horizon, self.config.model.stoch,
+                          generator=self.learn_rng)
+        self._meter.add(self.learner.update(data, u))
 
     def read_metrics_sync(self) -> dict[str, float]:
         """Means of the metrics since the last call, named `train/...`; waits for the device. Empty without updates.
@@ -280,21 +252,15 @@ class Agent:
     # Saving
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything a resumed run needs to continue bit for bit: learner, both generators, and what the second half
-        of an update needs where only the first is done; on their devices."""
+        """Everything a resumed run needs to continue bit for bit: learner and both generators, on their devices."""
         rngs = {"rng/act": self.act_rng.get_state(), "rng/learn": self.learn_rng.get_state()}
-        half = {}
-        if self.half:
-            *seen, metrics = self.half
-            half = dict(zip(self._half_kinds(), seen, strict=True))
-            half |= {METRIC + name: x for name, x in zip(self._model_metrics, metrics, strict=True)}
-        return self.learner.state_dict() | rngs | half
+        return self.learner.state_dict() | rngs
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore `state_dict`; RunError naming the first missing, unknown or misshapen entry."""
-        half = {name: x for name, x in state.items() if name.startswith(HALF)}
-        state = {name: x for name, x in state.items() if name not in half}
-        self.half = None  # which is no part of what is compared
+        if any(name.startswith(HALF) for name in state):
+            raise RunError("the checkpoint was saved in the middle of an update, which this version cannot continue; "
+                           "resume with the version that wrote it until its next checkpoint, or use a new logdir")
         own = self.state_dict()
         for name in sorted(own.keys() ^ state.keys()):
             raise RunError(f"checkpoint entry '{name}' is {'missing' if name in own else 'unknown'}: it was written by "
@@ -308,29 +274,3 @@ class Agent:
         self.learner.refresh()
         rng.restore(self.act_rng, state["rng/act"])
         rng.restore(self.learn_rng, state["rng/learn"])
-        self._load_half(half)
-
-    def _half_kinds(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        """Names, types and shapes of `half` in a state, but for the metrics."""
-        m, lead = self.config.model, (self.config.run.batch_length, self.config.run.batch_size)
-        shapes = {"deter": (*lead, m.deter), "stoch": (*lead, m.stoch, m.classes), "index": (*lead, m.stoch),
-                  "cont": lead}
-        return {HALF + name: (torch.int64 if name == "index" else torch.float32, x) for name, x in shapes.items()}
-
-    def _load_half(self, saved: dict[str, Tensor]) -> None:
-        """Restore `half` where there was one; RunError naming the first entry that cannot be of one."""
-        if not saved:
-            return
-        own, metrics = self._half_kinds(), [name for name in saved if name.startswith(METRIC)]
-        expected = own | dict.fromkeys([METRIC + "loss/model", *metrics], (torch.float32, ()))
-        for name in sorted(expected.keys() | saved.keys()):
-            found = (saved[name].dtype, tuple(saved[name].shape)) if name in saved else None
-            if found != expected.get(name):
-                raise RunError(f"checkpoint entry '{name}' is {found}, expected {expected.get(name)}; {OTHER}")
-        low, high = saved[HALF + "index"].aminmax()
-        if low < 0 or high >= self.config.model.classes:
-            raise RunError(f"checkpoint entry '{HALF}index' has values {low} to {high}, expected 0 to "
-                           f"{self.config.model.classes - 1}; {OTHER}")
-        self._model_metrics = [name.removeprefix(METRIC) for name in metrics]
-        self.half = tuple(x.to(self.device) for x in (
-            *(saved[name] for name in own), torch.stack([saved[name] for name in metrics])))

@@ -11,7 +11,7 @@ between them (cuda_graph.between).
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from enum import IntEnum
@@ -149,15 +149,12 @@ class LeadingAgent(Agent):
         super().load_state_dict(state)
         self._equal = False
 
-    def sampler(self, replay: Replay, batch_size: int, length: int) -> Callable[[], Batch | None]:
-        """As the agent's, but every batch is drawn outside graphs, since it is divided among the ranks."""
-        return lambda: replay.sample(batch_size, length)
+    def draw_from(self, replay: Replay, batch_size: int, length: int) -> bool:
+        """No: every batch is drawn outside graphs, since it is divided among the ranks."""
+        return False
 
-    def update_model(self, batch: Batch) -> None:
-        """The first half of a train step on a batch (T, B, ...), a share of which every rank takes.
-
-        The second half of an update that one process saved without it comes before: the leader makes it alone.
-        """
+    def update(self, batch: Batch) -> None:
+        """One train step on a batch (T, B, ...), a share of which every rank takes."""
         if not self._equal:
             self._team.connect(self.learner)
             self._team.tell(Word.TAKE)
@@ -165,7 +162,7 @@ class LeadingAgent(Agent):
             self._equal = True
         shape = batch.reward.shape
         self._team.tell(Word.UPDATE, *shape)
-        super().update_model(self._team.share(self, *shape, batch))
+        super().update(self._team.share(self, *shape, batch))
 
     def read_metrics_sync(self) -> dict[str, float]:
         """Means of the metrics since the last call, over all ranks."""

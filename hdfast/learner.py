@@ -1,7 +1,6 @@
 """The learner: one official train step as a function of a batch and uniforms, with three Adam optimisers."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,13 +28,9 @@ class Uniforms:
     @classmethod
     def draw(cls, length: int, batch: int, horizon: int, stoch: int, *, generator: torch.Generator) -> "Uniforms":
         """Fresh uniforms in [0, 1) on the generator's device, as one update draws them."""
-        post = draw((length, batch, stoch), generator=generator)[0]
-        return cls(post, *draw(*behaviour_shapes(horizon, length * batch, stoch), generator=generator))
-
-
-def behaviour_shapes(horizon: int, starts: int, stoch: int) -> tuple[tuple[int, ...], ...]:
-    """Shapes of an imagination's uniforms, prior (H, N, S) and action (H, N)."""
-    return (horizon, starts, stoch), (horizon, starts)
+        starts = length * batch
+        post, = draw((length, batch, stoch), generator=generator)
+        return cls(post, *draw((horizon, starts, stoch), (horizon, starts), generator=generator))
 
 
 def draw(*shapes: tuple[int, ...], generator: torch.Generator) -> list[Tensor]:
@@ -97,28 +92,21 @@ class Learner:
         out, metrics = self.update_model(data, u.post)
         return metrics | self.update_behaviour(out.observed.state, data.cont, u.prior, u.action)
 
-    def update_model(self, data: Sequences, u: Tensor,
-                     committing: Callable[[], None] = lambda: None) -> tuple[WorldModelOutput, dict[str, Tensor]]:
-        """Step 1: world-model loss at the current parameters and its Adam step; u (T, B, S).
-
-        `committing` is called before anything that a checkpoint holds is changed.
-        """
+    def update_model(self, data: Sequences, u: Tensor) -> tuple[WorldModelOutput, dict[str, Tensor]]:
+        """Step 1: world-model loss at the current parameters and its Adam step; u (T, B, S)."""
         out = self.world_model(data, u)
         self.model_opt.backward(out.total)
-        committing()
         metrics = out.metrics | self.step(self.model_opt, "model")
         self.restart()
         return out, metrics
 
-    def update_behaviour(self, post: State, cont: Tensor, u: Tensor, u_action: Tensor,
-                         committing: Callable[[], None] = lambda: None) -> dict[str, Tensor]:
-        """Steps 2 to 4, imagination, actor and critic; arguments as those of `imagine` and `update_model`.
+    def update_behaviour(self, post: State, cont: Tensor, u: Tensor, u_action: Tensor) -> dict[str, Tensor]:
+        """Steps 2 to 4, imagination, actor and critic; arguments as those of `imagine`.
 
         The critic's gradient needs nothing of the actor's step, so both come first: the same numbers as in order.
         """
         b = self.imagine(post, cont, u, u_action)
         metrics = self.actor_gradient(b) | self.critic_gradient(b)
-        committing()
         self.actor_critic.move_range(b.low, b.high)
         return metrics | self.step(self.actor_opt, "actor") | self.step(self.critic_opt, "critic")
 

@@ -7,7 +7,7 @@ official order with the waiting taken out: the same parameters act, and updates 
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +108,6 @@ class Trainer:
         self._prefill_rng = np.random.Generator(np.random.PCG64(stream_seed(config.seed, PREFILL)))
         self._running = Running(envs.num_envs)
         self.stopping, self.alarms = Stopping(config.run.max_seconds), Alarms()
-        agent.committing = self.stopping.hold
-        # Where updates take seconds, a signal gives half a one up; elsewhere other processes or a GPU are in the midst.
-        alone = agent.device.type == "cpu" and distributed.dist_size() == 1
-        self._abandonable = self.stopping.abandonable if alone else lambda *_: nullcontext()
         self._pictures: dict[str, Path] = {}  # the newest of each kind, for the summary
 
     def run(self) -> None:
@@ -214,18 +210,14 @@ class Trainer:
             self.log.episode(score, length, self.step, self.updates)
 
     def _update(self) -> None:
-        """Run the updates that are due at this step; of one that a stop cut in two, the second half."""
-        due = self.schedule.updates_due(self.step)
-        while self.updates < due:
+        """Run the updates that are due at this step; a stop waits for the one that is running."""
+        run = self.config.run
+        for _ in range(self.schedule.updates_due(self.step) - self.updates):
             self.stopping.check()
-            if self.agent.half is None:
-                with self._abandonable(self.replay.rng, self.agent.learn_rng):
-                    with self.log.timer("sample"):
-                        batch = self._sample()
-                    with self.log.timer("train"):
-                        self.agent.update_model(batch)
-            with self._abandonable(self.agent.learn_rng), self.log.timer("train"):
-                self.agent.update_behaviour()
+            with self.log.timer("sample"):
+                batch = None if self._drawn else self.replay.sample(run.batch_size, run.batch_length)
+            with self.log.timer("train"):
+                self.agent.update(batch)
             self.updates += 1
 
     def _report(self, before: int) -> None:
@@ -393,7 +385,7 @@ class Trainer:
                              seed=stream_seed(config.seed, REPLAY), learner=device, threads=usable_cores(),
                              device=replay_device(config.replay.device, device,
                                                   ring_bytes(capacity, space.shape, space.dtype)))
-        self._sample = self.agent.sampler(self.replay, config.run.batch_size, config.run.batch_length)
+        self._drawn = self.agent.draw_from(self.replay, config.run.batch_size, config.run.batch_length)
         try:
             with self.stopping.interruptible():
                 self._load(found)

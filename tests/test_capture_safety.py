@@ -16,8 +16,7 @@ from torch import Tensor
 
 from agent_case import make_batch, make_step
 from capture_safety_case import graphs_alive
-from hdfast import agent as agent_module
-from hdfast import learner
+from hdfast import learner, ops
 from hdfast.agent import Agent
 from hdfast.arena import Arena
 from hdfast.config import Config
@@ -44,8 +43,7 @@ def meta_agent(monkeypatch, space: ObsSpace = SPACES["image"], config: Config | 
         real = torch.Generator
         patch.setattr(torch, "Generator", lambda device: real("cpu"))
         made = Agent(space, ActSpace(ACTIONS), config or Config.preset("debug", task="dummy"), device=META)
-    for module in (learner, agent_module):
-        monkeypatch.setattr(module, "draw", draw)
+    monkeypatch.setattr(learner, "draw", draw)
     return made
 
 
@@ -59,8 +57,8 @@ def batch(config: Config, space: ObsSpace, lead: tuple[int, int] | None = None) 
 
 
 def update(agent: Agent) -> None:
-    """What the two graphs of an update run."""
-    agent.behaviour_step.function(*agent.model_step.function(*batch(agent.config, agent.obs_space)))
+    """What the graph of an update runs."""
+    agent.update_step.function(*batch(agent.config, agent.obs_space))
 
 
 def drawing(agent: Agent, monkeypatch) -> Ring:
@@ -115,23 +113,23 @@ def test_no_autograd_graph_outlives_an_update(backend, space):
 def test_other_batch_shapes_can_be_captured(backend, monkeypatch, batch_shape):
     agent = meta_agent(monkeypatch)
     shaped = batch(agent.config, agent.obs_space, batch_shape)
-    agent.model_step.function(*shaped)
+    agent.update_step.function(*shaped)
     with watched(META):
-        agent.behaviour_step.function(*agent.model_step.function(*shaped))
+        agent.update_step.function(*shaped)
 
 
 def test_a_draw_inside_the_update_can_be_captured(backend, monkeypatch):
     agent = meta_agent(monkeypatch)
     ring = drawing(agent, monkeypatch)
-    agent.model_step.function()
+    agent.update_step.function()
     with watched(META) as drawn:
-        agent.model_step.function()
+        agent.update_step.function()
     with watched(META) as given:
-        agent.model_step.function(*batch(agent.config, agent.obs_space))
+        agent.update_step.function(*batch(agent.config, agent.obs_space))
     assert 10 < drawn.ops - given.ops < 30
     monkeypatch.setattr(ring, "floor", torch.zeros((), dtype=torch.int64))  # a counter that the host keeps
     with pytest.raises((RunError, RuntimeError)), watched(META):
-        agent.model_step.function()
+        agent.update_step.function()
 
 
 # Planted faults: what the check above is for
@@ -218,7 +216,7 @@ def test_faults_in_an_optimiser_are_found(monkeypatch, fault: Callable):
 def test_faults_in_acting_are_found(monkeypatch, fault: Callable):
     agent = meta_agent(monkeypatch)
     act(agent)
-    monkeypatch.setattr(agent_module.ops, "sample_index", lambda logit, u: fault(logit.sum()) + torch.zeros_like(u))
+    monkeypatch.setattr(ops, "sample_index", lambda logit, u: fault(logit.sum()) + torch.zeros_like(u))
     with pytest.raises((RunError, RuntimeError, NotImplementedError)), watched(META):
         act(agent)
 
@@ -253,7 +251,7 @@ def test_the_official_sizes_can_be_captured(backend, monkeypatch, precision, nod
     drawing(agent, monkeypatch)
     for watching in (contextlib.nullcontext(), watched(META)):
         with watching as watch:
-            agent.behaviour_step.function(*agent.model_step.function())
+            agent.update_step.function()
     # Below the gate of 1,500 graph nodes by what cannot be counted here: products and convolutions of several launches.
     # An Adam step is known to be three. Where torch does not add a bfloat16 product to float32, 193 are two.
     more = 193 if precision == "bf16" and not products.accumulates(META) else 0

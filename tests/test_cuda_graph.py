@@ -50,7 +50,7 @@ def test_replayed_updates_equal_eager_ones_bit_for_bit(taped, space, precision):
         assert_same(eager.state_dict(), graphs.state_dict())
         if k == 1:
             assert eager.read_metrics_sync() == graphs.read_metrics_sync()
-    assert isinstance(graphs.model_step, Graph) and isinstance(eager.model_step, Eager)
+    assert isinstance(graphs.update_step, Graph) and isinstance(eager.update_step, Eager)
     assert eager.read_metrics_sync() == graphs.read_metrics_sync() != {}
     assert eager.updates == graphs.updates == WARMUP + 4
 
@@ -96,7 +96,7 @@ def test_a_policy_state_outlives_later_steps(taped):
 
 
 def test_without_a_gpu_or_with_graphs_off_everything_is_eager():
-    assert isinstance(make_agent().model_step, Eager) and isinstance(make_agent(cuda_graphs=False).acting_step, Eager)
+    assert isinstance(make_agent().update_step, Eager) and isinstance(make_agent(cuda_graphs=False).acting_step, Eager)
     eager = Graphs(CPU, False).of(lambda x: (x + 1,), "test function")
     assert eager(torch.ones(2))[0].tolist() == [2, 2] and eager.nodes() == []
 
@@ -293,10 +293,9 @@ def test_a_batch_is_drawn_inside_the_update(taped):
     """Windows come from the replay's own counters: a replay that grows and wraps gives what drawing beside it gives."""
     eager, graphs = make_agent(VECTOR), captured(make_agent(VECTOR))
     replays = [filled(12, 40, shape=VECTOR.shape, seed=5) for _ in range(2)]
-    draws = [agent.sampler(replay, 3, 6) for agent, replay in zip((eager, graphs), replays, strict=True)]
+    assert not eager.draw_from(replays[0], 3, 6) and graphs.draw_from(replays[1], 3, 6)
     for k in range(WARMUP + 8):
-        batches = [draw() for draw in draws]
-        assert batches[0] is not None and batches[1] is None
+        batches = replays[0].sample(3, 6), None
         for agent, replay, batch in zip((eager, graphs), replays, batches, strict=True):
             agent.update(batch)
             extended(replay, 12 + 4 * k, 16 + 4 * k, shape=VECTOR.shape)
@@ -307,7 +306,7 @@ def test_a_batch_is_drawn_inside_the_update(taped):
 def test_a_replay_that_changes_devices_is_drawn_from_outside(taped):
     agent = captured(make_agent(VECTOR))
     replay = filled(12, shape=VECTOR.shape, learner=torch.device("meta"))
-    assert not replay.capturable and agent.sampler(replay, 3, 6)().reward.is_meta
+    assert not replay.capturable and not agent.draw_from(replay, 3, 6)
 
 
 def test_the_collector_runs_before_a_capture_and_not_in_it():

@@ -14,7 +14,6 @@ import pytest
 
 from hdfast import distributed, trainer
 from hdfast.errors import ConfigError
-from hdfast.learner import Learner
 from hdfast.run import checkpoint
 from hdfast.run.jsonl import read_rows
 from scripted_run import small_config
@@ -77,22 +76,6 @@ def test_a_run_of_two_ranks_is_one_run(tmp_path):
         "run.steps": step + 60}), device="cpu"))
     assert checkpoint.latest(logdir / "ckpt").step == step + 60
 
-
-@pytest.mark.slow
-def test_two_ranks_go_on_from_half_an_update_of_one_process(tmp_path, monkeypatch):
-    overrides = {"run.steps": 60, "run.prefill": 40}
-    config = small_config("dummy", logdir=str(tmp_path / "run"), **overrides)
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(Learner, "imagine", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        trainer.train(config)
-    found = checkpoint.latest(tmp_path / "run" / "ckpt")
-    assert found.manifest["updates"] == 0 and "half/cont" in found.tensors
-    process = torchrun(*train_flags(tmp_path, **overrides))
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    found = checkpoint.latest(tmp_path / "run" / "ckpt")
-    made = [int(found.tensors[f"opt/{name}/step"]) for name in ("model", "actor", "critic")]
-    assert [found.step, found.manifest["updates"], *made] == [60, 5, 5, 5, 5]
 
 
 def test_a_process_of_its_own_has_no_team(monkeypatch):

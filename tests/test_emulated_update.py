@@ -121,16 +121,15 @@ def test_graphs_that_draw_their_batches_and_a_resumed_run(monkeypatch, space, pr
     made = {"shape": space.shape, "dtype": space.dtype}
     replays = [filled(10, 20, seed=5, **made) for _ in range(2)]
     eager, graphs = make_agent(space, precision=precision), captured(make_agent(space, precision=precision))
-    draws = [agent.sampler(replay, 3, 6) for agent, replay in zip((eager, graphs), replays, strict=True)]
+    assert not eager.draw_from(replays[0], 3, 6) and graphs.draw_from(replays[1], 3, 6)
     states = [agent.init_policy(2) for agent in (eager, graphs)]
     for k in range(2 * WARMUP + 2):
         if k == WARMUP + 1:
             saved = {name: value.clone() for name, value in graphs.state_dict().items()}
             graphs = captured(make_agent(space, precision=precision, seed=1))
             graphs.load_state_dict(saved)
-            draws[1] = graphs.sampler(replays[1], 3, 6)
-        batches, actions = [draw() for draw in draws], []
-        assert batches[0] is not None and batches[1] is None
+            assert graphs.draw_from(replays[1], 3, 6)
+        batches, actions = (replays[0].sample(3, 6), None), []
         for i, (agent, batch, replay) in enumerate(zip((eager, graphs), batches, replays, strict=True)):
             agent.update(batch)
             action, states[i] = agent.act(make_step(2, space, first=k == 0, seed=k), states[i])

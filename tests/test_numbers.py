@@ -158,16 +158,16 @@ def test_some_skipped_updates_do_not(tmp_path, monkeypatch):
 
 def test_parameters_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     t = make_trainer(tmp_path, **{"run.save_every": 60})
-    update, count = t.agent.update_behaviour, [0]
+    update, count = t.agent.update, [0]
 
-    def breaking():
-        update()
+    def breaking(batch):
+        update(batch)
         count[0] += 1
         if count[0] == 8:  # step 72
             with torch.no_grad():
                 t.agent.learner.model_opt.param[0] = math.nan
 
-    monkeypatch.setattr(t.agent, "update_behaviour", breaking)
+    monkeypatch.setattr(t.agent, "update", breaking)
     with pytest.raises(RunError, match="Parameters are not finite either, so nothing was saved"):
         t.run()
     saved = checkpoint.existing(tmp_path / "ckpt", None)

@@ -178,7 +178,7 @@ def measure_update(bench: Bench, rung: str) -> None:
                 agent.update(batch)
             rounds = bench.rounds(lambda: agent.update(batch), LONG * ENOUGH)
             memory = torch.cuda.max_memory_allocated() / 2**20 if bench.device.type == "cuda" else 0.0
-            nodes = [*agent.model_step.nodes(), *agent.behaviour_step.nodes()]
+            nodes = agent.update_step.nodes()
             expected = stages.update_prediction(precision) if rung == "graphs" else None
             return (1e3 * rounds[ROUNDS // 2], expected and expected / 1e3, f"{1e3 * rounds[0]:.2f} to "
                     f"{1e3 * rounds[-1]:.2f}, peak {memory:.0f} MiB allocated, graph nodes {nodes}")

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # SIGHUP: the terminal is gone
 AGAIN = 0.5  # seconds: a SIGINT that follows sooner is the same request, told by a terminal and by a launcher
@@ -41,29 +40,13 @@ class Stopping:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """A block in which a signal raises Stopped at once, until its end or `hold`."""
+        """A block in which a signal raises Stopped at once."""
         self._interruptible = True  # before the check: a signal comes before it or interrupts
         try:
             self.check()
             yield
         finally:
             self._interruptible = False
-
-    @contextmanager
-    def abandonable(self, *generators: Any) -> Iterator[None]:
-        """An interruptible block that draws from torch's generators, which are set back where it is given up."""
-        states = [generator.get_state() for generator in generators]
-        try:
-            with self.interruptible():
-                yield
-        except Stopped:
-            for generator, state in zip(generators, states, strict=True):
-                generator.set_state(state)
-            raise
-
-    def hold(self) -> None:
-        """From here on to its end the interruptible block is not interrupted."""
-        self._interruptible = False
 
     def leave(self) -> None:
         """End the process as the signal would have, if there was one: KeyboardInterrupt or SystemExit."""

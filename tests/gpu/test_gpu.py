@@ -132,7 +132,7 @@ def test_replays_equal_ordinary_calls_bit_for_bit(deterministic, preset, precisi
             agent.update(make_batch(seed=k))
     one, two = eager.state_dict(), graphs.state_dict()
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
-    assert len(graphs.model_step.nodes()) == len(graphs.behaviour_step.nodes()) == 1
+    assert len(graphs.update_step.nodes()) == 1
     assert eager.read_metrics_sync() == graphs.read_metrics_sync()
 
 
@@ -166,7 +166,7 @@ def test_inputs_on_the_device_are_used_where_they_lie(native):
     agent, batch = make_agent(True), on_device(make_batch())
     for _ in range(WARMUP + 1):
         agent.update(batch)
-    slot, = agent.model_step._slots.values()
+    slot, = agent.update_step._slots.values()
     assert slot.graph is not None and slot.inputs[0] is batch.frames
 
 
@@ -190,7 +190,7 @@ def test_a_replay_that_fills_beside_updates_is_that_of_the_host():
     """Frames that go ahead of their step, or do not, while updates draw: filling, wrapping, forgetting."""
     agent, shape = make_agent(True), IMAGE.shape
     replays = [Replay(40, 2, shape, "uint8", directory=None, seed=0, device=device) for device in ("cpu", "cuda")]
-    assert agent.sampler(replays[1], 4, 8)() is None
+    assert agent.draw_from(replays[1], 4, 8)
     u = torch.linspace(0, 1, 9, dtype=torch.float64)[:-1]
     for i in range(70):
         step, action = record(i, 2, shape, "uint8")
@@ -199,7 +199,7 @@ def test_a_replay_that_fills_beside_updates_is_that_of_the_host():
         for replay in replays:
             replay.add(step, action)
         if i >= 8:
-            agent.update(None)
+            agent.update()
             here, there = (replay.ring.windows(u.to(replay.ring.device), 4) for replay in replays)
             for name in ("obs", "action", "reward", "is_first", "is_last", "is_terminal"):
                 assert torch.equal(getattr(here, name), getattr(there, name).cpu()), (i, name)
@@ -218,8 +218,8 @@ def test_nodes_of_an_official_update(native, precision):
     agent, batch = official(precision)
     for _ in range(WARMUP + 1):
         agent.update(batch)
-    nodes = agent.model_step.nodes() + agent.behaviour_step.nodes()
-    assert len(nodes) == 2 and sum(nodes) <= NODES, nodes
+    nodes, = agent.update_step.nodes()
+    assert nodes <= NODES
 
 
 @hopper

@@ -66,11 +66,10 @@ class ScriptedAgent:
         self.on_update = on_update
         self.rng = torch.Generator().manual_seed(config.seed)
         self.weight = torch.zeros(3)
-        self.learn_rng, self.committing, self.half = torch.Generator(), lambda: None, None
         self.updates, self.batches, self.acted = 0, [], []
 
-    def sampler(self, replay, batch_size, length):
-        return lambda: replay.sample(batch_size, length)
+    def draw_from(self, replay, batch_size, length):
+        return False
 
     def num_params(self):
         return {"weight": 3}
@@ -84,16 +83,7 @@ class ScriptedAgent:
         action = torch.randint(ACTIONS.n, (len(step.is_first),), generator=generator or self.rng)
         return action.numpy(), ("carried", len(step.is_first))
 
-    def update_model(self, batch):
-        """All of an update is in its second half."""
-        self.half = (batch,)
-
-    def update_behaviour(self):
-        self.update(*self.half)
-        self.half = None
-
     def update(self, batch):
-        self.committing()
         self.log.append("update")
         self.updates += 1
         self.batches.append(batch)

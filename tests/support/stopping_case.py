@@ -66,11 +66,9 @@ def after(real, count: int, then):
 def slow_down(part: str) -> None:
     if part in ("update", "native"):
         from hdfast.model.world_model import WorldModel
-        slow = native if part == "native" else busy(lambda: [time.sleep(0.2) for _ in range(600)])
-        WorldModel.forward = after(WorldModel.forward, 5, slow)
-    elif part == "behaviour":
-        from hdfast.learner import Learner
-        Learner.critic_gradient = after(Learner.critic_gradient, 5, busy(lambda: [time.sleep(0.2) for _ in range(600)]))
+        real = WorldModel.forward
+        slow = native if part == "native" else lambda *args: busy(lambda: time.sleep(1.5))() or real(*args)
+        WorldModel.forward = after(real, 5, slow)
     elif part == "environment":
         from hdfast.envs.dummy import DummyDoor
         DummyDoor.recv = after(DummyDoor.recv, 80, busy(threading.Event().wait))
