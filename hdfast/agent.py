@@ -14,9 +14,8 @@ from hdfast.cuda_graph import Graphs
 from hdfast.envs import Step
 from hdfast.errors import RunError
 from hdfast.learner import Learner, Uniforms
-from hdfast.model.nets import one_hot
 from hdfast.model.world_model import Sequences
-from hdfast.ops.state import State
+from hdfast.ops.state import State, one_hot
 from hdfast.replay.ring import Batch
 from hdfast.replay.sequences import Replay
 from hdfast.run.pictures import openloop_grid

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from hdfast import ops
-from hdfast.ops.adam import adam_step
+from hdfast.ops.dense import Stack
 
 ALIGN = 8  # numbers: every view starts on 16 bytes, that of a bfloat16 copy too
-BLOCK = 4096  # floats: the norm is that of block norms, or 16 M squares summed in fp32 would lose three digits
 
 
 class Arena:
@@ -35,7 +34,7 @@ class Arena:
         for name, p in params.items():
             self.slices[name] = (size, p.numel(), p.shape)
             size += -(-p.numel() // ALIGN) * ALIGN
-        size = -(-(size + 1) // BLOCK) * BLOCK  # at least one number is no parameter's
+        size += ALIGN  # at least one number is no parameter's
         device = next(iter(params.values())).device
         self.grad, self.mean, self.var = torch.zeros(3, size, device=device).unbind()
         self.step = torch.zeros((), dtype=torch.int64, device=device)
@@ -49,6 +48,9 @@ class Arena:
         """Make sets of parameters of these names and shapes views of one allocation -> the flat part of each."""
         flats = torch.zeros(len(sets), self.grad.numel(), device=self.grad.device)
         copies = flats.bfloat16() if self.half else None
+        self.multiplied = flats if copies is None else copies
+        self.places = {p: i * self.grad.numel() + self.slices[name][0]
+                       for i, params in enumerate(sets) for name, p in params.items()}
         for i, params in enumerate(sets):
             for name, p in params.items():
                 view = self.view(flats[i], name)
@@ -63,6 +65,17 @@ class Arena:
     def lead(self, params: dict[str, nn.Parameter], fraction: float) -> None:
         """Let parameters of the same names and shapes follow: a copy after the first step, then a share per step."""
         (self.param, self.slow), self.slow_fraction = self.lay([self.named, params]), fraction
+
+    def stack(self, *kernels: nn.Parameter) -> Stack:
+        """Two or more parameters of one shape as one view, of the arena or of its copy in bfloat16; ValueError if they
+        are not at even distances."""
+        first, *others = (self.places[kernel] for kernel in kernels)
+        step = others[0] - first
+        if [first + (i + 1) * step for i in range(len(others))] != others or len({k.shape for k in kernels}) > 1:
+            raise ValueError(f"kernels of shapes {[tuple(k.shape) for k in kernels]} at {[first, *others]} make no "
+                             "stack; give those of one shape at even distances")
+        view = self.multiplied.as_strided((len(kernels), *kernels[0].shape), (step, *kernels[0].stride()), first)
+        return Stack(kernels, view)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -104,29 +117,11 @@ class Arena:
         """
         if self.reduce:
             self.reduce(self.grad)
-        if ops.backend() == "native" and "adam" in ops.native_families():
-            stats = adam_step(self.param, self.grad, self.mean, self.var, self.step, lr=self.lr, eps=self.eps,
+        stats = ops.adam_step(self.param, self.grad, self.mean, self.var, self.step, lr=self.lr, eps=self.eps,
                               clip=self.clip, beta1=self.beta1, beta2=self.beta2, slow=self.slow,
                               slow_fraction=self.slow_fraction)
-            self.refresh()
-            return stats
-        norm = torch.linalg.vector_norm(torch.linalg.vector_norm(self.grad.view(-1, BLOCK), dim=1))
-        fine = norm.isfinite()
-        self.grad.mul_(torch.where(fine & (norm >= self.clip), self.clip / norm, 1.0))
-        grad = torch.where(fine, self.grad, 0)
-        self.step += fine
-        self.mean.lerp_(grad, torch.where(fine, 1 - self.beta1, 0.0))
-        self.var.mul_(torch.where(fine, self.beta2, 1.0)).addcmul_(grad, grad, value=1 - self.beta2)
-        step = self.step.clamp(min=1).double()
-        mean_scale = (self.lr / (1 - self.beta1 ** step)).float()
-        var_scale = (1 / (1 - self.beta2 ** step)).float()
-        delta = mean_scale * self.mean / ((self.var * var_scale).sqrt() + self.eps)
-        self.param -= torch.where(fine, delta, 0)
-        if self.slow is not None:
-            mix = torch.where(fine, torch.where(self.step == 1, 1.0, self.slow_fraction), 0.0)
-            self.slow.copy_(mix * self.param + (1 - mix) * self.slow)
         self.refresh()
-        return torch.stack([norm, (self.clip / norm).clamp(max=1.0), self.step.float()])
+        return stats
 
     def nonfinite_sync(self, flat: Tensor) -> list[str]:
         """Names of the parameters whose part of `flat` (param, grad, mean or var) is not finite; the host waits."""

@@ -1,18 +1,18 @@
 """Evaluation: whole episodes in fresh environments, with the policy's own samples, as the official protocol has it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from hdfast import ops, scores
+from hdfast import scores
 from hdfast.agent import Agent
 from hdfast.config import RESUME_MAY_CHANGE, Config, differences
 from hdfast.envs import Step, VectorEnv, make_envs
 from hdfast.errors import ConfigError, EnvError, RunError
-from hdfast.machine import choose_algorithms, pick_device, set_precision
+from hdfast.machine import pick_device, prepare, resolve_precision
 from hdfast.protocol import frames_per_step
 from hdfast.run import checkpoint, fields
 from hdfast.run.directory import load_config
@@ -166,12 +166,13 @@ def evaluate_run(logdir: Path | str, *, episodes: int, seed: int, num_envs: int 
     """Evaluate the agent of a run, rebuilt from its config.json and latest checkpoint, or the one tagged `tag`; with
     `random`, uniformly random actions in the same environments.
 
-    `backend` and `deterministic` are put in force for this process, whatever the run itself was trained with.
+    The process is prepared by the run's settings, with these `backend` and `deterministic`.
     Raises ConfigError where `logdir` is no run directory, RunError where it has no usable checkpoint.
     """
     config, chosen = load_config(Path(logdir)), pick_device(device)
-    choose_algorithms(chosen, deterministic)
-    ops.set_backend(backend, chosen)
+    # A run made in TF32 is played anywhere: elsewhere auto is fp32.
+    precision = "auto" if config.precision == "tf32" else config.precision
+    prepare(replace(config, backend=backend, deterministic=deterministic, precision=precision), chosen)
     agent = load_agent(logdir, str(chosen), tag=tag)
     player = RandomAgent(agent.obs_space, agent.act_space) if random else agent
     return evaluate(player, config, episodes=episodes, seed=seed, num_envs=num_envs, video=video)
@@ -200,8 +201,8 @@ def load_agent(logdir: Path | str, device: str = "auto", *, tag: str | None = No
                            f"trained with other settings: {listed}; restore the file")
     obs_space, act_space = spaces(latest.manifest)
     chosen = pick_device(device)
-    # A run made in TF32 is read back anywhere: elsewhere auto is fp32.
-    set_precision("auto" if config.precision == "tf32" else config.precision, chosen)
+    if config.precision == "bf16":
+        resolve_precision("bf16", chosen)  # raises where that cannot be had
     agent = Agent(obs_space, act_space, config, device=chosen)
     agent.load_state_dict(latest.tensors)
     return agent

@@ -12,8 +12,6 @@ from hdfast.config import Config
 from hdfast.model.actor_critic import ActorCritic, ActorLoss, CriticLoss
 from hdfast.model.imagination import Trajectory, imagine
 from hdfast.model.world_model import Sequences, WorldModel, WorldModelOutput, means
-from hdfast.ops import products
-from hdfast.ops.execution import on_cuda
 from hdfast.ops.state import State
 
 
@@ -76,8 +74,10 @@ class Learner:
                                 clip=o.critic_clip, **betas)
         self.critic_opt.lead(dict(self.actor_critic.slow.named_parameters()), config.behavior.slow_fraction)
 
-        if config.precision == "bf16" and on_cuda(self.model_opt.param):
-            products.accumulates(self.model_opt.param.device)  # asks the device, which no capture may
+        self.world_model.first_layers = self.model_opt.stack(
+            *(head.hidden[0].kernel for head in (self.world_model.reward, self.world_model.cont)))
+        self.actor_critic.first_layers = self.critic_opt.stack(
+            *(network.hidden[0].kernel for network in (self.actor_critic.critic, self.actor_critic.slow)))
         self.start = self.world_model.rssm.initial_state().map(lambda x: x.detach().clone())
 
     @property
@@ -111,24 +111,23 @@ class Learner:
         return metrics | self.step(self.actor_opt, "actor") | self.step(self.critic_opt, "critic")
 
     @torch.no_grad()
-    def imagine(self, post: State, cont: Tensor, u: Tensor, u_action: Tensor) -> Behaviour:
+    def imagine(self, post: State, cont: Tensor, u: Tensor, u_action: Tensor, *, keep_prior: bool = False) -> Behaviour:
         """Steps 2 and 3: imagine with the updated world model from every posterior state (T, B, ...), predict rewards,
         continuation, values and the next return range. cont (T, B) of the starts; u (H, N, S), u_action (H, N)."""
         wm, ac = self.world_model, self.actor_critic
         start = post.map(lambda x: x.detach().flatten(0, 1))
-        trajectory = imagine(wm.rssm, ac.policy, start, u, u_action, actor=ac.actor)
-        reward, cont_logit = wm.ahead(trajectory.heads(1))
+        trajectory = imagine(wm.rssm, ac.actor, start, u, u_action, keep_prior=keep_prior)
+        reward, cont_logit = wm.ahead(trajectory.features[1:])
         conts = torch.cat([cont.reshape(1, -1), (cont_logit > 0).to(reward.dtype)])
-        critic_logit, slow_value = ac.values(trajectory.heads(), trajectory.heads(0, -1))
+        critic_logit, slow_value = ac.values(trajectory.features)
         value = ops.twohot_mean(critic_logit.detach())
         ret, weight = ac.returns(reward, value, conts)
         return Behaviour(trajectory, reward, conts, critic_logit, value, slow_value, ret, weight, *ac.next_range(ret))
 
     def actor_loss(self, b: Behaviour) -> ActorLoss:
         """Actor loss on an imagined trajectory, whose products with the actor's kernels are not computed again."""
-        t, steps = b.trajectory, len(b.ret)
-        return self.actor_critic.actor_loss(t.heads(0, -1), t.action[:steps], b.ret, b.value[:-1], b.weight[:-1],
-                                            b.scale, () if t.pre is None else t.pre[:, :steps])
+        t = b.trajectory
+        return self.actor_critic.actor_loss(t.past, t.action[:len(b.ret)], b.ret, b.value[:-1], b.weight[:-1], b.scale)
 
     def critic_loss(self, b: Behaviour) -> CriticLoss:
         """Critic loss against the returns and the slow critic on an imagined trajectory."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from hdfast import ops
+from hdfast.config import Config
 from hdfast.errors import ConfigError
 from hdfast.ops import gemm
 
@@ -33,6 +34,21 @@ def pick_device(name: str) -> torch.device:
             raise ConfigError(f"--device {name} asks for a CUDA device that is not there: found {found}; use "
                               "--device cpu or --device auto, and see `hdfast doctor`")
     return device
+
+
+def prepare(config: Config, device: torch.device) -> None:
+    """Set what `config` decides for the whole process: algorithms, backend, precision, threads, memory.
+
+    `train` and the verbs of the command line call it; `load` and `evaluate` leave the caller's process alone. Raises
+    ConfigError for what the device or this installation cannot do.
+    """
+    choose_algorithms(device, config.deterministic)
+    ops.set_backend(config.backend, device)
+    set_precision(config.precision, device)
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    if device.type == "cpu":
+        keep_memory()
 
 
 def keep_memory() -> None:
@@ -161,7 +177,7 @@ def facts(device: torch.device) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **package_versions()}, "git": git_revision(),
         "platform": platform.platform(), "cpu": cpu_name(), "cores": usable_cores(),
         "torch_threads": torch.get_num_threads(), "device": str(device), "backend": ops.backend(),
-        "gemm": gemm.chosen(torch.get_num_threads()) if ops.backend() == "native" and not cuda else None,
+        "gemm": gemm.chosen() if ops.backend() == "native" and not cuda else None,
         "gpu": None if properties is None else properties.name,
         "gpu_memory_bytes": None if properties is None else properties.total_memory,
         "cuda": torch.version.cuda if cuda else None,

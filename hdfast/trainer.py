@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from hdfast import distributed, machine, ops, rng
+from hdfast import distributed, machine, rng
 from hdfast.agent import Agent, PolicyState
 from hdfast.banner import banner
 from hdfast.config import Config
 from hdfast.envs import Step, VectorEnv, make_envs
 from hdfast.errors import EnvError, RunError
 from hdfast.evaluation import Evaluation, RandomAgent, Running, against_random, evaluate
-from hdfast.machine import choose_algorithms, keep_memory, pick_device, replay_device, usable_cores
+from hdfast.machine import pick_device, replay_device, usable_cores
 from hdfast.protocol import Schedule, crossed, frames_per_step
 from hdfast.replay.ring import ring_bytes
 from hdfast.replay.sequences import Replay
@@ -44,13 +44,7 @@ def prepared(config: Config) -> Iterator[tuple[torch.device, distributed.Team | 
     """The device of a run and its team, if it has one; what `config` sets for the whole process is set."""
     with distributed.team(config) as team:
         device = team.device if team else pick_device(config.device)
-        choose_algorithms(device, config.deterministic)
-        ops.set_backend(config.backend, device)
-        machine.set_precision(config.precision, device)
-        if config.run.threads:
-            torch.set_num_threads(config.run.threads)
-        if device.type == "cpu":
-            keep_memory()
+        machine.prepare(config, device)
         yield device, team
 
 

@@ -15,7 +15,7 @@ from hdfast import cli
 from hdfast.commands import sweep, watch
 from hdfast.config import Config
 from hdfast.errors import ConfigError, RunError, spelled_out
-from hdfast.ops import gemm, library
+from hdfast.ops import library
 from hdfast.paths import expanded
 from hdfast.report import build, figures, score_files
 from hdfast.report.collect import collect
@@ -199,13 +199,6 @@ def test_a_manifest_of_impossible_spaces(change):
     with pytest.raises(RunError, match="impossible spaces"):
         spaces(manifest | change)
 
-
-def test_a_product_path_that_is_not_there(monkeypatch):
-    gemm.chosen.cache_clear()
-    monkeypatch.setenv("HDFAST_GEMM", "abacus")
-    with pytest.raises(ConfigError, match="HDFAST_GEMM must be one of"):
-        gemm.chosen(1)
-    gemm.chosen.cache_clear()
 
 
 def test_curves_of_extreme_scores_are_drawn(tmp_path):

@@ -165,7 +165,7 @@ def rollout(learner: Learner, config: Config) -> Callable[[], object]:
                   torch.nn.functional.one_hot(index, m.classes).float(), index)
     u, u_action = s.uniform(s.horizon, s.steps, m.stoch), s.uniform(s.horizon, s.steps)
     behaviour = learner.actor_critic
-    return lambda: imagine(learner.world_model.rssm, behaviour.policy, start, u, u_action, actor=behaviour.actor)
+    return lambda: imagine(learner.world_model.rssm, behaviour.actor, start, u, u_action)
 
 
 def optimise(learner: Learner, config: Config) -> Callable[[], object]:

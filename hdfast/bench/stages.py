@@ -13,6 +13,7 @@ from torch import Tensor
 from hdfast import ops
 from hdfast.learner import Behaviour, Learner, Uniforms
 from hdfast.model.world_model import Sequences
+from hdfast.ops.dense import Features
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def model_stages(learner: Learner, image: Tensor, data: Sequences, u: Uniforms) 
     with torch.no_grad():
         embed = wm.encoder(data.obs)
         state = wm.rssm.observe(embed, data.prev_action, data.is_first, u.post).state
-        feat = state.heads()
+        feat = Features.of(state)
     free = embed.detach().requires_grad_()
 
     def scan() -> tuple[Tensor, ...]:
@@ -82,15 +83,13 @@ def behaviour_stages(learner: Learner, data: Sequences, u: Uniforms) -> dict[str
 
     @torch.no_grad()
     def roll() -> None:
-        imagine(wm.rssm, ac.policy, start, u.prior, u.action, actor=ac.actor)
+        imagine(wm.rssm, ac.actor, start, u.prior, u.action)
 
     @torch.no_grad()
     def heads() -> None:
-        ahead = t.heads(1)
-        ops.twohot_mean(wm.reward(ahead))
-        wm.cont_logit(ahead)
-        ops.twohot_mean(ac.critic(t.heads()))
-        ops.twohot_mean(ac.slow(t.heads(0, -1)))
+        wm.ahead(t.features[1:])
+        logit, _ = ac.values(t.features)
+        ops.twohot_mean(logit)
 
     @torch.no_grad()
     def returns() -> None:
@@ -98,7 +97,7 @@ def behaviour_stages(learner: Learner, data: Sequences, u: Uniforms) -> dict[str
         ac.move_range(*ac.next_range(b.ret)[:2])
 
     def critic() -> None:
-        ac.critic_loss(ac.critic(t.heads())[:-1], b.ret, b.slow_value, b.weight[:-1]).loss.backward()
+        ac.critic_loss(ac.critic(t.features)[:-1], b.ret, b.slow_value, b.weight[:-1]).loss.backward()
 
     def optimise() -> None:
         learner.actor_opt.update()
@@ -108,7 +107,7 @@ def behaviour_stages(learner: Learner, data: Sequences, u: Uniforms) -> dict[str
         "imagination": Stage(roll, us(817, 1139)),
         "heads on the trajectory": Stage(heads, us(367, 691)),
         "returns and their range": Stage(returns, us(40, 40)),
-        "critic forward": Stage(torch.no_grad()(lambda: ac.critic(t.heads())), {}),
+        "critic forward": Stage(torch.no_grad()(lambda: ac.critic(t.features)), {}),
         "critic loss and backward": Stage(critic, us(165, 296), "critic forward"),
         "actor loss and backward": Stage(lambda: learner.actor_loss(b).loss.backward(), us(147, 276)),
         "actor and critic Adam, slow critic": Stage(optimise, us(47, 47)),

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from hdfast import ops, trainer
+from hdfast import trainer
 from hdfast.errors import ConfigError, RunError
-from hdfast.machine import facts, pick_device
-from hdfast.ops import gemm
+from hdfast.machine import facts, pick_device, prepare
 from hdfast.run import checkpoint
 from hdfast.run.directory import finished_step, load_config, read_meta
 from hdfast.run.jsonl import read_rows
@@ -20,7 +19,7 @@ EXPLAINED = "docs/reproducibility.md says what equal bits need"
 
 
 def reproduce(run: Path, new: Path) -> bool:
-    """Train with the settings, CPU threads and matrix products of `run` in `new`, then compare; returns whether all is
+    """Train with the settings and CPU threads of `run` in `new`, then compare; returns whether all is
     equal.
 
     What differs in machine and versions is printed first. The same call continues where it was interrupted. Raises
@@ -36,11 +35,8 @@ def reproduce(run: Path, new: Path) -> bool:
                        "train` and the settings of its config.json")
     config = replace(config, logdir=str(new), run=replace(
         config.run, threads=config.run.threads or starts[0].get("torch_threads", 0)))
-    if starts[0].get("gemm") in gemm.PATHS:
-        os.environ["HDFAST_GEMM"] = starts[0]["gemm"]
     device = pick_device(config.device)
-    ops.set_backend(config.backend, device)
-    torch.set_num_threads(config.run.threads or torch.get_num_threads())
+    prepare(config, device)
     for line in differences(starts[0], facts(device)):
         print(line)
     if len(starts) > 1:

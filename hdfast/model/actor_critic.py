@@ -1,6 +1,6 @@
 """Actor and critic: policy, values, slow critic, return range, and their losses on imagined trajectories."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from hdfast import ops
 from hdfast.config import BehaviorConfig, ModelConfig
-from hdfast.model.nets import MLP, first_products
+from hdfast.model.nets import MLP
+from hdfast.ops.dense import Features, Stack
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class ActorCritic(nn.Module):
         self.critic, self.slow = (MLP(feat, model.units, model.mlp_layers, model.bins, init="zeros") for _ in range(2))
         self.slow.load_state_dict(self.critic.state_dict())
         self.slow.requires_grad_(False)
+        self.first_layers: Stack | None = None  # of critic and slow, whose products are computed at once
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
 
@@ -49,17 +51,17 @@ class ActorCritic(nn.Module):
     def gamma(self) -> float:
         return 1 - 1 / self.behavior.discount_horizon
 
-    def policy(self, feat: Tensor, pre: Sequence[Tensor] = ()) -> Tensor:
-        """Unimixed action log-probabilities: feat (..., F) -> (..., A); pre as MLP takes it."""
-        return ops.unimix(self.actor(feat, pre), self.mix)
+    def policy(self, feat: Features | Tensor) -> Tensor:
+        """Unimixed action log-probabilities: feat (..., F) -> (..., A)."""
+        return ops.unimix(self.actor(feat), self.mix)
 
-    def values(self, feat: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the critic, with gradient, of feat (H+1, N, F), and values of the slow critic, without, of `past`,
-        which is feat[:-1] -> (H+1, N, bins), (H, N)."""
-        pre, slow_pre = first_products(feat, [self.critic, self.slow])
+    def values(self, feat: Features) -> tuple[Tensor, Tensor]:
+        """Logits of the critic, with gradient, and values of the slow critic, without, but for the last state: feat
+        (H+1, N, F) -> (H+1, N, bins), (H, N)."""
+        feat = feat.multiplied(self.first_layers)
         with torch.enable_grad():
-            logit = self.critic(feat, pre)
-        return logit, ops.twohot_mean(self.slow(past, [x[:-1] for x in slow_pre]))
+            logit = self.critic(feat)
+        return logit, ops.twohot_mean(self.slow(feat[:-1]))
 
     def returns(self, reward: Tensor, value: Tensor, cont: Tensor) -> tuple[Tensor, Tensor]:
         """Lambda returns (H, N) and state weights (H+1, N) of reward (H, N), value and cont (H+1, N)."""
@@ -80,15 +82,14 @@ class ActorCritic(nn.Module):
         self.low.copy_(low)
         self.high.copy_(high)
 
-    def actor_loss(self, feat: Tensor, action: Tensor, ret: Tensor, value: Tensor, weight: Tensor,
-                   scale: Tensor, pre: Sequence[Tensor] = ()) -> ActorLoss:
-        """feat (H, N, F), action, ret, value, weight (H, N), scale (), pre as MLP takes it -> ActorLoss. Official
-        ImagActorCritic.loss.
+    def actor_loss(self, feat: Features, action: Tensor, ret: Tensor, value: Tensor, weight: Tensor,
+                   scale: Tensor) -> ActorLoss:
+        """feat (H, N, F), action, ret, value, weight (H, N), scale () -> ActorLoss. Official ImagActorCritic.loss.
 
         The range's offset cancels in the advantage: (ret - value) / scale.
         """
         advantage = ret / scale - value / scale
-        element, logp, ent = ops.actor_loss(self.policy(feat, pre), action, advantage, weight,
+        element, logp, ent = ops.actor_loss(self.policy(feat), action, advantage, weight,
                                             entropy=self.behavior.entropy)
         return ActorLoss(element.mean(), element, advantage, logp.detach(), ent.detach())
 

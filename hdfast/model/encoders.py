@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from hdfast import ops
 from hdfast.model.nets import Affine, Dense, Norm, init_normal_, init_uniform_
-from hdfast.ops.conv import conv, deconv
 
 MIN_RES = 4  # side of the smallest feature map, official `minres`
 
@@ -23,7 +22,7 @@ class ConvStage(nn.Module):
         self.norm = Norm(depth)
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.norm_act(conv(x, self.kernel), self.norm.scale, self.norm.bias)
+        return ops.norm_act(ops.conv(x, self.kernel), self.norm.scale, self.norm.bias)
 
 
 def shifted(x: Tensor, by: Tensor | float) -> Tensor:
@@ -45,7 +44,7 @@ class DeconvStage(nn.Module):
         self.bias = nn.Parameter(torch.zeros(depth)) if last else None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = deconv(x, self.kernel, last=self.norm is None)
+        x = ops.deconv(x, self.kernel, last=self.norm is None)
         return shifted(x, self.bias) if self.norm is None else ops.norm_act(x, self.norm.scale, self.norm.bias)
 
 

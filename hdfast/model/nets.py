@@ -4,14 +4,16 @@ Initialisers are those of the official nets.py, class Initializer, with `fan = (
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from hdfast import ops
-from hdfast.ops import bf16
-from hdfast.ops.dense import evenly, given, project
+from hdfast.ops.dense import Features, known, project
+
+NOTHING: Mapping[Tensor, Tensor] = MappingProxyType({})
 
 
 def init_normal_(weight: Tensor, fan: float) -> Tensor:
@@ -24,12 +26,6 @@ def init_uniform_(weight: Tensor, fan: float) -> Tensor:
     """Uniform on +-sqrt(3 / fan)."""
     limit = math.sqrt(3 / fan)
     return nn.init.uniform_(weight, -limit, limit)
-
-
-def one_hot(index: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """One-hot of index (...) -> (..., classes); unlike torch's it never looks at values on the host."""
-    out = torch.empty(*index.shape, classes, dtype=dtype, device=index.device)
-    return torch.eq(index.unsqueeze(-1), torch.arange(classes, device=index.device), out=out)
 
 
 class Norm(nn.Module):
@@ -49,8 +45,9 @@ class Dense(nn.Module):
         self.kernel = nn.Parameter(init_normal_(torch.empty(in_size, units), (in_size + units) / 2))
         self.norm = Norm(units)
 
-    def forward(self, x: Tensor, pre: Tensor | None = None) -> Tensor:
-        return self.activate(project(x, self.kernel, half=True) if pre is None else given(x, self.kernel, pre))
+    def forward(self, x: Features | Tensor, products: Mapping[Tensor, Tensor] = NOTHING) -> Tensor:
+        """`products` are known ones by kernel, perhaps this layer's."""
+        return self.activate(project(x, self.kernel, value=products.get(self.kernel), narrow=True))
 
     def activate(self, pre: Tensor) -> Tensor:
         """The part after the matrix product: (..., units) -> (..., units)."""
@@ -66,7 +63,7 @@ class Affine(nn.Module):
         self.kernel = nn.Parameter(init_uniform_(kernel, (in_size + out_size) / 2) if init == "uniform" else kernel)
         self.bias = nn.Parameter(torch.zeros(out_size))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Features | Tensor) -> Tensor:
         return project(x, self.kernel, self.bias)
 
 
@@ -78,31 +75,13 @@ class MLP(nn.Module):
         self.hidden = nn.ModuleList(Dense(units if i else in_size, units) for i in range(layers))
         self.out = Affine(units, out_size, init)
 
-    def forward(self, x: Tensor, pre: Sequence[Tensor] = ()) -> Tensor:
-        """`pre` are the products of the first layers with their kernels, where they are known: (..., units) each."""
-        for i, layer in enumerate(self.hidden):
-            x = layer(x, pre[i] if i < len(pre) else None)
+    def forward(self, x: Features | Tensor) -> Tensor:
+        products = known(x)
+        for layer in self.hidden:
+            x = layer(x, products)
         return self.out(x)
 
-    def traced(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The output, and what `forward` takes as `pre` (layers, ..., units)."""
-        pre = []
-        for layer in self.hidden:
-            pre.append(project(x, layer.kernel, half=True))
-            x = layer.activate(pre[-1])
-        return self.out(x), torch.stack(pre)
-
-
-@torch.no_grad()
-def first_products(x, networks: Sequence[MLP]) -> list[Sequence[Tensor]]:
-    """What each network takes as `pre` for its first layer on a common input x (..., in), by one product of all.
-
-    Nothing where the kernels do not lie evenly in one allocation, or where states are gathered instead.
-    """
-    kernels = [kernel if (copy := bf16.shadow(kernel)) is None else copy
-               for kernel in (network.hidden[0].kernel for network in networks)]
-    if not isinstance(x, Tensor) or (stack := evenly(kernels)) is None:
-        return [()] * len(networks)
-    rows = x.reshape(-1, x.shape[-1]).to(stack.dtype)
-    y = torch.bmm(rows.expand(len(kernels), *rows.shape), stack)
-    return [[part.view(*x.shape[:-1], -1)] for part in y]
+    def weights(self) -> list[Tensor]:
+        """Kernel, scale and bias of each hidden layer, then kernel and bias, as `ops.imagine` takes them."""
+        hidden = [p for layer in self.hidden for p in (layer.kernel, layer.norm.scale, layer.norm.bias)]
+        return [*hidden, self.out.kernel, self.out.bias]

@@ -6,13 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from hdfast import ops
-from hdfast.model.nets import Affine, Dense, Norm, init_normal_, one_hot
-from hdfast.ops import bf16
+from hdfast.model.nets import Affine, Dense, Norm, init_normal_
 from hdfast.ops.dense import project
-from hdfast.ops.execution import path
-from hdfast.ops.observe_scan import PARAMETERS, observe_scan
-from hdfast.ops.observe_steps import KERNELS
-from hdfast.ops.state import State
+from hdfast.ops.state import Parameters, State, one_hot
 
 
 @dataclass(frozen=True)
@@ -42,13 +38,12 @@ class RSSM(nn.Module):
         self.obs_out = Dense(deter + embed, units)
         self.obs_stats = Affine(units, latent)
 
-    def parameter_list(self) -> list[Tensor]:
-        """Parameters as the native sequence ops take them."""
-        return [self.get_parameter(name) for name in PARAMETERS]
-
-    def copies(self) -> list[Tensor]:
-        """Their kernels in bfloat16, where those are kept."""
-        return bf16.shadows(self.get_parameter(f"{name}.kernel") for name in KERNELS)
+    def weights(self) -> Parameters:
+        """The parameters by name, as `ops.observe_scan` and `ops.imagine` take them."""
+        img_in, gru, img_out, obs_out = ((layer.kernel, layer.norm.scale, layer.norm.bias) for layer in (
+            self.img_in, self.gru, self.img_out, self.obs_out))
+        return Parameters(self.initial, *img_in, *gru, *img_out, self.img_stats.kernel, self.img_stats.bias, *obs_out,
+                          self.obs_stats.kernel, self.obs_stats.bias)
 
     def initial_state(self) -> State:
         """Learned start: deter = tanh(initial) (D,), stoch = mode of its prior (S, K) without gradient."""
@@ -111,18 +106,6 @@ class RSSM(nn.Module):
         is_first[0] all true, u (T, B, S) -> Observed. The embedding's product and the prior head run for all steps at
         once: nothing in the recurrence depends on them.
         """
-        if path(embed):
-            deter, stoch, index, post, prior = observe_scan(embed, action, is_first, u, self.parameter_list(),
-                                                            classes=self.classes, mix=self.mix, copies=self.copies())
-            return Observed(State(deter, stoch, index), post, prior)
-        length, batch = is_first.shape
-        initial = self.initial_state()
-        state = initial.map(lambda x: x.expand(batch, *x.shape))
-        part = self.embed_part(embed)
-        states, posts = [], []
-        for t in range(length):
-            state, post = self.obs_step(state, action[t], part[t], is_first[t], u[t], initial)
-            states.append(state)
-            posts.append(post)
-        deter, stoch, index = (torch.stack([getattr(s, k) for s in states]) for k in ("deter", "stoch", "index"))
-        return Observed(State(deter, stoch, index), torch.stack(posts), self.prior(deter))
+        deter, stoch, index, post, prior = ops.observe_scan(embed, action, is_first, u, self.weights(),
+                                                            classes=self.classes, mix=self.mix)
+        return Observed(State(deter, stoch, index), post, prior)

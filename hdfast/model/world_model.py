@@ -1,6 +1,5 @@
 """World model: encoder, RSSM, decoder, reward and continue heads, and their harmonised loss."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +9,9 @@ from hdfast import ops
 from hdfast.config import HarmonyConfig, LossConfig, ModelConfig
 from hdfast.model.encoders import ImageDecoder, ImageEncoder, VectorEncoder
 from hdfast.model.harmonizer import Harmonizer
-from hdfast.model.nets import MLP, first_products
+from hdfast.model.nets import MLP
 from hdfast.model.rssm import RSSM, Observed
+from hdfast.ops.dense import Features, Stack
 
 
 @dataclass(frozen=True)
@@ -58,27 +58,26 @@ class WorldModel(nn.Module):
                          stoch=model.stoch, classes=model.classes, unimix=model.unimix)
         self.reward = MLP(feat, model.units, model.mlp_layers, model.bins, init="zeros")
         self.cont = MLP(feat, model.units, model.mlp_layers, 1)
+        self.first_layers: Stack | None = None  # of reward and cont, whose products are computed at once
         self.harmonizer = Harmonizer(harmony.mode, {
             "reward": loss.reward_scale, "image": loss.image_scale, "dyn": loss.dyn_scale, "rep": loss.rep_scale,
             "cont": loss.cont_scale}, harmony.speed)
 
-    def cont_logit(self, feat: Tensor, pre: Sequence[Tensor] = ()) -> Tensor:
-        """Logit of going on: feat (..., F) -> (...); pre as MLP takes it."""
-        return self.cont(feat, pre).squeeze(-1)
+    def cont_logit(self, feat: Features | Tensor) -> Tensor:
+        """Logit of going on: feat (..., F) -> (...)."""
+        return self.cont(feat).squeeze(-1)
 
-    def ahead(self, feat: Tensor) -> tuple[Tensor, Tensor]:
+    def ahead(self, feat: Features) -> tuple[Tensor, Tensor]:
         """Expected rewards and logits of going on, without gradient: feat (..., F) -> (...), (...)."""
-        pre = first_products(feat, [self.reward, self.cont])
-        return ops.twohot_mean(self.reward(feat, pre[0])), self.cont_logit(feat, pre[1])
+        feat = feat.multiplied(self.first_layers)
+        return ops.twohot_mean(self.reward(feat)), self.cont_logit(feat)
 
     def forward(self, data: Sequences, u: Tensor) -> WorldModelOutput:
         """Losses of one batch with posterior uniforms u (T, B, S). Official agent.py, WorldModel.loss."""
         observed = self.rssm.observe(self.encoder(data.obs), data.prev_action, data.is_first, u)
-        feat = observed.state.heads()
-        reward_feat = feat if self.reward_grad else feat.detach()
-        pre = first_products(feat, [self.reward, self.cont])
-        recon, reward_logit, cont_logit = self.decoder(feat), self.reward(reward_feat, pre[0]), self.cont_logit(
-            feat, pre[1])
+        feat = Features.of(observed.state).multiplied(self.first_layers)
+        recon, cont_logit = self.decoder(feat), self.cont_logit(feat)
+        reward_logit = self.reward(feat if self.reward_grad else feat.detach())
         dyn, rep, kl = ops.balanced_kl(observed.post, observed.prior, self.free_nats)
         losses = {
             "reward": ops.twohot_loss(reward_logit, data.reward),

@@ -6,21 +6,13 @@ from torch import Tensor
 from hdfast.ops import checks, library
 
 OPS = ("adam_step",)
-PUBLIC = ()
+PUBLIC = ("adam_step",)
 
 
 def adam_step(param: Tensor, grad: Tensor, mean: Tensor, var: Tensor, step: Tensor, *, lr: float, eps: float,
               clip: float, beta1: float, beta2: float, slow: Tensor | None = None,
               slow_fraction: float = 1.0) -> Tensor:
-    """Update param, mean, var (size,) and step () int64 in place -> the gradient's norm before clipping, f, and the
-    new step, (3,).
-
-    f = min(1, clip / norm); mean, var follow f grad and its square; param -= lr mean' / (sqrt(var') + eps) with the
-    bias-corrected moments (optax's scale_by_adam). grad is scaled by f only where f < 1. `slow` (size,) becomes
-    param at the first step and mix param + (1 - mix) slow, mix = slow_fraction, at later ones. A norm that is not
-    finite changes nothing, the step count included. Nothing is read back to the host. All arenas are contiguous float32
-    and start on 16 bytes.
-    """
+    """As reference.adam_step; contiguous float32 arenas that start on 16 bytes."""
     arenas = {"param": param, "grad": grad, "mean": mean, "var": var} | ({} if slow is None else {"slow": slow})
     for name, x in arenas.items():
         checks.dtype("adam_step", name, x, torch.float32)

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from hdfast.ops import checks, library
-from hdfast.ops.execution import on_cuda, usable
+from hdfast.ops import checks, execution, library
+from hdfast.ops.execution import usable
 from hdfast.ops.state_mm import register_state_mm
 
 OPS = ("mm_bf16", "state_mm_bf16_fwd", "state_mm_bf16_bwd")
@@ -36,7 +36,7 @@ def product(a: Tensor, b: Tensor, half: bool) -> Tensor:
     a, b = a.bfloat16(), b.bfloat16()
     if half:
         return torch.mm(a, b)
-    return torch.mm(a, b, out_dtype=torch.float32) if on_cuda(a) else torch.mm(a.float(), b.float())
+    return torch.mm(a, b, out_dtype=torch.float32) if execution.on_cuda(a) else torch.mm(a.float(), b.float())
 
 
 def operands(dy: Tensor) -> Tensor:

@@ -1,41 +1,34 @@
 """Convolutions of the image networks on the CPU: kernel 4x4, stride 2, padding 1, channels last.
 
 Three raw ops, each the derivative of another, serve the forward and backward passes of convolution and transposed
-convolution. They are defined by torch.nn.functional.conv2d and conv_transpose2d, which run everywhere else. A kernel
-with a bfloat16 shadow (hdfast.ops.bf16) is multiplied in bfloat16.
+convolution; elsewhere the definition runs. A kernel with a bfloat16 shadow (hdfast.ops.bf16) is multiplied in bfloat16.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from hdfast.ops import bf16, checks, library
+from hdfast.ops import bf16, checks, library, reference
 from hdfast.ops.execution import usable
 
 FEW = 8  # channels of the big image below which oneDNN multiplies faster in bfloat16, but for transposed convolution
 OPS = ("conv_down", "conv_up", "conv_kernel")
-PUBLIC = ()
+PUBLIC = ("conv", "deconv")
 
 
 def conv(x: Tensor, kernel: Tensor) -> Tensor:
-    """Convolution of stride 2, padding 1: x (N, 2h, 2w, C), kernel (D, C, 4, 4) -> (N, h, w, D), bfloat16 where the
-    operands are."""
+    """As reference.conv."""
     half = bf16.shadow(kernel) is not None
     if not _serves(x, kernel) or half and x.shape[-1] < FEW or x.shape[1] % 2 or x.shape[2] % 2:
-        operand = bf16.operand(kernel)
-        return F.conv2d(x.to(operand.dtype).permute(0, 3, 1, 2), operand, stride=2, padding=1).permute(0, 2, 3, 1)
+        return reference.conv(x, kernel)
     checks.shape("conv", "kernel", kernel, (kernel.shape[0], x.shape[-1], 4, 4), "(D, C, 4, 4), C the last axis of x")
     return torch.ops.hdfast.conv_down.default(x.contiguous(), kernel.contiguous(), half, half)
 
 
 def deconv(y: Tensor, kernel: Tensor, *, last: bool = False) -> Tensor:
-    """Transposed convolution of stride 2, padding 1: y (N, h, w, D), kernel (D, C, 4, 4) -> (N, 2h, 2w, C), bfloat16
-    where the operands are, float32 from the `last` layer."""
+    """As reference.deconv."""
     half = bf16.shadow(kernel) is not None
     if not _serves(y, kernel):
-        operand = bf16.operand(kernel)
-        x = F.conv_transpose2d(y.to(operand.dtype).permute(0, 3, 1, 2), operand, stride=2, padding=1)
-        return (x.float() if half and last else x).permute(0, 2, 3, 1)
+        return reference.deconv(y, kernel, last=last)
     checks.shape("deconv", "kernel", kernel, (y.shape[-1], *kernel.shape[1:]), "(D, C, 4, 4), D the last axis of y")
     return torch.ops.hdfast.conv_up.default(y.contiguous(), kernel.contiguous(), half, half and not last)
 

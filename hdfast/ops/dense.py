@@ -1,12 +1,11 @@
-"""Matrix products of features or model states with kernels, the native way where it serves.
+"""Matrix products of features with kernels: gathered, multiplied together, or known already.
 
-Some have values that are known already: the rollout has multiplied every feature of a trajectory with the actor's
-kernels, and nothing has changed them since. The actor's loss takes those values, and only the gradient is computed.
+The rollout multiplies every feature of a trajectory with the actor's kernels, and nothing changes these before the
+actor's loss reads the same products: their values are kept, and only their gradients are computed.
 """
 
-from collections.abc import Sequence
-from functools import partial
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -14,54 +13,116 @@ from torch import Tensor
 from hdfast.ops import bf16, gemm
 from hdfast.ops.execution import usable
 from hdfast.ops.gemm import linear
+from hdfast.ops.state import State, one_hot
 from hdfast.ops.state_mm import state_mm
 
 
-def project(x, kernel: Tensor, bias: Tensor | None = None, *, rows: slice | None = None, half: bool = False) -> Tensor:
-    """x @ kernel (+ bias), or of the kernel only those `rows`, the native way where it serves.
+@dataclass(frozen=True)
+class Stack:
+    """Kernels of one shape (in, out), and their numbers as one view (kernels, in, out): of an arena's parameters, or of
+    the bfloat16 copies that are multiplied in their place."""
 
-    x (..., in), or model states (a state.State) of `in` features, whose one-hot part is gathered, not multiplied. A
-    kernel with a bfloat16 shadow is multiplied in bfloat16; the result is float32, or with `half` bfloat16.
+    kernels: tuple[Tensor, ...]
+    view: Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """What heads read of model states, (..., D + S*K), and which of its products are known.
+
+    flat: the features as a tensor, None if products gather kernel rows by `index` instead. known: by kernel, the value
+    of a product that was computed before. stoch may be None, which has no gradient then.
     """
+
+    deter: Tensor
+    stoch: Tensor | None
+    index: Tensor
+    flat: Tensor | None
+    classes: int
+    known: Mapping[Tensor, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, state: State) -> "Features":
+        """Features of model states, with their gradients."""
+        flat = None if usable(state.deter) else state.feat()
+        return cls(state.deter, state.stoch, state.index, flat, state.stoch.shape[-1])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Features":
+        """The same with every tensor changed alike."""
+        parts = (None if x is None else change(x) for x in (self.deter, self.stoch, self.index, self.flat))
+        return Features(*parts, self.classes, {kernel: change(y) for kernel, y in self.known.items()})
+
+    def __getitem__(self, steps: slice) -> "Features":
+        """The features of some steps, the first axis."""
+        return self.map(lambda x: x[steps])
+
+    def detach(self) -> "Features":
+        """The same features without gradient."""
+        return self.map(Tensor.detach)
+
+    def tensor(self) -> Tensor:
+        """(..., D + S*K), the gradient of stoch included only where it is `flat`."""
+        if self.flat is not None:
+            return self.flat
+        return torch.cat([self.deter, one_hot(self.index, self.classes, self.deter.dtype).flatten(-2)], -1)
+
+    def knowing(self, products: Iterable[tuple[Tensor, Tensor]]) -> "Features":
+        """With more products: pairs of a kernel and features @ kernel, or the input of a deeper layer @ kernel."""
+        return replace(self, known={**self.known, **dict(products)})
+
+    @torch.no_grad()
+    def multiplied(self, stack: Stack | None) -> "Features":
+        """With the products of several networks' first kernels, computed at once; unchanged without a stack, or if
+        rows are gathered."""
+        if stack is None or self.flat is None:
+            return self
+        rows = self.flat.reshape(-1, self.flat.shape[-1]).to(stack.view.dtype)
+        products = torch.bmm(rows.expand(len(stack.kernels), *rows.shape), stack.view)
+        return self.knowing(zip(stack.kernels, products.unflatten(1, self.flat.shape[:-1]), strict=True))
+
+
+def known(x: Features | Tensor) -> Mapping[Tensor, Tensor]:
+    """The products that are known of an input, by kernel."""
+    return x.known if isinstance(x, Features) else {}
+
+
+def project(x: Features | Tensor, kernel: Tensor, bias: Tensor | None = None, *, rows: slice | None = None,
+            value: Tensor | None = None, narrow: bool = False) -> Tensor:
+    """x @ kernel (+ bias), or of the kernel only those `rows`: x (..., in), kernel (in, out) -> (..., out).
+
+    A kernel with a bfloat16 shadow is multiplied in bfloat16; the result is float32, or with `narrow` bfloat16. With a
+    known `value` only the gradient is computed.
+    """
+    if value is not None:
+        return _known(x, kernel, value)
     copy = bf16.shadow(kernel)
     if rows is not None:  # not always: even a whole slice has a backward pass, which copies the kernel's gradient
         kernel, copy = kernel[rows], None if copy is None else copy[rows]
-    if not isinstance(x, Tensor):
-        if usable(x.deter):
-            product = state_mm if copy is None else partial(bf16.state_mm, half=half)
-            y = product(x.deter, x.stoch, x.index, kernel, classes=classes_of(x, kernel))
+    if isinstance(x, Features):
+        if x.flat is None:
+            of = x.deter, x.stoch, x.index, kernel
+            y = state_mm(*of, classes=x.classes) if copy is None else \
+                bf16.state_mm(*of, classes=x.classes, half=narrow)
             return y if bias is None else y + bias
-        x = x.feat()
+        x = x.flat
     if copy is not None:
-        return bf16.linear(x, kernel, copy, bias, half=half)
+        return bf16.linear(x, kernel, copy, bias, half=narrow)
     if usable(x):
         return linear(x, kernel, bias)
     return x @ kernel if bias is None else torch.addmm(bias, x.flatten(0, -2), kernel).unflatten(0, x.shape[:-1])
 
 
-def classes_of(state, kernel: Tensor) -> int:
-    """Classes per latent of model states that are multiplied with a kernel (D + S*K, out)."""
-    return (len(kernel) - state.deter.shape[-1]) // state.index.shape[-1]
-
-
-def given(x, kernel: Tensor, value: Tensor) -> Tensor:
-    """project(x, kernel, half=True) whose value is known already: only its gradient is computed. States get none."""
-    if bf16.shadow(kernel) is not None:
-        value = value.bfloat16()
-    if isinstance(x, Tensor):
-        return rows(x, kernel, value)
-    return states(x.deter, x.index, kernel, value, classes=classes_of(x, kernel))
-
-
-def evenly(kernels: Sequence[Tensor]) -> Tensor | None:
-    """Matrices (in, out) as one view (kernels, in, out), where memory lets them be one."""
-    first, starts = kernels[0], [kernel.storage_offset() for kernel in kernels]
-    step = starts[1] - starts[0]
-    same = all(kernel.shape == first.shape and kernel.is_contiguous() and kernel.dtype is first.dtype
-               and kernel.untyped_storage()._cdata == first.untyped_storage()._cdata for kernel in kernels)
-    if not same or step < first.numel() or any(b - a != step for a, b in pairwise(starts)):
-        return None
-    return first.detach().as_strided((len(kernels), *first.shape), (step, *first.stride()))
+def _known(x: Features | Tensor, kernel: Tensor, value: Tensor) -> Tensor:
+    """project(x, kernel, narrow=True) whose value is known; gathered features get no gradient."""
+    copy = bf16.shadow(kernel)
+    y = (value if copy is None else value.bfloat16()).flatten(0, -2)
+    if isinstance(x, Features) and x.flat is None:
+        deter, index = (part.detach().flatten(0, -2).contiguous() for part in (x.deter, x.index))
+        y = _States.apply(deter, index, kernel, y, x.classes, copy is not None)
+    else:
+        x = x.flat if isinstance(x, Features) else x
+        y = _Rows.apply(x.reshape(-1, x.shape[-1]), kernel, copy, y)
+    return y.view(value.shape)
 
 
 class _Rows(torch.autograd.Function):
@@ -95,21 +156,3 @@ class _States(torch.autograd.Function):
         op = torch.ops.hdfast.state_mm_bf16_bwd if ctx.half else torch.ops.hdfast.state_mm_bwd
         dkernel = op.default(dy.contiguous(), *ctx.saved_tensors, ctx.classes, False, False, True)[2]
         return None, None, dkernel, None, None, None
-
-
-def rows(x: Tensor, kernel: Tensor, y: Tensor) -> Tensor:
-    """y (..., out), which equals x @ kernel, with the gradients of x (..., in) and kernel (in, out).
-
-    A kernel with a bfloat16 copy is multiplied in bfloat16, as by bf16.linear.
-    """
-    copy = bf16.shadow(kernel)
-    flat = _Rows.apply(x.reshape(-1, x.shape[-1]), kernel, copy, y.flatten(0, -2))
-    return flat.view(y.shape)
-
-
-def states(deter: Tensor, index: Tensor, kernel: Tensor, y: Tensor, *, classes: int) -> Tensor:
-    """The same of [deter, onehot(index)] @ kernel, deter (..., D) and index (..., S), with the gradient of the kernel
-    alone; on the native path of the CPU."""
-    deters, indices = (x.detach().flatten(0, -2).contiguous() for x in (deter, index))
-    flat = _States.apply(deters, indices, kernel, y.flatten(0, -2), classes, bf16.shadow(kernel) is not None)
-    return flat.view(y.shape)

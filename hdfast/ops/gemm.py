@@ -1,23 +1,17 @@
-"""Matrix products of the dense layers on the CPU, by the fastest of three libraries as measured on this machine.
+"""Matrix products of the dense layers on the CPU, by a library that is fixed for each kind of processor.
 
 torch.mm goes through MKL, whose speed depends on the vendor of the processor; oneDNN and the project's own kernel do
-not look at it. Small products always take torch.mm, which starts fastest; products of 16 M multiply-adds or more take
-the first of onednn, native, mkl that comes near the fastest in one measurement at the first of them.
-HDFAST_GEMM=mkl|onednn|native settles the choice: their sums are ordered differently, so results are bit-identical
-between runs only on the same path.
+not look at it. Their sums are ordered differently, so results are bit-identical between runs only on one of them: a
+run's meta.json says which. Small products always take torch.mm, which starts fastest.
 """
 
 import functools
-import os
-import time
-from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from hdfast.errors import ConfigError
-
-LARGE = 1 << 24  # multiply-adds from which the measured path is taken
+LARGE = 1 << 24  # multiply-adds from which `chosen` decides
 
 
 def _mkl(a: Tensor, b: Tensor) -> Tensor:
@@ -25,57 +19,29 @@ def _mkl(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _onednn(a: Tensor, b: Tensor) -> Tensor:
+    if a.stride(0) == 1:  # a kernel's gradient: oneDNN copies both operands first and splits such sums badly
+        return torch.ops.hdfast.mm.default(a, b)
     return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
 
 
-def _native(a: Tensor, b: Tensor) -> Tensor:
-    return torch.ops.hdfast.mm.default(a, b)
-
-
-PATHS = {"mkl": _mkl, "onednn": _onednn, "native": _native}
-
-
-def available() -> list[str]:
-    """The paths that exist in this process."""
-    onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    found = {"mkl": True, "onednn": onednn, "native": hasattr(torch.ops.hdfast, "mm")}
-    return [name for name, here in found.items() if here]
-
-
-def measure(rows: int = 1024, inner: int = 512, columns: int = 512, rounds: int = 5) -> dict[str, float]:
-    """GFLOP/s of each path on one product, its best of a few rounds taken in turns."""
-    a, b = torch.randn(rows, inner), torch.randn(inner, columns)
-    best = dict.fromkeys(available(), float("inf"))
-    for _ in range(rounds + 1):
-        for name in best:
-            start = time.perf_counter()
-            PATHS[name](a, b)
-            best[name] = min(best[name], time.perf_counter() - start)
-    return {name: 2e-9 * rows * inner * columns / seconds for name, seconds in best.items()}
+PATHS = {"mkl": _mkl, "onednn": _onednn}
 
 
 @functools.cache
-def chosen(threads: int) -> str:
-    """Name of the path of large products on this many threads."""
-    name = os.environ.get("HDFAST_GEMM", "")
-    if name and name not in available():
-        raise ConfigError(f"HDFAST_GEMM must be one of {', '.join(available())}, got {name!r:.60}; unset it")
-    if name:
-        return name
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        speed = measure()
-    # Near the best is good enough: noise must not decide, or runs would not repeat.
-    return next(name for name in ("onednn", "native", "mkl") if speed.get(name, 0) >= 0.8 * max(speed.values()))
+def chosen() -> str:
+    """Which of PATHS multiplies large matrices on this processor: oneDNN on AMD's, where MKL is slow, else torch.mm."""
+    onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    try:
+        amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        amd = False
+    return "onednn" if onednn and amd else "mkl"
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a (M, K) @ b (K, N), any strides, no gradient."""
-    path: Callable = _mkl
-    if a.shape[0] * a.shape[1] * b.shape[1] >= LARGE:
-        path = PATHS[chosen(torch.get_num_threads())]
-        if path is _onednn and a.stride(0) == 1 and not os.environ.get("HDFAST_GEMM") and "native" in available():
-            path = _native  # a kernel's gradient: oneDNN copies both operands first and splits such sums badly
-    return path(a, b)
+    large = a.shape[0] * a.shape[1] * b.shape[1] >= LARGE
+    return PATHS[chosen()](a, b) if large else torch.mm(a, b)
 
 
 class _Linear(torch.autograd.Function):

@@ -1,41 +1,33 @@
 """The imagined rollout: one native call on the CPU, a fixed sequence of launches on CUDA."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from hdfast.ops import checks, imagine_steps, library
+from hdfast.ops import bf16, checks, imagine_steps, library
 from hdfast.ops.execution import usable
-from hdfast.ops.observe_scan import PARAMETERS
+from hdfast.ops.state import Parameters
 from hdfast.ops.state_mm import register_state_mm
 
 OPS = ("imagine", "state_mm_fwd", "state_mm_bwd", "mm")
-PUBLIC = ()
+PUBLIC = ("imagine",)
 
 
-def imagine(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: list[Tensor], actor: list[Tensor], *,
-            classes: int, mix: float, keep_prior: bool = True, half: bool = False,
-            copies: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """Roll the dynamics forward under the actor, without gradients.
+def imagine(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: Parameters, actor: list[Tensor], *,
+            classes: int, mix: float,
+            keep_prior: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """As reference.imagine, for float32; on the CPU it makes no features, which are None.
 
-    Starts deter (N, D) and index (N, S); u (H, N, S) and u_action (H or H + 1, N) uniforms; params as
-    observe_scan.PARAMETERS lists them; actor: kernel, scale, bias of each hidden layer, then kernel and bias ->
-    deter (H+1, N, D), index (H+1, N, S), prior log-probabilities (H, N, S, K) (empty without keep_prior), action like
-    u_action, the inputs of the actor's LayerNorms (layers, H or H + 1, N, U), and the features (H+1, N, D + S*K) where
-    the execution makes them, else None. With `half` the operands of all products are bfloat16, and so are the features;
-    `copies` are then the kernels of params and actor in bfloat16, in their order, where they exist already.
+    Kernels with bfloat16 shadows make the operands of all products bfloat16, and so are the features then.
     """
-    if len(params) != len(PARAMETERS):
-        raise ValueError(f"imagine: params must be the {len(PARAMETERS)} tensors of PARAMETERS, got {len(params)}")
     for name, x in (("deter", deter), ("u", u), ("u_action", u_action)):
         checks.dtype("imagine", name, x, torch.float32)
     checks.dtype("imagine", "index", index, torch.int64)
+    copies = bf16.shadows([*params.kernels, *actor[:-2:3], actor[-2]])
     inputs = (*(x.detach().contiguous() for x in (deter, index, u, u_action)), *(
         [p.detach().contiguous() for p in group] for group in (params, actor)), classes, mix, keep_prior)
     if usable(deter):
-        return *torch.ops.hdfast.imagine.default(*inputs, half), None
-    return torch.ops.hdfast.imagine_steps.default(*inputs, half, list(copies))
+        return *torch.ops.hdfast.imagine.default(*inputs, bool(copies)), None
+    return torch.ops.hdfast.imagine_steps.default(*inputs, bool(copies), copies)
 
 
 def register(namespace: str) -> None:

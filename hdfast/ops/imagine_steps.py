@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from hdfast.ops import scan_step
-from hdfast.ops.observe_steps import KERNELS, Parameters, onehot
+from hdfast.ops.observe_steps import onehot
 from hdfast.ops.products import mm_into
+from hdfast.ops.state import KERNELS, Parameters
 
 # Up to here the latent's rows of img_in's kernel are gathered inside the step's first kernel; beyond, each row's gather
 # (S rows of U numbers) costs more traffic than a matrix product with the one-hot features costs time.

@@ -6,35 +6,24 @@ gradients are single products over all steps, and the one-hot latent is gathered
 
 import functools
 import operator
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from hdfast.ops import checks, library, observe_steps
-from hdfast.ops.execution import path
+from hdfast.ops import bf16, checks, library, observe_steps
+from hdfast.ops.execution import usable
+from hdfast.ops.state import Parameters
 
 OPS = ("observe_scan_fwd", "observe_scan_bwd")
-PUBLIC = ()
-# Order and names of `params`, relative to the RSSM module.
-PARAMETERS = ("initial", "img_in.kernel", "img_in.norm.scale", "img_in.norm.bias", "gru.kernel", "gru.norm.scale",
-              "gru.norm.bias", "img_out.kernel", "img_out.norm.scale", "img_out.norm.bias", "img_stats.kernel",
-              "img_stats.bias", "obs_out.kernel", "obs_out.norm.scale", "obs_out.norm.bias", "obs_stats.kernel",
-              "obs_stats.bias")
+PUBLIC = ("observe_scan",)
 
 
-def observe_scan(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, params: list[Tensor], *, classes: int,
-                 mix: float, copies: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Filter a batch of sequences, all from the learned initial state.
+def observe_scan(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, params: Parameters, *, classes: int,
+                 mix: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As reference.observe_scan, for float32.
 
-    embed (T, B, E), action (T, B, A) chosen before each observation, is_first (T, B) bool, u (T, B, S) uniforms, params
-    as PARAMETERS lists them -> deter (T, B, D), stoch (T, B, S, K) one-hot with straight-through gradient, index
-    (T, B, S), posterior and prior log-probabilities (T, B, S, K). Gradients reach embed and every parameter; actions
-    have none. Equal to RSSM.observe step by step. An embed in bfloat16 makes the operands of all products bfloat16;
-    everything else stays float32. `copies` are the kernels in bfloat16, in their order, where they exist already.
+    An embed in bfloat16 makes the operands of all products bfloat16; everything else stays float32.
     """
-    if len(params) != len(PARAMETERS):
-        raise ValueError(f"observe_scan: params must be the {len(PARAMETERS)} tensors of PARAMETERS, got {len(params)}")
     checks.storage("observe_scan", "embed", embed)
     for name, x in (("action", action), ("u", u)):
         checks.dtype("observe_scan", name, x, torch.float32)
@@ -42,20 +31,14 @@ def observe_scan(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, par
     if embed.ndim != 3:
         raise ValueError(f"observe_scan: embed must have shape (T, B, E), got {tuple(embed.shape)}")
     length, batch = embed.shape[:2]
-    latents = params[11].shape[0] // classes
-    actions = params[1].shape[0] - params[11].shape[0]
-    checks.shape("observe_scan", "action", action, (length, batch, actions), "(T, B, A)")
+    checks.shape("observe_scan", "action", action, (length, batch, params.img_in.shape[0] - params.latent), "(T, B, A)")
     checks.shape("observe_scan", "is_first", is_first, (length, batch), "(T, B)")
-    checks.shape("observe_scan", "u", u, (length, batch, latents), "(T, B, S)")
-    way = path(embed)
-    if not way:
-        raise TypeError(f"observe_scan: no native code here takes {str(embed.dtype).removeprefix('torch.')} embeddings "
-                        f"on {embed.device}; convert them to float32, under hdfast.ops.use('native')")
+    checks.shape("observe_scan", "u", u, (length, batch, params.latent // classes), "(T, B, S)")
     args = (embed.contiguous(), action.contiguous(), is_first.contiguous(), u.contiguous(),
             [p.contiguous() for p in params], classes, mix)
-    if way == "call":  # rounds the kernels while it packs them
+    if usable(embed):  # rounds the kernels while it packs them
         return torch.ops.hdfast.observe_scan_fwd.default(*args)[:5]
-    return torch.ops.hdfast.observe_steps_fwd.default(*args, list(copies))[:5]
+    return torch.ops.hdfast.observe_steps_fwd.default(*args, bf16.shadows(params.kernels))[:5]
 
 
 def register(namespace: str) -> None:
@@ -95,9 +78,9 @@ def register_derivative(name: str, backward_op, dense: bool) -> None:
 
     def backward(ctx, ddeter, dstoch, _index, dpost, dprior, _saved, _start):
         embed, action, is_first, deter, index, post, prior, saved, start, *params = ctx.saved_tensors
-        copies = [params[len(PARAMETERS):]] * ctx.copies
+        copies = [params[len(Parameters._fields):]] * ctx.copies
         grads = (g.contiguous() if dense and g is not None else g for g in (ddeter, dstoch, dpost, dprior))
-        dembed, *dparams = backward_op(*grads, embed, action, is_first, params[:len(PARAMETERS)], deter, index, post,
+        dembed, *dparams = backward_op(*grads, embed, action, is_first, params[:17], deter, index, post,
                                        prior, saved, start, *ctx.extra, *copies)
         nothing = [[None] * len(x) for x in copies]
         return dembed if ctx.extra[2] else None, None, None, None, dparams, None, None, *nothing

@@ -16,48 +16,7 @@ from torch import Tensor
 
 from hdfast.ops import library, scan_step
 from hdfast.ops.products import add_mm, mm_into, new_mm
-
-
-class Parameters(NamedTuple):
-    """observe_scan.PARAMETERS by name."""
-
-    initial: Tensor
-    img_in: Tensor
-    img_in_scale: Tensor
-    img_in_bias: Tensor
-    gru: Tensor
-    gru_scale: Tensor
-    gru_bias: Tensor
-    img_out: Tensor
-    img_out_scale: Tensor
-    img_out_bias: Tensor
-    img_stats: Tensor
-    img_stats_bias: Tensor
-    obs_out: Tensor
-    obs_out_scale: Tensor
-    obs_out_bias: Tensor
-    obs_stats: Tensor
-    obs_stats_bias: Tensor
-
-    def operands(self, dtype: torch.dtype, copies: Sequence[Tensor] = ()) -> "Parameters":
-        """The same with kernels as products read them: `copies`, those of KERNELS in this type, or new ones."""
-        kernels = copies or [getattr(self, name).to(dtype) for name in KERNELS]
-        return self._replace(**dict(zip(KERNELS, kernels, strict=True)))
-
-    @property
-    def deter(self) -> int:
-        return self.img_out.shape[0]
-
-    @property
-    def units(self) -> int:
-        return self.img_out.shape[1]
-
-    @property
-    def latent(self) -> int:
-        return self.img_stats.shape[1]
-
-
-KERNELS = ("img_in", "gru", "img_out", "img_stats", "obs_out", "obs_stats")
+from hdfast.ops.state import Parameters
 
 
 class Saved(NamedTuple):

@@ -9,7 +9,7 @@ import functools
 import torch
 from torch import Tensor
 
-from hdfast.ops.execution import on_cuda
+from hdfast.ops import execution
 
 aten = torch.ops.aten
 
@@ -18,7 +18,7 @@ def mm_into(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """out (M, N) = a (M, K) @ b (K, N)."""
     if a.dtype is out.dtype:
         return torch.mm(a, b, out=out)
-    if on_cuda(a):
+    if execution.on_cuda(a):
         return aten.mm.dtype_out(a, b, out.dtype, out=out)
     return torch.mm(a.to(out.dtype), b.to(out.dtype), out=out)
 
@@ -27,7 +27,7 @@ def add_mm(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """out (M, N) += a (M, K) @ b (K, N)."""
     if a.dtype is out.dtype:
         return out.addmm_(a, b)
-    if on_cuda(a) and accumulates(a.device):
+    if execution.on_cuda(a) and accumulates(a.device):
         return aten.addmm.dtype_out(out, a, b, out.dtype, out=out)
     return out.add_(new_mm(a, b))
 

@@ -11,7 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hdfast.ops import bf16
+from hdfast.ops.dense import project
+from hdfast.ops.state import Parameters, one_hot
+
 NORM_EPS = 1e-3  # inside the root; official nets.py, class Norm
+NORM_BLOCK = 4096  # a gradient's norm is that of block norms: 16 M squares summed in float32 would lose three digits
 
 
 def _running_sum(x: Tensor) -> Tensor:
@@ -274,3 +279,128 @@ def replay_gather(ring: Tensor, index: Tensor) -> Tensor:
     ring[index] / 255. Official agent.py, WorldModel.preprocess.
     """
     return ring[index].float() / 255
+
+
+def conv(x: Tensor, kernel: Tensor) -> Tensor:
+    """Convolution of stride 2, padding 1: x (N, 2h, 2w, C), kernel (D, C, 4, 4) -> (N, h, w, D), in bfloat16 where the
+    kernel has a bfloat16 shadow. Official nets.py, class Conv2D."""
+    operand = bf16.operand(kernel)
+    return F.conv2d(x.to(operand.dtype).permute(0, 3, 1, 2), operand, stride=2, padding=1).permute(0, 2, 3, 1)
+
+
+def deconv(y: Tensor, kernel: Tensor, *, last: bool = False) -> Tensor:
+    """Transposed convolution of stride 2, padding 1: y (N, h, w, D), kernel (D, C, 4, 4) -> (N, 2h, 2w, C), in bfloat16
+    where the kernel has a bfloat16 shadow, but float32 from the `last` layer. Official nets.py, class Conv2D."""
+    operand = bf16.operand(kernel)
+    x = F.conv_transpose2d(y.to(operand.dtype).permute(0, 3, 1, 2), operand, stride=2, padding=1)
+    return (x.to(kernel.dtype) if last else x).permute(0, 2, 3, 1)
+
+
+def _dense(x: Tensor, kernel: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    return norm_act(project(x, kernel, narrow=True), scale, bias)
+
+
+def _advance(p: Parameters, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
+    """The next deter (B, D) from the state before and the one-hot action (B, A)."""
+    x = _dense(torch.cat([stoch.flatten(-2), action], -1), p.img_in, p.img_in_scale, p.img_in_bias)
+    return gru_gates(project(torch.cat([deter, x], -1), p.gru), deter, p.gru_scale, p.gru_bias)
+
+
+def _prior(p: Parameters, deter: Tensor, classes: int, mix: float) -> Tensor:
+    """Log-probabilities of the latent: deter (..., D) -> (..., S, K)."""
+    hidden = _dense(deter, p.img_out, p.img_out_scale, p.img_out_bias)
+    return unimix(project(hidden, p.img_stats, p.img_stats_bias).unflatten(-1, (-1, classes)), mix)
+
+
+def observe_scan(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, params: Parameters, *, classes: int,
+                 mix: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Filter a batch of sequences, all from the learned initial state.
+
+    embed (T, B, E), action (T, B, A) one-hot chosen before each observation, is_first (T, B) bool, u (T, B, S) uniforms
+    -> deter (T, B, D), stoch (T, B, S, K) one-hot with straight-through gradient, index (T, B, S), posterior and prior
+    log-probabilities (T, B, S, K). Gradients reach embed and every parameter; actions have none. Official nets.py,
+    RSSM.observe.
+    """
+    p, size = params, params.deter
+    part = project(embed, p.obs_out, rows=slice(size, None))
+    begin = torch.tanh(p.initial)
+    with torch.no_grad():
+        mode = one_hot(_prior(p, begin[None], classes, mix)[0].argmax(-1), classes, begin.dtype)
+    deter, stoch = begin.expand(is_first.shape[1], -1), mode.expand(is_first.shape[1], -1, -1)
+    steps = []
+    for t, first in enumerate(is_first):
+        deter = torch.where(first[:, None], begin, deter)
+        stoch = torch.where(first[:, None, None], mode, stoch)
+        deter = _advance(p, deter, stoch, action[t] * ~first[:, None])
+        pre = part[t] + project(deter, p.obs_out, rows=slice(size))
+        hidden = norm_act(pre, p.obs_out_scale, p.obs_out_bias)
+        post = unimix(project(hidden, p.obs_stats, p.obs_stats_bias).unflatten(-1, (-1, classes)), mix)
+        stoch, index = sample_latent(post, u[t])
+        steps.append((deter, stoch, index, post))
+    deter, stoch, index, post = map(torch.stack, zip(*steps, strict=True))
+    return deter, stoch, index, post, _prior(p, deter, classes, mix)
+
+
+@torch.no_grad()
+def imagine(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: Parameters, actor: list[Tensor], *,
+            classes: int, mix: float,
+            keep_prior: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Roll the dynamics forward under the policy unimix(actor(features)), without gradients.
+
+    Starts deter (N, D) and index (N, S); u (H, N, S) and u_action (H or H + 1, N) uniforms; actor: kernel, scale, bias
+    of each hidden layer, then kernel and bias -> deter (H+1, N, D), index (H+1, N, S), prior log-probabilities (H, N,
+    S, K) with keep_prior, else empty, action like u_action, the inputs of the actor's LayerNorms (layers, H or H + 1,
+    N, U), and the features (H+1, N, D + S*K). Official agent.py, WorldModel.imagine.
+    """
+    *hidden, kernel, bias = actor
+    stoch, priors, actions, pres, feats = one_hot(index, classes, deter.dtype), [], [], [], []
+    states = [(deter, index)]
+    for t, uniform in enumerate(u_action):
+        feats.append(x := torch.cat([deter, stoch.flatten(-2)], -1))
+        pre = []
+        for first, scale, shift in zip(hidden[::3], hidden[1::3], hidden[2::3], strict=True):
+            pre.append(project(x, first, narrow=True))
+            x = norm_act(pre[-1], scale, shift)
+        logit = unimix(project(x, kernel, bias), mix)
+        pres.append(torch.stack(pre))
+        actions.append(sample_index(logit, uniform))
+        if t == len(u):
+            break
+        deter = _advance(params, deter, stoch, one_hot(actions[-1], logit.shape[-1], logit.dtype))
+        priors.append(_prior(params, deter, classes, mix))
+        stoch, index = sample_latent(priors[-1], u[t])
+        states.append((deter, index))
+    else:
+        feats.append(torch.cat([deter, stoch.flatten(-2)], -1))
+    deters, indices = map(torch.stack, zip(*states, strict=True))
+    prior = torch.stack(priors) if keep_prior else deter.new_empty(0)
+    return deters, indices, prior, torch.stack(actions), torch.stack(pres, 1), torch.stack(feats)
+
+
+def adam_step(param: Tensor, grad: Tensor, mean: Tensor, var: Tensor, step: Tensor, *, lr: float, eps: float,
+              clip: float, beta1: float, beta2: float, slow: Tensor | None = None,
+              slow_fraction: float = 1.0) -> Tensor:
+    """Clip by the global norm and one Adam step, in place: param, grad, mean, var (size,), step () int64 -> the norm
+    before clipping, f and the new step, (3,).
+
+    f = min(1, clip / norm); mean, var follow f grad and its square; param -= lr mean' / (sqrt(var') + eps) with the
+    bias-corrected moments. `slow` (size,) becomes param at the first step and mix param + (1 - mix) slow, mix =
+    slow_fraction, at later ones. A norm that is not finite changes nothing but grad, which is scaled by f where f < 1.
+    Nothing is read back to the host. Official jaxutils.py, class Optimizer; optax's scale_by_adam.
+    """
+    whole = grad.numel() // NORM_BLOCK * NORM_BLOCK
+    blocks = torch.linalg.vector_norm(grad[:whole].view(-1, NORM_BLOCK), dim=1)
+    norm = torch.linalg.vector_norm(torch.cat([blocks, torch.linalg.vector_norm(grad[whole:]).view(1)]))
+    fine = norm.isfinite()
+    grad.mul_(torch.where(fine & (norm >= clip), clip / norm, 1.0))
+    used = torch.where(fine, grad, 0)
+    step += fine
+    mean.lerp_(used, torch.where(fine, 1 - beta1, 0.0))
+    var.mul_(torch.where(fine, beta2, 1.0)).addcmul_(used, used, value=1 - beta2)
+    count = step.clamp(min=1).double()
+    mean_scale, var_scale = (lr / (1 - beta1 ** count)).float(), (1 / (1 - beta2 ** count)).float()
+    param -= torch.where(fine, mean_scale * mean / ((var * var_scale).sqrt() + eps), 0)
+    if slow is not None:
+        mix = torch.where(fine, torch.where(step == 1, 1.0, slow_fraction), 0.0)
+        slow.copy_(mix * param + (1 - mix) * slow)
+    return torch.stack([norm, (clip / norm).clamp(max=1.0), step.float()])

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from hdfast.ops import checks, library
 from hdfast.ops.execution import usable
-from hdfast.ops.observe_steps import onehot
+from hdfast.ops.state import one_hot
 
 
 def state_mm(deter: Tensor, stoch: Tensor | None, index: Tensor, kernel: Tensor, *, classes: int) -> Tensor:
@@ -16,9 +16,8 @@ def state_mm(deter: Tensor, stoch: Tensor | None, index: Tensor, kernel: Tensor,
     checks.dtype("state_mm", "deter", deter, torch.float32)
     checks.shape("state_mm", "index", index, (*deter.shape[:-1], index.shape[-1]), "(..., S)")
     if not usable(deter):
-        latent = deter.new_empty(*deter.shape[:-1], len(kernel) - deter.shape[-1])
-        latent = onehot(index, classes, latent) if stoch is None else stoch.flatten(-2)
-        return torch.cat([deter, latent], -1) @ kernel
+        latent = one_hot(index, classes, deter.dtype) if stoch is None else stoch
+        return torch.cat([deter, latent.flatten(-2)], -1) @ kernel
     flat = None if stoch is None else stoch.flatten(-2).flatten(0, -2)
     y = torch.ops.hdfast.state_mm_fwd.default(deter.flatten(0, -2).contiguous(), flat,
                                               index.flatten(0, -2).contiguous(), kernel.contiguous(), classes)

@@ -1,7 +1,6 @@
 """`hdfast reproduce`: equal bits from equal runs on one CPU, and what is said where they are not."""
 
 import json
-import os
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,9 +17,8 @@ SETTINGS = {"run.steps": 120, "run.prefill": 40, "run.eval_every": 60, "run.log_
 
 
 @pytest.fixture
-def environment(monkeypatch):
-    """Reproducing sets HDFAST_GEMM and the threads of the process; this takes it back."""
-    monkeypatch.setenv("HDFAST_GEMM", os.environ.get("HDFAST_GEMM", ""))
+def environment():
+    """Reproducing sets the threads of the process; this takes it back."""
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

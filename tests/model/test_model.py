@@ -69,17 +69,17 @@ def test_imagination_uses_uniforms_actions_and_no_gradient():
     post = learner.world_model.rssm.observe(learner.world_model.encoder(data.obs), data.prev_action, data.is_first,
                                             u.post).state
     start = post.map(lambda x: x.detach().flatten(0, 1))
-    policy = learner.actor_critic.policy
-    one, two = (imagine(learner.world_model.rssm, policy, start, u.prior, u.action) for _ in range(2))
-    assert torch.equal(one.feat, two.feat) and not one.feat.requires_grad
-    assert one.feat.shape == (4, T * B, 16 + 12) and one.action.shape == (3, T * B) and one.prior.shape[0] == 3
-    rssm = learner.world_model.rssm
+    rssm, actor = learner.world_model.rssm, learner.actor_critic.actor
+    one, two = (imagine(rssm, actor, start, u.prior, u.action, keep_prior=True) for _ in range(2))
+    feat = one.features.tensor()
+    assert torch.equal(feat, two.features.tensor()) and not feat.requires_grad
+    assert feat.shape == (4, T * B, 16 + 12) and one.action.shape == (3, T * B) and one.prior.shape[0] == 3
     onehot = F.one_hot(one.action[0], A).float()
     with torch.no_grad():
         state, _ = rssm.img_step(start, onehot, u.prior[0])
-    torch.testing.assert_close(state.feat(), one.feat[1])
-    last = imagine(rssm, policy, start, u.prior, torch.cat([u.action, u.action[:1]]))
-    assert last.action.shape == (4, T * B) and torch.equal(last.action[:3], one.action)
+    torch.testing.assert_close(state.feat(), feat[1])
+    last = imagine(rssm, actor, start, u.prior, torch.cat([u.action, u.action[:1]]))
+    assert last.prior.numel() == 0 and last.action.shape == (4, T * B) and torch.equal(last.action[:3], one.action)
 
 
 @pytest.mark.parametrize("size, channels", [(8, 1), (16, 3), (64, 3)])

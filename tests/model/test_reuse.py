@@ -8,9 +8,8 @@ import torch
 
 from as_cuda import as_cuda
 from hdfast import ops
-from hdfast.model import nets
+from hdfast.arena import Arena
 from hdfast.ops import library
-from hdfast.ops.dense import evenly
 from learner_case import draw, make_data, make_learner
 
 PATHS = {"reference": nullcontext, "call": nullcontext, "steps": as_cuda}
@@ -54,7 +53,7 @@ def gradients(loss, network):
 
 def test_the_actor_loss_takes_the_products_of_the_rollout(path, learner, monkeypatch):
     b, actor = imagined(learner), learner.actor_critic.actor
-    again = replace(b, trajectory=replace(b.trajectory, pre=None))
+    again = replace(b, trajectory=replace(b.trajectory, past=b.trajectory.features[:-1]))
     want = learner.actor_loss(again)
     grads = gradients(want.loss, actor)
     for layer in actor.hidden:  # nothing is left that multiplies with them
@@ -71,9 +70,9 @@ def forward_of(layer):
     """The layer's forward pass, which fails where it would multiply."""
     run = type(layer).forward
 
-    def forward(self, x, pre=None):
-        assert pre is not None
-        return run(self, x, pre)
+    def forward(self, x, products):
+        assert self.kernel in products
+        return run(self, x, products)
 
     return forward
 
@@ -87,13 +86,13 @@ def whole_update(learner):
 
 
 def test_heads_on_one_input_share_a_product(path, learner, monkeypatch):
-    twin = copy_of(learner)
-    joint, metrics = [], {}
-    monkeypatch.setattr(nets, "evenly", lambda kernels: joint.append(evenly(kernels)) or joint[-1])
-    metrics, grads = whole_update(learner)
+    twin, joint, bmm = copy_of(learner), [], torch.bmm
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "bmm", lambda x, stack: joint.append(len(stack)) or bmm(x, stack))
+        metrics, grads = whole_update(learner)
     # Rewards with continuation, twice, and the critics; where states are gathered each network does so for itself.
-    assert [len(stack) for stack in joint] == ([] if path == "call" else [2, 2, 2])
-    monkeypatch.setattr(nets, "evenly", lambda kernels: None)
+    assert joint == ([] if path == "call" else [2, 2, 2])
+    twin.world_model.first_layers = twin.actor_critic.first_layers = None
     apart, apart_grads = whole_update(twin)
     half = bool(learner.model_opt.shadows)
     close(metrics, apart, 2e-3 if half else 2e-5)
@@ -108,13 +107,19 @@ def copy_of(learner):
     return twin
 
 
-def test_kernels_that_lie_evenly_are_one_view():
-    flat = torch.arange(60.0)
-    kernels = [flat[i:i + 6].view(2, 3) for i in (4, 14, 24)]
-    stack = evenly(kernels)
-    assert stack.data_ptr() == kernels[0].data_ptr() and torch.equal(stack, torch.stack(kernels))
-    other = torch.arange(6.0).view(2, 3)
-    for uneven in ([*kernels, flat[40:46].view(2, 3)], [kernels[0], other], kernels[::-1],
-                   [kernels[0], flat[14:18].view(2, 2)], [kernels[0], kernels[1].bfloat16()],
-                   [flat[:6].view(2, 3), flat[3:9].view(2, 3)], [x.t() for x in kernels]):
-        assert evenly(uneven) is None
+@pytest.mark.parametrize("half", [False, True])
+def test_an_arena_stacks_parameters(half):
+    params = {name: torch.nn.Parameter(torch.randn(2, 3)) for name in "abc"} | {"d": torch.nn.Parameter(torch.ones(4))}
+    slow = {name: torch.nn.Parameter(p.detach() + 1) for name, p in params.items()}
+    arena = Arena(params, lr=1.0, eps=1.0, clip=1.0, half=half)
+    arena.lead(slow, 0.1)
+    dtype = torch.bfloat16 if half else torch.float32
+    for kernels in ([params[name] for name in "abc"], [params["b"], slow["b"]]):
+        stack = arena.stack(*kernels)
+        assert stack.kernels == tuple(kernels) and torch.equal(stack.view, torch.stack(kernels).detach().to(dtype))
+    arena.param += 1
+    arena.refresh()
+    assert torch.equal(stack.view[0], params["b"].detach().to(dtype))
+    for uneven in (["a", "b", "b"], ["a", "d"], ["c", "a", "b"]):
+        with pytest.raises(ValueError, match="make no stack; give those of one shape"):
+            arena.stack(*(params[name] for name in uneven))

@@ -18,9 +18,4 @@ def rollout(sizes, horizon, rows, layers, extra=0, device="cpu"):
     start = State(*(x.to(device) for x in (torch.randn(rows, deter), F.one_hot(index, classes).float(), index)))
     u, u_action = (x.to(device) for x in (torch.rand(horizon, rows, stoch), torch.rand(horizon + extra, rows)))
     rssm, actor_critic = rssm.to(device), actor_critic.to(device)
-    return (rssm, actor_critic.policy, start, u, u_action), actor_critic.actor
-
-
-def layers(actor):
-    hidden = [p for layer in actor.hidden for p in (layer.kernel, layer.norm.scale, layer.norm.bias)]
-    return [*hidden, actor.out.kernel, actor.out.bias]
+    return (rssm, start, u, u_action), actor_critic.actor

@@ -17,7 +17,7 @@ def integers(below: int, *shape: int) -> Tensor:
 
 
 def rssm_parameters() -> list[Tensor]:
-    """In the order of hdfast.ops.observe_scan.PARAMETERS."""
+    """In the order of hdfast.ops.state.Parameters."""
     d, u, z = DETER, UNITS, LATENT
     shapes = [(d,), (z + ACTIONS, u), (u,), (u,), (d + u, 3 * d), (3 * d,), (3 * d,), (d, u), (u,), (u,), (u, z), (z,),
               (d + EMBED, u), (u,), (u,), (u, z), (z,)]

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from hdfast.model.rssm import RSSM
-from hdfast.ops.observe_scan import PARAMETERS, observe_scan
+from hdfast.ops.observe_scan import observe_scan
 
 # Tracing does not see which library computes.
 TRACED = pytest.mark.parametrize("sequences", ["call", "steps", pytest.param("cuda", marks=pytest.mark.gpu)],
@@ -34,8 +34,7 @@ def on(device, rssm, batch):
 
 
 def native_scan(rssm, embed, action, is_first, u):
-    named = dict(rssm.named_parameters())
-    return observe_scan(embed, action, is_first, u, [named[n] for n in PARAMETERS], classes=rssm.classes, mix=rssm.mix)
+    return observe_scan(embed, action, is_first, u, rssm.weights(), classes=rssm.classes, mix=rssm.mix)
 
 
 def gradients(scan, rssm, batch, used=("deter", "stoch", "post", "prior")):

@@ -3,13 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from imagine_cases import layers, rollout
+from imagine_cases import rollout
 from scan_cases import HALF, TRACED
 
 from hdfast import ops
 from hdfast.model.imagination import imagine
 from hdfast.ops import gemm, library
-from hdfast.ops.execution import path
+from hdfast.ops.execution import usable
 from hdfast.ops.imagine import imagine as native_imagine
 from hdfast.ops.state_mm import state_mm
 
@@ -22,22 +22,28 @@ CASES = [((1, 1, 1, 1, 1, 2, 1, 2), 1, 1, 1), ((1, 1, 3, 5, 16, 12, 3, 5), 4, 7,
 @pytest.mark.parametrize("sizes, horizon, rows, layers", CASES, ids=str)
 def test_equals_the_reference(sequences, sizes, horizon, rows, layers, extra):
     args, actor = rollout(sizes, horizon, rows, layers, extra, sequences.device)
-    got = imagine(*args, actor=actor)
+    rssm, *inputs = args
+    got = imagine(rssm, actor, *inputs, keep_prior=True)
     with ops.use("reference"):
-        want = imagine(*args, actor=actor)
-    assert (got.features is None) == (path(got.deter) == "call") and want.features is not None
+        want = imagine(rssm, actor, *inputs, keep_prior=True)
+    assert (got.features.flat is None) == (usable(got.deter)) and want.features.flat is not None
     assert torch.equal(got.index, want.index) and torch.equal(got.action, want.action)
-    for name in ("deter", "prior", "pre", "feat"):
-        torch.testing.assert_close(getattr(got, name), getattr(want, name), rtol=2e-5, atol=5e-6)
+    products = [[t.past.known[layer.kernel] for layer in actor.hidden] for t in (got, want)]
+    for one, other in ((got.deter, want.deter), (got.prior, want.prior), products,
+                       (got.features.tensor(), want.features.tensor())):
+        torch.testing.assert_close(one, other, rtol=2e-5, atol=5e-6)
 
 
 @HALF
 @pytest.mark.parametrize("rows", [7, 300])
 def test_operands_in_bfloat16(sequences, rows):
     """One step, before a flipped sample can lead elsewhere; of the samples few flip."""
-    (rssm, _, start, u, u_action), actor = rollout((1, 1, 3, 6, 40, 33, 4, 32), 1, rows, 2, device=sequences.device)
-    args = start.deter, start.index, u, u_action, rssm.parameter_list(), layers(actor)
-    want, got = (native_imagine(*args, classes=32, mix=0.01, half=half) for half in (False, True))
+    (rssm, start, u, u_action), actor = rollout((1, 1, 3, 6, 40, 33, 4, 32), 1, rows, 2, device=sequences.device)
+    args = start.deter, start.index, u, u_action, rssm.weights(), actor.weights()
+    want = native_imagine(*args, classes=32, mix=0.01, keep_prior=True)
+    for kernel in (*rssm.parameters(), *actor.parameters()):
+        kernel.shadow = kernel.detach().bfloat16()
+    got = native_imagine(*args, classes=32, mix=0.01, keep_prior=True)
     same = (want[3] == got[3])[0]
     assert got[5].dtype is torch.bfloat16 and got[0].dtype is got[2].dtype is torch.float32
     assert same.float().mean() > 0.9 and (want[1] == got[1]).float().mean() > 0.95
@@ -48,10 +54,10 @@ def test_operands_in_bfloat16(sequences, rows):
 
 @pytest.mark.parametrize("sequences", ["call"], indirect=True)
 def test_threads_do_not_change_a_bit(sequences):
-    args, actor = rollout(*CASES[2])
-    one = imagine(*args, actor=actor)
+    (rssm, *inputs), actor = rollout(*CASES[2])
+    one = imagine(rssm, actor, *inputs)
     torch.set_num_threads(2)
-    two = imagine(*args, actor=actor)
+    two = imagine(rssm, actor, *inputs)
     assert torch.equal(one.deter, two.deter) and torch.equal(one.action, two.action)
 
 
@@ -97,10 +103,7 @@ def test_own_matrix_product(m, k, n):
 @pytest.mark.usefixtures("library_here")
 @pytest.mark.parametrize("name", gemm.PATHS)
 def test_every_path_of_large_products(name, monkeypatch):
-    if name not in gemm.available():
-        pytest.skip(f"no {name} here")
-    monkeypatch.setenv("HDFAST_GEMM", name)
-    gemm.chosen.cache_clear()
+    monkeypatch.setattr(gemm, "chosen", lambda: name)
     x, w, b = (torch.randn(s, requires_grad=True) for s in ((2, 300, 260), (260, 256), (256,)))
     y = gemm.linear(x, w, b)
     want = [y.detach().double(), *(g.double() for g in torch.autograd.grad(y.square().sum(), (x, w, b)))]
@@ -108,19 +111,24 @@ def test_every_path_of_large_products(name, monkeypatch):
     exact = xd @ wd + bd
     for g, e in zip(want, [exact.detach(), *torch.autograd.grad(exact.square().sum(), (xd, wd, bd))], strict=True):
         torch.testing.assert_close(g, e, rtol=1e-4, atol=1e-5 * float(e.abs().max()))
-    gemm.chosen.cache_clear()
 
 
-def test_path_is_measured():
-    speed = gemm.measure(64, 64, 64, rounds=1)
-    assert set(speed) == set(gemm.available()) and min(speed.values()) > 0
+@pytest.mark.parametrize("vendor, name", [("AuthenticAMD", "onednn"), ("GenuineIntel", "mkl"), (None, "mkl")])
+def test_the_library_of_large_products_is_fixed_by_the_processor(monkeypatch, vendor, name):
+    def read(path):
+        if vendor is None:
+            raise FileNotFoundError(path)
+        return f"vendor_id : {vendor}"
+
+    monkeypatch.setattr(gemm.Path, "read_text", read)
+    assert gemm.chosen.__wrapped__() == name
 
 
 @TRACED
 def test_opcheck(sequences):
-    (rssm, _, start, u, u_action), actor = rollout(*CASES[1], device=sequences.device)
-    params = [[p.detach() for p in group] for group in (rssm.parameter_list(), layers(actor))]
-    op, last = (torch.ops.hdfast.imagine, ()) if path(u) == "call" else (torch.ops.hdfast.imagine_steps, (False, []))
+    (rssm, start, u, u_action), actor = rollout(*CASES[1], device=sequences.device)
+    params = [[p.detach() for p in group] for group in (rssm.weights(), actor.weights())]
+    op, last = (torch.ops.hdfast.imagine, ()) if usable(u) else (torch.ops.hdfast.imagine_steps, (False, []))
     torch.library.opcheck(op.default, (start.deter, start.index, u, u_action, *params, 5, 0.01, True, *last))
 
 
@@ -135,10 +143,10 @@ def test_opcheck_of_products():
 
 @TRACED
 def test_compiles_without_graph_break(sequences):
-    (rssm, _, start, u, u_action), actor = rollout(*CASES[1], device=sequences.device)
+    (rssm, start, u, u_action), actor = rollout(*CASES[1], device=sequences.device)
 
     def run(deter):
-        out = native_imagine(deter, start.index, u, u_action, rssm.parameter_list(), layers(actor), classes=5, mix=0.01)
+        out = native_imagine(deter, start.index, u, u_action, rssm.weights(), actor.weights(), classes=5, mix=0.01)
         return out[0], state_mm(out[0], None, out[1], rssm.img_in.kernel.new_ones(31, 2), classes=5)
 
     for got, want in zip(torch.compile(run, fullgraph=True, backend="aot_eager")(start.deter), run(start.deter),

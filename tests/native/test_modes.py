@@ -10,11 +10,11 @@ from hdfast import ops
 from hdfast.ops import bf16, library
 from hdfast.ops.adam import adam_step
 from hdfast.ops.conv import conv, deconv
-from hdfast.ops.execution import as_on_cuda
 from hdfast.ops.harmony import NAMES
 from hdfast.ops.imagine import imagine
 from hdfast.ops.observe_scan import observe_scan
 from hdfast.ops.replay_gather import replay_gather
+from hdfast.ops.state import Parameters
 from hdfast.ops.state_mm import state_mm
 
 
@@ -33,12 +33,11 @@ def adam(param, grad, mean, var, step):
 
 
 def scan(embed, action, is_first, u, *params):
-    return observe_scan(embed, action, is_first, u, list(params), classes=CLASSES, mix=0.01)
+    return observe_scan(embed, action, is_first, u, Parameters(*params), classes=CLASSES, mix=0.01)
 
 
-def stepwise_scan(*tensors):
-    with as_on_cuda():
-        return scan(*tensors)
+def stepwise_scan(embed, action, is_first, u, *params):
+    return torch.ops.hdfast.observe_steps_fwd(embed, action, is_first, u, list(params), CLASSES, 0.01, [])[:5]
 
 
 def rounded(x, kernel):
@@ -46,7 +45,8 @@ def rounded(x, kernel):
 
 
 def rollout(deter, index, u, u_action, *weights):
-    out = imagine(deter, index, u, u_action, list(weights[:17]), list(weights[17:]), classes=CLASSES, mix=0.01)
+    out = imagine(deter, index, u, u_action, Parameters(*weights[:17]), list(weights[17:]), classes=CLASSES, mix=0.01,
+                  keep_prior=True)
     return tuple(x for x in out if x is not None)
 
 

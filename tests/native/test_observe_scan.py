@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from scan_cases import HALF, OUTPUTS, TRACED, gradients, make, native_scan, on
 
 from hdfast import ops
-from hdfast.ops.execution import path
-from hdfast.ops.observe_scan import PARAMETERS, observe_scan
+from hdfast.ops.execution import usable
+from hdfast.ops.observe_scan import observe_scan
 from tolerance import assert_as_accurate
 
 # T, B, E, A, D, U, S, K
@@ -107,7 +107,7 @@ def test_model_uses_it_under_the_native_backend(sequences):
 @TRACED
 def test_compiles_without_graph_break(sequences):
     rssm, batch = on(sequences.device, *make((5, 4, 10, 3, 8, 8, 3, 4)))
-    params = [dict(rssm.named_parameters())[n] for n in PARAMETERS]
+    params = rssm.weights()
 
     def loss(embed):
         out = observe_scan(embed, *batch[1:], params, classes=4, mix=0.01)
@@ -122,9 +122,9 @@ def test_compiles_without_graph_break(sequences):
 @TRACED
 def test_opcheck(sequences):
     rssm, (embed, action, is_first, u) = on(sequences.device, *make((3, 2, 6, 3, 5, 4, 2, 3)))
-    params = rssm.parameter_list()
+    params = list(rssm.weights())
     ops, args = torch.ops.hdfast, (embed.requires_grad_(), action, is_first, u, params, 3, 0.01)
-    if path(embed) == "call":
+    if usable(embed):
         torch.library.opcheck(ops.observe_scan_fwd.default, args)
     else:
         torch.library.opcheck(ops.observe_steps_fwd.default, (*args, []))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from imagine_cases import layers, rollout
+from imagine_cases import rollout
 from launches import launches
 from scan_cases import gradients, make, native_scan, on
 
@@ -27,15 +27,17 @@ def test_scan_runs_without_values(sequences):
 def test_rollout_runs_without_values(sequences, rows):
     args, actor = rollout(SIZES, 3, rows, 2, extra=1, device="meta")
     want_args, want_actor = rollout(SIZES, 3, rows, 2, extra=1)
-    got, want = imagine(*args, actor=actor), imagine(*want_args, actor=want_actor)
-    for name in ("deter", "index", "prior", "action", "pre", "features"):
-        assert getattr(got, name).is_meta and getattr(got, name).shape == getattr(want, name).shape
+    got, want = (imagine(rssm, actor, *inputs, keep_prior=True)
+                 for (rssm, *inputs), actor in ((args, actor), (want_args, want_actor)))
+    pairs = zip((*vars(got.past).values(), got.action, got.prior, *got.past.known.values()),
+                (*vars(want.past).values(), want.action, want.prior, *want.past.known.values()), strict=True)
+    assert all(x.is_meta and x.shape == y.shape for x, y in pairs if isinstance(x, torch.Tensor))
 
 
 @STEPS
 def test_a_rollout_keeps_the_prior_only_where_wanted(sequences):
-    (rssm, _, start, u, u_action), actor = rollout(SIZES, 3, 5, 1)
-    args = (start.deter, start.index, u, u_action, rssm.parameter_list(), layers(actor))
+    (rssm, start, u, u_action), actor = rollout(SIZES, 3, 5, 1)
+    args = (start.deter, start.index, u, u_action, rssm.weights(), actor.weights())
     with_prior, without = (torch.ops.hdfast.imagine_steps(*args, 3, 0.01, keep, False, []) for keep in (True, False))
     assert with_prior[2].shape == (3, 5, 2, 3) and without[2].numel() == 0
     assert torch.equal(with_prior[5], without[5])
@@ -44,8 +46,8 @@ def test_a_rollout_keeps_the_prior_only_where_wanted(sequences):
 @STEPS
 def test_copies_of_kernels_are_read_and_spare_their_rounding(sequences):
     rssm, (embed, action, is_first, u) = make(SIZES)
-    params = [p.detach() for p in rssm.parameter_list()]
-    kernels = [rssm.get_parameter(f"{name}.kernel").detach() for name in observe_steps.KERNELS]
+    params = [p.detach() for p in rssm.weights()]
+    kernels = [kernel.detach() for kernel in rssm.weights().kernels]
     copies = [kernel.bfloat16() for kernel in kernels]
     results, casts = [], []
     for given in ((), copies, [2 * copy for copy in copies]):
@@ -62,9 +64,9 @@ def test_copies_of_kernels_are_read_and_spare_their_rounding(sequences):
 
 @STEPS
 def test_a_rollout_reads_copies_of_kernels(sequences):
-    (rssm, _, start, u, u_action), actor = rollout(SIZES, 3, 5, 2)
-    args = (start.deter, start.index, u, u_action, rssm.parameter_list(), layers(actor), 3, 0.01, False, True)
-    kernels = [*(rssm.get_parameter(f"{name}.kernel") for name in observe_steps.KERNELS),
+    (rssm, start, u, u_action), actor = rollout(SIZES, 3, 5, 2)
+    args = (start.deter, start.index, u, u_action, rssm.weights(), actor.weights(), 3, 0.01, False, True)
+    kernels = [*rssm.weights().kernels,
                *(layer.kernel for layer in (*actor.hidden, actor.out))]
     with torch.no_grad():
         copies = [kernel.bfloat16() for kernel in kernels]
@@ -76,7 +78,7 @@ def test_a_rollout_reads_copies_of_kernels(sequences):
 def counts(length):
     """Launches of the forward and the backward pass over `length` steps."""
     rssm, (embed, action, is_first, u) = make((length, *SIZES[1:]))
-    params = [p.detach() for p in rssm.parameter_list()]
+    params = [p.detach() for p in rssm.weights()]
     with launches() as forward:
         deter, stoch, *kept = observe_steps.forward(embed, action, is_first, u, params, 3, 0.01)
     grads = [torch.randn_like(x) for x in (deter, stoch, *kept[1:3])]
@@ -110,6 +112,6 @@ def test_launches_of_an_imagined_step(sequences, rows, products):
 
 
 def rollout_raw(horizon, rows):
-    (rssm, _, start, u, u_action), actor = rollout(SIZES, horizon, rows, 2)
-    return imagine_steps.rollout(start.deter, start.index, u, u_action, rssm.parameter_list(), layers(actor), 3, 0.01,
+    (rssm, start, u, u_action), actor = rollout(SIZES, horizon, rows, 2)
+    return imagine_steps.rollout(start.deter, start.index, u, u_action, rssm.weights(), actor.weights(), 3, 0.01,
                                  True, False)

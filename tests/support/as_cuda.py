@@ -6,12 +6,12 @@ what CUDA refuses is refused.
 
 import contextlib
 from collections.abc import Iterator
+from unittest import mock
 
 import torch
 from torch import Tensor
 
-from hdfast.ops import products
-from hdfast.ops.execution import as_on_cuda
+from hdfast.ops import execution, products
 
 
 def check(a: Tensor, b: Tensor, dtype: torch.dtype) -> None:
@@ -46,7 +46,8 @@ def addmm_out(x: Tensor, a: Tensor, b: Tensor, dtype: torch.dtype, *, beta: floa
 @contextlib.contextmanager
 def as_cuda() -> Iterator[None]:
     """The way of CUDA for a while."""
-    with torch.library._scoped_library("aten", "IMPL") as library, as_on_cuda():
+    with torch.library._scoped_library("aten", "IMPL") as library, \
+            mock.patch.object(execution, "on_cuda", lambda x: True):
         for name, product in (("mm.dtype", mm), ("mm.dtype_out", mm_out), ("addmm.dtype_out", addmm_out)):
             library.impl(name, product, "CPU")
         products.accumulates.cache_clear()

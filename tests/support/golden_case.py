@@ -186,7 +186,8 @@ class Runner:
     def behaviour(self) -> dict:
         """imag/*, actor/*, critic/*: imagination from the phase's posteriors, losses and gradients."""
         learner, (u, u_action) = self.learner, self.uniforms("")
-        b = learner.imagine(self.out.observed.state, self.data.cont, u.prior, u_action)
+        b = learner.imagine(self.out.observed.state, self.data.cont, u.prior, u_action, keep_prior=True)
+        feat = b.trajectory.features.tensor()
         t, ac, wm = b.trajectory, learner.actor_critic, learner.world_model
         with torch.no_grad():
             prior = torch.cat([self.out.observed.post.flatten(0, 1)[None], t.prior])
@@ -195,8 +196,8 @@ class Runner:
             figures = {
                 "deter": t.deter, "logit": prior, "stoch_index": t.index, "action_index": t.action, "reward": b.reward,
                 "cont": b.cont, "weight": b.weight, "value": b.value, "ret": b.ret, "slow_value": b.slow_value,
-                "reward_logit": wm.reward(t.feat), "cont_logit": wm.cont_logit(t.feat),
-                "actor_logit": ac.policy(t.feat), "critic_logit": b.critic_logit[:-1]}
+                "reward_logit": wm.reward(feat), "cont_logit": wm.cont_logit(feat),
+                "actor_logit": ac.policy(feat), "critic_logit": b.critic_logit[:-1]}
         self.margin("phaseA", t.prior, u.prior)
         self.margin("phaseA", figures["actor_logit"], u_action)
         learner.actor_opt.zero_grad()
@@ -274,15 +275,16 @@ class Runner:
             scalars = self.harmony_scalars()
             whole.update(self.data, u)
             model, norms = learner.update_model(self.data, u.post)
-            b = learner.imagine(model.observed.state, self.data.cont, u.prior, u_action)
+            b = learner.imagine(model.observed.state, self.data.cont, u.prior, u_action, keep_prior=True)
             actor, critic = learner.actor_loss(b), learner.critic_loss(b)
-            t, cont_logit = b.trajectory, wm.cont_logit(b.trajectory.feat)
-            for logit, uniform in ((model.observed.post, u.post), (t.prior, u.prior), (ac.policy(t.feat), u_action)):
+            t, feat = b.trajectory, b.trajectory.features.tensor()
+            cont_logit = wm.cont_logit(feat)
+            for logit, uniform in ((model.observed.post, u.post), (t.prior, u.prior), (ac.policy(feat), u_action)):
                 self.margin("updates", logit, uniform)
             metrics = self.model_metrics(model, scalars) | self.behaviour_metrics(b, actor, critic)
             ac.move_range(b.low, b.high)  # the official order: the actor's step comes before the critic's gradient
             norms |= learner.actor_gradient(b) | learner.step(learner.actor_opt, "actor")
-            norms |= learner.critic_gradient(replace(b, critic_logit=ac.critic(t.heads())))
+            norms |= learner.critic_gradient(replace(b, critic_logit=ac.critic(t.features)))
             norms |= learner.step(learner.critic_opt, "critic")
             figures = {"retnorm_low": ac.low.clone(), "retnorm_high": ac.high.clone(),
                        "post_index": model.observed.state.index, "stoch_index": self.starts(t.index[1:]),

@@ -37,14 +37,15 @@ def tolerance(key: str, want: np.ndarray, official: dict) -> float:
 
 def check_params(key: str, got: np.ndarray, want: np.ndarray, official: dict) -> str | None:
     """Parameters after update k: 1e-5 for 99.9 % of the entries, 2 lr k for all (Adam amplifies the rounding of
-    gradients that are almost zero); for the change since the start its norm and four projections."""
+    gradients that are almost zero); for the change since the start its norm and four projections, within 1e-2 of its
+    length or what one such entry makes of them."""
     update = int(key[3])
     name = key[key.index("agent/"):]
     rate = next(value for prefix, value in LEARNING_RATE.items() if name.startswith(prefix))
     error = np.abs(got - want)
     if "param_delta" in key:
         length = float(official[f"upd{update}/param_delta_norm/{name}"])
-        limit = 1e-2 * length
+        limit = max(1e-2 * length, 2 * rate * update)
         return None if error.max() <= limit else f"{key}: differs by {error.max():.3g}, allowed {limit:.3g}"
     few = (error > 1e-5).mean()
     if error.max() > 2 * rate * update or few > 1e-3 and (error > 1e-5).sum() > 1:
