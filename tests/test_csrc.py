@@ -80,6 +80,47 @@ def test_size(path):
     assert len(path.read_text().splitlines()) <= 400
 
 
+MOST_ARGUMENTS = 12
+
+
+def schemas(text: str) -> dict[str, int]:
+    """The ops that a file of csrc/ops defines, with their number of arguments."""
+    strings = re.findall(r'\bm\.def\(\s*((?:"[^"]*"\s*)+)\)', text)
+    return dict(counted("".join(re.findall(r'"([^"]*)"', string))) for string in strings)
+
+
+def counted(schema: str) -> tuple[str, int]:
+    """Name and number of arguments of a schema: of the parentheses, those of `Tensor(a!)` hold no comma."""
+    name, arguments = re.match(r"([\w:]+)\((.*)\) -> ", schema).groups()
+    return name, len(arguments.split(",")) if arguments else 0
+
+
+OPS = {path.stem: schemas(path.read_text()) for path in sorted((CSRC / "ops").glob("*.cpp"))}
+
+
+@pytest.mark.parametrize("family", OPS)
+def test_no_op_has_many_arguments(family):
+    assert {name: count for name, count in OPS[family].items() if count > MOST_ARGUMENTS} == {}
+
+
+def test_every_schema_is_read():
+    """The ops that the families of hdfast.ops name, and those that are written in Python."""
+    torch = pytest.importorskip("torch")
+    from hdfast.ops import imagine, library, observe_scan  # noqa: F401  (they define ops)
+    assert {name for family in OPS.values() for name in family} == {
+        name for family in library.families_here() for name in family.OPS}
+    here = [str(s) for s in torch._C._jit_get_all_schemas() if s.name.startswith("hdfast")]
+    assert sum("_steps" in schema for schema in here) >= 3
+    assert {name: count for name, count in map(counted, here) if count > MOST_ARGUMENTS} == {}
+
+
+def test_many_arguments_are_seen():
+    schema = f'many(Tensor(a!)[] x, {", ".join(f"int a{i}" for i in range(12))}) -> (Tensor, Tensor)'
+    middle = len(schema) // 2
+    assert schemas(f'm.def(\n      "{schema[:middle]}"\n      "{schema[middle:]}");') == {"many": 13}
+    assert schemas('m.def("none() -> Tensor");') == {"none": 0}
+
+
 KERNELS = sorted(path.stem for path in (CSRC / "kernels").glob("*.cu"))
 
 

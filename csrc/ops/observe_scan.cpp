@@ -75,11 +75,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> observe_scan_
   return {deter, stoch, index, post, prior, saved, start};
 }
 
-// Gradients of embed (empty where not wanted) and of the 17 parameters, in their order.
+// inputs = [embed, action, is_first], kept = [deter, index, post, prior, saved, start] of the forward. Gradients of embed
+// (empty where not wanted) and of the 17 parameters, in their order.
 Tensors observe_scan_bwd(std::optional<Tensor> ddeter, std::optional<Tensor> dstoch, std::optional<Tensor> dpost,
-                         std::optional<Tensor> dprior, Tensor embed, Tensor action, Tensor is_first, Tensors params,
-                         Tensor deter, Tensor index, Tensor post, Tensor prior, Tensor saved, Tensor start,
-                         int64_t classes, double mix, bool need_embed) {
+                         std::optional<Tensor> dprior, Tensors inputs, Tensors params, Tensors kept, int64_t classes,
+                         double mix, bool need_embed) {
+  HD_CHECK(inputs.size() == 3 && kept.size() == 6, "observe_scan: inputs and kept must be 3 and 6 tensors, got ",
+           inputs.size(), " and ", kept.size(), "; give them all");
+  const Tensor &embed = inputs[0], &action = inputs[1], &is_first = inputs[2];
+  const Tensor &deter = kept[0], &index = kept[1], &post = kept[2], &prior = kept[3], &saved = kept[4], &start = kept[5];
   const cpu::Sizes z = sizes(embed, action, params, classes, mix);
   const cpu::Rssm p = rssm(params, z, true, "observe_scan: parameter");
   const int64_t t = embed.size(0), b = embed.size(1);
@@ -121,9 +125,8 @@ HD_LIBRARY(m) {
       "float mix) -> (Tensor deter, Tensor stoch, Tensor index, Tensor post, Tensor prior, Tensor saved, "
       "Tensor start)");
   m.def(
-      "observe_scan_bwd(Tensor? ddeter, Tensor? dstoch, Tensor? dpost, Tensor? dprior, Tensor embed, Tensor action, "
-      "Tensor is_first, Tensor[] params, Tensor deter, Tensor index, Tensor post, Tensor prior, Tensor saved, "
-      "Tensor start, int classes, float mix, bool need_embed) -> Tensor[]");
+      "observe_scan_bwd(Tensor? ddeter, Tensor? dstoch, Tensor? dpost, Tensor? dprior, Tensor[] inputs, "
+      "Tensor[] params, Tensor[] kept, int classes, float mix, bool need_embed) -> Tensor[]");
 }
 
 HD_IMPLEMENT(m) {

@@ -34,21 +34,22 @@ def rollout(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: l
     deters[0].copy_(deter), indices[0].copy_(index)
     feat[0, :, :d].copy_(deter), onehot(index, classes, feat[0, :, d:])
 
-    kernels, product = (p.img_in[:p.latent], p.img_in[p.latent:]), rows > GATHER_ROWS
+    product, latent_rows, action_rows = rows > GATHER_ROWS, p.img_in[:p.latent], p.img_in[p.latent:]
     policy = Policy(actor, copies[len(KERNELS):] or [kernel.to(operand) for kernel in (*actor[:-2:3], actor[-2])],
                     u_action.shape, mix)
     pre, pre_gru = deter.new_empty(rows, p.units), deter.new_empty(rows, 3 * d)
     joint, hidden = feat.new_empty(rows, d + p.units), feat.new_empty(rows, p.units)
     logit, stats = deter.new_empty(rows, stoch, classes), deter.new_empty(2, rows)
+    norm = action_rows, p.img_in_scale, p.img_in_bias, joint, stats
     for t in range(choices):
         draw = policy.act(t, feat[t], u_action[t], action[t])
         if t == horizon:
             scan_step.step_sample(draw)
             break
         if product:
-            mm_into(pre, feat[t, :, d:], kernels[0])
-        scan_step.step_input(pre, deters[t], None if product else indices[t], None, None, None, *kernels,
-                             p.img_in_scale, p.img_in_bias, None, joint, stats, accumulate=product, draw=draw)
+            scan_step.step_act(mm_into(pre, feat[t, :, d:], latent_rows), deters[t], draw, *norm)
+        else:
+            scan_step.step_gather(pre, deters[t], indices[t], draw, latent_rows, *norm)
         mm_into(pre_gru, joint, p.gru)
         scan_step.step_gates(pre_gru, deters[t], p.gru_scale, p.gru_bias, deters[t + 1], feat[t + 1, :, :d], stats)
         mm_into(pre, feat[t + 1, :, :d], p.img_out)

@@ -53,8 +53,8 @@ def register(namespace: str) -> None:
         return (action.new_empty(length, batch, deter), latent[0], index, latent[1], latent[2], saved,
                 action.new_empty(stoch, dtype=torch.int64))
 
-    def fake_bwd(ddeter, dstoch, dpost, dprior, embed, action, is_first, params, deter, index, post, prior, saved,
-                 start, classes, mix, need_embed):
+    def fake_bwd(ddeter, dstoch, dpost, dprior, inputs, params, kept, classes, mix, need_embed):
+        embed, action, _ = inputs
         return [torch.empty_like(embed) if need_embed else action.new_empty(0), *(torch.empty_like(p) for p in params)]
 
     library.register_fake(f"{namespace}::observe_scan_fwd", fake_fwd)
@@ -64,8 +64,9 @@ def register(namespace: str) -> None:
 
 
 def register_derivative(name: str, backward_op, dense: bool) -> None:
-    """The derivative of a forward op by its backward op; both have one signature for the two executions. `dense`: the
-    op reads contiguous gradients alone."""
+    """The derivative of a forward op by its backward op; both have one signature for the two executions: inputs are
+    embed, action, is_first; kept are deter, index, post, prior, saved, start. `dense`: the op reads contiguous
+    gradients alone."""
 
     def setup_context(ctx, inputs, output):
         embed, action, is_first, _, params, classes, mix, *copies = inputs
@@ -77,11 +78,11 @@ def register_derivative(name: str, backward_op, dense: bool) -> None:
         ctx.extra, ctx.copies = (classes, mix, embed.requires_grad), len(copies)
 
     def backward(ctx, ddeter, dstoch, _index, dpost, dprior, _saved, _start):
-        embed, action, is_first, deter, index, post, prior, saved, start, *params = ctx.saved_tensors
+        saved = ctx.saved_tensors
+        inputs, kept, params = saved[:3], saved[3:9], saved[9:]
         copies = [params[len(Parameters._fields):]] * ctx.copies
         grads = (g.contiguous() if dense and g is not None else g for g in (ddeter, dstoch, dpost, dprior))
-        dembed, *dparams = backward_op(*grads, embed, action, is_first, params[:17], deter, index, post,
-                                       prior, saved, start, *ctx.extra, *copies)
+        dembed, *dparams = backward_op(*grads, inputs, params[:len(Parameters._fields)], kept, *ctx.extra, *copies)
         nothing = [[None] * len(x) for x in copies]
         return dembed if ctx.extra[2] else None, None, None, None, dparams, None, None, *nothing
 
@@ -90,13 +91,12 @@ def register_derivative(name: str, backward_op, dense: bool) -> None:
 
 def define_steps() -> None:
     """The step path as two ops, which tracing keeps whole; their shapes come from running them without values."""
-    grads, inputs = "Tensor? ddeter, Tensor? dstoch, Tensor? dpost, Tensor? dprior", "Tensor embed, Tensor action, "
-    inputs += "Tensor is_first"
     schemas = {
-        "fwd": f"({inputs}, Tensor u, Tensor[] params, int classes, float mix, Tensor[] copies) -> (Tensor deter, "
-               f"Tensor stoch, Tensor index, Tensor post, Tensor prior, Tensor saved, Tensor start)",
-        "bwd": f"({grads}, {inputs}, Tensor[] params, Tensor deter, Tensor index, Tensor post, Tensor prior, "
-               f"Tensor saved, Tensor start, int classes, float mix, bool need_embed, Tensor[] copies) -> Tensor[]"}
+        "fwd": "(Tensor embed, Tensor action, Tensor is_first, Tensor u, Tensor[] params, int classes, float mix, "
+               "Tensor[] copies) -> (Tensor deter, Tensor stoch, Tensor index, Tensor post, Tensor prior, "
+               "Tensor saved, Tensor start)",
+        "bwd": "(Tensor? ddeter, Tensor? dstoch, Tensor? dpost, Tensor? dprior, Tensor[] inputs, Tensor[] params, "
+               "Tensor[] kept, int classes, float mix, bool need_embed, Tensor[] copies) -> Tensor[]"}
     for which, run in (("fwd", observe_steps.forward), ("bwd", observe_steps.backward)):
         name = f"{library.NAMESPACE}::observe_steps_{which}"
         torch.library.define(name, schemas[which])

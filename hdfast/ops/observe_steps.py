@@ -109,11 +109,10 @@ def forward(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, params: 
     deter_part = p.obs_out[:p.deter]
     mm_into(s.pre_in.view(rows, -1), masked.view(rows, -1), p.img_in[p.latent:])
     mm_into(s.pre_obs.view(rows, -1), embed.view(rows, -1), p.obs_out[p.deter:])
-    draw = scan_step.NOTHING
+    gathered = p.img_in[:p.latent], p.img_in_scale, p.img_in_bias
+    into = [(s.before[t], s.joint[t], s.in_stats[t]) for t in range(length)]
+    scan_step.step_start(s.pre_in[0], begin, start, *gathered, *into[0])
     for t in range(length):
-        scan_step.step_input(s.pre_in[t], deter[t - 1] if t else None, None, reset[t], begin, start,
-                             p.img_in[:p.latent], None, p.img_in_scale, p.img_in_bias, s.before[t], s.joint[t],
-                             s.in_stats[t], accumulate=True, draw=draw)
         mm_into(s.pre_gru[t], s.joint[t], p.gru)
         scan_step.step_gates(s.pre_gru[t], s.before[t], p.gru_scale, p.gru_bias, deter[t],
                              None if copied is deter else copied[t], s.gru_stats[t])
@@ -121,8 +120,11 @@ def forward(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, params: 
         scan_step.step_norm(s.pre_obs[t], p.obs_out_scale, p.obs_out_bias, s.hidden[t], s.obs_stats[t])
         mm_into(s.logit[t], s.hidden[t], p.obs_stats)
         draw = scan_step.Draw(s.logit[t].view(batch, *latent), p.obs_stats_bias, u[t], mix, post[t],
-                              stoch[t].view(batch, -1), index[t])  # taken with the next step's input
-    scan_step.step_sample(draw)
+                              stoch[t].view(batch, -1), index[t])
+        if t + 1 < length:  # the sample is taken with the next step's input
+            scan_step.step_next(s.pre_in[t + 1], (deter[t], begin, start), reset[t + 1], draw, *gathered, *into[t + 1])
+        else:
+            scan_step.step_sample(draw)
     prior = prior_head(p, copied.view(rows, -1), mix, classes, s.prior_pre.view(rows, -1),
                        s.prior_hidden.view(rows, -1), s.prior_logit.view(rows, -1), s.prior_stats.view(2, rows))
     return deter, stoch, index, post, prior.view_as(post), flat, start
@@ -151,7 +153,7 @@ class Gradients(NamedTuple):
     dpre_obs: Tensor
     dpre_gru: Tensor
     dpre_in: Tensor
-    dmasked: Tensor  # dpre_in, 0 where the step starts from the initial state
+    dmasked: Tensor  # dpre_in, 0 where the step starts from the initial state; not written for the first step
     dbefore: Tensor
 
 
@@ -184,10 +186,13 @@ def loop_bwd(p: Parameters, s: Saved, g: Gradients, reset: Tensor, ddeter: Tenso
         scan_step.step_gates_bwd(ddeter[t], s.pre_gru[t], s.before[t], s.gru_stats[t], p.gru_scale, p.gru_bias,
                                  g.dpre_gru[t], direct, gru_sums[t])
         mm_into(djoint, g.dpre_gru[t], gru_t)
-        scan_step.step_input_bwd(djoint, direct, reset[t], s.pre_in[t], s.in_stats[t], p.img_in_scale, p.img_in_bias,
-                                 g.dpre_in[t], g.dmasked[t], g.dbefore[t], ddeter[t - 1] if t else None, in_sums[t])
+        norm = s.pre_in[t], s.in_stats[t], p.img_in_scale, p.img_in_bias
         if t:
+            scan_step.step_next_bwd(djoint, direct, reset[t], *norm, g.dpre_in[t], g.dmasked[t], g.dbefore[t],
+                                    ddeter[t - 1], in_sums[t])
             add_mm(dstoch[t - 1], g.dmasked[t], in_t)
+        else:
+            scan_step.step_start_bwd(djoint, direct, *norm, g.dpre_in[t], g.dbefore[t], in_sums[t])
     return [x for sums in (in_sums, gru_sums, obs_sums) for x in sums.sum((0, 1))]
 
 
@@ -211,11 +216,12 @@ def input_kernel_grad(p: Parameters, g: Gradients, index: Tensor, start: Tensor,
     return grad
 
 
-def backward(ddeter: Tensor | None, dstoch: Tensor | None, dpost: Tensor | None, dprior: Tensor | None, embed: Tensor,
-             action: Tensor, is_first: Tensor, params: list[Tensor], deter: Tensor, index: Tensor, _post: Tensor,
-             _prior: Tensor, flat: Tensor, start: Tensor, classes: int, mix: float, need_embed: bool,
-             copies: Sequence[Tensor] = ()) -> list[Tensor]:
-    """Gradients of embed (empty where not wanted) and of every parameter, from those of the outputs."""
+def backward(ddeter: Tensor | None, dstoch: Tensor | None, dpost: Tensor | None, dprior: Tensor | None,
+             inputs: Sequence[Tensor], params: Sequence[Tensor], kept: Sequence[Tensor], classes: int, mix: float,
+             need_embed: bool, copies: Sequence[Tensor] = ()) -> list[Tensor]:
+    """Gradients of embed (empty where not wanted) and of every parameter, from those of the outputs. inputs are embed,
+    action and is_first, kept what forward returned, without stoch."""
+    (embed, action, is_first), (deter, index, _, _, flat, start) = inputs, kept
     p, operand = Parameters(*params).operands(embed.dtype, copies), embed.dtype
     (length, batch), rows = is_first.shape, is_first.numel()
     s = Saved(*cut(flat, *layout(p, length, batch, operand)))

@@ -12,59 +12,85 @@ from torch import Tensor
 
 from hdfast.ops import library
 
-OPS = ("scan_input_fwd", "scan_input_bwd", "scan_gates_fwd", "scan_gates_bwd", "scan_sample_fwd", "scan_sample_bwd")
+OPS = ("scan_norm_fwd", "scan_norm_bwd", "scan_start_fwd", "scan_start_bwd", "scan_next_fwd", "scan_next_bwd",
+       "scan_gather", "scan_act", "scan_gates_fwd", "scan_gates_bwd", "scan_logp_fwd", "scan_sample_fwd",
+       "scan_sample_bwd")
 PUBLIC = ()
 
 
 class Draw(NamedTuple):
-    """A sample of unimix(logit + bias) by uniforms u: logit (B, S, K), bias (S*K,), u (B, S). logp (B, S, K) gets the
-    log-probabilities, index (B, S) the sample, and onehot (B, S*K), of any row stride, too."""
+    """A sample of unimix(logit + bias) by uniforms u: logit (B, S, K), bias (S*K,), u (B, S). index (B, S) gets the
+    sample; logp (B, S, K) the log-probabilities and onehot (B, S*K), of any row stride, the sample, where wanted."""
 
-    logit: Tensor | None
-    bias: Tensor | None
-    u: Tensor | None
+    logit: Tensor
+    bias: Tensor
+    u: Tensor
     mix: float
     logp: Tensor | None
     onehot: Tensor | None
-    index: Tensor | None
+    index: Tensor
 
-
-NOTHING = Draw(None, None, None, 0.0, None, None, None)
-
-
-def step_input(pre: Tensor, deter: Tensor | None, index: Tensor | None, reset: Tensor | None, start: Tensor | None,
-               start_index: Tensor | None, kernel: Tensor, action_kernel: Tensor | None, scale: Tensor, bias: Tensor,
-               before: Tensor | None, joint: Tensor, stats: Tensor, *, accumulate: bool, draw: Draw = NOTHING) -> None:
-    """State and input of a step.
-
-    pre (B, U) gets the rows that index (B, S) picks of kernel (S*K, U), added to what it holds where accumulate; joint
-    (B, D + U), of any row stride, = [h | silu(LN(pre))]; before (B, D) = h; stats (2, B) mean and rstd. With start (D,)
-    and start_index (S,) they are the state where reset (B,), and everywhere where deter and index are absent. What is
-    drawn first, in the same launch up to 32 classes, is the action where there is action_kernel (A, U), whose row is
-    added, too, else what index would be.
-    """
-    library.op("scan_input_fwd")(pre, deter, index, reset, start, start_index, kernel, action_kernel, scale, bias,
-                                 before, joint, stats, accumulate, *draw)
-
-
-def step_input_bwd(djoint: Tensor, direct: Tensor, reset: Tensor, pre: Tensor, stats: Tensor, scale: Tensor,
-                   bias: Tensor, dpre: Tensor, dmasked: Tensor, dbefore: Tensor, carry: Tensor | None,
-                   partial: Tensor) -> None:
-    """Its backward: djoint (B, D + U) and direct (B, D), the gradient that reaches h beside joint -> dpre (B, U), and
-    dmasked which is 0 where reset; dbefore (B, D), added to carry where not reset; partial (parts, 2, U)."""
-    library.op("scan_input_bwd")(djoint, direct, reset, pre, stats, scale, bias, dpre, dmasked, dbefore, carry, partial)
+    @property
+    def inputs(self) -> list[Tensor]:
+        return [self.logit, self.bias, self.u]
 
 
 def step_norm(x: Tensor, scale: Tensor, bias: Tensor, y: Tensor, stats: Tensor) -> None:
-    """y = silu(LN(x)), (B, U); stats (2, B) = mean, rstd."""
-    library.op("scan_input_fwd")(x, None, None, None, None, None, None, None, scale, bias, None, y, stats, True,
-                                 *NOTHING)
+    """y = silu(LN(x)), (B, U), y of any row stride; stats (2, B) = mean, rstd."""
+    library.op("scan_norm_fwd")(x, scale, bias, y, stats)
 
 
 def step_norm_bwd(dy: Tensor, x: Tensor, stats: Tensor, scale: Tensor, bias: Tensor, dx: Tensor,
                   partial: Tensor) -> None:
     """dx (B, U) from dy; partial (parts, 2, U)."""
-    library.op("scan_input_bwd")(dy, None, None, x, stats, scale, bias, dx, None, None, None, partial)
+    library.op("scan_norm_bwd")(dy, x, stats, scale, bias, dx, partial)
+
+
+# The inputs of a step: pre (B, U) gets rows of kernels added; joint (B, D + U), of any row stride, = [h, silu(LN(pre))]
+# with h the state before the step; stats (2, B) = mean, rstd of pre.
+
+def step_start(pre: Tensor, start: Tensor, start_index: Tensor, kernel: Tensor, scale: Tensor, bias: Tensor,
+               before: Tensor, joint: Tensor, stats: Tensor) -> None:
+    """All rows from one state, start (D,) and start_index (S,), whose rows of kernel (S*K, U) are added to pre;
+    before (B, D) = h."""
+    library.op("scan_start_fwd")(pre, start, start_index, kernel, scale, bias, before, joint, stats)
+
+
+def step_start_bwd(djoint: Tensor, direct: Tensor, pre: Tensor, stats: Tensor, scale: Tensor, bias: Tensor,
+                   dpre: Tensor, dbefore: Tensor, partial: Tensor) -> None:
+    """djoint (B, D + U) and direct (B, D), the gradient that reaches h beside joint -> dpre (B, U), dbefore (B, D),
+    partial (parts, 2, U)."""
+    library.op("scan_start_bwd")(djoint, direct, pre, stats, scale, bias, dpre, dbefore, partial)
+
+
+def step_next(pre: Tensor, state: tuple[Tensor, Tensor, Tensor], reset: Tensor, draw: Draw, kernel: Tensor,
+              scale: Tensor, bias: Tensor, before: Tensor, joint: Tensor, stats: Tensor) -> None:
+    """The latents are drawn first, in the same launch up to 32 classes; their rows of kernel (S*K, U) are added to pre.
+
+    state is deter (B, D) and, taken where reset (B,), start (D,) and start_index (S,); before (B, D) = h.
+    """
+    library.op("scan_next_fwd")(pre, list(state), reset, draw.inputs, draw.mix, [draw.logp, draw.onehot, draw.index],
+                                kernel, scale, bias, before, joint, stats)
+
+
+def step_next_bwd(djoint: Tensor, direct: Tensor, reset: Tensor, pre: Tensor, stats: Tensor, scale: Tensor,
+                  bias: Tensor, dpre: Tensor, dmasked: Tensor, dbefore: Tensor, carry: Tensor, partial: Tensor) -> None:
+    """As step_start_bwd; dmasked = dpre, 0 where reset; dbefore is added to carry (B, D) where not reset."""
+    library.op("scan_next_bwd")(djoint, direct, reset, pre, stats, scale, bias, dpre, dmasked, dbefore, carry, partial)
+
+
+def step_gather(pre: Tensor, deter: Tensor, index: Tensor, draw: Draw, kernel: Tensor, action_kernel: Tensor,
+                scale: Tensor, bias: Tensor, joint: Tensor, stats: Tensor) -> None:
+    """pre = rows of kernel (S*K, U) by index (B, S), and of action_kernel (A, U) by the action, drawn first:
+    draw.logit (B, 1, A). No logp and no onehot of it."""
+    library.op("scan_gather")(pre, deter, index, draw.inputs, draw.mix, draw.index, kernel, action_kernel, scale, bias,
+                              joint, stats)
+
+
+def step_act(pre: Tensor, deter: Tensor, draw: Draw, action_kernel: Tensor, scale: Tensor, bias: Tensor, joint: Tensor,
+             stats: Tensor) -> None:
+    """As step_gather; pre holds the latents' part already."""
+    library.op("scan_act")(pre, deter, draw.inputs, draw.mix, draw.index, action_kernel, scale, bias, joint, stats)
 
 
 def step_gates(x: Tensor, deter: Tensor, scale: Tensor, bias: Tensor, following: Tensor, copy: Tensor | None,
@@ -81,12 +107,12 @@ def step_gates_bwd(dnext: Tensor, x: Tensor, deter: Tensor, stats: Tensor, scale
 
 def step_sample(draw: Draw) -> None:
     """A draw alone."""
-    library.op("scan_sample_fwd")(*draw)
+    library.op("scan_sample_fwd")(draw.inputs, draw.mix, draw.logp, draw.onehot, draw.index)
 
 
 def log_probs(logit: Tensor, bias: Tensor, mix: float, logp: Tensor) -> None:
     """logp (B, S, K) = unimix(logit + bias)."""
-    library.op("scan_sample_fwd")(logit, bias, None, mix, logp, None, None)
+    library.op("scan_logp_fwd")(logit, bias, mix, logp)
 
 
 def step_sample_bwd(logit: Tensor, bias: Tensor, donehot: Tensor | None, dlogp: Tensor | None, mix: float,

@@ -33,8 +33,8 @@ def scan_gradient_arguments(ops) -> tuple:
     embed, action, is_first, u, params, classes, mix = scan_arguments()
     deter, stoch, index, post, prior, saved, start = ops.observe_scan_fwd(embed, action, is_first, u, params, classes,
                                                                           mix)
-    return (n(*deter.shape), n(*stoch.shape), n(*post.shape), n(*prior.shape), embed, action, is_first, params, deter,
-            index, post, prior, saved, start, classes, mix, True)
+    return (n(*deter.shape), n(*stoch.shape), n(*post.shape), n(*prior.shape), [embed, action, is_first], params,
+            [deter, index, post, prior, saved, start], classes, mix, True)
 
 
 def imagine_arguments() -> tuple:
@@ -51,18 +51,21 @@ def actor() -> tuple:
     return F.log_softmax(n(BATCH, ACTIONS), -1), integers(ACTIONS, BATCH), n(BATCH), n(BATCH)
 
 
-def step_arguments() -> tuple:
-    """Of scan_input_fwd: a state, masks, an action, which is drawn, and all buffers."""
-    return (n(BATCH, UNITS), n(BATCH, DETER), integers(CLASSES, BATCH, STOCH), torch.zeros(BATCH, dtype=torch.bool),
-            n(DETER), integers(CLASSES, STOCH), n(LATENT, UNITS), n(ACTIONS, UNITS), n(UNITS), n(UNITS),
-            n(BATCH, DETER), n(BATCH, DETER + UNITS), n(2, BATCH), True, n(BATCH, 1, ACTIONS), n(ACTIONS),
-            torch.rand(BATCH, 1), 0.01, n(BATCH, 1, ACTIONS), n(BATCH, ACTIONS), integers(ACTIONS, BATCH, 1))
+def input_norm() -> tuple:
+    """scale, bias, joint and stats of a step's input."""
+    return n(UNITS), n(UNITS), n(BATCH, DETER + UNITS), n(2, BATCH)
 
 
-def step_gradient_arguments() -> tuple:
-    return (n(BATCH, DETER + UNITS), n(BATCH, DETER), torch.zeros(BATCH, dtype=torch.bool), n(BATCH, UNITS),
-            torch.rand(2, BATCH), n(UNITS), n(UNITS), n(BATCH, UNITS), n(BATCH, UNITS), n(BATCH, DETER),
-            n(BATCH, DETER), n(BATCH, 2, UNITS))
+def next_arguments() -> tuple:
+    scale, bias, joint, stats = input_norm()
+    state, reset = [n(BATCH, DETER), n(DETER), integers(CLASSES, STOCH)], torch.zeros(BATCH, dtype=torch.bool)
+    draw, drawn = [latents(), n(LATENT), torch.rand(BATCH, STOCH)], [latents(), n(BATCH, LATENT)]
+    return (n(BATCH, UNITS), state, reset, draw, 0.01, [*drawn, integers(CLASSES, BATCH, STOCH)], n(LATENT, UNITS),
+            scale, bias, n(BATCH, DETER), joint, stats)
+
+
+def action_draw() -> list[Tensor]:
+    return [n(BATCH, 1, ACTIONS), n(ACTIONS), torch.rand(BATCH, 1)]
 
 
 CASES = {
@@ -109,14 +112,28 @@ CASES = {
     "lambda_return_bwd": lambda ops: (n(2, BATCH), n(3, BATCH), torch.ones(3, BATCH), n(2, BATCH), 0.99, 0.95),
     "return_weight_fwd": lambda ops: (torch.ones(3, BATCH), 0.99),
     "return_weight_bwd": lambda ops: (n(3, BATCH), torch.ones(3, BATCH), torch.ones(3, BATCH), 0.99),
-    "scan_input_fwd": lambda ops: step_arguments(),
-    "scan_input_bwd": lambda ops: step_gradient_arguments(),
+    "scan_norm_fwd": lambda ops: (n(BATCH, UNITS), n(UNITS), n(UNITS), n(BATCH, UNITS), n(2, BATCH)),
+    "scan_norm_bwd": lambda ops: (n(BATCH, UNITS), n(BATCH, UNITS), torch.rand(2, BATCH), n(UNITS), n(UNITS),
+                                  n(BATCH, UNITS), n(BATCH, 2, UNITS)),
+    "scan_start_fwd": lambda ops: (n(BATCH, UNITS), n(DETER), integers(CLASSES, STOCH), n(LATENT, UNITS), n(UNITS),
+                                   n(UNITS), n(BATCH, DETER), n(BATCH, DETER + UNITS), n(2, BATCH)),
+    "scan_start_bwd": lambda ops: (n(BATCH, DETER + UNITS), n(BATCH, DETER), n(BATCH, UNITS), torch.rand(2, BATCH),
+                                   n(UNITS), n(UNITS), n(BATCH, UNITS), n(BATCH, DETER), n(BATCH, 2, UNITS)),
+    "scan_next_fwd": lambda ops: next_arguments(),
+    "scan_next_bwd": lambda ops: (n(BATCH, DETER + UNITS), n(BATCH, DETER), torch.zeros(BATCH, dtype=torch.bool),
+                                  n(BATCH, UNITS), torch.rand(2, BATCH), n(UNITS), n(UNITS), n(BATCH, UNITS),
+                                  n(BATCH, UNITS), n(BATCH, DETER), n(BATCH, DETER), n(BATCH, 2, UNITS)),
+    "scan_gather": lambda ops: (n(BATCH, UNITS), n(BATCH, DETER), integers(CLASSES, BATCH, STOCH), action_draw(), 0.01,
+                                integers(ACTIONS, BATCH, 1), n(LATENT, UNITS), n(ACTIONS, UNITS), *input_norm()),
+    "scan_act": lambda ops: (n(BATCH, UNITS), n(BATCH, DETER), action_draw(), 0.01, integers(ACTIONS, BATCH, 1),
+                             n(ACTIONS, UNITS), *input_norm()),
     "scan_gates_fwd": lambda ops: (n(BATCH, 3 * DETER), n(BATCH, DETER), n(3 * DETER), n(3 * DETER), n(BATCH, DETER),
                                    n(BATCH, DETER), n(2, BATCH)),
     "scan_gates_bwd": lambda ops: (n(BATCH, DETER), n(BATCH, 3 * DETER), n(BATCH, DETER), torch.rand(2, BATCH),
                                    n(3 * DETER), n(3 * DETER), n(BATCH, 3 * DETER), n(BATCH, DETER),
                                    n(BATCH, 2, 3 * DETER)),
-    "scan_sample_fwd": lambda ops: (latents(), n(LATENT), torch.rand(BATCH, STOCH), 0.01, latents(), n(BATCH, LATENT),
+    "scan_logp_fwd": lambda ops: (latents(), n(LATENT), 0.01, latents()),
+    "scan_sample_fwd": lambda ops: ([latents(), n(LATENT), torch.rand(BATCH, STOCH)], 0.01, latents(), n(BATCH, LATENT),
                                     integers(CLASSES, BATCH, STOCH)),
     "scan_sample_bwd": lambda ops: (latents(), n(LATENT), latents(), latents(), 0.01, latents()),
     "symlog_fwd": lambda ops: (n(4),),

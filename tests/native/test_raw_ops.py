@@ -45,7 +45,8 @@ FREE = {
     "norm_act_fwd.x": "longer shorter deeper", "replay_gather.index": "longer shorter empty",
     "replay_gather.ring": "longer shorter wider narrower", "return_range.low": "deeper", "return_range.high": "deeper",
     "return_range.ret": "longer shorter", "return_weight_fwd.cont": "longer shorter wider narrower",
-    "scan_gates_bwd.partial": "longer shorter", "scan_input_bwd.partial": "longer shorter",
+    **{f"scan_{name}_bwd.partial": "longer shorter" for name in ("gates", "norm", "start", "next")},
+    "scan_start_fwd.start_index": "longer shorter", "scan_gather.index": "wider narrower",  # as many rows, other groups
     "sample_index.logp": "wider narrower", "sample_latent_fwd.logp": "wider narrower",
     "state_mm_fwd.kernel": "wider narrower", "state_mm_bf16_fwd.kernel": "wider narrower",
     "symexp_fwd.x": "longer shorter number deeper empty",
@@ -58,7 +59,7 @@ ANY_STRIDES = ("strided", "expanded", "overlapping")
 STRIDES = {"mm.a", "mm.b", "mm_bf16.a", "mm_bf16.b"}  # matrices of any strides
 SENTENCE = re.compile(r": .*must .*, got .*; ")  # what was expected, what came, what to do
 SPOKEN = {"kl_divergence": "balanced_kl", "twohot_loss": "twohot", "twohot_mean": "twohot",
-          "scan_input": "scan_"}  # shared checks; of a draw, those of scan_sample
+          **{f"scan_{name}": "scan_" for name in ("norm", "start", "next", "gather", "act", "logp")}}  # shared checks
 
 
 @pytest.fixture
@@ -86,6 +87,14 @@ def tensors(arguments: tuple):
             yield from ((position, i, t) for i, t in enumerate(value) if isinstance(t, torch.Tensor))
 
 
+def replaced(arguments: tuple, position: int, index: int | None, tensor: torch.Tensor) -> list:
+    """The arguments with another tensor in one place."""
+    changed = list(arguments)
+    changed[position] = tensor if index is None else [*changed[position][:index], tensor,
+                                                      *changed[position][index + 1:]]
+    return changed
+
+
 def test_every_op_has_a_case(ops, native):
     assert {name for family in library.families(native.namespace) for name in family.OPS} <= set(CASES)
 
@@ -107,11 +116,9 @@ def test_spoiled_arguments_are_refused(ops, native, name):
                 continue
             if change in ("no data", "another device") and sum(1 for _ in tensors(good)) == 1:
                 continue  # alone, it settles where the op runs
-            arguments = list(good)
-            arguments[position] = bad if index is None else [*good[position][:index], bad, *good[position][index + 1:]]
             tried += 1
             try:
-                op(*arguments)
+                op(*replaced(good, position, index, bad))
                 wrong.append(f"{where} {change}: accepted")
             except (RuntimeError, ValueError) as error:
                 spoken = "" if change == "no data" else SPOKEN.get(family, family)
@@ -141,12 +148,11 @@ def test_indices_outside_are_refused(ops, native, name, value):
     op = raw(native, name)
     good = CASES[name](ops)
     for position, index, tensor in tensors(good):
-        if tensor.dtype == torch.int64 and index is None:
-            arguments = list(good)
-            arguments[position] = tensor.clone()
-            arguments[position].view(-1)[-1] = value
+        if tensor.dtype == torch.int64:
+            bad = tensor.clone()
+            bad.view(-1)[-1] = value
             with pytest.raises(RuntimeError, match="out of range"):
-                op(*arguments)
+                op(*replaced(good, position, index, bad))
 
 
 @pytest.mark.parametrize("argument", [0, 1])
@@ -206,10 +212,8 @@ def test_empty_tensors_of_enormous_sizes_are_refused(ops, native, name):
     good = CASES[name](ops)
     for position, index, tensor in tensors(good):
         for size in ((1 << 40) + 1, 6148914691236517206):
-            arguments = list(good)
             bad = tensor.new_empty((0,) * max(1, tensor.dim() - 1) + (size,))
-            arguments[position] = bad if index is None else [*good[position][:index], bad, *good[position][index + 1:]]
             where = f"{name}.{op._schema.arguments[position].name}" + ("" if index is None else f"[{index}]")
             if where not in UNREAD:
                 with pytest.raises((RuntimeError, ValueError)):
-                    op(*arguments)
+                    op(*replaced(good, position, index, bad))

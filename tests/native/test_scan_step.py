@@ -24,56 +24,113 @@ def draw(device, *shapes):
     return [torch.randn(shape, generator=rng).to(device) for shape in shapes]
 
 
-def step_inputs(device, dtype):
-    """Arguments of step_input by name, with a state, masks and an action; joint is a part of a wider buffer."""
+def inputs(device, dtype, classes=K, actions=A):
+    """What the inputs of a step take, by name; joint is a part of a wider buffer."""
     rng = torch.Generator().manual_seed(1)
-    pre, deter, start, kernel, action_kernel, scale, bias = draw(device, (B, U), (B, D), D, (S * K, U), (A, U), U, U)
+    pre, deter, start, kernel, action_kernel, scale, bias = draw(
+        device, (B, U), (B, D), D, (S * classes, U), (actions, U), U, U)
     return dict(
-        pre=pre, deter=deter, index=torch.randint(K, (B, S), generator=rng).to(device),
+        pre=pre, deter=deter, index=torch.randint(classes, (B, S), generator=rng).to(device),
         reset=torch.tensor([False, True, False], device=device), start=start,
         start_index=torch.tensor([1, 3], device=device), kernel=kernel.to(dtype), action_kernel=action_kernel.to(dtype),
         scale=scale, bias=bias, before=torch.zeros_like(deter),
         joint=torch.full((B, D + U + 4), 7.0, dtype=dtype, device=device)[:, :D + U],
-        stats=torch.zeros(2, B, device=device), draw=action_draw(device))
+        stats=torch.zeros(2, B, device=device))
 
 
-def action_draw(device):
-    logit, bias, u, onehot = draw(device, (B, 1, A), A, (B, 1), (B, A))
-    index = torch.empty(B, 1, dtype=torch.int64, device=device)
-    return scan_step.Draw(logit, bias, u.sigmoid(), 0.01, None, onehot, index)
+def taken(device, groups, classes, whole=False):
+    """A draw of `groups` groups a row; `whole`: its log-probabilities and one-hot rows, too."""
+    logit, bias, u, logp, onehot = draw(device, (B, groups, classes), groups * classes, (B, groups),
+                                        (B, groups, classes), (B, groups * classes))
+    index = torch.empty(B, groups, dtype=torch.int64, device=device)
+    return scan_step.Draw(logit, bias, u.sigmoid(), 0.01, *((logp, onehot) if whole else (None, None)), index)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_step_input(native, dtype):
-    x = step_inputs(native.device, dtype)
-    rows = torch.where(x["reset"][:, None], x["start_index"], x["index"]) + torch.arange(S, device=native.device) * K
-    h, before = torch.where(x["reset"][:, None], x["start"], x["deter"]), x["pre"].clone()
-    scan_step.step_input(**x, accumulate=True)
-    pre = before + x["kernel"].float()[rows].sum(1) + x["action_kernel"].float()[x["draw"].index[:, 0]]
+def step(which, x, sample):
+    """The input `which` of a step, from the arguments of `inputs`."""
+    state = x["deter"], x["start"], x["start_index"]
+    norm, joint = (x["scale"], x["bias"]), (x["joint"], x["stats"])
+    if which == "start":
+        scan_step.step_start(x["pre"], *state[1:], x["kernel"], *norm, x["before"], *joint)
+    elif which == "next":
+        scan_step.step_next(x["pre"], state, x["reset"], sample, x["kernel"], *norm, x["before"], *joint)
+    elif which == "gather":
+        scan_step.step_gather(x["pre"], x["deter"], x["index"], sample, x["kernel"], x["action_kernel"], *norm, *joint)
+    else:
+        scan_step.step_act(x["pre"], x["deter"], sample, x["action_kernel"], *norm, *joint)
+
+
+def rows_of(kernel, index):
+    groups, classes = index.shape[1], len(kernel) // index.shape[1]
+    return kernel.float()[index + torch.arange(groups, device=index.device) * classes].sum(1)
+
+
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+# Classes of a draw: in the step's launch up to 32, a launch of its own beyond.
+WHICH = [("start", 5), *((which, classes) for which in ("next", "gather", "act") for classes in (5, 33, 200))]
+
+
+@DTYPES
+@pytest.mark.parametrize(("which", "classes"), WHICH)
+def test_step_input(native, dtype, which, classes):
+    """Each input against its definition; what it draws first is what a draw alone takes."""
+    latent = which == "next"
+    sizes = dict(classes=classes) if latent else dict(actions=classes)
+    x, groups = inputs(native.device, dtype, **sizes), S if latent else 1
+    held = x["pre"].clone()
+    sample, alone = (taken(native.device, groups, classes, whole=latent) for _ in range(2))
+    step(which, x, sample)
+    if which != "start":
+        scan_step.step_sample(alone)
+        assert all(torch.equal(a, b) for a, b in zip(sample[4:], alone[4:], strict=True) if a is not None)
+
+    h = {"start": x["start"].expand(B, D), "next": torch.where(x["reset"][:, None], x["start"], x["deter"])}.get(
+        which, x["deter"])
+    start = x["start_index"].expand(B, S)
+    action = x["action_kernel"].float()[sample.index[:, 0]] if which in ("gather", "act") else None
+    pre = {"start": lambda: held + rows_of(x["kernel"], start),
+           "next": lambda: held + rows_of(x["kernel"], torch.where(x["reset"][:, None], start, sample.index)),
+           "gather": lambda: rows_of(x["kernel"], x["index"]) + action, "act": lambda: held + action}[which]()
     torch.testing.assert_close(x["pre"], pre)
-    assert torch.equal(x["before"], h)
+    assert torch.equal(x["before"], h if which in ("start", "next") else torch.zeros_like(h))
     want = torch.cat([h, reference.norm_act(pre, x["scale"], x["bias"])], 1)
     torch.testing.assert_close(x["joint"].float(), want, **(BF16 if dtype is torch.bfloat16 else {}))
     assert (x["joint"].as_strided((B - 1, 4), (D + U + 4, 1), D + U) == 7).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_step_input_backward(native, dtype):
-    x = step_inputs(native.device, torch.float32)
+@DTYPES
+def test_norm(native, dtype):
+    x = inputs(native.device, torch.float32)
+    held, y = x["pre"].clone(), torch.full((B, U + 4), 7.0, dtype=dtype, device=native.device)
+    scan_step.step_norm(x["pre"], x["scale"], x["bias"], y[:, :U], x["stats"])
+    assert torch.equal(x["pre"], held) and (y[:, U:] == 7).all()
+    torch.testing.assert_close(y[:, :U].float(), reference.norm_act(held, x["scale"], x["bias"]),
+                               **(BF16 if dtype is torch.bfloat16 else {}))
+
+
+@DTYPES
+@pytest.mark.parametrize("which", ["norm", "start", "next"])
+def test_step_input_backward(native, dtype, which):
+    x = inputs(native.device, torch.float32)
     djoint, direct, carry = draw(native.device, (B, D + U), (B, D), (B, D))
     pre, scale, bias = (x[k].clone().requires_grad_() for k in ("pre", "scale", "bias"))
     dpre, dscale, dbias = torch.autograd.grad(reference.norm_act(pre, scale, bias), (pre, scale, bias), djoint[:, D:])
     scan_step.step_norm(x["pre"], x["scale"], x["bias"], torch.empty_like(pre), x["stats"])
-    got = [torch.full_like(pre, 9.0, dtype=dtype, requires_grad=False) for _ in range(2)]
+    norm = x["pre"], x["stats"], x["scale"], x["bias"]
+    got, masked = (torch.full_like(pre, 9.0, dtype=dtype, requires_grad=False) for _ in range(2))
     dbefore, partial, before = torch.empty_like(direct), torch.empty(B, 2, U, device=native.device), carry.clone()
-    scan_step.step_input_bwd(djoint, direct, x["reset"], x["pre"], x["stats"], x["scale"], x["bias"], *got, dbefore,
-                             carry, partial)
-    close = BF16 if dtype is torch.bfloat16 else dict(rtol=1e-5, atol=1e-5)
-    keep = (~x["reset"])[:, None]
-    torch.testing.assert_close(got[0].float(), dpre, **close)
-    assert torch.equal(got[1], got[0] * keep)
-    torch.testing.assert_close(dbefore, djoint[:, :D] + direct)
-    torch.testing.assert_close(carry, before + dbefore * keep)
+    if which == "norm":
+        scan_step.step_norm_bwd(djoint[:, D:].contiguous(), *norm, got, partial)
+    elif which == "start":
+        scan_step.step_start_bwd(djoint, direct, *norm, got, dbefore, partial)
+    else:
+        scan_step.step_next_bwd(djoint, direct, x["reset"], *norm, got, masked, dbefore, carry, partial)
+        keep = (~x["reset"])[:, None]
+        assert torch.equal(masked, got * keep)
+        torch.testing.assert_close(carry, before + dbefore * keep)
+    torch.testing.assert_close(got.float(), dpre, **(BF16 if dtype is torch.bfloat16 else dict(rtol=1e-5, atol=1e-5)))
+    if which != "norm":
+        torch.testing.assert_close(dbefore, djoint[:, :D] + direct)
     torch.testing.assert_close(partial.sum(0), torch.stack([dscale, dbias]), rtol=1e-5, atol=1e-5)
 
 
@@ -99,13 +156,12 @@ def test_operands_in_bfloat16(native):
 
 
 def test_traces(native):
-    x = step_inputs(native.device, torch.float32)
-    x["joint"] = torch.empty(B, D + U, device=native.device)
-    taken = x.pop("draw")
-    torch.library.opcheck(native.ops.scan_input_fwd.default, (*x.values(), True, *taken))
-    logit, index = draw(native.device, (B, S, K))[0], torch.empty(B, S, dtype=torch.int64, device=native.device)
-    u = torch.full((B, S), 0.5, device=native.device)
-    torch.library.opcheck(native.ops.scan_sample_fwd.default, (logit, None, u, 0.01, None, None, index))
+    x, sample = inputs(native.device, torch.float32), taken(native.device, 1, A)
+    joint = torch.empty(B, D + U, device=native.device)
+    torch.library.opcheck(native.ops.scan_gather.default, (
+        x["pre"], x["deter"], x["index"], sample.inputs, 0.01, sample.index, x["kernel"], x["action_kernel"],
+        x["scale"], x["bias"], joint, x["stats"]))
+    torch.library.opcheck(native.ops.scan_sample_fwd.default, (sample.inputs, 0.01, None, None, sample.index))
 
 
 def test_biases_and_gradients_of_a_draw(native):
@@ -123,56 +179,33 @@ def test_biases_and_gradients_of_a_draw(native):
         torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("what", ["index", "action"])
-@pytest.mark.parametrize("classes", [5, 33, 200], ids=lambda k: f"{k} classes")
-def test_a_draw_before_the_step_is_that_draw_and_the_step(native, what, classes):
-    x, groups = step_inputs(native.device, torch.float32), S if what == "index" else 1
-    kernel = "kernel" if what == "index" else "action_kernel"
-    logit, x[kernel], bias, u = draw(native.device, (B, groups, classes), (groups * classes, U), groups * classes,
-                                     (B, groups))
-    x |= {"index": None, "action_kernel": None} if what == "index" else {}
-    results = []
-    for apart in (True, False):
-        own = x | {name: x[name].clone() for name in ("pre", "before", "stats")}
-        logp, onehot = torch.empty_like(logit), torch.empty(B, groups * classes, device=native.device)
-        drawn = torch.empty(B, groups, dtype=torch.int64, device=native.device)
-        own["draw"] = scan_step.Draw(logit, bias, u.sigmoid(), 0.01, logp, onehot, drawn)
-        if apart:
-            scan_step.step_sample(own["draw"])
-            own["draw"] = scan_step.NOTHING
-            if what == "index":
-                own["index"] = drawn
-            else:
-                own["pre"] += own["action_kernel"][drawn[:, 0]]
-                own["action_kernel"] = None
-        scan_step.step_input(**own, accumulate=True)
-        results.append([logp, onehot, drawn, *(own[name].clone() for name in ("pre", "before", "joint", "stats"))])
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-
-
 @pytest.mark.parametrize(("name", "wrong", "message"), [
-    ("logit", lambda x: x[:, :, 1:], "logit must have shape"),
+    ("logit", lambda x: x[:, :, 1:], "logit must be contiguous"),
     ("logit", torch.Tensor.double, "logit must be float32"),
     ("bias", lambda x: x[1:], "bias must have shape"),
-    ("u", lambda x: None, "u must be given with index or onehot"),
-    ("index", lambda x: None, "logit and drawn must be given together"),
     ("onehot", lambda x: x.t().contiguous().t(), "onehot must have rows that are contiguous")])
 def test_what_guards_memory_of_a_draw(native, name, wrong, message):
-    x = step_inputs(native.device, torch.float32)
-    x["draw"] = x["draw"]._replace(**{name: wrong(getattr(x["draw"], name))})
+    x = inputs(native.device, torch.float32)
+    sample = taken(native.device, S, K, whole=True)
     with pytest.raises(RuntimeError, match=message):
-        scan_step.step_input(**x, accumulate=True)
+        step("next", x, sample._replace(**{name: wrong(getattr(sample, name))}))
+
+
+@pytest.mark.parametrize(("which", "groups", "classes"), [("next", S, K + 1), ("next", S + 1, K), ("gather", 2, A),
+                                                          ("act", 2, A)])
+def test_a_draw_must_fit_the_step(native, which, groups, classes):
+    with pytest.raises(RuntimeError, match="logit must have shape"):
+        step(which, inputs(native.device, torch.float32), taken(native.device, groups, classes, whole=True))
 
 
 @pytest.mark.parametrize(("name", "wrong", "message"), [
     ("deter", torch.Tensor.double, "deter must be float32, got float64"),
     ("scale", lambda x: x[:-1], "scale must have shape"),
     ("joint", lambda x: x.t().contiguous().t(), "joint must have rows that are contiguous"),
-    ("kernel", lambda x: None, "must have groups, and a kernel"),
+    ("kernel", lambda x: x[:1], "kernel must have as many rows as groups times classes"),
     ("index", torch.Tensor.int, "index must be int64, got int32"),
-    ("action_kernel", lambda x: None, "index must be left out where it is drawn"),
-    ("start", lambda x: None, "start and start_index must be given")])
+    ("action_kernel", lambda x: x[1:], "action_kernel must have shape")])
 def test_what_guards_memory(native, name, wrong, message):
-    x = step_inputs(native.device, torch.float32)
+    x = inputs(native.device, torch.float32)
     with pytest.raises(RuntimeError, match=message):
-        scan_step.step_input(**(x | {name: wrong(x[name])}), accumulate=True)
+        step("gather", x | {name: wrong(x[name])}, taken(native.device, 1, A))

@@ -54,8 +54,8 @@ def test_copies_of_kernels_are_read_and_spare_their_rounding(sequences):
         with launches() as taken:
             out = observe_steps.forward(embed.bfloat16(), action, is_first, u, params, 3, 0.01, given)
             grads = [torch.randn_like(x, generator=torch.Generator().manual_seed(0)) for x in out[:2]]
-            back = observe_steps.backward(*grads, None, None, embed.bfloat16(), action, is_first, params, out[0],
-                                          *out[2:], 3, 0.01, True, given)
+            inputs, kept = (embed.bfloat16(), action, is_first), (out[0], *out[2:])
+            back = observe_steps.backward(*grads, None, None, inputs, params, kept, 3, 0.01, True, given)
         results.append([*out, *back])
         casts.append(taken["_to_copy"])
     assert all(torch.equal(a, b) for a, b in zip(*results[:2], strict=True))
@@ -83,7 +83,7 @@ def counts(length):
         deter, stoch, *kept = observe_steps.forward(embed, action, is_first, u, params, 3, 0.01)
     grads = [torch.randn_like(x) for x in (deter, stoch, *kept[1:3])]
     with launches() as backward:
-        observe_steps.backward(*grads, embed, action, is_first, params, deter, *kept, 3, 0.01, True)
+        observe_steps.backward(*grads, (embed, action, is_first), params, (deter, *kept), 3, 0.01, True)
     return forward, backward
 
 
@@ -92,8 +92,9 @@ def test_launches_of_a_step(sequences):
     """The difference of two lengths is what a step takes: three products and three kernels, then four and four."""
     (forward, backward), (longer, longer_backward) = counts(4), counts(5)
     step, back = dict(longer - forward), dict(longer_backward - backward)
-    assert step == {"scan_input_fwd": 2, "scan_gates_fwd": 1, "mm": 2, "addmm_": 1}
-    assert back == {"scan_input_bwd": 2, "scan_gates_bwd": 1, "scan_sample_bwd": 1, "mm": 2, "addmm_": 2}
+    assert step == {"scan_next_fwd": 1, "scan_norm_fwd": 1, "scan_gates_fwd": 1, "mm": 2, "addmm_": 1}
+    assert back == {"scan_next_bwd": 1, "scan_norm_bwd": 1, "scan_gates_bwd": 1, "scan_sample_bwd": 1, "mm": 2,
+                    "addmm_": 2}
     # What stands beside the loop does not grow with it.
     assert forward.total() - 4 * 6 < 25 and backward.total() - 4 * 8 < 50
 
