@@ -1,6 +1,6 @@
 # make demo   train on an Atari game and compare with random play; run it again to resume. SEED=1: another seed
 # make test   lint and the whole test suite
-# make lint   ruff alone
+# make lint   ruff, and mypy on the public API
 # make figures  every committed picture and the tables of docs/results.md, from the committed data
 # make cpp    kernel tests in C++: plain, ASan+UBSan and TSan, under every schedule of the emulator
 # make soak   ten minutes of training and evaluation: nothing grows, nothing slows down (SOAK=60: one minute)
@@ -75,9 +75,10 @@ study: $(VENV)/.installed
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist hdfast.egg-info .pytest_cache .ruff_cache hdfast/*.so
+	rm -rf $(VENV) build dist hdfast.egg-info .pytest_cache .ruff_cache .mypy_cache hdfast/*.so
 
 # What the native library is made of: an editable installation is stale when one of these changes.
 NATIVE := setup.py CMakeLists.txt $(wildcard cmake/* csrc/*/*)

@@ -3,8 +3,10 @@
     config = hdfast.Config.preset("atari100k", task="atari_pong", seed=0)
     hdfast.train(config)                        # the command `hdfast train`, from Python
     agent = hdfast.load("runs/atari_pong/0")    # rebuilt from the run's own configuration
+    hdfast.evaluate(agent, episodes=100).score_mean
 
-The names below are loaded at first use, so `import hdfast` is quick and needs nothing but Python.
+The names below are loaded at first use, so `import hdfast` is quick and needs nothing but Python. Type checkers read
+`__init__.pyi`.
 """
 
 from importlib import import_module
@@ -13,8 +15,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {"Agent": "agent.Agent", "Config": "config.Config", "ConfigError": "errors.ConfigError",
-         "RunError": "errors.RunError", "Trainer": "trainer.Trainer", "evaluate": "evaluation.evaluate",
-         "load": "evaluation.load_agent", "make_envs": "envs.make_envs", "train": "trainer.train"}
+         "EnvError": "errors.EnvError", "Evaluation": "evaluation.Evaluation", "RunError": "errors.RunError",
+         "Trainer": "trainer.Trainer", "evaluate": "evaluation.evaluate", "load": "evaluation.load_agent",
+         "make_envs": "envs.make_envs", "ops": "ops", "train": "trainer.train"}
 
 __all__ = [*_HOME, "__version__"]
 
@@ -23,4 +26,9 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'hdfast' has no attribute '{name}'; it has {', '.join(__all__)}")
     module, _, attribute = _HOME[name].partition(".")
-    return getattr(import_module(f"hdfast.{module}"), attribute)
+    found = import_module(f"hdfast.{module}")
+    return getattr(found, attribute) if attribute else found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

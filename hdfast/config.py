@@ -1,8 +1,8 @@
 """Configuration: frozen dataclasses, the presets, and the checks that hold between fields.
 
 Every field is a command-line flag (`--run.steps 1000`), and its `help` is what `--help` prints. The default
-of every field is the official `atari100k` value; where it comes from stands in docs/parity.md. A Config that
-exists is valid: every way of building one runs the same checks. Standard library only.
+of every field is the official `atari100k` value; docs/parity.md says where it comes from. A Config that
+exists is valid: every way to build one runs the same checks. Standard library only.
 """
 
 import dataclasses
@@ -25,14 +25,15 @@ from hdfast.presets import OFFICIAL, PRESETS
 from hdfast.tasks import TASK_EXCEPTIONS, canonical_task, check_background
 
 
-def opt(default, help: str, *, low=None, high=None, choices=None, bare=None):
+def opt(default: Any, help: str, *, low: float | None = None, high: float | None = None,
+        choices: tuple[Any, ...] | None = None, bare: str | None = None) -> Any:
     """Dataclass field with help text, inclusive bounds, allowed values, and the text that a flag alone stands for."""
     return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices, "bare": bare})
 
 
 @dataclass(frozen=True)
 class EnvConfig:
-    backend: str = opt("envpool", "Atari door: envpool (C++ threads) or ale (ale-py's vector environment)",
+    backend: str = opt("envpool", "what plays Atari: envpool (C++ threads) or ale (ale-py's vector environment)",
                        choices=("envpool", "ale"))
     num_envs: int = opt(1, "parallel training environments", low=1, high=4096)
     size: int = opt(64, "side of the square image in pixels", choices=(8, 16, 32, 64, 128))
@@ -43,13 +44,13 @@ class EnvConfig:
                                   low=1, high=2**31 - 1)
     sticky: float = opt(0.0, "probability that the emulator repeats the previous action", low=0.0, high=1.0)
     full_action_space: bool = opt(False, "all 18 actions instead of the game's minimal set")
-    grayscale: bool = opt(False, "one grey channel instead of RGB")
+    grayscale: bool = opt(False, "one gray channel instead of RGB")
     background: str = opt("none", "texture behind a catch board: noise, new every record; moving, drifting; or none",
                           choices=("none", "noise", "moving"))
     terminal_on_limit: bool = opt(True, "treat a time-limit end as a true terminal (as the official code)")
     num_threads: int = opt(0, "environment threads; 0: one per environment up to the cores", low=0, high=1024)
     timeout: float = opt(60.0, "seconds after which an environment that does not answer has failed; 0: never", low=0.0)
-    retries: int = opt(0, "times that environments which fail are made anew in one start; then the run saves and stops",
+    retries: int = opt(0, "times that a start replaces environments that fail; then the run saves and stops",
                        low=0, high=10**9)
 
 
@@ -134,10 +135,10 @@ class RunConfig:
     log_every: int = opt(500, "steps between log rows", low=1, high=10**12)
     save_every: int = opt(2500, "steps between checkpoints", low=1, high=10**12)
     video_every: int = opt(5000, "steps between open-loop prediction strips; 0: none", low=0, high=10**12)
-    max_seconds: float = opt(0.0, "wall time after which a start saves and ends; the same command goes on; 0: no limit",
+    max_seconds: float = opt(0.0, "wall time after which a start saves and ends, to be continued; 0: no limit",
                              low=0.0)
-    max_skipped: int = opt(10, "updates not taken for numbers that are not finite, since a log row without any, after "
-                           "which the run stops", low=1, high=10**12)
+    max_skipped: int = opt(10, "updates skipped because of numbers that are not finite, since a log row without any, "
+                           "after which the run stops", low=1, high=10**12)
     threads: int = opt(0, "torch CPU threads; 0 leaves torch's choice", low=0, high=1024)
 
 
@@ -148,9 +149,9 @@ class Config:
     logdir: str = opt("runs/{task}/{seed}", "run directory; {task}, {seed} and {timestamp} expand")
     device: str = opt("auto", "auto, cpu, cuda or cuda:N")
     backend: str = opt("auto", "implementation of the ops", choices=("auto", "reference", "native"))
-    cuda_graphs: bool = opt(True, "capture acting and updates in CUDA graphs; nothing on the CPU")
+    cuda_graphs: bool = opt(True, "capture acting and updates in CUDA graphs; no effect on the CPU")
     deterministic: bool = opt(False, "equal bits from equal runs on CUDA, at some cost in time")
-    precision: str = opt("auto", "operands of products and convolutions: fp32, tf32 (CUDA only), bf16; auto: tf32 on "
+    precision: str = opt("auto", "operands of matmuls and convolutions: fp32, tf32 (CUDA only), bf16; auto: tf32 on "
                          "CUDA, fp32 on the CPU", choices=("auto", "fp32", "tf32", "bf16"))
     env: EnvConfig = field(default_factory=EnvConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
@@ -161,7 +162,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in self.flat().items():
             head, _, tail = name.rpartition(".")
             object.__setattr__(getattr(self, head) if head else self, tail, checked(name, value))
@@ -180,7 +181,8 @@ class Config:
             if name not in PRESETS:
                 raise ConfigError(f"unknown preset '{name}' (presets: {', '.join(PRESETS)})"
                                   f"{nearest(name, PRESETS)}")
-        official = {name: rule.default for name, rule in settings().items() if name not in MACHINE_SETTINGS}
+        official: dict[str, Any] = {name: rule.default for name, rule in settings().items()
+                                    if name not in MACHINE_SETTINGS}
         blocks = [official if name == OFFICIAL else PRESETS[name].values for name in names]
         named = {name: value for block in (*blocks, overrides) for name, value in block.items()}
         exceptions = TASK_EXCEPTIONS.get(canonical_task(named.get("task", cls.task)), {})
@@ -204,8 +206,8 @@ class Config:
                 groups.setdefault(head, {})[tail] = value
             else:
                 top[name] = value
-        makers = {f.name: f.default_factory for f in dataclasses.fields(cls) if f.name in groups}
-        return cls(**top, **{name: make(**groups[name]) for name, make in makers.items()})
+        kinds: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(cls) if f.name in groups}
+        return cls(**top, **{name: make(**groups[name]) for name, make in kinds.items()})
 
     def flat(self) -> dict[str, Any]:
         """{dotted name: value} of every setting, in declaration order."""
@@ -226,7 +228,7 @@ class Config:
     def from_json(cls, text: str) -> "Config":
         """Read back what `to_json` wrote; a setting that the text lacks keeps its default.
 
-        Raises RunError where the text is not such a JSON object, ConfigError for an unknown setting or a value
+        Raises RunError if the text is not such a JSON object, ConfigError for an unknown setting or a value
         that cannot be used.
         """
         try:
@@ -252,19 +254,20 @@ class Config:
 @functools.cache
 def settings() -> Mapping[str, dataclasses.Field]:
     """{dotted name: dataclass field} of every setting, in declaration order."""
-    out = {}
+    out: dict[str, dataclasses.Field] = {}
     for f in dataclasses.fields(Config):
-        if f.default_factory is dataclasses.MISSING:
-            out[f.name] = f
+        kind: Any = f.type
+        if dataclasses.is_dataclass(kind):
+            out |= {f"{f.name}.{g.name}": g for g in dataclasses.fields(kind)}
         else:
-            out |= {f"{f.name}.{g.name}": g for g in dataclasses.fields(f.default_factory)}
+            out[f.name] = f
     return MappingProxyType(out)
 
 
 MACHINE_SETTINGS = frozenset({"task", "seed", "logdir", "device", "backend", "cuda_graphs", "deterministic",
                               "precision", "env.backend", "env.num_threads", "env.timeout", "env.retries",
                               "replay.device", "run.max_seconds", "run.max_skipped", "run.threads"})
-"""What to run and where: no part of the official protocol, so `atari100k` leaves these alone."""
+"""What to run and where: not part of the official protocol, so `atari100k` leaves these alone."""
 
 RESUME_MAY_CHANGE = frozenset({"logdir", "device", "backend", "cuda_graphs", "deterministic", "env.num_threads",
                                "env.timeout", "env.retries", "replay.device", "run.threads", "run.steps",
@@ -295,11 +298,12 @@ def checked(name: str, value: Any, rule: dataclasses.Field | None = None) -> Any
         if rule is None:
             raise ConfigError(f"unknown setting '{name}'; `hdfast configs` lists all settings"
                               f"{nearest(name, settings())}")
-    out = _in_type(rule.type, value)
+    kind: Any = rule.type
+    out = _in_type(kind, value)
     low, high, choices = (rule.metadata[key] for key in ("low", "high", "choices"))
     if (out is None or (low is not None and out < low) or (high is not None and out > high)
             or (choices and out not in choices)):
-        hint = nearest(value, choices) if isinstance(value, str) and choices and rule.type is str else ""
+        hint = nearest(value, choices) if isinstance(value, str) and choices and kind is str else ""
         raise ConfigError(f"{name} must be {_expected(rule)}, got {_shown(value)} ({rule.metadata['help']}; "
                           f"default {rule.default}){hint}")
     special = _SPECIAL.get(name)
@@ -307,24 +311,23 @@ def checked(name: str, value: Any, rule: dataclasses.Field | None = None) -> Any
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, in which no name may stand twice: which of the two counts would be a guess."""
+    """A JSON object, in which no name may occur twice: which of the two counts would be a guess."""
     found = dict(pairs)
     if len(found) < len(pairs):
         (name, _), = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"the name {name!r:.40} stands there twice")
+        raise ValueError(f"the name {name!r:.40} occurs twice")
     return found
 
 
-def _in_type(kind: type, value: Any) -> Any:
+def _in_type(kind: Any, value: Any) -> Any:
     """`value` as `kind`, or None where that would change it."""
     if kind is bool:
         return value if isinstance(value, bool) else None
     if kind is str:
         return value if isinstance(value, str) and value.isprintable() else None
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return None
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     try:
-        number = float(value)
+        number = float(value) if real else math.nan
     except OverflowError:
         return None
     if not math.isfinite(number):
@@ -339,7 +342,7 @@ def _expected(rule: dataclasses.Field) -> str:
     if choices:
         return "one of " + ", ".join(map(str, choices))
     if rule.type not in (int, float):
-        return {bool: "True or False", str: "printable text"}[rule.type]
+        return "True or False" if rule.type is bool else "printable text"
     noun = "an integer" if rule.type is int else "a number"
     if low is None:
         return noun

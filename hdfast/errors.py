@@ -1,5 +1,5 @@
-"""The two errors a user can meet, faults of the machine in plain words, the hint that goes with a misspelt name, and
-text from strangers made harmless."""
+"""The errors that a user can meet, faults of the machine in plain words, the hint for a misspelled name, and untrusted
+text made harmless."""
 
 import difflib
 import errno
@@ -11,7 +11,7 @@ class ConfigError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run cannot start or go on, or a file cannot be used (exit code 1)."""
+    """A run cannot start or continue, or a file cannot be used (exit code 1)."""
 
 
 class EnvError(RunError):
@@ -23,17 +23,17 @@ NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 def of_the_machine(error: Exception) -> str:
-    """What happened and what to do, where an error is the machine's (no memory, no disk space, no more open files, a
+    """What happened and what to do, if an error is the machine's (no memory, no disk space, no more open files, a
     package that cannot be imported) and not a bug of this program; else ''."""
     text = str(error).partition("\n")[0]
     if isinstance(error, MemoryError) or any(words in text for words in NO_MEMORY):
-        return (f"out of memory ({text or 'no more was to be had'}); lower --run.batch_size, --run.batch_length, "
+        return (f"out of memory ({text or 'the system has no more'}); lower --run.batch_size, --run.batch_length, "
                 "--replay.capacity, the number of environments or the sizes of the model, or free some memory")
     if isinstance(error, OSError) and error.errno in REFUSALS:
         where = f" ({error.filename})" if error.filename else ""
         return f"the system refused: {error.strerror}{where}; see `df` and `ulimit -a`, then run the same command again"
     if isinstance(error, ImportError) and error.name and error.name.partition(".")[0] != "hdfast":
-        return f"cannot import {error.name} ({text}); install hdfast again, which brings the packages that it needs"
+        return f"cannot import {error.name} ({text}); install hdfast again, which installs the packages that it needs"
     return ""
 
 

@@ -41,11 +41,13 @@ class Evaluation:
     frames: np.ndarray | None = field(default=None, repr=False)
 
 
-def evaluate(agent: "Agent | RandomAgent", config: Config, *, episodes: int, seed: int, num_envs: int | None = None,
-             video: Path | str | None = None, record: bool = False, envs: VectorEnv | None = None,
-             stop: Stopping | None = None, failed: Callable[[EnvError], None] | None = None) -> Evaluation:
+def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, episodes: int, seed: int = 1,
+             num_envs: int | None = None, video: Path | str | None = None, record: bool = False,
+             envs: VectorEnv | None = None, stop: Stopping | None = None,
+             failed: Callable[[EnvError], None] | None = None) -> Evaluation:
     """Play `episodes` whole episodes and return their scores; the agent's own random state is not touched.
 
+    The task and its environments are those of the agent's own configuration, or of `config` (a RandomAgent needs one).
     Rounds of `num_envs` parallel environments (run.eval_envs by default) play exactly one episode each: taking the
     first finishers instead would favour short episodes. The policy samples, as in training. `seed` fixes environments
     and samples. `video` (.gif or .mp4) shows the first episode of environment 0; `record` keeps its frames. `envs` are
@@ -53,6 +55,9 @@ def evaluate(agent: "Agent | RandomAgent", config: Config, *, episodes: int, see
     it raises Stopped. Where an environment fails, `failed` is told, and its round played anew in others; without it, or
     where it raises, the evaluation ends.
     """
+    config = config or getattr(agent, "config", None)
+    if config is None:
+        raise TypeError(f"a {type(agent).__name__} has no configuration of its own; pass one as the second argument")
     if (record or video is not None) and not agent.obs_space.is_image:
         raise ConfigError(f"task {config.task} has vector observations, which make no video; leave the video out")
     count = min(num_envs or config.run.eval_envs, episodes) if envs is None else envs.num_envs

@@ -270,5 +270,5 @@ def test_run_dir(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("text", ['{"seed": 1, "seed": 2}', '{"run": {"steps": 100000, "prefill": 1100, "steps": 5}}'])
 def test_json_that_names_a_setting_twice(text):
-    with pytest.raises(RunError, match="the name '(seed|steps)' stands there twice"):
+    with pytest.raises(RunError, match="the name '(seed|steps)' occurs twice"):
         Config.from_json(text)

@@ -42,7 +42,7 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel):
-    sources = {p.relative_to(ROOT).as_posix() for pattern in ("*.py", "data/*.json")
+    sources = {p.relative_to(ROOT).as_posix() for pattern in ("*.py", "*.pyi", "py.typed", "data/*.json")
                for p in (ROOT / "hdfast").rglob(pattern)}
     info = f"hdfast-{PROJECT['version']}.dist-info"
     packed = set(wheel.namelist())

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hdfast.config import EnvConfig, checked
-from hdfast.envs.stream import Door, Step, Stream, VectorEnv
+from hdfast.envs.stream import Backend, Step, Stream, VectorEnv
 from hdfast.spaces import ActSpace, ObsSpace
 from hdfast.tasks import canonical_task, check_background, gym_id
 
@@ -16,8 +16,8 @@ def make_envs(task: str, env: EnvConfig, *, num_envs: int | None = None, seed: i
     """Make `num_envs` (by default env.num_envs) environments of a task in any spelling.
 
     The same task, settings and seed replay the same episodes under the same actions; nearby seeds share nothing.
-    Raises ConfigError for an unknown task, a setting out of bounds or not the task's, RunError where the library is
-    not installed.
+    Raises ConfigError for an unknown task, a setting out of bounds or not the task's, RunError if the library is not
+    installed.
     """
     if not isinstance(env, EnvConfig):
         raise TypeError(f"env must be an EnvConfig, got {type(env).__name__}; pass config.env")
@@ -25,7 +25,7 @@ def make_envs(task: str, env: EnvConfig, *, num_envs: int | None = None, seed: i
     env = EnvConfig(**{name: checked(f"env.{name}", value) for name, value in dataclasses.asdict(env).items()})
     check_background(task, env.background)
     num_envs = checked("env.num_envs", env.num_envs if num_envs is None else num_envs)
-    return Stream(lambda seed: _door(task, env, num_envs, seed), checked("seed", seed), name=task,
+    return Stream(lambda seed: _backend(task, env, num_envs, seed), checked("seed", seed), name=task,
                   terminal_on_limit=env.terminal_on_limit, timeout=env.timeout)
 
 
@@ -35,28 +35,28 @@ def from_gymnasium(make: Callable[[], Any], *, num_envs: int = 1, size: int | tu
 
     Observations: uint8 images (h, w) or (h, w, c), c <= 4, area-resized to `size` (None keeps their own); numeric
     vectors as float32; discrete ones one-hot. Actions: Discrete. Time limits are the environment's own wrappers.
-    Raises ConfigError for other spaces; whatever `make` raises comes through. Where an environment raises, takes more
-    than `timeout` seconds (0: no limit) for a step or gives numbers that are not finite, EnvError says so.
+    Raises ConfigError for other spaces; an exception of `make` comes through. If an environment raises, takes more than
+    `timeout` seconds (0: no limit) for a step or gives a number that is not finite, its step raises EnvError.
     """
-    from hdfast.envs.gym import GymnasiumDoor
-    return Stream(lambda seed: GymnasiumDoor(make, num_envs, size, seed), seed, name="the Gymnasium environment",
+    from hdfast.envs.gym import GymnasiumBackend
+    return Stream(lambda seed: GymnasiumBackend(make, num_envs, size, seed), seed, name="the Gymnasium environment",
                   terminal_on_limit=terminal_on_limit, timeout=timeout)
 
 
-def _door(task: str, env: EnvConfig, num_envs: int, seed: int) -> Door:
+def _backend(task: str, env: EnvConfig, num_envs: int, seed: int) -> Backend:
     family = task.split("_")[0]
     if family == "atari" and env.backend == "ale":
-        from hdfast.envs.ale import AleDoor
-        return AleDoor(task, env, num_envs, seed)
+        from hdfast.envs.ale import AleBackend
+        return AleBackend(task, env, num_envs, seed)
     if family == "atari":
-        from hdfast.envs.atari import atari_door
-        return atari_door(task, env, num_envs, seed)
+        from hdfast.envs.atari import atari_backend
+        return atari_backend(task, env, num_envs, seed)
     if family == "catch":
-        from hdfast.envs.catch import catch_door
-        return catch_door(task, env, num_envs, seed)
+        from hdfast.envs.catch import catch_backend
+        return catch_backend(task, env, num_envs, seed)
     if family == "gym":
-        from hdfast.envs.gym import GymnasiumDoor, registered
-        return GymnasiumDoor(registered(gym_id(task)), num_envs, env.size, seed)
-    from hdfast.envs.dummy import DummyDoor
-    return DummyDoor(num_envs, seed, size=None if task == "dummy_vector" else env.size,
+        from hdfast.envs.gym import GymnasiumBackend, registered
+        return GymnasiumBackend(registered(gym_id(task)), num_envs, env.size, seed)
+    from hdfast.envs.dummy import DummyBackend
+    return DummyBackend(num_envs, seed, size=None if task == "dummy_vector" else env.size,
                      channels=1 if env.grayscale else 3)

@@ -1,5 +1,7 @@
 """Atari games through ale-py's own vector environment: a download of 3 MB. The only file that imports ale_py."""
 
+from typing import Any
+
 import numpy as np
 
 from hdfast.config import EnvConfig
@@ -11,12 +13,12 @@ from hdfast.spaces import ActSpace, ObsSpace
 from hdfast.tasks import rom_name
 
 
-class AleDoor:
+class AleBackend:
     """ale-py's Atari with every protocol option spelled out; its own defaults are another protocol.
 
     The no-op frames at reset are 0..noop_max-1, exactly the official draw. One difference to the official environment
     remains: an episode's final image lacks its last frame, also at the time limit. It is the previous record's image,
-    or the maximum of that and the third frame where the whole skip was played.
+    or the maximum of that and the third frame if the whole skip was played.
     """
 
     def __init__(self, task: str, env: EnvConfig, num_envs: int, seed: int):
@@ -48,7 +50,7 @@ class AleDoor:
 
     def reset(self) -> np.ndarray:
         obs, _ = self._envs.reset(seed=self._seeds)
-        self._seeds = None  # later resets go on with the same random streams
+        self._seeds = None  # later resets continue the same random streams
         return self._drop_stack(obs)
 
     def send(self, action: np.ndarray) -> None:
@@ -66,7 +68,7 @@ class AleDoor:
         return obs.reshape(self.num_envs, *self.obs_space.shape)
 
 
-def _import_ale(task: str):
+def _import_ale(task: str) -> Any:
     """ale-py's AtariVectorEnv, the library's banner turned off."""
     try:
         import ale_py

@@ -3,20 +3,20 @@
 import numpy as np
 
 from hdfast.config import EnvConfig
-from hdfast.envs.pool import PoolDoor
+from hdfast.envs.pool import PoolBackend
 from hdfast.errors import ConfigError
 from hdfast.spaces import ObsSpace
 from hdfast.tasks import envpool_id
 
 
-def atari_door(task: str, env: EnvConfig, num_envs: int, seed: int) -> PoolDoor:
+def atari_backend(task: str, env: EnvConfig, num_envs: int, seed: int) -> PoolBackend:
     """EnvPool's Atari with every protocol option spelled out; EnvPool's own defaults are another protocol.
 
     Two differences to the official environment remain: the no-op frames at reset are 1..noop_max (official:
-    0..noop_max-1), and where a game ends on the first or second frame of a skip, the final image is the previous
-    record's (official: the maximum of two frames). With `grayscale` the palette's grey is taken before the resize.
+    0..noop_max-1), and if a game ends on the first or second frame of a skip, the final image is the previous
+    record's (official: the maximum of two frames). With `grayscale` the palette's gray is taken before the resize.
     """
-    return PoolDoor(
+    return PoolBackend(
         envpool_id(task), num_envs, seed, env.num_threads,
         ObsSpace((env.size, env.size, 1 if env.grayscale else 3), "uint8"), channels_last,
         without="use ale-py instead: --env.backend ale",
@@ -40,7 +40,7 @@ def atari_door(task: str, env: EnvConfig, num_envs: int, seed: int) -> PoolDoor:
 
 
 def episode_steps(env: EnvConfig) -> int:
-    """The time limit in agent steps; ConfigError where it is shorter than one."""
+    """The time limit in agent steps; ConfigError if it is shorter than one."""
     steps = env.max_episode_frames // env.frame_skip
     if steps < 1:
         raise ConfigError(f"env.max_episode_frames must be at least env.frame_skip = {env.frame_skip}, got "

@@ -5,7 +5,7 @@ What the texture adds to the reconstruction loss says nothing about rewards: the
 
 import numpy as np
 
-from hdfast.envs.stream import Door, env_seeds
+from hdfast.envs.stream import Backend, env_seeds
 from hdfast.spaces import ObsSpace
 
 BLOBS = 4  # of one color each, along either side of the image
@@ -17,36 +17,36 @@ FASTEST = 8  # an image's side over the largest shift of a record along one axis
 _STREAM = 1  # beside an environment's own seed: its texture is no function of its game's random numbers
 
 
-class BackgroundDoor:
-    """The images (N, size, size, 1) of `door`, lit where not 0, before textures -> (N, size, size, 3) uint8.
+class BackgroundBackend:
+    """The images (N, size, size, 1) of `backend`, lit where not 0, before textures -> (N, size, size, 3) uint8.
 
     kind 'noise': a fresh texture every record. 'moving': one texture an episode, which drifts by a whole number of
     pixels a record and comes back in at the other side; the first record's place, direction and speed are new per
     episode. Textures of environment i follow from the seed, i and the records it has had, not from actions.
     """
 
-    def __init__(self, door: Door, kind: str, seed: int):
-        self._door, self.num_envs, self.act_space = door, door.num_envs, door.act_space
-        side = door.obs_space.shape[0]
+    def __init__(self, backend: Backend, kind: str, seed: int):
+        self._backend, self.num_envs, self.act_space = backend, backend.num_envs, backend.act_space
+        side = backend.obs_space.shape[0]
         self.obs_space = ObsSpace((side, side, 3), "uint8")
-        self._textures = Textures(kind, side, env_seeds(seed, door.num_envs))
-        self._over = np.zeros(door.num_envs, bool)
+        self._textures = Textures(kind, side, env_seeds(seed, backend.num_envs))
+        self._over = np.zeros(backend.num_envs, bool)
 
     def reset(self) -> np.ndarray:
         self._over[:] = False
-        return self._behind(self._door.reset(), np.ones(self.num_envs, bool))
+        return self._behind(self._backend.reset(), np.ones(self.num_envs, bool))
 
     def send(self, action: np.ndarray) -> None:
-        self._door.send(action)
+        self._backend.send(action)
 
     def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        board, reward, terminated, truncated = self._door.recv()
+        board, reward, terminated, truncated = self._backend.recv()
         image = self._behind(board, self._over)
         self._over = terminated | truncated
         return image, reward, terminated, truncated
 
     def close(self) -> None:
-        self._door.close()
+        self._backend.close()
 
     def _behind(self, board: np.ndarray, is_first: np.ndarray) -> np.ndarray:
         return np.where(board != 0, BOARD, self._textures.next(is_first))
@@ -77,5 +77,5 @@ class Textures:
         """Pixels a record, never (0, 0)."""
         steps = 2 * self._most + 1
         place = int(rng.integers(0, steps * steps - 1))
-        down, right = divmod(place + (place >= steps * steps // 2), steps)  # the middle one stands still
+        down, right = divmod(place + (place >= steps * steps // 2), steps)  # the middle one would not move
         return down - self._most, right - self._most

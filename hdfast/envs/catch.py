@@ -3,19 +3,19 @@
 import numpy as np
 
 from hdfast.config import EnvConfig
-from hdfast.envs.background import BackgroundDoor
-from hdfast.envs.pool import PoolDoor
-from hdfast.envs.stream import Door
+from hdfast.envs.background import BackgroundBackend
+from hdfast.envs.pool import PoolBackend
+from hdfast.envs.stream import Backend
 from hdfast.errors import ConfigError
 from hdfast.spaces import ObsSpace
 from hdfast.tasks import board_shape
 
 
-def catch_door(task: str, env: EnvConfig, num_envs: int, seed: int) -> Door:
+def catch_backend(task: str, env: EnvConfig, num_envs: int, seed: int) -> Backend:
     """`catch_HxW`: the H x W board enlarged to (size, size, 1) uint8, 0 or 255; actions left, stay, right.
 
     With env.background the image is (size, size, 3): lit cells white, the texture elsewhere. An episode has H records;
-    the last brings +1 (caught) or -1 and is terminal. ConfigError where the board is larger than the image.
+    the last brings +1 (caught) or -1 and is terminal. ConfigError if the board is larger than the image.
     """
     height, width = board_shape(task)
     if env.size < max(height, width):
@@ -28,6 +28,6 @@ def catch_door(task: str, env: EnvConfig, num_envs: int, seed: int) -> Door:
         lit = (board.reshape(-1, height * width) != 0) * np.uint8(255)
         return np.take(lit, cell, axis=1)[..., None]
 
-    door = PoolDoor("Catch-v0", num_envs, seed, env.num_threads, ObsSpace((env.size, env.size, 1), "uint8"), enlarge,
-                    without="choose another task", height=height, width=width)
-    return door if env.background == "none" else BackgroundDoor(door, env.background, seed)
+    backend = PoolBackend("Catch-v0", num_envs, seed, env.num_threads, ObsSpace((env.size, env.size, 1), "uint8"),
+                          enlarge, without="choose another task", height=height, width=width)
+    return backend if env.background == "none" else BackgroundBackend(backend, env.background, seed)

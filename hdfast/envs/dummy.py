@@ -8,10 +8,10 @@ ACTIONS = 4
 LONGEST = 10  # steps
 
 
-class DummyDoor:
+class DummyBackend:
     """Episode e of environment i has 4 + (i + seed + 3 e) % 7 steps and ends terminal if i + e is even, else truncated.
 
-    After s steps the right action is s % 4: it earns 1, any other -s / 16, and the observation tells s. With a `size`
+    After s steps the right action is s % 4: it earns 1, any other -s / 16, and the observation shows s. With a `size`
     observations are (size, size, channels) images (a bar whose column is s, a band whose row is the right action),
     without one they are (5,) vectors: s / 10 and the right action one-hot.
     """

@@ -12,11 +12,11 @@ from hdfast.spaces import ActSpace, ObsSpace
 MakeEnv = Callable[[], Any]  # a function that returns a gymnasium.Env
 
 
-class GymnasiumDoor:
-    """Gymnasium's SyncVectorEnv, stepped in `recv`: as far as environments and resizing release the interpreter lock,
-    they run beside the caller, since `Stream` receives on a thread of its own.
+class GymnasiumBackend:
+    """Gymnasium's SyncVectorEnv, stepped in `recv`, which `Stream` calls on a thread of its own: environments and
+    resizing run beside the caller while they release the interpreter lock.
 
-    Images become (size, size, c), or keep their own size where it is None.
+    Images become (size, size, c), or keep their own size if it is None.
     """
 
     def __init__(self, make: MakeEnv, num_envs: int, size: int | tuple[int, int] | None, seed: int):
@@ -32,14 +32,14 @@ class GymnasiumDoor:
         self._envs = SyncVectorEnv([self._telling(make, i) for i in range(num_envs)],
                                    autoreset_mode=AutoresetMode.NEXT_STEP)
         self._action: np.ndarray | None = None
-        self._seeds: list[int] | None = env_seeds(seed, num_envs)
+        self._seeds: list[int | None] | None = [*env_seeds(seed, num_envs)]
         self.num_envs = num_envs
         self.obs_space, self._convert = _observations(self._envs.single_observation_space, size)
         self.act_space, self._first_action = _actions(self._envs.single_action_space)
 
     def reset(self) -> np.ndarray:
         obs, _ = self._envs.reset(seed=self._seeds)
-        self._seeds = None  # later resets go on with the same random streams
+        self._seeds = None  # later resets continue the same random streams
         return self._convert(obs)
 
     def send(self, action: np.ndarray) -> None:
@@ -53,24 +53,24 @@ class GymnasiumDoor:
         self._envs.close()
 
     def _telling(self, make: MakeEnv, index: int) -> MakeEnv:
-        """`make`, of an environment that tells the door when it is at work."""
+        """`make`, of an environment that reports to the backend when it is at work."""
         from gymnasium import Wrapper
-        door = self
+        backend = self
 
         class Telling(Wrapper):
             def reset(self, **kwargs: Any) -> Any:
-                door.current = index
+                backend.current = index
                 return self.env.reset(**kwargs)
 
             def step(self, action: Any) -> Any:
-                door.current = index
+                backend.current = index
                 return self.env.step(action)
 
         return lambda: Telling(make())
 
 
 def registered(env_id: str) -> MakeEnv:
-    """A function that makes the registered environment `env_id`; ConfigError or RunError where that fails."""
+    """A function that makes the registered environment `env_id`; ConfigError or RunError if that fails."""
     import gymnasium
 
     def make() -> Any:
@@ -81,8 +81,8 @@ def registered(env_id: str) -> MakeEnv:
         except (gymnasium.error.Error, ImportError) as error:
             raise ConfigError(f"Gymnasium cannot make '{env_id}': {error}; an environment of another package is named "
                               "gym_<module>:<id>") from error
-        except (Exception, SystemExit) as error:  # whatever the constructor of a stranger's environment raises
-            raise RunError(f"Gymnasium cannot make '{env_id}': {type(error).__name__}: {error}; mend the environment, "
+        except (Exception, SystemExit) as error:  # the constructor is a user's code and may raise anything
+            raise RunError(f"Gymnasium cannot make '{env_id}': {type(error).__name__}: {error}; fix the environment, "
                            "or choose another --task") from error
 
     return make

@@ -1,4 +1,4 @@
-"""EnvPool behind a `Door`: C++ environments on a pool of threads. The only file that imports envpool."""
+"""EnvPool behind a `Backend`: C++ environments on a pool of threads. The only file that imports envpool."""
 
 import os
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from hdfast.errors import RunError
 from hdfast.spaces import ActSpace, ObsSpace
 
 
-class PoolDoor:
+class PoolBackend:
     """`num_envs` environments of one EnvPool id; `convert` turns its batch of observations into (N, *shape).
 
     EnvPool's synchronous mode is used: rows come in environment order and runs are reproducible for any number of
@@ -58,7 +58,7 @@ def thread_count(num_envs: int) -> int:
     return min(num_envs, cores)
 
 
-def _import_envpool(pool_id: str, without: str):
+def _import_envpool(pool_id: str, without: str) -> Any:
     try:
         import envpool
     except (ImportError, OSError) as error:  # OSError: an incomplete installation lacks its asset files

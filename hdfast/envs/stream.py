@@ -1,8 +1,8 @@
 """The protocol every environment speaks: records in the official alignment, and a Python error for every misuse.
 
-A library is adapted by a `Door`: a thin class with next-step autoreset and no checks of its own. `Stream` puts the
-rest on top, once: what may be called when, which actions are valid, and how flags become records. Nothing invalid
-reaches the library behind the door; several of them answer a bad array with undefined behaviour or a dead process.
+A `Backend` adapts one library: a thin class with next-step autoreset and no checks of its own. `Stream` adds the rest
+once: what may be called when, which actions are valid, and how flags become records. Nothing invalid reaches the
+library; several of them answer a bad array with undefined behavior or a dead process.
 """
 
 import ctypes
@@ -52,7 +52,7 @@ class VectorEnv(Protocol):
     act_space: ActSpace
 
     def reset(self) -> Step:
-        """Start a new episode everywhere and return its first records; after an EnvError in environments made anew."""
+        """Start a new episode everywhere and return its first records; after an EnvError in new environments."""
 
     def send(self, action: np.ndarray) -> None:
         """Give every environment its action, (N,) integers in 0..n-1, and return while they step."""
@@ -67,11 +67,11 @@ class VectorEnv(Protocol):
         """Free the environments; a second call does nothing."""
 
 
-class Door(Protocol):
+class Backend(Protocol):
     """One environment library behind `Stream`: next-step autoreset, rows in environment order, no checks.
 
-    It is made, reset, received from and closed on one thread, which is not the one that sends. A door that steps its
-    environments one after another tells in `current` which one is at work.
+    It is made, reset, received from and closed on one thread, which is not the one that sends. A backend that steps its
+    environments one after another says in `current` which one is at work.
     """
 
     num_envs: int
@@ -79,10 +79,10 @@ class Door(Protocol):
     act_space: ActSpace
 
     def reset(self) -> np.ndarray:
-        """New episodes everywhere -> contiguous observations (N, *shape) the caller may keep."""
+        """New episodes everywhere -> contiguous observations (N, *shape) that the caller may keep."""
 
     def send(self, action: np.ndarray) -> None:
-        """Start a step with (N,) int64 actions; where the last step ended an episode, reset instead."""
+        """Start a step with (N,) int64 actions; if the last step ended an episode, reset instead."""
 
     def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Finish the step -> obs, reward, terminated (a true end), truncated (a time limit); (N, ...) each."""
@@ -91,12 +91,12 @@ class Door(Protocol):
         """Free the library's objects."""
 
 
-# State of a Stream -> what is the case, what to do about it.
+# State of a Stream -> what is wrong with the call, what to do about it.
 _STATES = {
     "new": ("no episode has begun", "call reset() first"),
     "ready": ("no action is under way", "call send(action) first"),
     "sent": ("the last action was not received yet", "call recv() first"),
-    "failed": ("an environment failed", "call reset(), which makes them anew"),
+    "failed": ("an environment failed", "call reset(), which makes new ones"),
     "closed": ("the environments are closed", "make new ones with make_envs()"),
     "forked": ("they belong to the parent of this forked process", "make new ones with make_envs() after the fork"),
 }
@@ -104,21 +104,21 @@ _NEEDS = {"ready": "a record to act on", "sent": "an action under way"}
 
 
 class Stream:
-    """A `VectorEnv` on top of the door that `make(seed)` gives.
+    """A `VectorEnv` on top of the backend that `make(seed)` gives.
 
     With `terminal_on_limit`, a time-limit end counts as terminal, as in the official Atari code. A reset or step that
-    takes longer than `timeout` seconds (0: no limit) has failed; `name` says in errors what did. Environments made
-    anew after a failure get other seeds, or they would come to the same end.
+    takes longer than `timeout` seconds (0: no limit) has failed; `name` says in errors what did. Environments
+    made after a failure get other seeds, or they would come to the same end.
     """
 
-    def __init__(self, make: Callable[[int], Door], seed: int = 0, *, name: str = "the task",
+    def __init__(self, make: Callable[[int], Backend], seed: int = 0, *, name: str = "the task",
                  terminal_on_limit: bool = True, timeout: float = 0.0):
         self._make, self._seed, self._name, self._timeout = make, seed, name, timeout
         self._worker, self._made = Worker(), 1
-        self._door: Door | None = self._worker.call(make, seed)
-        self.num_envs = self._door.num_envs
-        self.obs_space = self._door.obs_space
-        self.act_space = self._door.act_space
+        self._backend: Any = self._worker.call(make, seed)  # a Backend, None once it is given back
+        self.num_envs = self._backend.num_envs
+        self.obs_space = self._backend.obs_space
+        self.act_space = self._backend.act_space
         self._terminal_on_limit = terminal_on_limit
         self._records = 0  # of each environment, since they were made
         self._is_last = np.zeros(self.num_envs, bool)
@@ -128,7 +128,7 @@ class Stream:
     def reset(self) -> Step:
         """Start a new episode everywhere (also in mid-episode) -> records with is_first; RuntimeError if closed.
 
-        EnvError where an environment fails; the next reset then makes new ones.
+        EnvError if an environment fails; the next reset then makes new ones.
         """
         if self._state in ("closed", "forked"):
             raise self._refusal("reset", "open environments")
@@ -136,11 +136,11 @@ class Stream:
             self._give_back()
             seed = np.random.SeedSequence([self._seed, self._made]).generate_state(1)[0] >> 1
             self._worker, self._made, self._records = Worker(), self._made + 1, 0
-            self._door = self._worker.call(self._make, int(seed))
+            self._backend = self._worker.call(self._make, int(seed))
         pending, self._state = self._state == "sent", "failed"
         if pending:
             self._wait()
-        self._worker.start(self._door.reset)
+        self._worker.start(self._backend.reset)
         obs = self._wait()
         self._check("observation", obs)
         self._records += 1
@@ -158,18 +158,18 @@ class Stream:
             raise self._refusal("send", _NEEDS["ready"])
         action = self._checked(action)
         try:
-            self._door.send(action)
-        except Exception as error:  # told by recv, when what came before it is stored
+            self._backend.send(action)
+        except Exception as error:  # raised by recv, when what came before it is stored
             self._worker.start(_throw, error)
         else:
-            self._worker.start(self._door.recv)
+            self._worker.start(self._backend.recv)
         self._state = "sent"
 
     def recv(self) -> Step:
-        """Wait for the step begun by `send` -> its records; RuntimeError without one, EnvError where it failed."""
+        """Wait for the step begun by `send` -> its records; RuntimeError without one, EnvError if it failed."""
         if self._state != "sent":
             raise self._refusal("recv", _NEEDS["sent"])
-        self._state = "failed"  # only a reset leads on
+        self._state = "failed"  # only a reset leads out of it
         obs, reward, terminated, truncated = self._wait()
         is_first = self._is_last
         with np.errstate(over="ignore"):  # beyond float32: infinite, and refused
@@ -210,30 +210,30 @@ class Stream:
 
     def _failed(self, what: str, row: int | None = None) -> EnvError:
         if row is None:
-            row = getattr(self._door, "current", 0 if self.num_envs == 1 else None)
+            row = getattr(self._backend, "current", 0 if self.num_envs == 1 else None)
         which = f"environment {row}" if row is not None else f"one of the environments 0 to {self.num_envs - 1}"
-        return EnvError(f"{self._name}: {which} {what}, at step {self._records} since it was made; mend the "
-                        "environment, wrap it, or let it be made anew: --env.retries 3")
+        return EnvError(f"{self._name}: {which} {what}, at step {self._records} since it was made; fix the "
+                        "environment, wrap it, or let the run make a new one: --env.retries 3")
 
     def _give_back(self) -> None:
-        """Close the door on its own thread; one whose thread does not come back is never destroyed."""
-        door, worker, self._door = self._door, self._worker, None
-        if door is None:
+        """Close the backend on its own thread; one whose thread does not come back is never destroyed."""
+        backend, worker, self._backend = self._backend, self._worker, None
+        if backend is None:
             return
         try:
             if worker.busy:
                 worker.result(CLOSING)
         except Exception:
-            pass  # it failed, and this was known, or it is being closed
+            pass  # its failure was reported before, or nobody wants its result any more
         try:
             if not worker.busy:
-                worker.call(door.close, seconds=CLOSING)
+                worker.call(backend.close, seconds=CLOSING)
         except Exception:
-            pass  # all that is wanted of it is known
+            pass  # nobody wants its result any more
         finally:
             worker.close()
             if worker.busy:  # its destructor would wait for the same thread
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(door))
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(backend))
 
     def _refusal(self, call: str, need: str) -> RuntimeError:
         found, remedy = _STATES[self._state]
@@ -256,11 +256,11 @@ class Stream:
         return action.astype(np.int64, copy=False)
 
     def _abandon(self) -> None:
-        """Give up the door in a forked child without ever destroying it."""
-        if self._door is not None:
+        """Give up the backend in a forked child without ever destroying it."""
+        if self._backend is not None:
             # Worker threads do not survive a fork, and envpool's destructor crashes without them.
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._door))
-            self._door, self._state = None, "forked"
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._backend))
+            self._backend, self._state = None, "forked"
 
 
 def _throw(error: Exception) -> None:

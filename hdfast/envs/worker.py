@@ -12,7 +12,7 @@ SLICE = 1.0  # seconds; time is counted in these, so that a suspended process do
 class Worker:
     """Runs one function at a time on a daemon thread of its own.
 
-    A function that never returns leaves the thread behind, busy for ever; the process can still end.
+    A function that never returns leaves the thread behind, busy forever; the process can still end.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Worker:
         self._jobs.put((function, args))
 
     def result(self, seconds: float = 0.0) -> Any:
-        """What the function returned or raised; TimeoutError when `seconds` are over, without limit where they are 0.
+        """What the function returned or raised; TimeoutError when `seconds` are over, without a limit if they are 0.
 
         A signal handler that raises ends the wait.
         """
@@ -63,6 +63,7 @@ class Worker:
 def _serve(jobs: SimpleQueue, results: SimpleQueue) -> None:
     while (job := jobs.get()) is not None:
         function, args = job
+        outcome: tuple[Any, Exception | None]
         try:
             outcome = (function(*args), None)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Both Atari doors against raw emulator calls: every image, reward and flag, over several episodes."""
+"""Both Atari backends against raw emulator calls: every image, reward and flag, over several episodes."""
 
 import dataclasses
 
@@ -14,10 +14,10 @@ NOOPS = {"envpool": range(1, NOOP_MAX + 1), "ale": range(NOOP_MAX)}  # the offic
 
 
 class Candidates:
-    """Raw emulators, one per number of no-ops, of which those stay that explain all a door has shown."""
+    """Raw emulators, one per number of no-ops, of which those stay that explain all a backend has shown."""
 
-    def __init__(self, game: str, door: str):
-        self.door = door
+    def __init__(self, game: str, backend: str):
+        self.backend = backend
         self.raws = {noops: RawAtari(game) for noops in range(NOOP_MAX + 1)}
         self.alive: dict[int, RawAtari] = {}
 
@@ -28,17 +28,17 @@ class Candidates:
         for noops, raw in list(self.alive.items()):
             image, reward, over = raw.step(action)
             if record.is_last[0]:
-                image = raw.final_image(self.door, over)
+                image = raw.final_image(self.backend, over)
             flags = (over, over or at_limit) == (record.is_terminal[0], record.is_last[0])
             if not (np.array_equal(image, record.image[0]) and reward == record.reward[0] and flags):
                 del self.alive[noops]
 
 
-def compare(game: str, door: str, steps: int, limit: int) -> tuple[int, int]:
+def compare(game: str, backend: str, steps: int, limit: int) -> tuple[int, int]:
     """Play with episodes of at most `limit` steps -> numbers of true ends and of time-limit ends."""
-    envs = make_envs(game, EnvConfig(backend=door, noop_max=NOOP_MAX, max_episode_frames=4 * limit,
+    envs = make_envs(game, EnvConfig(backend=backend, noop_max=NOOP_MAX, max_episode_frames=4 * limit,
                                      terminal_on_limit=False), seed=11)
-    candidates, rng = Candidates(game, door), np.random.default_rng(5)
+    candidates, rng = Candidates(game, backend), np.random.default_rng(5)
     record, ends, length = envs.reset(), [0, 0], 0
     candidates.reset(record.image[0])
     for _ in range(steps):
@@ -49,35 +49,35 @@ def compare(game: str, door: str, steps: int, limit: int) -> tuple[int, int]:
             length = 0
         else:
             candidates.step(int(action[0]), record, length == limit)
-        assert set(candidates.alive) & set(NOOPS[door]), f"{game}: nothing explains record {length} after {ends} ends"
+        assert set(candidates.alive) & set(NOOPS[backend]), f"{game}: nothing explains record {length}, ends {ends}"
         if record.is_last[0]:
             ends[0 if record.is_terminal[0] else 1] += 1
     return ends[0], ends[1]
 
 
 @pytest.mark.parametrize("game", ["pong", "breakout", "ms_pacman"])
-@pytest.mark.parametrize("door", ["envpool", "ale"])
-def test_every_record(door, game):
+@pytest.mark.parametrize("backend", ["envpool", "ale"])
+def test_every_record(backend, game):
     """Images, rewards and ends of several episodes equal the official ones; last images differ as documented."""
-    true_ends, limit_ends = compare(game, door, steps=450, limit=200)
+    true_ends, limit_ends = compare(game, backend, steps=450, limit=200)
     assert limit_ends + true_ends >= 2
     assert true_ends or game != "breakout"
 
 
-@pytest.mark.parametrize("door", ["envpool", "ale"])
-def test_the_numbers_of_noops(door):
+@pytest.mark.parametrize("backend", ["envpool", "ale"])
+def test_the_numbers_of_noops(backend):
     """Every number of no-ops of the documented range is drawn, and no other (Freeway's first pictures differ)."""
     raw = RawAtari("freeway")
     images = {raw.reset(noops).tobytes(): noops for noops in range(NOOP_MAX + 2)}
     assert len(images) == NOOP_MAX + 2
-    envs = make_envs("freeway", EnvConfig(backend=door, noop_max=NOOP_MAX), num_envs=4)
+    envs = make_envs("freeway", EnvConfig(backend=backend, noop_max=NOOP_MAX), num_envs=4)
     seen = {images[image.tobytes()] for _ in range(16) for image in envs.reset().image}
-    assert seen == set(NOOPS[door])
+    assert seen == set(NOOPS[backend])
 
 
-@pytest.mark.parametrize("door", ["envpool", "ale"])
-def test_game_over_on_the_step_of_the_time_limit_is_a_true_end(door):
-    config = EnvConfig(backend=door, size=8, noop_max=1, terminal_on_limit=False)
+@pytest.mark.parametrize("backend", ["envpool", "ale"])
+def test_game_over_on_the_step_of_the_time_limit_is_a_true_end(backend):
+    config = EnvConfig(backend=backend, size=8, noop_max=1, terminal_on_limit=False)
     actions = np.random.default_rng(0).integers(4, size=(600, 1))
 
     def first_end(limit: int) -> tuple[int, bool]:

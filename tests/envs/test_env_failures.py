@@ -1,4 +1,4 @@
-"""Environments that raise, hang or give numbers that are not finite: told, made anew, and never stored."""
+"""Environments that raise, hang or give numbers that are not finite: reported, replaced, and never stored."""
 
 import gc
 import json
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hdfast.envs import from_gymnasium
-from hdfast.envs.dummy import DummyDoor
+from hdfast.envs.dummy import DummyBackend
 from hdfast.envs.stream import Stream
 from hdfast.envs.worker import Worker
 from hdfast.errors import EnvError
@@ -88,7 +88,7 @@ HOW = {"exit": "raised RuntimeError: SystemExit 0", "raise": "raised ValueError:
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 @pytest.mark.parametrize("how", HOW)
-def test_a_failure_is_told_and_a_reset_makes_new_environments(how, only_what_hangs_is_late):
+def test_a_failure_is_reported_and_a_reset_makes_new_environments(how, only_what_hangs_is_late):
     made, at = [], 12
     envs = from_gymnasium(lambda: Fails(how, made, at=at), num_envs=2, timeout=0.3)
     action, step = np.zeros(2, np.int64), envs.reset()
@@ -97,7 +97,7 @@ def test_a_failure_is_told_and_a_reset_makes_new_environments(how, only_what_han
     with pytest.raises(EnvError, match=f"environment 1 {HOW[how]}") as error:
         for _ in range(3):
             step = envs.step(action)
-    assert "at step 13 since it was made; mend" in str(error.value) and "--env.retries" in str(error.value)
+    assert "at step 13 since it was made; fix" in str(error.value) and "--env.retries" in str(error.value)
     for call in (envs.recv, lambda: envs.send(action)):
         with pytest.raises(RuntimeError, match=r"an environment failed; call reset\(\)"):
             call()
@@ -146,7 +146,7 @@ def test_a_hang_does_not_hold_up_closing(monkeypatch):
 def test_whichever_call_of_a_library_fails(call):
     seeds = []
 
-    class Broken(DummyDoor):
+    class Broken(DummyBackend):
         def __init__(self, seed):
             super().__init__(3, seed, size=None)
             if not seeds:
@@ -166,7 +166,7 @@ def test_whichever_call_of_a_library_fails(call):
 
 def test_threads_end_with_their_environments():
     before = set(threading.enumerate())
-    closed, dropped = (Stream(lambda seed: DummyDoor(1, seed, size=None)) for _ in range(2))
+    closed, dropped = (Stream(lambda seed: DummyBackend(1, seed, size=None)) for _ in range(2))
     threads = [thread for thread in threading.enumerate() if thread not in before]
     assert [thread.name for thread in threads] == ["environments"] * 2 and all(t.daemon for t in threads)
     closed.close()
@@ -247,11 +247,11 @@ def test_retries_end(tmp_path):
 
 
 def test_an_evaluation_plays_a_failed_round_anew(tmp_path):
-    made, told = [], []
+    made, reported = [], []
     config = small_config()
     envs = from_gymnasium(lambda: Fails("raise", made, bad=(1,), at=10), num_envs=2)
-    result = evaluate(ScriptedAgent(config), config, episodes=4, seed=0, envs=envs, failed=told.append)
-    assert result.scores == [7.0] * 4 and result.lengths == [7] * 4 and len(told) == 1 and len(made) == 4
+    result = evaluate(ScriptedAgent(config), config, episodes=4, seed=0, envs=envs, failed=reported.append)
+    assert result.scores == [7.0] * 4 and result.lengths == [7] * 4 and len(reported) == 1 and len(made) == 4
     made.clear()
     with pytest.raises(EnvError):
         evaluate(ScriptedAgent(config), config, episodes=4, seed=0,

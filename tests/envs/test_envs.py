@@ -1,4 +1,4 @@
-"""One conformance test for every door, the protocol's misuse table, and what is special about each door."""
+"""One conformance test for every backend, the protocol's misuse table, and what is special about each backend."""
 
 import itertools
 import os
@@ -14,14 +14,14 @@ import pytest
 import scripted_gym
 from hdfast.config import EnvConfig
 from hdfast.envs import Step, from_gymnasium, make_envs
-from hdfast.envs.dummy import DummyDoor
+from hdfast.envs.dummy import DummyBackend
 from hdfast.envs.gym import area_resize, area_weights
 from hdfast.envs.stream import Stream, env_seeds
 from hdfast.errors import ConfigError, RunError
 
 # Freeway: three actions and pictures that tell every no-op apart; cut after 12 steps.
 SHORT = dict(max_episode_frames=50, size=32, num_threads=2)
-DOORS = {
+BACKENDS = {
     "envpool": lambda n, seed, **kw: make_envs("freeway", EnvConfig(**SHORT, **kw), num_envs=n, seed=seed),
     "ale": lambda n, seed, **kw: make_envs("freeway", EnvConfig(backend="ale", **SHORT, **kw), num_envs=n, seed=seed),
     "catch": lambda n, seed, **kw: make_envs("catch", EnvConfig(size=16, **kw), num_envs=n, seed=seed),
@@ -38,9 +38,9 @@ N = 2
 FIELDS = ("obs", "reward", "is_first", "is_last", "is_terminal")
 
 
-@pytest.fixture(params=DOORS)
-def door(request):
-    return DOORS[request.param]
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return BACKENDS[request.param]
 
 
 def play(envs, steps: int, seed: int = 7) -> list[Step]:
@@ -53,8 +53,8 @@ def same(a: Step, b: Step) -> bool:
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in FIELDS)
 
 
-def test_records(door):
-    envs = door(N, 1)
+def test_records(backend):
+    envs = backend(N, 1)
     stream = play(envs, 80)
     kept = stream[0].obs.copy()
     assert stream[0].is_first.all() and not stream[0].is_last.any()
@@ -80,9 +80,9 @@ def vars_of(step: Step) -> list[np.ndarray]:
     return [getattr(step, name) for name in FIELDS]
 
 
-def test_same_seed_same_records(door):
+def test_same_seed_same_records(backend):
     """Also with send and recv apart, with other integer types, and with any action where an episode ended."""
-    stepped, split, other_seed = door(N, 5), door(N, 5), door(N, 6)
+    stepped, split, other_seed = backend(N, 5), backend(N, 5), backend(N, 6)
     actions = np.random.default_rng(0).integers(0, stepped.act_space.n, (40, N))
     last, others = stepped.reset(), [other_seed.reset()]
     records = [last]
@@ -97,8 +97,8 @@ def test_same_seed_same_records(door):
     assert not all(map(same, records, others))
 
 
-def test_reset_and_close(door):
-    envs, twin, action = door(N, 2), door(N, 2), np.zeros(N, np.int64)
+def test_reset_and_close(backend):
+    envs, twin, action = backend(N, 2), backend(N, 2), np.zeros(N, np.int64)
     envs.reset()
     twin.reset()
     envs.send(action)  # its records are dropped by the reset
@@ -115,9 +115,9 @@ def test_reset_and_close(door):
             call()
 
 
-def test_a_door_cannot_break_the_alignment():
+def test_a_backend_cannot_break_the_alignment():
     """Whatever reward a library reports with a first observation, the record's is 0; dtypes are the protocol's."""
-    class Careless(DummyDoor):
+    class Careless(DummyBackend):
         def recv(self):
             obs, _, terminated, truncated = super().recv()
             return obs, np.full(N, 7, np.int32), terminated, truncated
@@ -129,7 +129,7 @@ def test_a_door_cannot_break_the_alignment():
 
 @pytest.mark.parametrize("name", ["envpool", "ale", "dummy"])
 def test_order_of_calls(name):
-    envs = DOORS[name](N, 0)
+    envs = BACKENDS[name](N, 0)
     action = np.zeros(N, np.int64)
     for call in (envs.recv, lambda: envs.send(action), lambda: envs.step(action)):
         with pytest.raises(RuntimeError, match=r"call reset\(\) first"):
@@ -164,18 +164,18 @@ def test_order_of_calls(name):
     (None, TypeError, "got NoneType")])
 @pytest.mark.parametrize("name", ["envpool", "ale", "catch"])
 def test_wrong_actions(name, action, error, message):
-    envs = open_door(name)
+    envs = open_backend(name)
     with pytest.raises(error, match=message):
         envs.send(action)
-    assert envs.step(np.array([0, 1, 2], np.uint8)).obs.shape[0] == 3  # nothing went wrong behind the door
+    assert envs.step(np.array([0, 1, 2], np.uint8)).obs.shape[0] == 3  # nothing went wrong in the library
 
 
 OPEN: dict = {}
 
 
-def open_door(name):
+def open_backend(name):
     """Environments kept open between the rows of the table, in the middle of an episode."""
-    envs = OPEN.get(name) or OPEN.setdefault(name, DOORS[name](3, 0))
+    envs = OPEN.get(name) or OPEN.setdefault(name, BACKENDS[name](3, 0))
     envs.reset()
     return envs
 
@@ -202,10 +202,10 @@ def test_wrong_settings(task, settings, message):
         make_envs(task, EnvConfig(**settings))
 
 
-def test_whatever_the_constructor_of_an_environment_raises_is_told(monkeypatch):
-    monkeypatch.setattr(gymnasium, "make", lambda env_id: {}["licence"])
+def test_an_exception_of_an_environments_constructor_is_reported(monkeypatch):
+    monkeypatch.setattr(gymnasium, "make", lambda env_id: {}["license"])
     for name in ("gym_CartPole-v1", "gym_a:b:c"):
-        with pytest.raises(RunError, match=f"cannot make '{name[4:]}': KeyError: 'licence'; mend the environment"):
+        with pytest.raises(RunError, match=f"cannot make '{name[4:]}': KeyError: 'license'; fix the environment"):
             make_envs(name, EnvConfig())
 
 
@@ -262,18 +262,18 @@ if pid == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
 envs.recv()
 envs.step(action)
-print("parent goes on")
+print("parent continues")
 """
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", program, task], timeout=60, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(root)})
-    assert (done.returncode, done.stdout) == (0, "parent goes on\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "parent continues\n"), done.stderr
 
 
 @pytest.mark.parametrize("name", ["envpool", "ale"])
 def test_nearby_seeds_share_no_trajectory(name):
     three, four = (np.stack([envs.reset().obs, *(envs.step(np.zeros(N, int)).obs for _ in range(60))])
-                   for envs in (DOORS[name](N, 3), DOORS[name](N, 4)))
+                   for envs in (BACKENDS[name](N, 3), BACKENDS[name](N, 4)))
     assert not any(np.array_equal(three[:, i], four[:, j]) for i in range(N) for j in range(N))
     assert not any(np.array_equal(three[:, i], three[:, j]) for i in range(N) for j in range(i))
     seeds = [seed for base in range(20) for seed in env_seeds(base, 50)]
@@ -283,7 +283,7 @@ def test_nearby_seeds_share_no_trajectory(name):
 @pytest.mark.parametrize("name", ["envpool", "ale"])
 def test_time_limit_is_terminal_only_when_asked(name):
     for as_official in (True, False):
-        envs = DOORS[name](1, 0, terminal_on_limit=as_official)
+        envs = BACKENDS[name](1, 0, terminal_on_limit=as_official)
         stream = play(envs, 40)
         assert [t for t, step in enumerate(stream) if step.is_last[0]] == [12, 25, 38]  # 50 frames = 12 whole steps
         assert [t for t, step in enumerate(stream) if step.is_terminal[0]] == ([12, 25, 38] if as_official else [])

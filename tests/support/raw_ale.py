@@ -1,4 +1,4 @@
-"""The official Atari environment in a few lines of raw emulator calls: what the Atari doors are compared with."""
+"""The official Atari environment in a few lines of raw emulator calls: what the Atari backends are compared with."""
 
 import ale_py
 import cv2
@@ -41,9 +41,9 @@ class RawAtari:
         self.last = self.ale.getScreenRGB()
         return self._image(self.last, self.before), reward, self.ale.game_over()
 
-    def final_image(self, door: str, over: bool) -> np.ndarray:
-        """What a door shows of the last step if it ended the episode, by game over or by the time limit."""
-        if door == "ale":  # the last frame is missing: the previous image, with the third frame where all four ran
+    def final_image(self, backend: str, over: bool) -> np.ndarray:
+        """What a backend shows of the last step if it ended the episode, by game over or by the time limit."""
+        if backend == "ale":  # the last frame is missing: the previous image, with the third frame where all four ran
             return self._image(self.previous, self.before if self.frames == self.skip else self.previous)
         if over and self.frames <= self.skip - 2:  # EnvPool: the previous image
             return self._image(self.previous, self.previous)

@@ -70,8 +70,8 @@ def slow_down(part: str) -> None:
         slow = native if part == "native" else lambda *args: busy(lambda: time.sleep(1.5))() or real(*args)
         WorldModel.forward = after(real, 5, slow)
     elif part == "environment":
-        from hdfast.envs.dummy import DummyDoor
-        DummyDoor.recv = after(DummyDoor.recv, 80, busy(threading.Event().wait))
+        from hdfast.envs.dummy import DummyBackend
+        DummyBackend.recv = after(DummyBackend.recv, 80, busy(threading.Event().wait))
     elif part == "evaluation":
         from hdfast.agent import Agent
         act, calls = Agent.act, []
