@@ -1,4 +1,4 @@
-"""The commands of the README and of docs/ parse, their Python runs, and what they name is there."""
+"""The commands of the README and of docs/ parse, their Python runs, and the files and anchors they name exist."""
 
 import re
 import shlex
@@ -9,7 +9,8 @@ import pytest
 from hdfast import cli, ops
 
 ROOT = Path(__file__).parent.parent
-PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text()
+         for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/README.md")]}
 
 
 def blocks(language):
@@ -42,8 +43,25 @@ def test_files_that_they_name_exist():
     for page, text in PAGES.items():
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
             assert (ROOT / page).parent.joinpath(link).exists(), (page, link)
-    for name in re.findall(r"`([\w/]+\.py)`", PAGES["README.md"]):
-        assert (ROOT / "hdfast" / name).exists() or (ROOT / name).exists(), name
+    for page in ("README.md", "docs/how_it_works.md"):
+        for name in re.findall(r"`([\w/]+\.py)`", PAGES[page]):
+            assert (ROOT / "hdfast" / name).exists() or (ROOT / name).exists(), (page, name)
+
+
+def test_the_index_lists_every_page():
+    pages = {page.removeprefix("docs/") for page in PAGES if page.startswith("docs/")} - {"README.md"}
+    assert pages <= set(re.findall(r"\]\(([^)#:]+)", PAGES["docs/README.md"]))
+
+
+def test_the_walk_from_a_frame_to_a_gradient():
+    """At most eight files, each named once, and the things that it names in them exist."""
+    walk = PAGES["docs/how_it_works.md"].partition("## From a frame to a gradient")[2].partition("\n## ")[0]
+    files = re.findall(r"`([\w/]+\.py)`", walk)
+    assert 1 < len(files) <= 8 and len(set(files)) == len(files)
+    for part in re.split(r"\n\d\. ", walk)[1:]:
+        source = (ROOT / "hdfast" / re.search(r"`([\w/]+\.py)`", part)[1]).read_text()
+        for kind, function in re.findall(r"`([A-Z]\w+)\.(\w+)`", part):
+            assert f"class {kind}" in source and f"def {function}(" in source, (kind, function)
 
 
 def test_anchors_that_they_name_exist():

@@ -2,8 +2,8 @@
 
     python bench/learning/figures.py [--results bench/results] [--out docs]
 
-Equal data give equal bytes in one environment: no dates, no versions, a fixed random state. The study's pictures are
-drawn by figures(results, out) of study_figures.py where it lies beside this file.
+Equal data give equal bytes in one environment: no dates, no versions, a fixed random state. diagrams.py draws the
+pictures of docs/how_it_works.md, study_figures.py those of the study.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import diagrams
 import numpy as np
 from learning_records import Result, interval, methods, of, official, read, tasks
 from results_table import put
@@ -36,11 +37,12 @@ GRAY = "#b4bac4"
 def make(results: Path, docs: Path) -> list[Path]:
     """Write every picture below `docs`/figures and the tables in `docs`/results.md; returns the files.
 
-    Raises RunError where the data are not whole or the disk refuses.
+    Raises RunError if the data are not whole or the disk refuses.
     """
     found, updates = read(results / "learning"), update_rows(results)
     picture, page = docs / "figures" / "learning.png", docs / "results.md"
     replace(picture, learning(found, updates))
+    diagrams.figures(picture.parent)
     replace(page, put(page.read_text(), found).encode())
     if Path(__file__).with_name("study_figures.py").is_file() and (results / "study").is_dir():
         importlib.import_module("study_figures").figures(results / "study", docs / "figures")
@@ -57,7 +59,7 @@ def update_rows(results: Path) -> list[dict[str, str]]:
 
 
 def learning(results: Sequence[Result], updates: Sequence[dict[str, str]]) -> bytes:
-    """The picture of the README as PNG: learning curves on the left, time on the right, whatever of these there is."""
+    """The picture of the README as PNG: learning curves on the left, time on the right, as far as there are data."""
     import io
 
     import matplotlib
@@ -68,7 +70,7 @@ def learning(results: Sequence[Result], updates: Sequence[dict[str, str]]) -> by
     bars = [*update_bars(updates), *run_bars(results)]
     out = io.BytesIO()
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever a user's matplotlibrc says
+        matplotlib.rcdefaults()  # a user's matplotlibrc must change nothing
         matplotlib.rcParams.update(STYLE)
         figure = Figure(figsize=(WIDTH, 4.5 if games else 2.5), layout="constrained")
         if not games:
@@ -144,7 +146,7 @@ def _curves(axes: Any, results: Sequence[Result], task: str, colors: dict[str, s
 
 
 def _levels(axes: Any, results: Sequence[Result], task: str, seen: list[float]) -> None:
-    """Random play as measured, or as published where it was not, and human play: a line, or words where far above."""
+    """Random play as measured, or as published if it was not, and human play: a line, or words if far above."""
     reference, measured = scores.reference(task) or {}, random_play([result.run for result in results], task)
     random = float(measured.mean()) if len(measured) else reference.get("random")
     if random is not None:
@@ -255,7 +257,7 @@ def _legend(figure: Any, results: Sequence[Result], games: Sequence[str], colors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make everything anew and name the files."""
+    """Make everything and print the names of the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")

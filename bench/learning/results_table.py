@@ -8,7 +8,7 @@ from learning_records import Result, interval, methods, of, official, tasks
 from hdfast import scores
 from hdfast.report.summary import NAMES, random_play, title
 
-BEGIN = "<!-- made by bench/learning/figures.py: what stands between here and the end is written anew -->"
+BEGIN = "<!-- made by bench/learning/figures.py: everything from here to the end is generated -->"
 END = "<!-- end -->"
 NOTHING = "No learning run has been committed yet."
 

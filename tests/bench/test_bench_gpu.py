@@ -132,7 +132,7 @@ def test_the_stages_predictions_are_those_of_the_update(tiny):
     for name, stage in found.items():  # what a kept graph does to a capture stands in test_capture_safety.py
         stage.run()
         assert graphs_alive() == [], name
-    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    page = (ROOT / "docs" / "notes" / "gpu.md").read_text()
     for name, stage in found.items():
         assert not stage.predicted or f"| {name} | {stage.predicted['bf16']:,} | {stage.predicted['tf32']:,} |" in page
 
