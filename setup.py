@@ -1,4 +1,4 @@
-"""Builds the two native files of the package with CMake and Ninja; everything else stands in pyproject.toml.
+"""Builds the two native files of the package with CMake and Ninja; everything else is in pyproject.toml.
 
 hdfast/_ops.abi3.so   the ops, on the stable ABI of libtorch: one file for every torch >= 2.11 and every Python
 hdfast/_host.*.so     host-side code without torch, a pybind11 module

@@ -11,7 +11,7 @@ from hdfast.protocol import Schedule, frames_per_step
 
 
 def banner(config: Config, agent: Agent, *, replay: torch.device, num_envs: int, logdir: Path) -> str:
-    """Task, size of the agent, where and with what everything runs, and how long the run is."""
+    """Task, size of the agent, devices and libraries, and length of the run."""
     steps, ranks = config.run.steps, distributed.dist_size()
     return (f"hdfast: {config.task}, seed {config.seed}, harmony {config.harmony.mode}, "
             f"{sum(agent.num_params().values()):,} parameters\n  {agent.device} with {ops.backend()} operations in "

@@ -1,9 +1,9 @@
 """The `hdfast` command: its verbs, exit codes and messages. Nothing heavy is imported before a verb needs it.
 
 Exit codes: 0 ok, 1 a run that failed (RunError), 2 a command or setting that cannot be used (ConfigError), 130
-interrupted, 141 the reader of our output went away, 129 after SIGHUP, 143 after SIGTERM. Expected errors are one
-paragraph on stderr, and so are a machine without memory or disk space and a package that cannot be imported;
-HDFAST_DEBUG=1 shows their traceback too. Any other exception is a bug and keeps its traceback.
+interrupted, 141 nobody reads our output any more, 129 after SIGHUP, 143 after SIGTERM. An expected error is one
+paragraph on stderr, also for a machine without memory or disk space and a package that cannot be imported;
+HDFAST_DEBUG=1 shows the traceback too. Any other exception is a bug and keeps its traceback.
 """
 
 import io
@@ -24,7 +24,7 @@ from hdfast.presets import FIXED, PRESETS
 INTERRUPTED, NO_READER = 130, 141
 
 OVERVIEW = """\
-hdfast: HarmonyDream (DreamerV3 with harmonised losses) on Atari 100K
+hdfast: HarmonyDream (DreamerV3 with harmonized losses) on Atari 100K
 
   hdfast doctor                                 check this machine and installation
   hdfast train --configs catch                  learn a small game within minutes, on a CPU
@@ -53,13 +53,13 @@ class EvalFlags:
     backend: str = opt("auto", "implementation of the ops", choices=("auto", "reference", "native"))
     deterministic: bool = opt(False, "equal bits from equal evaluations on CUDA, at some cost in time")
     video: str = opt("", "write the first episode to this .gif or .mp4 file; --video alone: RUN/eval.gif", bare="eval")
-    random: bool = opt(False, "play random actions in the run's environments instead of the agent's")
+    random: bool = opt(False, "play random actions in the run's environments, not the agent's")
     checkpoint: str = opt("latest", "the newest checkpoint, or that of the best evaluation", choices=("latest", "best"))
 
 
 @dataclass(frozen=True)
 class ReproduceFlags:
-    logdir: str = opt("", "directory of the new run; default: that of the old one with -again behind it")
+    logdir: str = opt("", "directory of the new run; default: the old one with -again appended")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class SweepFlags:
     jobs_per_gpu: int = opt(1, "runs that share one GPU", low=1, high=100)
     cpus_per_job: int = opt(1, "CPU cores of a run", low=1, high=1024)
     cpus: int = opt(0, "CPU cores of this machine that the sweep may use; 0: all", low=0, high=4096)
-    retries: int = opt(3, "new starts of a run that was killed from outside", low=0, high=1000)
+    retries: int = opt(3, "restarts of a run that was killed from outside", low=0, high=1000)
     ray_address: str = opt("", "address of a Ray cluster (--ray.address HOST:PORT, or auto); empty: this machine")
 
 
@@ -82,9 +82,9 @@ class WatchFlags:
 class ReportFlags:
     out: str = opt("", "folder to write; default: report/ in the folder given, or here for several")
     scores: tuple = opt((), "score files of other methods, .json or .json.gz with task, method, seed, xs, ys")
-    export: str = opt("", "write the curves of the runs as such a score file, gzipped where the name ends in .gz")
+    export: str = opt("", "write the curves of the runs as such a score file, gzipped if the name ends in .gz")
     published: bool = opt(False, "print the published scores alone; with --out, write their page too")
-    unfinished: bool = opt(False, "count runs that have not ended with the scores they have")
+    unfinished: bool = opt(False, "count runs that have not ended, too, with their scores so far")
     bootstrap: int = opt(10_000, "samples of the intervals", low=100, high=100_000)
     watch: float = opt(0.0, "make the report again every so many seconds until interrupted; 0: once", low=0.0)
 
@@ -106,9 +106,9 @@ class BenchFlags:
     threads: int = opt(2, "torch CPU threads of every measured process", low=1, high=1024)
     peers: bool = opt(False, "measure the other Dreamers that bench/peers/install.py installed")
     only: str = opt("all", "the part to measure", choices=("all", "update", "loops", "ops"))
-    backends: tuple = opt((), "of reference, compile, native; default: what is here, compile for the ops only")
-    precision: tuple = opt(("fp32",), "of fp32, bf16: our products' operands; ops and peers are always fp32")
-    rounds: int = opt(8, "turns of every row", low=1, high=1000)
+    backends: tuple = opt((), "some of reference, compile, native; default: those installed, compile only for ops")
+    precision: tuple = opt(("fp32",), "fp32, bf16 or both, for our matmuls; ops and peers are always fp32")
+    rounds: int = opt(8, "times that every row is measured", low=1, high=1000)
     json: str = opt("", "write one JSON line a row to this file; - is standard output")
 
 
@@ -126,7 +126,7 @@ class Verb:
 
 def train(parsed: Parsed[TrainFlags]) -> int:
     """Start or continue the run in the logdir."""
-    # Threads that spin would starve the environments' threads.
+    # Spinning threads would starve the environments' threads.
     os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY") or "passive"
     config = parsed.config()
     written, logdir = config.logdir, config.run_dir()
@@ -140,8 +140,8 @@ def train(parsed: Parsed[TrainFlags]) -> int:
             trainer.train(config)
     except KeyboardInterrupt:
         same = "the same command" + (f" with --logdir {logdir}" if "{timestamp}" in written else "")
-        goes_on = "" if parsed.own.dry_run else f"; {same} continues the run from its last checkpoint"
-        print(f"\nhdfast: interrupted{goes_on}", file=sys.stderr)
+        continues = "" if parsed.own.dry_run else f"; {same} continues the run from its last checkpoint"
+        print(f"\nhdfast: interrupted{continues}", file=sys.stderr)
         return INTERRUPTED
     return 0
 
@@ -175,7 +175,7 @@ def evaluate(parsed: Parsed[EvalFlags]) -> int:
 
 
 def reproduce(parsed: Parsed[ReproduceFlags]) -> int:
-    """Start a run again in another directory, with the same settings, and compare both when it is done."""
+    """Run the same settings again in another directory, and compare both runs at the end."""
     if not parsed.arguments:
         raise ConfigError("reproduce needs a run directory, as in `hdfast reproduce runs/atari_pong/0`")
     run = expanded(parsed.arguments[0]).absolute()
@@ -333,7 +333,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code; `argv` without the program's name, None reads the process's own."""
     _open_streams()
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold bytes that are not text
     try:
         code = _dispatch(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
@@ -364,13 +364,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _close_output() -> None:
-    """Let what is left of standard output go nowhere: Python flushes once more at exit."""
+    """Discard the rest of standard output: Python flushes once more at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _open_streams() -> None:
-    """Put the null device where standard input, output or error is closed: the next file opened would become it, and
-    hold what any library prints."""
+    """Open the null device for a closed standard input, output or error: the next opened file would take its number,
+    and libraries would print into it."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -385,7 +385,7 @@ def _one_paragraph(text: str) -> str:
 
 
 def _reader_went_away() -> bool:
-    """Whether nobody reads our standard output any more: only then is a broken pipe no fault of ours."""
+    """Whether nobody reads our standard output any more: only then a broken pipe is not our fault."""
     poll = select.poll()
     try:
         poll.register(sys.stdout.fileno(), 0)

@@ -131,7 +131,7 @@ class RunConfig:
     eval_every: int = opt(5000, "steps between evaluations; 0 evaluates only at the end", low=0, high=10**12)
     eval_episodes: int = opt(100, "episodes per evaluation", low=1, high=10**12)
     eval_envs: int = opt(100, "parallel evaluation environments, one episode each at a time", low=1, high=4096)
-    eval_random: bool = opt(False, "play the episodes of one evaluation with random actions, too, before training")
+    eval_random: bool = opt(False, "before training, play the episodes of one evaluation with random actions, too")
     log_every: int = opt(500, "steps between log rows", low=1, high=10**12)
     save_every: int = opt(2500, "steps between checkpoints", low=1, high=10**12)
     video_every: int = opt(5000, "steps between open-loop prediction strips; 0: none", low=0, high=10**12)
@@ -320,7 +320,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _in_type(kind: Any, value: Any) -> Any:
-    """`value` as `kind`, or None where that would change it."""
+    """`value` as `kind`, or None if that would change it."""
     if kind is bool:
         return value if isinstance(value, bool) else None
     if kind is str:
@@ -374,7 +374,7 @@ _SPECIAL = {"task": canonical_task, "device": _device, "logdir": _logdir}
 
 
 def check_together(config: Config) -> None:
-    """Raise ConfigError for values that are fine alone and wrong together."""
+    """Raise ConfigError for values that are valid alone and wrong together."""
     env, run, behavior, loss = config.env, config.run, config.behavior, config.loss
     span = run.batch_length * env.num_envs
     rules = (

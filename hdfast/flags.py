@@ -1,7 +1,7 @@
 """Command line -> settings, presets and a verb's own flags. Standard library only.
 
 A verb's own flags are the fields of a dataclass written with `config.opt`, so that one description serves parsing,
-checks and help for them and for the settings alike. Hyphens and underscores are interchangeable everywhere.
+checks and help, for them and for the settings. Hyphens and underscores are interchangeable everywhere.
 """
 
 import dataclasses
@@ -41,16 +41,16 @@ class Parsed(Generic[T]):
     help: bool
 
     def config(self) -> Config:
-        """The stacked presets with the settings on top; ConfigError where they cannot be used."""
+        """The stacked presets with the settings on top; ConfigError if they cannot be used."""
         return Config.preset(*self.presets, **self.settings)
 
 
 def parse(args: list[str], own: type[T], *, with_settings: bool, arguments: int = 0) -> Parsed[T]:
     """Read a verb's command line.
 
-    `own` is the dataclass of the verb's own flags, `arguments` how many words may stand without a flag. Of a repeated
-    flag the last counts. Raises ConfigError for an unknown flag, a missing value, a value of the wrong type or out of
-    bounds, or a word too many.
+    `own` is the dataclass of the verb's own flags, `arguments` how many words may come without a flag. The last one
+    of a repeated flag counts. Raises ConfigError for an unknown flag, a missing value, a value of the wrong type or
+    out of bounds, or a word too many.
     """
     own_fields = {f.name: f for f in dataclasses.fields(own)}
     known = dict(own_fields)
@@ -79,7 +79,7 @@ def parse(args: list[str], own: type[T], *, with_settings: bool, arguments: int 
 
 
 def _flag(token: str, known: Mapping[str, dataclasses.Field]) -> tuple[str, str | None, Any]:
-    """(name, text behind `=`, value where the flag itself says it) of a token such as --run.steps=5 or --no-x."""
+    """(name, text behind `=`, value if the flag itself gives it) of a token such as --run.steps=5 or --no-x."""
     head, equals, text = token.partition("=")
     name = head.removeprefix("--").replace("-", "_")
     if not head.startswith("--") or name in ("", "_"):
@@ -122,7 +122,7 @@ def _value(name: str, rule: dataclasses.Field, text: str | None, rest: deque[str
 
 
 def _default(rule: dataclasses.Field) -> str:
-    """The default of a flag as one would type it; empty where there is none."""
+    """The default of a flag as one would type it; empty if there is none."""
     return " ".join(rule.default) if rule.type is tuple else str(rule.default)
 
 
@@ -132,7 +132,7 @@ def _is_value(token: str) -> bool:
 
 
 def _converted(kind: type, text: Any) -> Any:
-    """Text as bool, int or float where it is one; otherwise as it is, for `checked` to refuse."""
+    """Text as bool, int or float if it is one; otherwise unchanged, for `checked` to refuse."""
     if not isinstance(text, str) or kind is str:
         return text
     if kind is bool:
@@ -151,7 +151,7 @@ def _harmony_mode(text: str) -> str:
 
 
 def help_text(own: type, *, with_settings: bool, width: int) -> str:
-    """The flags of a verb, one an entry with its default, settings by group; whole lines, none where it has no flag."""
+    """The flags of a verb with help and defaults, settings by group; whole lines, none for a verb without flags."""
     lines = []
     named = [("flags", own)] + ([("presets and the method switch", SharedFlags)] if with_settings else [])
     for title, kind in named:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from hdfast.errors import ConfigError
 
-MOST_FOLDERS = 20_000  # that are searched for runs; the largest sweep has 10,000 runs, and none is looked into
+MOST_FOLDERS = 20_000  # that are searched for runs; the largest sweep has 10,000 runs, and no run is searched
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a path is a folder that can be looked at; no name, however long or strange, is an error."""
+    """Whether a path is a folder that can be opened; no name is an error, however long or strange."""
     try:
         return path.is_dir()
     except OSError:
@@ -19,7 +19,7 @@ def is_folder(path: Path) -> bool:
 
 def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Each folder at or below `root` with the names of folders and files in it, as os.walk; ConfigError beyond
-    MOST_FOLDERS, or a search that begins too high up would read a whole disk without a word."""
+    MOST_FOLDERS, because a search that begins too high would read a whole disk silently."""
     for number, (where, below, files) in enumerate(os.walk(root)):
         if number == MOST_FOLDERS:
             raise ConfigError(f"looked for runs in {MOST_FOLDERS:,} folders below {root} and there are more; name a "

@@ -1,4 +1,4 @@
-"""The preset blocks that `--configs` stacks, and the constants of the method that are no settings. No imports."""
+"""The preset blocks that `--configs` stacks, and the constants of the method, which are not settings. No imports."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,12 +21,12 @@ def _sizes(deter: int, units: int, cnn_depth: int, mlp_layers: int) -> dict[str,
 
 
 def _fixed(values: dict[str, Any]) -> dict[str, Any]:
-    """An ablation with fixed loss scales: those of DreamerV3 but for `values`."""
+    """An ablation with fixed loss scales: those of DreamerV3 except for `values`."""
     return {"harmony.mode": "off", "loss.image_scale": 1.0, "loss.reward_scale": 1.0, "loss.reward_grad": True} | values
 
 
 PRESETS: dict[str, Preset] = {
-    OFFICIAL: Preset("the official Atari 100K protocol and hyper-parameters: the default of every setting"),
+    OFFICIAL: Preset("the official Atari 100K protocol and hyperparameters: the default of every setting"),
     "small": Preset("network sizes of Atari 100K, 18M parameters", _sizes(512, 512, 32, 2)),
     "medium": Preset("larger networks: deter 1024, 3 hidden layers", _sizes(1024, 640, 48, 3)),
     "large": Preset("larger networks: deter 2048, 4 hidden layers", _sizes(2048, 768, 64, 4)),
@@ -39,7 +39,7 @@ PRESETS: dict[str, Preset] = {
                                _fixed({"loss.reward_grad": False})),
     "reward_only": Preset("DreamerV3 without reconstruction: model states learn from rewards",
                           _fixed({"loss.image_scale": 0.0})),
-    "bf16": Preset("products and convolutions in bfloat16, everything else in float32", {"precision": "bf16"}),
+    "bf16": Preset("matmuls and convolutions in bfloat16, everything else in float32", {"precision": "bf16"}),
     "debug": Preset("a tiny network and a few hundred steps: any task in seconds, to see that everything runs", {
         "env.size": 16, "env.max_episode_frames": 400,
         "replay.capacity": 10_000,
@@ -71,7 +71,7 @@ PRESETS: dict[str, Preset] = {
         "run.eval_every": 10_000, "run.eval_episodes": 20, "run.eval_envs": 20,
         "run.log_every": 500, "run.save_every": 2000, "run.video_every": 5000,
     }),
-    "demo": Preset("with cpu: its first minutes, beside random play", {
+    "demo": Preset("with cpu: its first minutes, compared with random play", {
         "run.steps": 9000, "run.eval_every": 4500, "run.eval_random": True,
         "run.log_every": 200, "run.save_every": 1000, "run.video_every": 1000,
     }),
@@ -79,17 +79,17 @@ PRESETS: dict[str, Preset] = {
 
 FIXED: dict[str, tuple[Any, str]] = {
     "action_draw": ("sample", "actions are drawn from the policy, never its best one, in evaluation too"),
-    "activation": ("silu", "after every normalised layer"),
+    "activation": ("silu", "after every normalized layer"),
     "bins_high": (20.0, "last two-hot bin, in symlog units"),
     "bins_low": (-20.0, "first two-hot bin, in symlog units"),
-    "cont_threshold": (0.5, "an imagined episode goes on where the continue probability is above this"),
-    "gru_update_bias": (-1.0, "added to the GRU's update gate after normalisation"),
+    "cont_threshold": (0.5, "an imagined episode continues if its continue probability is above this"),
+    "gru_update_bias": (-1.0, "added to the GRU's update gate after normalization"),
     "harmony_init": (0.0, "start value of the harmony scalars"),
     "image_offset": (0.5, "pixels / 255 minus this enter the encoder; the decoder's output gets it added"),
-    "init_normal_sigma": (2.0, "truncation of the normal initialiser, in standard deviations"),
+    "init_normal_sigma": (2.0, "truncation of the normal initializer, in standard deviations"),
     "init_output_scale": (0.0, "scale of the output layers of the reward head and the critic"),
-    "init_uniform_scale": (1.0, "scale of the uniform initialiser of the other output layers"),
-    "initial_state": ("learned", "deterministic state where an episode begins: tanh of a parameter, zero at first"),
+    "init_uniform_scale": (1.0, "scale of the uniform initializer of the other output layers"),
+    "initial_state": ("learned", "deterministic state at an episode's start: tanh of a parameter, zero at first"),
     "kernel": (4, "side of every convolution kernel, stride 2, one pixel of zero padding"),
     "metrics_every": (10, "the official code logs every 10th update; hdfast averages all of them"),
     "norm_eps": (1e-3, "added to the variance in every LayerNorm"),

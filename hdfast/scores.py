@@ -27,7 +27,7 @@ def tasks() -> tuple[str, ...]:
 
 
 def reference(task: str) -> dict[str, Any] | None:
-    """Reference scores of a canonical task name, or None where there are none.
+    """Reference scores of a canonical task name, or None if there are none.
 
     Keys: random, human (mean episode score); and per method in METHODS: final_mean (over seeds, after 400K frames),
     final_per_seed, curve_mean (evaluation score averaged over seeds, one value per entry of `curve_frames()`).

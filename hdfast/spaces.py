@@ -35,8 +35,8 @@ def spaces(manifest: dict[str, Any]) -> tuple[ObsSpace, ActSpace]:
         if (not all(type(n) is int and n > 0 for n in (*shape, actions)) or max(math.prod(shape), actions) > SIZE_LIMIT
                 or len(shape) != {"uint8": 3, "float32": 1}.get(dtype)):
             raise RunError(f"the checkpoint's manifest has impossible spaces, obs_shape {shape!r:.60} {dtype!r:.20}, "
-                           f"actions {actions!r:.20}; take another checkpoint or start anew with another --logdir")
+                           f"actions {actions!r:.20}; take another checkpoint or start a new run with another --logdir")
         return ObsSpace(shape, dtype), ActSpace(actions)
     except (KeyError, TypeError) as error:
-        raise RunError(f"the checkpoint's manifest lacks {error}: another program wrote it; start anew with another "
-                       "--logdir") from error
+        raise RunError(f"the checkpoint's manifest lacks {error}: another program wrote it; start a new run with "
+                       "another --logdir") from error

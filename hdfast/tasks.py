@@ -91,9 +91,9 @@ def board_shape(task: str) -> tuple[int, int]:
 
 
 def check_background(task: str, background: str) -> None:
-    """Raise ConfigError where a canonical task knows no env.background but none."""
+    """Raise ConfigError for an env.background on a canonical task other than Catch."""
     if background != "none" and not task.startswith("catch_"):
-        raise ConfigError(f"env.background {background} is known to catch_<H>x<W> alone, got task {task}; take --task "
+        raise ConfigError(f"env.background {background} exists only for catch_<H>x<W>, got task {task}; take --task "
                           "catch_5x5 or --env.background none")
 
 

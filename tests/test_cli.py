@@ -29,7 +29,7 @@ def resolved(line: str) -> Config:
 
 
 def replace_module(monkeypatch, name: str, **content) -> None:
-    """Put a stand-in where a verb imports its module from."""
+    """Replace the module that a verb imports."""
     module, (package, _, last) = SimpleNamespace(**content), f"hdfast.{name}".rpartition(".")
     monkeypatch.setitem(sys.modules, f"hdfast.{name}", module)
     monkeypatch.setattr(importlib.import_module(package), last, module, raising=False)

@@ -41,17 +41,17 @@ def name_table(learner: Learner) -> dict[str, tuple[Tensor, Layout]]:
                       for name, _ in stage.named_parameters()}
     if wm.harmonizer.mode != "off":
         model |= {f"harmonizer.{name}": f"har_s{i}/harmony_s" for i, name in enumerate(("reward", "image", "kl"), 1)}
-    behaviour = mlp_names("actor", "ac/actor", ac.actor) | mlp_names("critic", "critic/net", ac.critic)
-    behaviour |= mlp_names("slow", "critic/slow", ac.slow)
+    behavior = mlp_names("actor", "ac/actor", ac.actor) | mlp_names("critic", "critic/net", ac.critic)
+    behavior |= mlp_names("slow", "critic/slow", ac.slow)
 
     def layout(name: str) -> Layout:
         conv = ".stages." in name and name.endswith("kernel")
         return (CONV if name.startswith("encoder") else DECONV) if conv else SAME
 
-    params, behaviours = dict(wm.named_parameters()), dict(ac.named_parameters())
+    params, behaviors = dict(wm.named_parameters()), dict(ac.named_parameters())
     table = {f"agent/wm/{theirs}": (params.pop(ours), layout(ours)) for ours, theirs in model.items()}
-    table |= {f"agent/task_behavior/{theirs}": (behaviours.pop(ours), SAME) for ours, theirs in behaviour.items()}
-    assert not params and not behaviours, f"without an official name: {[*params, *behaviours]}"
+    table |= {f"agent/task_behavior/{theirs}": (behaviors.pop(ours), SAME) for ours, theirs in behavior.items()}
+    assert not params and not behaviors, f"without an official name: {[*params, *behaviors]}"
     return table
 
 

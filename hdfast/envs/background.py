@@ -18,7 +18,7 @@ _STREAM = 1  # beside an environment's own seed: its texture is no function of i
 
 
 class BackgroundBackend:
-    """The images (N, size, size, 1) of `backend`, lit where not 0, before textures -> (N, size, size, 3) uint8.
+    """The images (N, size, size, 1) of `backend`, lit if not 0, in front of textures -> (N, size, size, 3) uint8.
 
     kind 'noise': a fresh texture every record. 'moving': one texture an episode, which drifts by a whole number of
     pixels a record and comes back in at the other side; the first record's place, direction and speed are new per

@@ -26,7 +26,7 @@ class Step:
     """One record per environment; `reward` is what led into `obs`, an action belongs to the record it was chosen on.
 
     obs (N, *shape), reward (N,) float32, is_first, is_last, is_terminal (N,) bool. The first record of an episode has
-    is_first and reward 0. After is_last the next record is a first one, whatever action was sent.
+    is_first and reward 0. After is_last the next record is a first one, after any action.
     """
 
     obs: np.ndarray
@@ -37,7 +37,7 @@ class Step:
 
     @property
     def image(self) -> np.ndarray:
-        """The images (N, h, w, c) uint8; TypeError where observations are vectors."""
+        """The images (N, h, w, c) uint8; TypeError if observations are vectors."""
         if self.obs.dtype != np.uint8:
             raise TypeError(f"expected image observations, got {self.obs.dtype} vectors of shape {self.obs.shape}; "
                             "read .obs instead")
@@ -58,7 +58,7 @@ class VectorEnv(Protocol):
         """Give every environment its action, (N,) integers in 0..n-1, and return while they step."""
 
     def recv(self) -> Step:
-        """Wait for the records that answer the last `send`; EnvError where an environment failed."""
+        """Wait for the records that answer the last `send`; EnvError if an environment failed."""
 
     def step(self, action: np.ndarray) -> Step:
         """`send`, then `recv`."""
@@ -150,7 +150,7 @@ class Stream:
         return Step(obs, np.zeros(self.num_envs, np.float32), np.ones(self.num_envs, bool), no.copy(), no.copy())
 
     def send(self, action: np.ndarray) -> None:
-        """Start a step: (N,) integers in 0..n-1, of any value where the last record was is_last.
+        """Start a step: (N,) integers in 0..n-1, of any value if the last record was is_last.
 
         Raises TypeError, ValueError (dtype, shape, value) or RuntimeError (not the time for it).
         """
@@ -240,7 +240,7 @@ class Stream:
         return RuntimeError(f"{call}() needs {need}, but {found}; {remedy}")
 
     def _checked(self, action: np.ndarray) -> np.ndarray:
-        """The action as (N,) int64, 0 where it will be ignored."""
+        """The action as (N,) int64, 0 if it will be ignored."""
         want = f"action must be an integer numpy array of shape ({self.num_envs},)"
         if not isinstance(action, np.ndarray):
             raise TypeError(f"{want}, got {type(action).__name__}; pass np.array(action)")
