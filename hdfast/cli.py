@@ -83,7 +83,7 @@ class ReportFlags:
     out: str = opt("", "folder to write; default: report/ in the folder given, or here for several")
     scores: tuple = opt((), "score files of other methods, .json or .json.gz with task, method, seed, xs, ys")
     export: str = opt("", "write the curves of the runs as such a score file, gzipped if the name ends in .gz")
-    published: bool = opt(False, "print the published scores alone; with --out, write their page too")
+    published: bool = opt(False, "print only the published scores; with --out, write their page too")
     unfinished: bool = opt(False, "count runs that have not ended, too, with their scores so far")
     bootstrap: int = opt(10_000, "samples of the intervals", low=100, high=100_000)
     watch: float = opt(0.0, "make the report again every so many seconds until interrupted; 0: once", low=0.0)

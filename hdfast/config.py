@@ -33,6 +33,8 @@ def opt(default: Any, help: str, *, low: float | None = None, high: float | None
 
 @dataclass(frozen=True)
 class EnvConfig:
+    """Environments: which library plays, how many, and the protocol of an episode."""
+
     backend: str = opt("envpool", "what plays Atari: envpool (C++ threads) or ale (ale-py's vector environment)",
                        choices=("envpool", "ale"))
     num_envs: int = opt(1, "parallel training environments", low=1, high=4096)
@@ -56,6 +58,8 @@ class EnvConfig:
 
 @dataclass(frozen=True)
 class ReplayConfig:
+    """The replay: how many steps are kept, and where."""
+
     capacity: int = opt(1_000_000, "environment steps kept; the oldest go first", low=64, high=10**12)
     device: str = opt("auto", "where the steps are kept: cuda is the learner's GPU, cpu host memory, auto the GPU if "
                       "they take at most half of its free memory", choices=("auto", "cpu", "cuda"))
@@ -63,6 +67,8 @@ class ReplayConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
+    """Sizes of the networks."""
+
     deter: int = opt(512, "size of the deterministic GRU state", low=1, high=65536)
     units: int = opt(512, "width of every hidden layer", low=1, high=65536)
     stoch: int = opt(32, "number of categorical latents", low=1, high=1024)
@@ -75,6 +81,8 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class HarmonyConfig:
+    """Learned weights of the world model's losses."""
+
     mode: str = opt("rectified", "rectified: the method; plain: the paper's Eq. 4; off: fixed DreamerV3 scales",
                     choices=("rectified", "plain", "off"))
     speed: float = opt(1.0, "how many times as fast as the model's other parameters the harmony scalars learn",
@@ -83,6 +91,8 @@ class HarmonyConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
+    """Fixed weights of the world model's losses."""
+
     free_nats: float = opt(1.0, "KL below this many nats per step is not trained", low=0.0)
     dyn_scale: float = opt(0.5, "weight of the dynamics KL (with harmony: relative to rep_scale)", low=0.0)
     rep_scale: float = opt(0.1, "weight of the representation KL", low=0.0)
@@ -94,6 +104,8 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class BehaviorConfig:
+    """Imagination, actor and critic."""
+
     horizon: int = opt(15, "imagined steps", low=1, high=1000)
     discount_horizon: float = opt(333.0, "gamma = 1 - 1 / discount_horizon", low=1.0)
     lam: float = opt(0.95, "lambda of the lambda returns", low=0.0, high=1.0)
@@ -108,6 +120,8 @@ class BehaviorConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
+    """Adam for the world model, the actor and the critic."""
+
     model_lr: float = opt(1e-4, "learning rate of the world model and the harmony scalars", low=0.0)
     model_eps: float = opt(1e-8, "Adam epsilon of the world model", low=0.0)
     model_clip: float = opt(1000.0, "global gradient norm of the world model", low=0.0)
@@ -123,6 +137,8 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
+    """How long a run is, its batches, and how often it evaluates, reports and saves."""
+
     steps: int = opt(101_000, "environment steps in all, prefill and resets included", low=1, high=10**12)
     prefill: int = opt(1100, "random-action steps before the first update", low=1, high=10**12)
     batch_size: int = opt(16, "sequences per batch", low=1, high=65536)
@@ -144,6 +160,8 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Config:
+    """Every setting of a run. Build it with `preset`, or from dotted names with `from_flat`."""
+
     task: str = opt("atari_pong", "atari_GAME (also Pong-v5, ALE/Pong-v5, pong), gym_ID, catch_HxW, dummy")
     seed: int = opt(0, "seed of parameters, sampling, replay and environments", low=0, high=2**31 - 1)
     logdir: str = opt("runs/{task}/{seed}", "run directory; {task}, {seed} and {timestamp} expand")

@@ -160,7 +160,7 @@ def test_evaluation_is_fixed_by_its_seed_and_makes_a_video(tmp_path):
     config = small_config("dummy", **{"run.eval_envs": 3})
     envs = make_envs("dummy", config.env)
     agent = Agent(envs.obs_space, envs.act_space, config)
-    first, again, other = (evaluate(agent, config, episodes=4, seed=s, video=tmp_path / f"{i}.gif")
+    first, again, other = (evaluate(agent, episodes=4, seed=s, video=tmp_path / f"{i}.gif")
                            for i, s in enumerate((1, 1, 2)))
     assert first.scores == again.scores != other.scores
     assert (tmp_path / "0.gif").read_bytes() == (tmp_path / "1.gif").read_bytes()
@@ -363,6 +363,8 @@ def test_random_play_is_measured_once_and_told_at_the_end(tmp_path, capsys):
 def test_random_agent_draws_every_action():
     agent = RandomAgent(OBS, ActSpace(3))
     envs = ScriptedEnvs([400])
+    with pytest.raises(TypeError, match="a RandomAgent has no configuration of its own"):
+        evaluate(agent, episodes=1, envs=envs)
     result = evaluate(agent, small_config(), episodes=1, seed=0, envs=envs)
     assert result.lengths == [400] and np.bincount(np.concatenate(envs.actions), minlength=3).min() > 90
 

@@ -1,5 +1,6 @@
 """What a user's editor and type checker see of the public API: mypy on small programs, and annotations everywhere."""
 
+import dataclasses
 import inspect
 import os
 import re
@@ -92,6 +93,14 @@ def test_public_functions_have_types_and_a_docstring(name, function):
                if p.annotation is p.empty and p.default is p.empty and p.name != "self"]
     assert not untyped and signature.return_annotation is not signature.empty
     assert function.__doc__
+
+
+def test_public_classes_have_a_docstring_of_their_own():
+    """Not the one that dataclass makes of the fields."""
+    kinds = [kind for kind in (getattr(hdfast, name) for name in hdfast.__all__) if inspect.isclass(kind)]
+    kinds += [rule.default_factory for rule in dataclasses.fields(hdfast.Config) if callable(rule.default_factory)]
+    assert len(kinds) == 15
+    assert not [kind for kind in kinds if not kind.__doc__ or kind.__doc__.startswith(kind.__name__)]
 
 
 @pytest.mark.parametrize("name", ops.CONTROLS)
