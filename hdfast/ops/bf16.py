@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from hdfast.ops import checks, execution, library
+from hdfast.ops import execution, library
 from hdfast.ops.execution import usable
 from hdfast.ops.state_mm import register_state_mm
 
@@ -44,27 +44,6 @@ def operands(dy: Tensor) -> Tensor:
     return dy if usable(dy) else dy.bfloat16()
 
 
-class _Product(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, kernel, copy, half):
-        ctx.save_for_backward(x, copy)
-        return product(x, copy, half)
-
-    @staticmethod
-    def backward(ctx, dy):
-        x, copy = ctx.saved_tensors
-        dy = operands(dy)
-        dx = product(dy, copy.t(), x.dtype is torch.bfloat16) if ctx.needs_input_grad[0] else None
-        return dx, product(x.t(), dy, False) if ctx.needs_input_grad[1] else None, None, None
-
-
-def linear(x: Tensor, kernel: Tensor, copy: Tensor, bias: Tensor | None = None, *, half: bool = False) -> Tensor:
-    """x @ kernel + bias: x (..., in) float32 or bfloat16, kernel (in, out) and bias float32, copy the kernel's bfloat16
-    one -> (..., out), bfloat16 if `half`, else float32."""
-    y = _Product.apply(x.reshape(-1, x.shape[-1]), kernel, copy, half).view(*x.shape[:-1], kernel.shape[1])
-    return y if bias is None else y + bias
-
-
 class _Operand(torch.autograd.Function):
     @staticmethod
     def forward(ctx, kernel, copy):
@@ -79,17 +58,6 @@ def operand(kernel: Tensor) -> Tensor:
     """What a convolution multiplies with: the bfloat16 copy, whose gradient is the parameter's, or the parameter."""
     copy = shadow(kernel)
     return kernel if copy is None else _Operand.apply(kernel, copy)
-
-
-def state_mm(deter: Tensor, stoch: Tensor | None, index: Tensor, kernel: Tensor, *, classes: int,
-             half: bool) -> Tensor:
-    """[deter, onehot(index)] @ kernel as hdfast.ops.state_mm.state_mm does, operands rounded; result as `linear`'s."""
-    checks.dtype("state_mm_bf16", "deter", deter, torch.float32)
-    checks.shape("state_mm_bf16", "index", index, (*deter.shape[:-1], index.shape[-1]), "(..., S)")
-    flat = None if stoch is None else stoch.flatten(-2).flatten(0, -2)
-    deters, indices = (x.flatten(0, -2).contiguous() for x in (deter, index))
-    y = torch.ops.hdfast.state_mm_bf16_fwd.default(deters, flat, indices, kernel.contiguous(), classes, half)
-    return y.unflatten(0, deter.shape[:-1])
 
 
 def register(namespace: str) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from hdfast.ops import bf16, gemm
 from hdfast.ops.execution import usable
-from hdfast.ops.gemm import linear
 from hdfast.ops.state import State, one_hot
 from hdfast.ops.state_mm import state_mm
 
@@ -91,68 +90,77 @@ def project(x: Features | Tensor, kernel: Tensor, bias: Tensor | None = None, *,
     """x @ kernel (+ bias), or of the kernel only those `rows`: x (..., in), kernel (in, out) -> (..., out).
 
     A kernel with a bfloat16 shadow is multiplied in bfloat16; the result is float32, or with `narrow` bfloat16. With a
-    known `value` only the gradient is computed.
+    known `value` (no bias) only the gradient is computed, and gathered features get none.
     """
-    if value is not None:
-        return _known(x, kernel, value)
     copy = bf16.shadow(kernel)
     if rows is not None:  # not always: even a whole slice has a backward pass, which copies the kernel's gradient
         kernel, copy = kernel[rows], None if copy is None else copy[rows]
+    if value is not None and copy is not None:
+        value = value.bfloat16()
     if isinstance(x, Features):
         if x.flat is None:
-            of = x.deter, x.stoch, x.index, kernel
-            y = state_mm(*of, classes=x.classes) if copy is None else \
-                bf16.state_mm(*of, classes=x.classes, half=narrow)
-            return y if bias is None else y + bias
+            return _gathered(x, kernel, bias, value, copy is not None, narrow)
         x = x.flat
-    if copy is not None:
-        return bf16.linear(x, kernel, copy, bias, half=narrow)
-    if usable(x):
-        return linear(x, kernel, bias)
-    return x @ kernel if bias is None else torch.addmm(bias, x.flatten(0, -2), kernel).unflatten(0, x.shape[:-1])
-
-
-def _known(x: Features | Tensor, kernel: Tensor, value: Tensor) -> Tensor:
-    """project(x, kernel, narrow=True) whose value is known; gathered features get no gradient."""
-    copy = bf16.shadow(kernel)
-    y = (value if copy is None else value.bfloat16()).flatten(0, -2)
-    if isinstance(x, Features) and x.flat is None:
-        deter, index = (part.detach().flatten(0, -2).contiguous() for part in (x.deter, x.index))
-        y = _States.apply(deter, index, kernel, y, x.classes, copy is not None)
+    lead, x = x.shape[:-1], x.reshape(-1, x.shape[-1])
+    if copy is not None or value is not None or gemm.large(x, kernel):
+        y = matmul(x, kernel, copy, bias, None if value is None else value.flatten(0, -2), narrow)
     else:
-        x = x.flat if isinstance(x, Features) else x
-        y = _Rows.apply(x.reshape(-1, x.shape[-1]), kernel, copy, y)
-    return y.view(value.shape)
+        y = torch.mm(x, kernel) if bias is None else torch.addmm(bias, x, kernel)
+    return y.view(*lead, kernel.shape[1])
 
 
-class _Rows(torch.autograd.Function):
+def _gathered(x: Features, kernel: Tensor, bias: Tensor | None, value: Tensor | None, rounded: bool,
+              narrow: bool) -> Tensor:
+    """`project` of features whose kernel rows are gathered."""
+    if value is None:
+        y = state_mm(x.deter, x.stoch, x.index, kernel, classes=x.classes, rounded=rounded, narrow=narrow)
+        return y if bias is None else y + bias
+    deter, index = (part.detach().flatten(0, -2).contiguous() for part in (x.deter, x.index))
+    return _Gathered.apply(deter, index, kernel, value.flatten(0, -2), x.classes, rounded).view(value.shape)
+
+
+class _Matmul(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, kernel, copy, y):
+    def forward(ctx, x, kernel, copy, bias, value, narrow):
         ctx.save_for_backward(x, kernel if copy is None else copy)
-        return y.view_as(y)
+        if value is not None:
+            return value.view_as(value)
+        y = gemm.product(x, kernel) if copy is None else bf16.product(x, copy, narrow)
+        return y if bias is None else y.add_(bias)
 
     @staticmethod
     def backward(ctx, dy):
         x, operand = ctx.saved_tensors
-        half = operand.dtype is torch.bfloat16
-        product, dy = (_half, bf16.operands(dy)) if half else (gemm.product if usable(x) else torch.mm, dy)
-        return (product(dy, operand.t()).to(x.dtype) if ctx.needs_input_grad[0] else None,
-                product(x.t(), dy) if ctx.needs_input_grad[1] else None, None, None)
+        need_x, need_kernel, _, need_bias, _, _ = ctx.needs_input_grad
+        dbias = dy.sum(0, dtype=torch.float32) if need_bias else None
+        if operand.dtype is torch.bfloat16:
+            dy = bf16.operands(dy)
+            dx = bf16.product(dy, operand.t(), x.dtype is torch.bfloat16) if need_x else None
+            return dx, bf16.product(x.t(), dy, False) if need_kernel else None, None, dbias, None, None
+        dx = gemm.product(dy, operand.t()) if need_x else None
+        return dx, gemm.product(x.t(), dy) if need_kernel else None, None, dbias, None, None
 
 
-def _half(a: Tensor, b: Tensor) -> Tensor:
-    return bf16.product(a, b, False)
+def matmul(x: Tensor, kernel: Tensor, copy: Tensor | None = None, bias: Tensor | None = None,
+           value: Tensor | None = None, narrow: bool = False) -> Tensor:
+    """x @ kernel + bias for x (N, in), kernel (in, out); the kernel's bfloat16 `copy` takes its place if there is one.
+
+    Of a known `value` (N, out) of x @ kernel only the gradient is computed.
+    """
+    return _Matmul.apply(x, kernel, copy, bias, value, narrow)
 
 
-class _States(torch.autograd.Function):
+class _Gathered(torch.autograd.Function):
+    """A known product with gathered rows, whose kernel alone gets a gradient."""
+
     @staticmethod
-    def forward(ctx, deter, index, kernel, y, classes, half):
+    def forward(ctx, deter, index, kernel, value, classes, rounded):
         ctx.save_for_backward(deter, index, kernel)
-        ctx.classes, ctx.half = classes, half
-        return y.view_as(y)
+        ctx.classes, ctx.rounded = classes, rounded
+        return value.view_as(value)
 
     @staticmethod
     def backward(ctx, dy):
-        op = torch.ops.hdfast.state_mm_bf16_bwd if ctx.half else torch.ops.hdfast.state_mm_bwd
+        op = torch.ops.hdfast.state_mm_bf16_bwd if ctx.rounded else torch.ops.hdfast.state_mm_bwd
         dkernel = op.default(dy.contiguous(), *ctx.saved_tensors, ctx.classes, False, False, True)[2]
         return None, None, dkernel, None, None, None

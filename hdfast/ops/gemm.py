@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hdfast.ops.execution import usable
+
 LARGE = 1 << 24  # multiply-adds from which `chosen` decides
 
 
@@ -38,33 +40,11 @@ def chosen() -> str:
     return "onednn" if onednn and amd else "mkl"
 
 
+def large(a: Tensor, b: Tensor) -> bool:
+    """Whether a (M, K) @ b (K, N) is for the chosen library: enough work, on the CPU, under the native backend."""
+    return a.shape[0] * b.numel() >= LARGE and usable(a)
+
+
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a (M, K) @ b (K, N), any strides, no gradient."""
-    large = a.shape[0] * a.shape[1] * b.shape[1] >= LARGE
-    return PATHS[chosen()](a, b) if large else torch.mm(a, b)
-
-
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, kernel, bias):
-        ctx.save_for_backward(x, kernel)
-        y = product(x, kernel)
-        return y if bias is None else y.add_(bias)
-
-    @staticmethod
-    def backward(ctx, dy):
-        x, kernel = ctx.saved_tensors
-        need_x, need_kernel, need_bias = ctx.needs_input_grad
-        return (product(dy, kernel.t()) if need_x else None, product(x.t(), dy) if need_kernel else None,
-                dy.sum(0) if need_bias else None)
-
-
-def linear(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ kernel + bias: x (..., in), kernel (in, out), bias (out,) or None -> (..., out)."""
-    lead = x.shape[:-1]
-    flat = x.reshape(-1, x.shape[-1])
-    if flat.shape[0] * kernel.numel() < LARGE:
-        y = torch.mm(flat, kernel) if bias is None else torch.addmm(bias, flat, kernel)
-    else:
-        y = _Linear.apply(flat, kernel, bias)
-    return y.view(*lead, kernel.shape[1])
+    return PATHS[chosen()](a, b) if large(a, b) else torch.mm(a, b)

@@ -37,7 +37,7 @@ def register(namespace: str) -> None:
     def fake_imagine(deter, index, u, u_action, params, actor, classes, mix, keep_prior, half=False):
         steps, rows, stoch = u.shape
         prior = u.new_empty(steps, rows, stoch, classes) if keep_prior else u.new_empty(0)
-        pre = u.new_empty(len(actor) // 3, *u_action.shape, params[7].shape[1])
+        pre = u.new_empty(len(actor) // 3, *u_action.shape, Parameters(*params).units)
         return (deter.new_empty(steps + 1, *deter.shape), index.new_empty(steps + 1, *index.shape), prior,
                 torch.empty_like(u_action, dtype=torch.int64), pre)
 

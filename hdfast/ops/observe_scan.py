@@ -44,9 +44,8 @@ def observe_scan(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, par
 def register(namespace: str) -> None:
     """Shapes for tracing and the derivative, for the raw ops of one library."""
     def fake_fwd(embed, action, is_first, u, params, classes, mix):
-        length, batch = is_first.shape
-        deter, units = params[7].shape
-        stoch = params[10].shape[1] // classes
+        (length, batch), p = is_first.shape, Parameters(*params)
+        deter, units, stoch = p.deter, p.units, p.latent // classes
         latent = [action.new_empty(length, batch, stoch, classes) for _ in range(3)]
         index = action.new_empty(length, batch, stoch, dtype=torch.int64)
         saved = action.new_empty(length * batch * (3 * units + 3 * deter + 8))

@@ -18,6 +18,8 @@ from hdfast.ops import library, scan_step
 from hdfast.ops.products import add_mm, mm_into, new_mm
 from hdfast.ops.state import Parameters
 
+PRIOR_HEAD = ("img_out", "img_out_scale", "img_out_bias", "img_stats", "img_stats_bias")
+
 
 class Saved(NamedTuple):
     """What backward reads, step by step: (T, B, ...) views of one allocation. joint = [h | x] before each step, before
@@ -222,7 +224,8 @@ def backward(ddeter: Tensor | None, dstoch: Tensor | None, dpost: Tensor | None,
     """Gradients of embed (empty where not wanted) and of every parameter, from those of the outputs. inputs are embed,
     action and is_first, kept what forward returned, without stoch."""
     (embed, action, is_first), (deter, index, _, _, flat, start) = inputs, kept
-    p, operand = Parameters(*params).operands(embed.dtype, copies), embed.dtype
+    weights, operand = Parameters(*params), embed.dtype
+    p = weights.operands(operand, copies)
     (length, batch), rows = is_first.shape, is_first.numel()
     s = Saved(*cut(flat, *layout(p, length, batch, operand)))
     # The loop adds to both, so they are copies.
@@ -236,13 +239,13 @@ def backward(ddeter: Tensor | None, dstoch: Tensor | None, dpost: Tensor | None,
     g = Gradients(*cut(deter.new_empty(sum(map(floats, shapes, dtypes))), shapes, dtypes))
     reset, copied = resets(is_first), (deter if operand is torch.float32 else s.deter).view(rows, -1)
     if dprior is None:
-        head = {name: torch.zeros_like(x) for name, x in zip(p._fields[7:12], params[7:12], strict=True)}
+        head = {name: torch.zeros_like(getattr(weights, name)) for name in PRIOR_HEAD}
     else:
         head = prior_head_bwd(p, s, copied, dprior, mix, ddeter.view(rows, -1))
     sums = loop_bwd(p, s, g, reset, ddeter, dstoch, dpost, classes, mix)
 
     dlogit, dpre_obs, dpre_gru, _, _, dbefore = (x.view(rows, -1) for x in g)
-    dobs_out = torch.empty_like(params[12])
+    dobs_out = torch.empty_like(weights.obs_out)
     mm_into(dobs_out[:p.deter], copied.t(), dpre_obs)
     mm_into(dobs_out[p.deter:], embed.view(rows, -1).t(), dpre_obs)
     begin, weight = torch.tanh(p.initial), reset.view(1, rows)

@@ -8,19 +8,22 @@ from hdfast.ops.execution import usable
 from hdfast.ops.state import one_hot
 
 
-def state_mm(deter: Tensor, stoch: Tensor | None, index: Tensor, kernel: Tensor, *, classes: int) -> Tensor:
+def state_mm(deter: Tensor, stoch: Tensor | None, index: Tensor, kernel: Tensor, *, classes: int,
+             rounded: bool = False, narrow: bool = False) -> Tensor:
     """[deter, onehot(index)] @ kernel: deter (..., D), index (..., S), kernel (D + S*K, C) -> (..., C).
 
     stoch (..., S, K), if given, is the one-hot tensor of `index`: its values are not read, its gradient is computed.
+    `rounded` operands are bfloat16, and with `narrow` the result is, too.
     """
     checks.dtype("state_mm", "deter", deter, torch.float32)
     checks.shape("state_mm", "index", index, (*deter.shape[:-1], index.shape[-1]), "(..., S)")
     if not usable(deter):
         latent = one_hot(index, classes, deter.dtype) if stoch is None else stoch
         return torch.cat([deter, latent.flatten(-2)], -1) @ kernel
-    flat = None if stoch is None else stoch.flatten(-2).flatten(0, -2)
-    y = torch.ops.hdfast.state_mm_fwd.default(deter.flatten(0, -2).contiguous(), flat,
-                                              index.flatten(0, -2).contiguous(), kernel.contiguous(), classes)
+    args = (deter.flatten(0, -2).contiguous(), None if stoch is None else stoch.flatten(-2).flatten(0, -2),
+            index.flatten(0, -2).contiguous(), kernel.contiguous(), classes)
+    ops = torch.ops.hdfast
+    y = ops.state_mm_bf16_fwd.default(*args, narrow) if rounded else ops.state_mm_fwd.default(*args)
     return y.unflatten(0, deter.shape[:-1])
 
 

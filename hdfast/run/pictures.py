@@ -96,7 +96,7 @@ def openloop_grid(truth: np.ndarray, model: np.ndarray, context: int) -> np.ndar
 def strip_image(grid: np.ndarray, *, context: int, columns: int = 12, sequences: int = 2) -> np.ndarray:
     """Still of an open-loop grid for reading: (T, 3*h, n*h, 3) uint8 -> one labelled image (H, W, 3) uint8.
 
-    Time steps run left to right, spread evenly after the last context step; each sequence is a block of three rows.
+    Time steps run left to right, at equal distances after the last context step; a sequence is a block of three rows.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -143,7 +143,7 @@ def _dark(colour: tuple[int, int, int]) -> tuple[int, ...]:
 
 
 def _strip_steps(steps: int, context: int, columns: int) -> list[int]:
-    """First and last context step, then predicted steps spread evenly up to the last one."""
+    """First and last context step, then predicted steps at equal distances up to the last one."""
     context = min(context, steps)
     seen = sorted({0, context - 1}) if context else []
     if context == steps:

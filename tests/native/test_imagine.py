@@ -8,7 +8,7 @@ from scan_cases import HALF, TRACED
 
 from hdfast import ops
 from hdfast.model.imagination import imagine
-from hdfast.ops import gemm, library
+from hdfast.ops import dense, gemm, library
 from hdfast.ops.execution import usable
 from hdfast.ops.imagine import imagine as native_imagine
 from hdfast.ops.state_mm import state_mm
@@ -105,7 +105,7 @@ def test_own_matrix_product(m, k, n):
 def test_every_path_of_large_products(name, monkeypatch):
     monkeypatch.setattr(gemm, "chosen", lambda: name)
     x, w, b = (torch.randn(s, requires_grad=True) for s in ((2, 300, 260), (260, 256), (256,)))
-    y = gemm.linear(x, w, b)
+    y = dense.project(x, w, b)
     want = [y.detach().double(), *(g.double() for g in torch.autograd.grad(y.square().sum(), (x, w, b)))]
     xd, wd, bd = (t.detach().double().requires_grad_() for t in (x, w, b))
     exact = xd @ wd + bd

@@ -7,7 +7,7 @@ import torch
 from raw_cases import ACTIONS, BATCH, CLASSES, DETER, STOCH, imagine_arguments, integers, latents, n, scan_arguments
 
 from hdfast import ops
-from hdfast.ops import bf16, library
+from hdfast.ops import dense, library
 from hdfast.ops.adam import adam_step
 from hdfast.ops.conv import conv, deconv
 from hdfast.ops.harmony import NAMES
@@ -41,7 +41,7 @@ def stepwise_scan(embed, action, is_first, u, *params):
 
 
 def rounded(x, kernel):
-    return bf16.linear(x, kernel, kernel.detach().bfloat16())
+    return dense.matmul(x, kernel, kernel.detach().bfloat16())
 
 
 def rollout(deter, index, u, u_action, *weights):
