@@ -16,17 +16,14 @@ import numpy as np
 import torch
 
 from hdfast import cuda_graph, ops
-from hdfast.agent import Agent
 from hdfast.bench import gpu_peers, micro, stages, workload
-from hdfast.bench.ours import build_learner, compile_parts, tensors
+from hdfast.bench.ours import agent_and_batch, build_learner, compile_parts, tensors
 from hdfast.bench.rows import Program
 from hdfast.config import Config
 from hdfast.envs import Step
 from hdfast.learner import Uniforms
 from hdfast.machine import facts, set_precision
 from hdfast.ops import library, products
-from hdfast.replay.sequences import Replay
-from hdfast.spaces import ActSpace, ObsSpace
 
 ENOUGH = 0.05  # seconds that one timed round takes at least
 LONG = 8  # times that, for what is reported: clocks have settled
@@ -147,19 +144,6 @@ def measure_stages(bench: Bench, _: str) -> None:
             bench.attempt(name, precision, "us", measure)
 
 
-def agent_and_batch(bench: Bench, config: Config) -> tuple[Agent, Any]:
-    """An agent, and a batch from a replay of random steps."""
-    space, rng = ObsSpace((config.env.size, config.env.size, 3), "uint8"), np.random.default_rng(workload.SEED)
-    agent = Agent(space, ActSpace(workload.ACTIONS), config, device=bench.device)
-    run, no = config.run, np.zeros(1, bool)
-    replay = Replay(run.batch_length + 8, 1, space.shape, space.dtype, directory=None, seed=workload.SEED,
-                    learner=bench.device)
-    for i in range(run.batch_length + 8):
-        obs = rng.integers(0, 256, (1, *space.shape), dtype=np.uint8)
-        replay.add(Step(obs, np.zeros(1, np.float32), np.full(1, i == 0), no, no), rng.integers(0, workload.ACTIONS, 1))
-    return agent, replay.sample(run.batch_size, run.batch_length)
-
-
 def measure_update(bench: Bench, rung: str) -> None:
     """ms of a whole update on one rung of the ladder, in each precision; `tuned`: cuDNN times its algorithms first."""
     backend, graphs = RUNGS[rung]
@@ -169,7 +153,7 @@ def measure_update(bench: Bench, rung: str) -> None:
     for precision in PRECISIONS:
         def measure(precision=precision) -> tuple:
             gc.collect()  # the agent before, whose memory would count
-            agent, batch = agent_and_batch(bench, bench.config(precision, backend=backend, cuda_graphs=graphs))
+            agent, batch = agent_and_batch(bench.config(precision, backend=backend, cuda_graphs=graphs), bench.device)
             if rung == "compile":
                 compile_parts(agent.learner)
             if bench.device.type == "cuda":
@@ -192,7 +176,7 @@ def measure_policy(bench: Bench, _: str) -> None:
     for graphs in (False, True):
         for count in ACTING:
             def measure(graphs=graphs, count=count) -> tuple:
-                agent, _ = agent_and_batch(bench, bench.config("tf32", cuda_graphs=graphs))
+                agent, _ = agent_and_batch(bench.config("tf32", cuda_graphs=graphs), bench.device)
                 obs = np.zeros((count, *agent.obs_space.shape), np.uint8)
                 no = np.zeros(count, bool)
                 step, state = Step(obs, np.zeros(count, np.float32), no, no, no), [agent.init_policy(count)]

@@ -14,7 +14,7 @@ import torch
 
 from hdfast import ops
 from hdfast.bench import peers, rows, serve, workload
-from hdfast.bench.ours import PACKAGES
+from hdfast.bench.ours import PACKAGES, agent_and_batch
 from hdfast.cuda_graph import WARMUP
 from hdfast.errors import RunError
 from hdfast.machine import git_revision, set_precision, usable_cores
@@ -53,17 +53,15 @@ def measure(started: Iterable[rows.Program], preset: str, rounds: int,
 
 def build(preset: str, precision: str, device: str) -> Callable[[], None]:
     """Our update, which returns when the device is done."""
-    from hdfast.bench.gpu import Bench, agent_and_batch
     where = torch.device(device)
     ops.set_backend("auto", where)
     name = set_precision("fp32" if precision == "tf32" and device == "cpu" else precision, where)
-    config = workload.sized(preset, device=device, precision=name)
-    bench = Bench("peers", None, where, preset)
-    agent, batch = agent_and_batch(bench, config)
+    agent, batch = agent_and_batch(workload.sized(preset, device=device, precision=name), where)
 
     def update() -> None:
         agent.update(batch)
-        bench.wait()
+        if where.type == "cuda":
+            torch.cuda.synchronize()
 
     for _ in range(WARMUP + 2):
         update()

@@ -8,15 +8,21 @@ in training.
 import sys
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from hdfast import ops
+from hdfast.agent import Agent
 from hdfast.bench import cases, serve, workload
 from hdfast.config import Config
+from hdfast.envs import Step
 from hdfast.errors import ConfigError
 from hdfast.learner import Learner, Uniforms
 from hdfast.machine import git_revision, keep_memory
 from hdfast.model.world_model import Sequences
+from hdfast.replay.ring import Batch
+from hdfast.replay.sequences import Replay
+from hdfast.spaces import ActSpace, ObsSpace
 
 BACKENDS = ("reference", "compile", "native")
 PRECISIONS = ("fp32", "bf16")
@@ -46,6 +52,19 @@ def tensors(config: Config, device: torch.device = CPU) -> tuple[torch.Tensor, C
 def build_learner(config: Config, device: torch.device = CPU) -> Learner:
     torch.manual_seed(workload.SEED)
     return Learner((config.env.size, config.env.size, 3), workload.ACTIONS, config, device)
+
+
+def agent_and_batch(config: Config, device: torch.device) -> tuple[Agent, Batch]:
+    """An agent, and a batch from a replay of random steps."""
+    space, rng = ObsSpace((config.env.size, config.env.size, 3), "uint8"), np.random.default_rng(workload.SEED)
+    run, no = config.run, np.zeros(1, bool)
+    replay = Replay(run.batch_length + 8, 1, space.shape, space.dtype, directory=None, seed=workload.SEED,
+                    learner=device)
+    for i in range(run.batch_length + 8):
+        obs = rng.integers(0, 256, (1, *space.shape), dtype=np.uint8)
+        replay.add(Step(obs, np.zeros(1, np.float32), np.full(1, i == 0), no, no), rng.integers(0, workload.ACTIONS, 1))
+    agent = Agent(space, ActSpace(workload.ACTIONS), config, device=device)
+    return agent, replay.sample(run.batch_size, run.batch_length)
 
 
 def compile_parts(learner: Learner) -> None:
