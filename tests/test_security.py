@@ -15,14 +15,11 @@ import pytest
 
 from hdfast import cli
 from hdfast.commands import watch
-from hdfast.commands.sweep import tail
 from hdfast.errors import ConfigError, RunError
-from hdfast.replay.sequences import Replay
 from hdfast.report.collect import collect
 from hdfast.run import checkpoint, jsonl
 from hdfast.run.checkpoint import MANIFEST, TENSORS
-from hdfast.run.durable import is_held, lock_holder, read_bounded
-from replay_stream import filled
+from hdfast.run.durable import is_held, lock_holder
 from scripted_sweep import write_run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,44 +82,6 @@ def test_the_scan_lets_ordinary_code_pass():
 
 # Paths
 
-def outside(tmp_path: Path) -> Path:
-    path = tmp_path / "outside"
-    path.mkdir()
-    (path / "secret.bin").write_bytes(b"secret" * 1000)
-    return path
-
-
-@pytest.mark.parametrize("name", ["../outside/secret.bin", "/etc/passwd", "secret.bin", "chunk-000000000000.bin/../x"])
-def test_a_replay_manifest_names_no_other_file(tmp_path, name):
-    secret = outside(tmp_path) / "secret.bin"
-    folder = tmp_path / "replay"
-    replay = filled(20, directory=folder)
-    manifest = replay.flush()
-    replay.close()
-    manifest["chunks"][0]["name"] = name
-    again = Replay(1000, 1, (3,), "float32", directory=folder, seed=0)
-    with pytest.raises(RunError, match="expected chunk name"):
-        again.restore(manifest)
-    again.close()
-    assert secret.read_bytes() == b"secret" * 1000 and len(list(folder.iterdir())) == 1
-
-
-def test_a_linked_chunk_is_not_followed(tmp_path):
-    folder = tmp_path / "replay"
-    replay = filled(20, directory=folder)
-    manifest = replay.flush()
-    replay.close()
-    (chunk,) = folder.iterdir()
-    moved = chunk.rename(tmp_path / "moved.bin")
-    before = moved.read_bytes()
-    chunk.symlink_to(moved)
-    again = Replay(1000, 1, (3,), "float32", directory=folder, seed=0)
-    with pytest.raises(RunError, match="not a regular file"):
-        again.restore(manifest)
-    again.close()
-    assert moved.read_bytes() == before
-
-
 @pytest.mark.parametrize("what", ["", TENSORS, MANIFEST])
 def test_a_linked_checkpoint_is_not_followed_and_not_deleted(tmp_path, what):
     import torch
@@ -134,7 +93,7 @@ def test_a_linked_checkpoint_is_not_followed_and_not_deleted(tmp_path, what):
     else:
         path.rename(tmp_path / "gone")
         path.symlink_to(saved)
-    with pytest.raises(RunError, match=r"not a (folder|regular file)"):
+    with pytest.raises(RunError, match="not a folder|it is a link"):
         checkpoint.latest(tmp_path / "ckpt")
     for step in (20, 30, 40):
         checkpoint.save(tmp_path / "ckpt", step, {"x": torch.ones(2)}, {})
@@ -160,13 +119,6 @@ def test_a_task_leads_to_no_other_folder(task, tmp_path):
     except ConfigError:
         return
     assert config.run_dir().resolve().is_relative_to(tmp_path) and ".." not in config.run_dir().parts
-
-
-def test_a_large_file_is_not_read_whole(tmp_path):
-    with (tmp_path / "sparse").open("wb") as file:
-        file.truncate(1 << 40)
-    with pytest.raises(OSError, match="larger than"):
-        read_bounded(tmp_path / "sparse")
 
 
 # Files that are none, in a run's folder or a sweep's
@@ -201,7 +153,7 @@ def test_a_pipe_is_not_waited_for(tmp_path, name, no_waiting):
     (path / name).unlink(missing_ok=True)
     os.mkfifo(path / name)
     assert watch.read_run(path).path == path
-    assert lock_holder(path) is None and is_held(path) == (name == ".lock") and tail(path / "output.log") == []
+    assert lock_holder(path) is None and is_held(path) == (name == ".lock") and jsonl.tail(path / "output.log") == []
     runs, notes = collect([tmp_path])
     assert runs or "not a regular file" in notes[0]
 
@@ -230,7 +182,7 @@ def test_a_linked_half_written_file_is_not_written_through(tmp_path):
     victim.write_text("mine")
     path.write_bytes(b'{"step": 1}\n{"step": 9}\n')
     (tmp_path / ".rows.jsonl.part").symlink_to(victim)
-    assert jsonl.trim(path, 5) == 1
+    assert jsonl.rewind(path, None, 5) == (1, "")
     assert victim.read_text() == "mine" and path.read_bytes() == b'{"step": 1}\n'
     path.unlink()
     path.symlink_to(victim)
@@ -248,7 +200,7 @@ def test_records_that_would_fill_the_memory_are_refused(tmp_path, name):
         file.truncate(1 << 40)  # sparse: it takes no place on the disk
     _, notes = collect([tmp_path])
     assert any("larger than" in note for note in notes)
-    for use in (jsonl.JsonLines, lambda file: jsonl.trim(file, 5), jsonl.read_rows,
+    for use in (jsonl.JsonLines, lambda file: jsonl.rewind(file, None, 5), jsonl.read_rows,
                 lambda file: jsonl.rewind(file, {"bytes": 1, "crc": 2}, 5)):
         with pytest.raises(RunError, match="larger than"):
             use(path / name)
@@ -339,7 +291,7 @@ def test_the_page_runs_nothing_of_a_name(tmp_path, monkeypatch):
     from hdfast.report import build, figures, score_files
     from hdfast.report.summary import summarize
     monkeypatch.setattr(figures, "plots", lambda summary: [])
-    evil = "\"'><img src=x onerror=alert(1)><script>alert(1)</script>"
+    evil = "\"'&$x_{1}$ \\ % _><img src=x onerror=alert(1)><script>alert(1)</script>"
     records = [{"task": f"gym_{evil}", "method": evil, "seed": evil, "xs": [1, 2], "ys": [1, 2]}]
     (tmp_path / "peer.json").write_text(json.dumps(records))
     folder = tmp_path / evil.replace("/", "_")

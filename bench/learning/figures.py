@@ -24,6 +24,7 @@ from hdfast.report.figures import FIXED, INK, MUTED, OTHERS, RC
 from hdfast.report.run import OURS
 from hdfast.report.summary import mean_curve, random_play, title
 from hdfast.run.jsonl import replace
+from hdfast.run.progress import short
 
 ROOT = Path(__file__).resolve().parents[2]
 STYLE = RC | {"font.size": 11, "axes.titlesize": 12, "figure.dpi": 150, "savefig.dpi": 150, "lines.linewidth": 2.2,
@@ -140,7 +141,7 @@ def _curves(axes: Any, results: Sequence[Result], task: str, colors: dict[str, s
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 4, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
+        axis.set_major_formatter(FuncFormatter(lambda x, _: short(x)))
     axes.set_xlabel("environment frames")
     axes.set_title(title(task))
 
@@ -163,11 +164,6 @@ def _levels(axes: Any, results: Sequence[Result], task: str, seen: list[float]) 
         high += 0.08 * (high - low)
     room = (high - low or 1.0) * 0.06
     axes.set_ylim(low - room, high + room)
-
-
-def _short(value: float) -> str:
-    text = f"{value / 1000:.6g}K" if abs(value) >= 1000 else f"{value:.6g}"
-    return text.replace("-", "\N{MINUS SIGN}")
 
 
 Bars = tuple[str, list[tuple[str, float, str]]]  # title, (name, value, the value in words) from the least

@@ -7,6 +7,7 @@ from learning_records import Result, interval, methods, of, official, tasks
 
 from hdfast import scores
 from hdfast.report.summary import NAMES, random_play, title
+from hdfast.run.progress import points
 
 BEGIN = "<!-- made by bench/learning/figures.py: everything from here to the end is generated -->"
 END = "<!-- end -->"
@@ -50,8 +51,8 @@ def score_rows(results: Sequence[Result]) -> list[list[str]]:
             rows.append([
                 title(task), method, str(len(found)), _interval(_episodes(found)),
                 _interval([measured]) if len(measured) else "not measured",
-                *(_number(reference[key]) if reference else "" for key in ("random", "human")),
-                *(f"{_number(of.min())} to {_number(of.max())}" if len(of) else "" for of in ranges),
+                *(points(reference[key]) if reference else "" for key in ("random", "human")),
+                *(f"{points(of.min())} to {points(of.max())}" if len(of) else "" for of in ranges),
                 f"{sum(minutes) / len(minutes):.0f}" if minutes else "not recorded"])
     return rows
 
@@ -80,11 +81,7 @@ def _episodes(found: Sequence[Result]) -> list[Sequence[float]]:
 
 def _interval(groups: Sequence[Sequence[float]]) -> str:
     mean, low, high = interval(groups)
-    return f"{_number(mean)} [{_number(low)}, {_number(high)}]" if max(map(len, groups)) > 1 else _number(mean)
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}"
+    return f"{points(mean)} [{points(low)}, {points(high)}]" if max(map(len, groups)) > 1 else points(mean)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -19,6 +19,7 @@ from hdfast.bench.peers import PEERS
 from hdfast.bench.serve import MARK
 from hdfast.errors import RunError
 from hdfast.run.jsonl import is_number
+from hdfast.run.progress import text_table
 
 OURS = "hdfast"
 TURN = 0.5  # seconds a row runs in one turn, if one run of it is shorter
@@ -197,9 +198,7 @@ def table(rows: Sequence[Row]) -> str:
     head = ("case", "row", "median", "min", "CPU", "peak MiB", "time ratio", "CPU ratio")
     body = [(row.case, row.label, _time(row.median_s), _time(row.min_s), _time(row.cpu_s), f"{row.peak_rss_mb:,.0f}",
              *("" if x is None else f"{x:.2f}" for x in (row.ratio, row.cpu_ratio))) for row in rows]
-    width = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-    return "\n".join("  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in
-                               enumerate(zip(line, width, strict=True))).rstrip() for line in [head, *body])
+    return text_table([head, *body], left=2)
 
 
 def _time(seconds: float) -> str:

@@ -1,6 +1,5 @@
 """`hdfast sweep`: tasks x seeds, each a run of its own, scheduled by Ray; resumable at any time by the same command."""
 
-import os
 import re
 import signal
 import sys
@@ -15,7 +14,7 @@ from hdfast.commands.watch import HEADER, REFRESH, RunState, read_run, table
 from hdfast.config import Config
 from hdfast.errors import ConfigError
 from hdfast.run.directory import check_settings
-from hdfast.run.durable import regular
+from hdfast.run.jsonl import tail
 from hdfast.run.progress import LiveTable, duration, points, text_table
 from hdfast.tasks import ATARI26
 
@@ -142,7 +141,8 @@ class Sweep:
             self._start(job)
         else:
             job.settled, output = "failed", job.logdir / "output.log"
-            self._say("\n    ".join([f"{job.name}: failed ({how}); the end of {output}:", *tail(output)]))
+            end = b"\n    ".join([b"", *tail(output)[-TAIL:]]).decode(errors="replace")
+            self._say(f"{job.name}: failed ({how}); the end of {output}:{end}")
 
     def _show(self) -> None:
         if self.live:
@@ -202,12 +202,3 @@ def _root(jobs: list[Job]) -> Path:
     parents = [set(job.logdir.parents[1:]) for job in jobs]
     return max(set.intersection(*parents), key=lambda path: len(path.parts))
 
-
-def tail(path: Path, lines: int = TAIL) -> list[str]:
-    """The last lines of a text file; none where it cannot be read."""
-    try:
-        with open(path, "rb", opener=regular) as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - (1 << 16)))
-            return file.read().decode(errors="replace").splitlines()[-lines:]
-    except OSError:
-        return []

@@ -10,7 +10,6 @@ record was never flushed and is cut off by `rewind`. Nothing here is ever unpick
 import json
 import os
 import re
-import stat
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -21,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from hdfast.errors import RunError
-from hdfast.run.durable import disk_errors, make_directory, sync_directory
+from hdfast.run import fields
+from hdfast.run.durable import disk_errors, make_directory, regular, sync_directory, write_all
 
 FORMAT = 1
 HEADER_BYTES = 512
 CHUNK_BYTES = 32 << 20  # a chunk's size; at 64x64x3 that is 2,726 steps
 READ_BYTES = 2 << 20  # read at a time when loading: stays in the cache between checksum and copy
-INDEX_LIMIT = 10**12  # twelve digits in a chunk's name
 CHUNK_NAME = re.compile(r"chunk-([0-9]{12})\.bin")
 START_ANEW = "Bring the file back from a copy, or start anew with another --logdir."
 
@@ -92,9 +91,7 @@ class ChunkStore:
             self._refuse_leftovers()
         with disk_errors("write the replay in", self.directory):
             chunk = self._open_chunk()
-            values = dict(index=self._next, action=action, reward=reward, flags=flags, obs=obs)
-            for name, value in values.items():
-                self._scratch[name][0] = value
+            self._scratch[0] = (self._next, action, reward, flags, obs, 0)
             crc = zlib.crc32(self._scratch_bytes[:-4], chunk.crc)
             self._scratch["crc"][0] = crc
             try:
@@ -125,40 +122,44 @@ class ChunkStore:
         return {"format": FORMAT, "steps": self._next, "oldest": oldest, "chunks": chunks}
 
     def parse(self, manifest: Any) -> Index:
-        """Check a manifest's form; raises RunError for anything that `flush` cannot have returned."""
-        try:
-            if whole(manifest["format"]) != FORMAT:
-                raise RunError(f"the replay in {self.directory} has format {manifest['format']}, this hdfast "
-                               f"reads {FORMAT}. Use the one that wrote it, or choose another --logdir.")
-            steps, oldest = whole(manifest["steps"]), whole(manifest["oldest"])
-            chunks: list[Chunk] = []
-            for entry in manifest["chunks"]:
-                chunk = Chunk(whole(entry["first"]), whole(entry["records"]), whole(entry["crc"], 2**32))
-                if entry["name"] != chunk.name:
-                    raise ValueError(f"expected chunk name {chunk.name}, got {entry['name']!r:.60}")
-                if not chunk.records or chunk.first != (chunks[-1].end if chunks else chunk.first):
-                    raise ValueError(f"{chunk.name} is empty or does not follow the chunk before it")
-                chunks.append(chunk)
-            first, end = (chunks[0], chunks[-1].end) if chunks else (Chunk(0, 1, 0), 0)
-            if steps != end or not first.first <= oldest < first.end:
-                raise ValueError(f"the chunks do not hold exactly the steps {oldest} to {steps}")
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"the checkpoint's replay manifest is damaged ({type(error).__name__}: {error}). "
-                           "Delete that checkpoint to go on from the one before.") from error
+        """Check a manifest; raises RunError for anything that `flush` cannot have returned."""
+        if said := fields.wrong(manifest, fields.REPLAY):
+            raise self._damaged(said)
+        if manifest["format"] != FORMAT:
+            raise RunError(f"the replay in {self.directory} has format {manifest['format']}, this hdfast reads "
+                           f"{FORMAT}. Use the one that wrote it, or choose another --logdir.")
+        steps, oldest, end = manifest["steps"], manifest["oldest"], None
+        chunks = [Chunk(entry["first"], entry["records"], entry["crc"]) for entry in manifest["chunks"]]
+        for chunk, entry in zip(chunks, manifest["chunks"], strict=True):
+            if entry["name"] != chunk.name or not chunk.records or end not in (None, chunk.first):
+                raise self._damaged(f"chunk {entry['name']!r:.60} is misnamed, empty or not the next one")
+            end = chunk.end
+        if steps != (end or 0) or not (chunks[0].first <= oldest < chunks[0].end if chunks else oldest == 0):
+            raise self._damaged(f"the chunks do not hold exactly the steps {oldest} to {steps}")
         return Index(steps, oldest, chunks)
+
+    @staticmethod
+    def _damaged(said: str) -> RunError:
+        return RunError(f"the checkpoint's replay manifest is damaged: {said}. Delete that checkpoint to continue from "
+                        "the one before.")
 
     def read(self, index: Index) -> Iterator[np.ndarray]:
         """Yield the records in order, in checked blocks of about 2 MiB; a block is valid until the next one.
 
         Raises RunError naming file and remedy if a chunk is missing, short, damaged or of another kind.
         """
-        for chunk in index.chunks:
-            self._check_file(chunk, last=chunk is index.chunks[-1])
         block = np.empty(max(1, READ_BYTES // self.record.itemsize), self.record)
         for chunk in index.chunks:
-            path, crc = self.directory / chunk.name, 0
-            with disk_errors("read", path), path.open("rb") as file:
-                file.seek(HEADER_BYTES)
+            path, crc, need = self.directory / chunk.name, 0, self._size(chunk)
+            with disk_errors("read", path), open(path, "rb", opener=regular) as file:
+                head, size = file.read(HEADER_BYTES), os.fstat(file.fileno()).st_size
+                if head != self._header(chunk):
+                    raise RunError(f"replay chunk {path} begins with {head.strip()!r:.200}, this run expects "
+                                   f"{self._header(chunk).strip()!r}: it is damaged, or of another run or version. "
+                                   f"{START_ANEW}")
+                if size < need or (size > need and chunk is not index.chunks[-1]):
+                    raise RunError(f"replay chunk {path} has {size} bytes, expected {need} for {chunk.records} steps "
+                                   f"of {self.record.itemsize} bytes. {START_ANEW}")
                 for start in range(0, chunk.records, len(block)):
                     part = block[:min(len(block), chunk.records - start)]
                     if file.readinto(part.view(np.uint8)) != part.nbytes:
@@ -239,31 +240,6 @@ class ChunkStore:
                            "restored. Resume that run, delete the folder, or choose another --logdir.")
         self._ready = True
 
-    def _check_file(self, chunk: Chunk, last: bool) -> None:
-        path, need = self.directory / chunk.name, self._size(chunk)
-        with disk_errors("read", path):
-            try:
-                info = path.lstat()
-            except FileNotFoundError:
-                raise RunError(f"replay chunk {path} is missing. {START_ANEW}") from None
-            if not stat.S_ISREG(info.st_mode):
-                raise RunError(f"replay chunk {path} is not a regular file. {START_ANEW}")
-            with path.open("rb") as file:
-                raw = file.read(HEADER_BYTES)
-        try:
-            header = json.loads(raw)
-        except (ValueError, RecursionError):
-            header = None
-        if not isinstance(header, dict):
-            raise RunError(f"replay chunk {path} does not begin with a readable header. {START_ANEW}")
-        for key, expected in {**self._kind, "first": chunk.first}.items():
-            if header.get(key) != expected:
-                raise RunError(f"replay chunk {path} has {key} {header.get(key)}, this run expects "
-                               f"{expected}: it belongs to another run or version. {START_ANEW}")
-        if info.st_size < need or (info.st_size > need and not last):
-            raise RunError(f"replay chunk {path} has {info.st_size} bytes, expected {need} for "
-                           f"{chunk.records} steps of {self.record.itemsize} bytes. {START_ANEW}")
-
     def _check_records(self, path: Path, records: np.ndarray, first: int, crc: int) -> int:
         """Verify consecutive records that follow a record with checksum `crc`; returns the last one's."""
         size, data = self.record.itemsize, records.view(np.uint8).data
@@ -277,16 +253,3 @@ class ChunkStore:
                            f"match its checksum. {START_ANEW}")
         return crc
 
-
-def write_all(file: Any, data: bytes | memoryview) -> None:
-    """Write every byte to an unbuffered file, which may take fewer than it is given."""
-    done = 0
-    while done < len(data):
-        done += file.write(data[done:])
-
-
-def whole(value: Any, limit: int = INDEX_LIMIT) -> int:
-    """`value` if it is an int with 0 <= value < limit, else ValueError."""
-    if type(value) is not int or not 0 <= value < limit:
-        raise ValueError(f"expected a whole number below {limit}, got {value!r:.60}")
-    return value

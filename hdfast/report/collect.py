@@ -1,6 +1,5 @@
 """Run directories and score files in folders -> Run; whatever is broken or unfinished becomes a note."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from hdfast.protocol import frames_per_step, method_name
 from hdfast.report import score_files
 from hdfast.report.run import OURS, TERMS, Curve, Run, evaluated
 from hdfast.run.durable import read_bounded
-from hdfast.run.jsonl import content, is_number, read_rows
-from hdfast.run.logger import RECORDS
+from hdfast.run.jsonl import RECORDS, content, is_number, read_object, read_rows
+from hdfast.run.pictures import RANDOM_PLAY, numeric
 
 LAST_EPISODES = 20
 CURVE_BINS = 20
@@ -107,7 +106,7 @@ def _read(path: Path, names: "_Names", notes: list[str]) -> Run | None:
                if len((found := points(rows["metrics.jsonl"], f"train/harmony/{term}_coeff"))[0])}
     return Run(config.task, names.of(config), str(config.seed), final, how, curve, curve_of, frames,
                config.run.steps * frames_per_step(config), isinstance(meta.get("finished"), int), str(path), harmony,
-               last, numbers(read_object(path / "random.json").get("scores")))
+               last, numbers(read_object(path / RANDOM_PLAY).get("scores")))
 
 
 def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
@@ -123,15 +122,6 @@ def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty where there is none that can be read."""
-    try:
-        found = json.loads(read_bounded(path))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def numbers(found: Any) -> tuple[float, ...]:
     """A list of finite numbers as JSON has it; empty for anything else."""
     return tuple(map(float, found)) if isinstance(found, list) and all(map(is_number, found)) else ()
@@ -139,8 +129,7 @@ def numbers(found: Any) -> tuple[float, ...]:
 
 def points(rows: list[dict[str, Any]], key: str) -> Curve:
     """Steps and values of the rows that have both as finite numbers, by step."""
-    found = sorted((row["step"], row[key]) for row in rows if is_number(row.get("step")) and is_number(row.get(key)))
-    xs, ys = np.array(found, float).reshape(-1, 2).T
+    xs, ys = numeric(rows, "step", key).T
     return xs, ys
 
 

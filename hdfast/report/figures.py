@@ -29,6 +29,7 @@ from hdfast.report.summary import (
     random_play,
     title,
 )
+from hdfast.run.progress import short
 
 INK, MUTED, GRID = "#1b1f27", "#6b7280", "#e3e6eb"
 # The colours of Okabe and Ito, told apart by colour-blind readers, and two more.
@@ -344,18 +345,10 @@ def _frames_axis(axes: Any, last: float) -> None:
 
     axes.set_xlim(0, last * 1.01)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 4, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short(x)))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _short(y)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: short(y)))
     axes.set_xlabel("frames")
-
-
-def _short(x: float) -> str:
-    """1500 is 1.5K, 2000000 is 2M."""
-    for size, letter in ((1e6, "M"), (1e3, "K")):
-        if abs(x) >= size:
-            return f"{x / size:.6g}{letter}".replace("-", "\N{MINUS SIGN}")
-    return f"{x:.6g}".replace("-", "\N{MINUS SIGN}")
 
 
 def _harmony(groups: Sequence[Group], term: str, colours: dict[str, str], axes: Any) -> None:

@@ -9,6 +9,7 @@ from hdfast.report import tables
 from hdfast.report.figures import CSS, Plot, palette
 from hdfast.report.style import SCRIPT, STYLE
 from hdfast.report.summary import METRICS, OWN, PUBLISHED, Block, Group, Summary, title
+from hdfast.run.progress import points
 
 
 def page(summary: Summary, pictures: Sequence[tuple[Plot, list[str]]], *, files: Iterable[str],
@@ -98,61 +99,41 @@ def _figure(plot: Plot, panels: list[str], *, heading: bool = True) -> str:
             + f'{"".join(panels)}</div></figure>')
 
 
-def _table(head: Sequence[str], rows: Iterable[str], *, sortable: bool, foot: str = "") -> str:
-    cells = "".join(f'<th scope="col"><button type="button">{h}</button></th>' if sortable
-                    else f'<th scope="col">{h}</th>' for h in head)
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, sortable: bool = True) -> str:
+    """A table of cells that are HTML already."""
+    button = '<button type="button">{}</button>' if sortable else "{}"
+    heads = "".join(f'<th scope="col">{button.format(name)}</th>' for name in head)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     kind = ' class="sortable"' if sortable else ""
-    foot = f"<tfoot>{foot}</tfoot>" if foot else ""
-    return f"<table{kind}><thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody>{foot}</table>"
-
-
-def _cell(text: str, value: object = None, kind: str = "") -> str:
-    data = "" if value is None else f' data-value="{_text(str(value))}"'
-    return f"<td{data}{f' class={kind!r}' if kind else ''}>{text}</td>"
+    return f"<table{kind}><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _aggregates(block: Block, colours: dict[str, str]) -> str:
-    rows = []
-    for row in block.rows:
-        low, high = row.runs
-        mark = f'<i style="background:var({CSS[colours[row.group.name]]})"></i>'
-        cells = [_cell(f"{row.values[name]:.4f} <small>[{row.intervals[name][0]:.3f}, {row.intervals[name][1]:.3f}]"
-                       "</small>", row.values[name]) for name in METRICS]
-        rows.append(f"<tr>{_cell(mark + _text(row.group.name), row.group.name)}"
-                    f"{_cell(str(low) if low == high else f'{low}-{high}', low)}{''.join(cells)}</tr>")
-    return _table(["Method", "Runs a game", *METRICS.values()], rows, sortable=len(rows) > 2)
+    head, rows = tables.aggregate_cells(block)
+    marked = [[f'<i style="background:var({CSS[colours[name]]})"></i>{_text(name)}', *cells] for name, *cells in rows]
+    return _table(head, marked, sortable=len(rows) > 2)
 
 
 def _games(summary: Summary) -> str:
     """Scores of every method on every game, best mean in bold."""
-    head = ["Game", "Random", "Human",
-            *(f"{_text(group.name)}<br><small>score, normalised</small>" for group in summary.groups)]
-    rows = []
-    for task in summary.tasks:
-        row, winner = scores.reference(task) or {}, tables.best(summary, task)
-        cells = [_cell(_text(title(task)), title(task)),
-                 *(_cell(tables.number(row[key]) if row else "", row.get(key)) for key in ("random", "human"))]
-        for group in summary.groups:
-            text, normalized = tables.score_text(group, task), tables.normalized_text(group, task)
-            shown = f"<b>{text}</b>" if group.name == winner else text
-            cells.append(_cell(f"{shown} <small>{normalized}</small>", normalized))
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    return _table(head, rows, sortable=True)
+    head, rows = tables.game_cells(summary)
+    names, shown = [group.name for group in summary.groups], []
+    for task, row in zip(summary.tasks, rows, strict=True):
+        cells, winner = list(map(_text, row)), tables.best(summary, task)
+        if winner:
+            place = head.index("norm.") - 1 + 2 * names.index(winner)
+            cells[place] = f"<b>{cells[place]}</b>"
+        shown.append(cells)
+    return _table(map(_text, head), shown)
 
 
 def _runs(summary: Summary) -> str:
-    rows = []
-    for run in (run for group in summary.groups for run in group.runs):
-        done = "finished" if run.finished else f"{run.progress:.0%}"
-        score = "" if run.final is None else tables.number(run.final)
-        rows.append("<tr>" + _cell(_text(run.method), run.method) + _cell(_text(title(run.task)), run.task, "left")
-                    + _cell(_text(run.seed), run.seed) + _cell(score, run.final)
-                    + _cell(_text(run.how), run.how, "left")
-                    + _cell(f"{run.frames:,}", run.frames) + _cell(done, run.progress)
-                    + _cell(f"<code>{_text(run.path)}</code>", run.path, "path") + "</tr>")
+    rows = [[_text(run.method), _text(title(run.task)), _text(run.seed), "" if run.final is None else points(run.final),
+             _text(run.how), f"{run.frames:,}", "finished" if run.finished else f"{run.progress:.0%}",
+             f"<code>{_text(run.path)}</code>"] for group in summary.groups for run in group.runs]
     head = ["Method", "Task", "Seed", "Score", "The score is", "Frames", "Progress", "Path"]
     return (f'<h2>Runs</h2><div class="card"><details><summary>{len(rows)} runs, with their scores and paths</summary>'
-            f'<div class="scroll">{_table(head, rows, sortable=True)}</div></details></div>')
+            f'<div class="scroll">{_table(head, rows)}</div></details></div>')
 
 
 def _method(summary: Summary, files: Iterable[str]) -> str:

@@ -51,15 +51,14 @@ table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabu
 th, td { padding: 5px 10px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line) }
 th { white-space: normal; font-weight: 600; color: var(--muted); font-size: 12.5px; vertical-align: bottom }
 td:first-child, th:first-child { position: sticky; left: 0; background: var(--card); z-index: 1 }
-th:first-child, td:first-child, .left { text-align: left }
+th:first-child, td:first-child { text-align: left }
 td:first-child { white-space: normal; min-width: 20ch }
 tbody tr:hover td { background: color-mix(in srgb, var(--accent) 7%, var(--card)) }
 th button { all: unset; cursor: pointer }
 th button:focus-visible { outline: 2px solid var(--accent); border-radius: 3px }
 th[aria-sort] button::after { content: " \\2191" }
 th[aria-sort=descending] button::after { content: " \\2193" }
-td small, th small { color: var(--muted) }
-.path { max-width: 36ch; white-space: normal; overflow-wrap: anywhere; text-align: left }
+td code { display: block; max-width: 36ch; white-space: normal; overflow-wrap: anywhere; text-align: left }
 .missing { background: var(--warnbg); border-color: color-mix(in srgb, var(--warn) 40%, transparent) }
 .missing h2 { margin: 0 0 6px; color: var(--warn); font-size: 16px }
 .missing ul { margin: 0; padding-left: 20px }
@@ -71,7 +70,6 @@ summary { cursor: pointer }
   h1 { font-size: 23px }
   .scroll { margin: 0 -12px; padding: 0 12px }
   th, td { padding: 5px 7px }
-  td small { display: block }
   td:first-child { min-width: 16ch }
 }
 @media print { body { background: none } .card, figure { break-inside: avoid } }
@@ -85,10 +83,10 @@ for (const table of document.querySelectorAll("table.sortable")) {
     const order = head.getAttribute("aria-sort") === first ? other : first, sign = order === "ascending" ? 1 : -1;
     heads.forEach(h => h.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", order);
-    const value = row => row.cells[column].dataset.value ?? "";
+    const text = row => row.cells[column].innerText, number = text => parseFloat(text.replaceAll(",", ""));
     const compare = (a, b) => (a === "") - (b === "")
-      || sign * (isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b);
-    body.append(...[...body.rows].sort((a, b) => compare(value(a), value(b))));
+      || sign * (isNaN(number(a)) || isNaN(number(b)) ? a.localeCompare(b) : number(a) - number(b));
+    body.append(...[...body.rows].sort((a, b) => compare(text(a), text(b))));
   }));
 }
 """

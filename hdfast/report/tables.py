@@ -9,6 +9,7 @@ import numpy as np
 from hdfast import scores
 from hdfast.errors import cell
 from hdfast.report.summary import METRICS, Block, Group, Summary, random_play, spread, title
+from hdfast.run.progress import points, text_table
 
 Cells = list[list[str]]
 
@@ -88,7 +89,7 @@ def _latex_game(summary: Summary, task: str) -> list[str]:
     row = scores.reference(task) or {}
     winner = best(summary, task)
     cells = [_escaped(score_text(g, task)) for g in summary.groups]
-    return [_escaped(title(task)), *(number(row[key]) if row else "" for key in ("random", "human")),
+    return [_escaped(title(task)), *(points(row[key]) if row else "" for key in ("random", "human")),
             *(f"\\textbf{{{cell}}}" if g.name == winner else cell
               for g, cell in zip(summary.groups, cells, strict=True))]
 
@@ -109,10 +110,8 @@ def terminal(summary: Summary) -> str:
     parts = []
     for block in summary.blocks:
         head, rows = aggregate_cells(block)
-        widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-        lines = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w)
-                           for i, (cell, w) in enumerate(zip(row, widths, strict=True))) for row in [head, *rows]]
-        parts.append(f"{block_title(block)}\n" + "\n".join(f"  {line.rstrip()}" for line in lines))
+        lines = text_table([head, *rows], left=1).splitlines()
+        parts.append("\n  ".join([block_title(block), *lines]))
     return "\n\n".join(parts)
 
 
@@ -148,7 +147,7 @@ def game_cells(summary: Summary) -> tuple[list[str], Cells]:
     rows = []
     for task in summary.tasks:
         row = scores.reference(task) or {}
-        cells = [title(task), *(number(row[key]) if row else "" for key in ("random", "human"))]
+        cells = [title(task), *(points(row[key]) if row else "" for key in ("random", "human"))]
         for group in summary.groups:
             cells += [score_text(group, task), normalized_text(group, task)]
         rows.append(cells)
@@ -173,11 +172,6 @@ def normalized_text(group: Group, task: str) -> str:
     """Human-normalised mean of a method on a task."""
     value = _normalized(task, group.finals[task].mean()) if task in group.finals else None
     return "" if value is None else f"{value:.2f}"
-
-
-def number(value: float) -> str:
-    """A score with as many digits as are worth reading."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}"
 
 
 def best(summary: Summary, task: str) -> str | None:

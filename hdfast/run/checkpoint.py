@@ -13,16 +13,17 @@ import json
 import os
 import re
 import shutil
-import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from hdfast.errors import RunError
-from hdfast.run.durable import disk_errors, make_directory, sync_directory
+from hdfast.run import fields
+from hdfast.run.durable import disk_errors, make_directory, regular, sync_directory
 
 FORMAT = 1
 STEP_LIMIT = 10**12  # twelve digits in a checkpoint's name
@@ -138,32 +139,34 @@ def valid(path: Path) -> bool:
 
 def verify(path: Path) -> dict[str, Any]:
     """The content of a checkpoint's manifest, once all checksums hold; raises as `load` does."""
+    if path.is_symlink() or not path.is_dir():
+        raise Damaged("it is not a folder")
+    with opened(path / MANIFEST) as file:
+        body = parse(file.read(MANIFEST_LIMIT))
+    if body.get("format") != FORMAT:
+        raise RunError(f"checkpoint {path} has format {body.get('format')}, this hdfast reads {FORMAT}. "
+                       "Use the version that wrote it, or start anew with another --logdir.")
+    if said := fields.wrong(body, fields.CHECKPOINT):
+        raise Damaged(f"{MANIFEST}: {said}")
+    if body["step"] != int(NAME.fullmatch(path.name)[2]):
+        raise Damaged(f"{MANIFEST} is of step {body['step']}")
+    with opened(path / TENSORS) as file:
+        found = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+    if found != (body["bytes"], body["sha256"]):
+        raise Damaged(f"{TENSORS} has {found[0]} bytes, expected {body['bytes']}, or does not match its checksum")
+    return body
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file of a checkpoint to read; Damaged where it is missing, no regular file or unreadable."""
     try:
-        if not stat.S_ISDIR(path.lstat().st_mode):
-            raise Damaged("it is not a folder")
-        manifest, tensors = path / MANIFEST, path / TENSORS
-        check_file(manifest)
-        if manifest.stat().st_size > MANIFEST_LIMIT:
-            raise Damaged(f"{MANIFEST} is larger than {MANIFEST_LIMIT} bytes")
-        body = parse(manifest.read_bytes())
-        if body["format"] != FORMAT:
-            raise RunError(f"checkpoint {path} has format {body['format']}, this hdfast reads {FORMAT}. "
-                           "Use the version that wrote it, or start anew with another --logdir.")
-        if body["step"] != int(NAME.fullmatch(path.name)[2]):
-            raise Damaged(f"{MANIFEST} is of step {body['step']}")
-        if not isinstance(body["manifest"], dict):
-            raise Damaged(f"{MANIFEST} holds no object named manifest")
-        check_file(tensors)
-        size = tensors.stat().st_size
-        if size != body["bytes"]:
-            raise Damaged(f"{TENSORS} has {size} bytes, expected {body['bytes']}")
-        if file_digest(tensors) != body["sha256"]:
-            raise Damaged(f"{TENSORS} does not match its checksum")
+        with open(path, "rb", opener=regular) as file:
+            yield file
     except PermissionError:
         raise
-    except (OSError, KeyError, TypeError) as error:
-        raise Damaged(f"{type(error).__name__}: {error}") from error
-    return body
+    except OSError as error:
+        raise Damaged(f"{path.name} cannot be read: {error.strerror}") from error
 
 
 def parse(raw: bytes) -> dict[str, Any]:
@@ -191,8 +194,9 @@ def write(folder: Path, step: int, tensors: dict[str, torch.Tensor], manifest: d
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
-    size, sha256 = (folder / TENSORS).stat().st_size, file_digest(folder / TENSORS)
-    body = dict(format=FORMAT, step=step, bytes=size, sha256=sha256, manifest=manifest)
+    with open(folder / TENSORS, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    body = dict(format=FORMAT, step=step, bytes=(folder / TENSORS).stat().st_size, sha256=sha256, manifest=manifest)
     body = json.loads(json.dumps(body))  # as it will be read back: the checksum is of just that
     (folder / MANIFEST).write_text(json.dumps({"checksum": text_digest(body), **body}, indent=1))
     shutil.copymode(folder / MANIFEST, folder / TENSORS)  # by the umask; safetensors lets only the owner read it
@@ -233,20 +237,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
-
-
-def check_file(path: Path) -> None:
-    try:
-        regular = stat.S_ISREG(path.lstat().st_mode)
-    except FileNotFoundError:
-        raise Damaged(f"{path.name} is missing") from None
-    if not regular:
-        raise Damaged(f"{path.name} is not a regular file")
-
-
-def file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def text_digest(body: dict[str, Any]) -> str:

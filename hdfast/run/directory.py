@@ -111,27 +111,43 @@ def _clocks() -> dict[str, float]:
 
 
 def check_settings(path: Path, config: Config) -> bool:
-    """Whether a run lies at `path`; ConfigError naming every setting in which it differs from `config`.
+    """Whether `path` holds a run; ConfigError naming every setting in which it differs from `config`.
 
     Settings that say where, how long and how often (RESUME_MAY_CHANGE) may differ.
     """
-    saved = Path(path) / "config.json"
-    try:
-        text = read_bounded(saved).decode()
-    except (FileNotFoundError, NotADirectoryError):
+    saved = _config(Path(path))
+    if saved is None:
         if any(Path(path).glob("ckpt/*")):
             raise RunError(f"{path} holds checkpoints but no config.json, so their settings are unknown; bring the "
-                           "file back from a copy, or choose another --logdir") from None
+                           "file back from a copy, or choose another --logdir")
         _check_place(Path(path))
         return False
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"cannot read {saved}: {error}; restore the file, or choose another --logdir") from error
-    found = differences(_parsed(saved, text), config, ignore=RESUME_MAY_CHANGE)
-    if found:
+    if found := differences(saved, config, ignore=RESUME_MAY_CHANGE):
         listed = ", ".join(f"{name} (there {old}, now {new})" for name, (old, new) in found.items())
-        raise ConfigError(f"{path} holds a run with other settings, says its {saved.name}: {listed}; give the same "
+        raise ConfigError(f"{path} holds a run with other settings, says its config.json: {listed}; give the same "
                           "settings to continue it, or another --logdir to start a new run")
     return True
+
+
+def load_config(logdir: Path) -> Config:
+    """The configuration of a run; ConfigError where `logdir` is no run directory, RunError where its file is damaged.
+    """
+    config = _config(Path(logdir))
+    if config is None:
+        raise ConfigError(f"{logdir} is no run directory: it holds no config.json; give the --logdir of a `hdfast "
+                          "train` command")
+    return config
+
+
+def _config(path: Path) -> Config | None:
+    """What the config.json in a folder says, None where there is none; RunError where it cannot be used."""
+    file = path / "config.json"
+    try:
+        return Config.from_json(read_bounded(file).decode())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError, ConfigError, RunError) as error:
+        raise RunError(f"{file} cannot be used: {error}; restore the file, or choose another --logdir") from error
 
 
 def _check_place(path: Path) -> None:
@@ -148,25 +164,6 @@ def _check_place(path: Path) -> None:
 def finished_step(path: Path) -> int | None:
     """Environment steps of a run that ended with everything written, or None where it is not known to have ended."""
     return read_meta(path).get("finished")
-
-
-def load_config(logdir: Path) -> Config:
-    """The configuration of a run; ConfigError where `logdir` is no run directory, RunError where its file is damaged.
-    """
-    try:
-        text = read_bounded(Path(logdir) / "config.json").decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{logdir} is no run directory: its config.json cannot be read "
-                          f"({getattr(error, 'strerror', None) or error}); give the --logdir of a `hdfast train` "
-                          "command") from error
-    return _parsed(Path(logdir) / "config.json", text)
-
-
-def _parsed(path: Path, text: str) -> Config:
-    try:
-        return Config.from_json(text)
-    except (ConfigError, RunError) as error:
-        raise RunError(f"{path} cannot be used: {error}") from error
 
 
 def run_manifest(found: checkpoint.Checkpoint, schedule: Schedule, num_envs: int) -> dict[str, Any]:
@@ -202,7 +199,4 @@ def _examined(path: Path) -> tuple[dict[str, Any], str]:
     if not intact:
         return {}, ""
     said = fields.wrong(data, fields.META)
-    data["starts"] = data.get("starts") or []
-    said = said or next((f"starts[{number}].{what}" for number, start in enumerate(data["starts"])
-                         if (what := fields.wrong(start, fields.START))), "")
-    return ({}, said) if said else (data, "")
+    return ({}, said) if said else (data | {"starts": data.get("starts") or []}, "")

@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,23 +38,11 @@ def disk_errors(doing: str, path: Path) -> Iterator[None]:
         raise RunError(f"cannot {doing} {path}: {error.strerror or error}{inside}. {remedy}") from error
 
 
-def read_bounded(path: Path, limit: int = READ_LIMIT) -> bytes:
-    """The content of a regular file; OSError for anything else (reading a pipe waits, a device has no end) and for more
-    than `limit` bytes."""
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file")
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise OSError(errno.EFBIG, f"it is larger than {limit} bytes")
-    return data
-
-
-def regular(path: str, flags: int) -> int:
-    """An opener for `open`: OSError for what is no regular file (a pipe would be waited for) and for a link, which
-    could lead what is written to another file of the user's."""
+def regular(path: str, flags: int, *, follow: bool = False) -> int:
+    """An opener for `open`: OSError for what is no regular file (reading a pipe waits, a device has no end) and, unless
+    `follow`, for a link, which could lead what is written to another file of the user's."""
     try:
-        handle = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW), 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise OSError(errno.EINVAL, "it is a link or a pipe, where a regular file belongs", path) from error
@@ -62,6 +51,22 @@ def regular(path: str, flags: int) -> int:
         os.close(handle)
         raise OSError(errno.EINVAL, "it is not a regular file", path)
     return handle
+
+
+def read_bounded(path: Path, limit: int = READ_LIMIT) -> bytes:
+    """The content of a regular file; OSError for anything else and for more than `limit` bytes."""
+    with open(path, "rb", opener=partial(regular, follow=True)) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"it is larger than {limit} bytes")
+    return data
+
+
+def write_all(file: Any, data: bytes | memoryview) -> None:
+    """Write every byte to an unbuffered file, which may take fewer at a time."""
+    done = 0
+    while done < len(data):
+        done += file.write(data[done:])
 
 
 def sync_directory(path: Path) -> None:

@@ -1,51 +1,48 @@
-"""What the fields of a checkpoint's manifest and of meta.json may hold. Standard library only."""
+"""What the JSON of a run may hold: a checkpoint's manifest, meta.json. Standard library only.
 
-from collections.abc import Callable, Mapping
+A kind is (what is expected, in words; whether a value is that), or {field: kind} for an object, which may hold more,
+or [kind] for a list. A field whose name ends in ? may be null or missing.
+"""
+
 from typing import Any
 
-from hdfast.run.jsonl import is_number
-
-COUNT_LIMIT = 10**12
-Kind = tuple[str, Callable[[Any], bool]]  # what is expected, in words, and whether a value is that
+from hdfast.run.jsonl import RECORDS, is_number
 
 
-def whole(limit: int) -> Kind:
+def whole(limit: int) -> tuple:
     return f"a whole number from 0 to {limit - 1}", lambda x: type(x) is int and 0 <= x < limit
 
 
-def either(kind: Kind) -> Kind:
-    """Of this kind, or null or missing."""
-    return f"{kind[0]}, or null", lambda x: x is None or kind[1](x)
-
-
-def record(kinds: Mapping[str, Kind]) -> Kind:
-    """An object whose fields are of these kinds; others may stand there too."""
-    return (f"an object with {', '.join(f'{name} ({kind[0]})' for name, kind in kinds.items())}",
-            lambda x: isinstance(x, dict) and not wrong(x, kinds))
-
-
-COUNT, SCORE = whole(COUNT_LIMIT), either(("a finite number", is_number))
-SECONDS: Kind = "a finite number, 0 or more", lambda x: is_number(x) and x >= 0
-TEXT: Kind = "a text", lambda x: isinstance(x, str)
-OBJECT: Kind = "an object", lambda x: isinstance(x, dict)
-PCG64 = record({
-    "bit_generator": ("'PCG64'", lambda x: x == "PCG64"), "has_uint32": whole(2), "uinteger": whole(2**32),
-    "state": record({"state": whole(2**128), "inc": whole(2**128)})})
-MARK = record({"bytes": COUNT, "crc": whole(2**32)})
+COUNT, WORD = whole(10**12), whole(2**32)
+NUMBER = "a finite number", is_number
+SECONDS = "a finite number, 0 or more", lambda x: is_number(x) and x >= 0
+TEXT = "a text", lambda x: isinstance(x, str)
+OBJECT = "an object", lambda x: isinstance(x, dict)
+CHECKPOINT = {"step": COUNT, "bytes": COUNT, "sha256": TEXT, "manifest": OBJECT}
 MANIFEST = {
-    "step": COUNT, "updates": COUNT, "episodes": COUNT, "evaluated": COUNT, "best_score": SCORE, "best_eval": SCORE,
-    "last_score": SCORE, "replay": OBJECT, "replay_rng": TEXT, "prefill_rng": PCG64, "config": either(OBJECT),
-    "records": either((f"an object of {MARK[0]}", lambda x: isinstance(x, dict) and all(map(MARK[1], x.values()))))}
-START = {"argv": either(("a list of texts", lambda x: isinstance(x, list) and all(map(TEXT[1], x)))),
-         **dict.fromkeys(("time", "host", "status"), either(TEXT)),
-         **dict.fromkeys(("seconds", "cpu_seconds"), either(SECONDS)),
-         **dict.fromkeys(("pid", "step", "torch_threads"), either(COUNT)), "versions": either(OBJECT)}
-META = {"method": either(TEXT), "status": either(TEXT), "finished": either(COUNT),
-        **dict.fromkeys(("seconds", "cpu_seconds", "forgotten_seconds", "forgotten_cpu_seconds"), either(SECONDS)),
-        "starts": either(("a list of objects", lambda x: isinstance(x, list) and all(map(OBJECT[1], x))))}
+    "step": COUNT, "updates": COUNT, "episodes": COUNT, "evaluated": COUNT,
+    "best_score?": NUMBER, "best_eval?": NUMBER, "last_score?": NUMBER,
+    "replay": OBJECT, "replay_rng": TEXT, "config?": OBJECT,
+    "prefill_rng": {"bit_generator": ("'PCG64'", lambda x: x == "PCG64"), "has_uint32": whole(2), "uinteger": WORD,
+                    "state": {"state": whole(2**128), "inc": whole(2**128)}},
+    "records?": {f"{name}?": {"bytes": COUNT, "crc": WORD} for name in RECORDS}}
+REPLAY = {"format": COUNT, "steps": COUNT, "oldest": COUNT,
+          "chunks": [{"name": TEXT, "first": COUNT, "records": COUNT, "crc": WORD}]}
+START = {"argv?": [TEXT], "time?": TEXT, "host?": TEXT, "status?": TEXT, "seconds?": SECONDS, "cpu_seconds?": SECONDS,
+         "pid?": COUNT, "step?": COUNT, "torch_threads?": COUNT, "versions?": OBJECT}
+META = {"method?": TEXT, "status?": TEXT, "finished?": COUNT, "seconds?": SECONDS, "cpu_seconds?": SECONDS,
+        "forgotten_seconds?": SECONDS, "forgotten_cpu_seconds?": SECONDS, "starts?": [START]}
 
 
-def wrong(found: Mapping[str, Any], kinds: Mapping[str, Kind]) -> str:
-    """The first field that is not of its kind, as "NAME is VALUE, expected ...", or ''."""
-    return next((f"{name} is {found.get(name)!r:.60}, expected {expected}" for name, (expected, holds) in kinds.items()
-                 if not holds(found.get(name))), "")
+def wrong(found: Any, kind: Any, name: str = "") -> str:
+    """The first value that is not of its kind, as "NAME is VALUE, expected ...", or ''."""
+    if isinstance(kind, dict) and isinstance(found, dict):
+        inside = [(f"{name}.{field}".lstrip("."), found.get(field), one) for key, one in kind.items()
+                  if (field := key.rstrip("?")) == key or found.get(field) is not None]
+    elif isinstance(kind, list) and isinstance(found, list):
+        inside = [(f"{name}[{number}]", one, kind[0]) for number, one in enumerate(found)]
+    else:
+        expected, holds = kind if isinstance(kind, tuple) else (
+            "an object" if isinstance(kind, dict) else "a list", lambda _: False)
+        return "" if holds(found) else f"{name or 'it'} is {found!r:.60}, expected {expected}"
+    return next(filter(None, (wrong(one, of, where) for where, one, of in inside)), "")

@@ -10,8 +10,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from hdfast.run.durable import disk_errors, make_directory, read_bounded, regular, sync_directory
+from hdfast.run.durable import disk_errors, make_directory, read_bounded, regular, sync_directory, write_all
 
+RECORDS = ("metrics.jsonl", "scores.jsonl", "eval.jsonl")
 READ_LIMIT = 1 << 30  # bytes of records; 100,000 steps write half a megabyte
 
 
@@ -48,11 +49,10 @@ class JsonLines:
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one row; raises RunError, leaving no half line behind, where the file cannot grow."""
-        data = left = json.dumps(plain(row), allow_nan=False).encode() + b"\n"
+        data = json.dumps(plain(row), allow_nan=False).encode() + b"\n"
         with disk_errors("write", self.path):
             try:
-                while left:
-                    left = left[self._file.write(left):]
+                write_all(self._file, data)
             except OSError:
                 if self._file.tell() > self._size:
                     self._file.truncate(self._size)
@@ -72,8 +72,6 @@ class JsonLines:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a file in order; a missing file gives none, and lines that are not whole JSON objects are left out."""
-    if not path.is_file():
-        return []
     with disk_errors("read", path):
         return [row for row in map(_parse, content(path).splitlines()) if row is not None]
 
@@ -83,60 +81,56 @@ def content(path: Path) -> bytes:
     return read_bounded(path, READ_LIMIT) if path.is_file() else b""
 
 
-def last_rows(path: Path, window: int = 1 << 16) -> list[dict[str, Any]]:
-    """Rows in the last `window` bytes of a file, in order; none where it cannot be read."""
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is none that can be read."""
+    try:
+        found = json.loads(read_bounded(path))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def tail(path: Path, window: int = 1 << 16) -> list[bytes]:
+    """The whole lines in the last `window` bytes of a file; none where it cannot be read."""
     try:
         with open(path, "rb", opener=regular) as file:
             start = max(0, os.fstat(file.fileno()).st_size - window)
             file.seek(start)
-            lines = file.read().splitlines()
+            return file.read().splitlines()[start > 0:]
     except OSError:
         return []
-    return [row for row in map(_parse, lines[start > 0:]) if row is not None]
 
 
-def rewind(path: Path, mark: Any, last_step: int) -> tuple[int, str]:
-    """Cut a file back to where `mark` was made; returns how many rows went, and what is wrong with the file or ''.
+def last_rows(path: Path, window: int = 1 << 16) -> list[dict[str, Any]]:
+    """Rows in the last `window` bytes of a file, in order; none where it cannot be read."""
+    return [row for row in map(_parse, tail(path, window)) if row is not None]
 
-    A file that does not begin with the bytes of the mark is copied to NAME.damaged, and its whole rows up to
-    `last_step` (environment frames) are kept; so are those of any file where the mark is none.
+
+def rewind(path: Path, mark: dict[str, int] | None, last_step: int) -> tuple[int, str]:
+    """Cut a file back to its `mark`, or to the rows up to `last_step` (frames); how many rows went, and what is wrong.
+
+    A file that does not begin with the bytes of its mark is copied to NAME.damaged and cut by step; so is one without a
+    mark, not copied. Torn lines go. A crash leaves the file before or the file after, whole.
     """
-    size, crc = (mark.get("bytes"), mark.get("crc")) if isinstance(mark, dict) else (None, None)
-    if type(size) is not int or type(crc) is not int:
-        return trim(path, last_step), ""
     with disk_errors("read", path):
         data = content(path)
-    if len(data) >= size and zlib.crc32(data[:size]) == crc:
-        if len(data) > size:
-            replace(path, data[:size])
-        return len(data[size:].splitlines()), ""
-    if not path.is_file():
-        return 0, f"{path} is missing: its rows before the checkpoint are lost"
-    replace(path.with_name(path.name + ".damaged"), data)
-    return trim(path, last_step), (f"{path} is damaged: it is not what the checkpoint was saved with; rows that can be "
-                                   f"read are kept, the file as it was is {path.name}.damaged")
+    intact = mark is not None and len(data) >= mark["bytes"] and zlib.crc32(data[:mark["bytes"]]) == mark["crc"]
+    kept = data[:mark["bytes"]] if intact else b"".join(
+        line + b"\n" for line in data.splitlines() if _reached(_parse(line), last_step))
+    wrong = ""
+    if mark is not None and not intact and not path.is_file():
+        wrong = f"{path} is missing: its rows before the checkpoint are lost"
+    elif mark is not None and not intact:
+        replace(path.with_name(path.name + ".damaged"), data)
+        wrong = (f"{path} is damaged: it is not what the checkpoint was saved with; rows that can be read are kept, "
+                 f"the file as it was is {path.name}.damaged")
+    if kept != data:
+        replace(path, kept)
+    return len(data.splitlines()) - len(kept.splitlines()), wrong
 
 
-def trim(path: Path, last_step: int) -> int:
-    """Drop the rows beyond `last_step` (environment frames) and every torn line; returns how many went.
-
-    The new file is written beside the old one and renamed, so a crash leaves one of the two, whole.
-    """
-    if not path.is_file():
-        return 0
-    with disk_errors("read", path):
-        data = content(path)
-    lines = data.splitlines()
-    kept = [line for line in lines if (row := _parse(line)) is not None and _reached(row, last_step)]
-    fixed = b"".join(line + b"\n" for line in kept)
-    if fixed != data:
-        replace(path, fixed)
-    return len(lines) - len(kept)
-
-
-def _reached(row: dict[str, Any], last_step: int) -> bool:
-    step = row.get("step", 0)
-    return is_number(step) and step <= last_step
+def _reached(row: dict[str, Any] | None, last_step: int) -> bool:
+    return row is not None and is_number(step := row.get("step", 0)) and step <= last_step
 
 
 def replace(path: Path, data: bytes) -> None:

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 
 from hdfast.run.durable import disk_errors, sync_directory
-from hdfast.run.jsonl import JsonLines, is_number, read_rows, replace, rewind, trim
+from hdfast.run.jsonl import RECORDS, JsonLines, is_number, read_rows, replace, rewind
 from hdfast.run.pictures import gif_bytes, png_bytes, save_animation, strip_image
 from hdfast.run.progress import ProgressLine
 
-RECORDS = ("metrics.jsonl", "scores.jsonl", "eval.jsonl")
 CHARTS = {  # TensorBoard's page "Custom scalars": {section: {chart: the scalars in it, as patterns}}
     "score": {"score": ("episode/score", "eval/score"), "human-normalised": ("eval/human_normalized",)},
     "world model": {"losses": (r"train/loss/(rew|con|image)",), "KL": (r"train/(kl|loss/dyn|loss/rep)",),
@@ -166,7 +165,7 @@ class Logger:
         path, step = self._evals.path, agent_step * self.action_repeat
         if any(row.get("step", 0) >= step for row in read_rows(path)):
             self._evals.close()
-            trim(path, step - 1)
+            rewind(path, None, step - 1)
             self._evals = JsonLines(path)
 
     def _rates(self, agent_step: int, update: int) -> dict[str, float]:
@@ -201,7 +200,7 @@ def _prepare(logdir: Path, last_step: int | None, marks: Mapping[str, Any] | Non
     """Cut the records back to the checkpoint at `last_step` frames, or set them aside for a new run; returns what to
     tell."""
     if last_step is not None:
-        marks = marks if isinstance(marks, Mapping) else {}
+        marks = marks or {}
         counts, wrong = zip(*(rewind(logdir / name, marks.get(name), last_step) for name in RECORDS), strict=True)
         dropped = f"dropped {sum(counts)} record rows written after the checkpoint at frame {last_step:,}"
         return [*[dropped] * any(counts), *(f"warning: {what}" for what in wrong if what)]
@@ -226,16 +225,19 @@ def _memory() -> dict[str, float]:
 class TensorBoardFile:
     """One TensorBoard event file, written and flushed at once. Raises ImportError where tensorboard is missing.
 
-    Points of older files at `purge_step` or beyond disappear from the display.
+    Points of older files at `purge_step` or beyond disappear from the display. torch's SummaryWriter would do, but its
+    thread answers a full disk with a traceback beside our error.
     """
 
     def __init__(self, logdir: Path, purge_step: int):
         try:
-            from tensorboard.compat.proto import event_pb2, summary_pb2
+            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+            from tensorboard.compat.proto.summary_pb2 import Summary
             from tensorboard.summary.writer.record_writer import RecordWriter
+            from torch.utils.tensorboard.summary import custom_scalars
         except Exception as error:  # a protobuf that does not fit raises its own kinds
             raise ImportError(f"tensorboard cannot be imported ({error})") from error
-        self._event, self._summary = event_pb2, summary_pb2
+        self._event, self._summary = Event, Summary
         files = list(logdir.glob("events.out.tfevents.*.hdfast"))
         older = [path.name.split(".")[3] for path in files]
         stamp = max([int(time.time()), *(int(s) + 1 for s in older if s.isdecimal())])  # files are read by name
@@ -245,25 +247,10 @@ class TensorBoardFile:
             self._file = open(self.path, "xb")
         self._writer = RecordWriter(self._file)
         self._write(file_version="brain.Event:2")
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._write(step=purge_step, session_log=start)
-        self._layout()
-
-    def _layout(self) -> None:
-        """Curves that belong together in one chart, on TensorBoard's page "Custom scalars"."""
-        from tensorboard.compat.proto import tensor_pb2, types_pb2
-        from tensorboard.plugins.custom_scalar import layout_pb2, metadata
-
-        def chart(title: str, tags: Sequence[str]) -> Any:
-            curves = layout_pb2.MultilineChartContent(tag=[f"^{tag}$" for tag in tags])
-            return layout_pb2.Chart(title=title, multiline=curves)
-
-        layout = layout_pb2.Layout(category=[
-            layout_pb2.Category(title=title, chart=[chart(*item) for item in charts.items()])
-            for title, charts in CHARTS.items()])
-        text = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=[layout.SerializeToString()])
-        self._write(summary=self._summary.Summary(value=[self._summary.Summary.Value(
-            tag=metadata.CONFIG_SUMMARY_TAG, metadata=metadata.create_summary_metadata(), tensor=text)]))
+        self._write(step=purge_step, session_log=SessionLog(status=SessionLog.START))
+        self._write(summary=custom_scalars({section: {
+            chart: ["Multiline", [f"^{tag}$" for tag in tags]] for chart, tags in charts.items()}
+            for section, charts in CHARTS.items()}))
 
     def size(self) -> int:
         """Bytes of all event files of the run."""
@@ -271,19 +258,16 @@ class TensorBoardFile:
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """One point per scalar at `step` frames."""
-        value = self._summary.Summary.Value
-        self._write(step=step, summary=self._summary.Summary(
-            value=[value(tag=name, simple_value=float(x)) for name, x in values.items()]))
+        self._write(step=step, summary=self._summary(
+            value=[self._summary.Value(tag=name, simple_value=float(x)) for name, x in values.items()]))
 
     def picture(self, name: str, data: bytes, shape: Sequence[int], step: int) -> None:
         """A PNG or GIF (which TensorBoard animates) of shape (h, w, c) at `step` frames."""
-        image = self._summary.Summary.Image(height=shape[0], width=shape[1], colorspace=shape[2],
-                                            encoded_image_string=data)
-        self._write(step=step, summary=self._summary.Summary(
-            value=[self._summary.Summary.Value(tag=name, image=image)]))
+        image = self._summary.Image(height=shape[0], width=shape[1], colorspace=shape[2], encoded_image_string=data)
+        self._write(step=step, summary=self._summary(value=[self._summary.Value(tag=name, image=image)]))
 
     def _write(self, **fields: Any) -> None:
-        event = self._event.Event(wall_time=time.time(), **fields)
+        event = self._event(wall_time=time.time(), **fields)
         with disk_errors("write", self.path):
             self._writer.write(event.SerializeToString())
             self._file.flush()

@@ -5,22 +5,20 @@ Images are uint8 (h, w, c) with c = 1 (grey) or 3 (RGB). Pillow, imageio and mat
 
 import io
 import itertools
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hdfast.errors import RunError
-from hdfast.run.durable import disk_errors, read_bounded
-from hdfast.run.jsonl import is_number, read_rows, replace
+from hdfast.run.durable import disk_errors
+from hdfast.run.jsonl import is_number, read_object, read_rows, replace
+from hdfast.run.progress import short
 from hdfast.scores import curve_frames, reference
 
 GREEN, RED = (0, 200, 80), (230, 60, 50)  # border of context frames, border of predicted frames
 VIEWABLE = 256  # pixels on the short side that an animation is enlarged to
-DISTINCT = 16384  # colours that a palette is chosen from
-EXACT = 64  # palette entries for the most frequent colours
 ROWS = ("truth", "model", "error")
 RANDOM_PLAY = "random.json"
 
@@ -152,35 +150,21 @@ def _strip_steps(steps: int, context: int, columns: int) -> list[int]:
 
 
 def _palette(frames: np.ndarray) -> tuple[np.ndarray, bytes]:
-    """Palette indices (T, h, w) uint8 and the RGB palette, chosen over the distinct colours of all frames.
-
-    Beyond 256 colours the most frequent ones stay exact (backgrounds, borders); the other entries are shared out over
-    the distinct colours, each counted once: a ball of two pixels keeps its colour beside a large background.
-    """
+    """Palette indices (T, h, w) uint8 and the RGB palette for all frames: exact up to 256 colours, an octree beyond."""
     from PIL import Image
 
     if frames.shape[-1] == 1:
         return frames[..., 0], bytes(np.arange(256, dtype=np.uint8).repeat(3))
-    wide = frames.astype(np.int32)
-    packed = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
-    for coarse in range(8):  # low bits dropped from every channel, until the distinct colours are few enough to sort
-        mask = (0xFF << coarse & 0xFF) * 0x010101
-        seen = np.zeros(1 << 24, bool)
-        seen[packed & mask] = True
-        if (colours := np.flatnonzero(seen)).size <= DISTINCT:
-            break
-    packed &= mask
-    rank = np.zeros(1 << 24, np.int32)
-    rank[colours] = np.arange(len(colours))
-    index = rank[packed]  # (T, h, w) into `colours`
+    packed = frames.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    seen = np.zeros(1 << 24, bool)
+    seen[packed] = True
+    colours = np.flatnonzero(seen)
+    if len(colours) > 256:
+        image = Image.fromarray(frames.reshape(-1, *frames.shape[2:]))
+        image = image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        return np.asarray(image).reshape(frames.shape[:3]), bytes(image.getpalette())
     rgb = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], -1).astype(np.uint8)
-    if len(colours) <= 256:
-        return index.astype(np.uint8), rgb.tobytes()
-    kept = np.argsort(-np.bincount(index.ravel()), kind="stable")[:EXACT]
-    rest = Image.fromarray(rgb[None]).quantize(256 - EXACT, kmeans=1, dither=Image.Dither.NONE)
-    nearest = np.asarray(rest)[0] + np.uint8(EXACT)
-    nearest[kept] = np.arange(EXACT)
-    return nearest[index], rgb[kept].tobytes() + bytes(rest.getpalette())
+    return np.searchsorted(colours, packed).astype(np.uint8), rgb.tobytes()
 
 
 def _save_mp4(path: Path, frames: np.ndarray, fps: float, scale: int | None) -> None:
@@ -226,9 +210,9 @@ def learning_curve(path: Path, logdir: Path, *, task: str | None = None) -> Path
         raise ImportError(f"matplotlib cannot be imported ({error})") from error
 
     path, logdir = Path(path), Path(logdir)
-    task = task or _task_of(logdir)
-    episodes = _points(logdir / "scores.jsonl", "episode/score")
-    evals = _points(logdir / "eval.jsonl", "eval/score", "eval/score_std")
+    task = task or str(read_object(logdir / "config.json").get("task", logdir.name))
+    episodes = numeric(read_rows(logdir / "scores.jsonl"), "step", "episode/score")
+    evals = numeric(read_rows(logdir / "eval.jsonl"), "step", "eval/score", "eval/score_std")
     figure = Figure(figsize=(9, 5.6), dpi=130, layout="constrained")
     axes = figure.add_subplot()
     steps = np.concatenate([episodes[:, 0], evals[:, 0]])
@@ -245,7 +229,7 @@ def learning_curve(path: Path, logdir: Path, *, task: str | None = None) -> Path
     axes.set(xlim=(0, last * 1.02), ylim=(low, high), xlabel="environment frames", ylabel="score of an episode")
     title = task.removeprefix("atari_").replace("_", " ").title() if task.startswith("atari_") else task
     axes.set_title(title, loc="left", fontweight="bold")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _frames(x)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short(x)))
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 4, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.10g}"))
     axes.grid(color="#e6e6e6", linewidth=0.8)
@@ -273,25 +257,14 @@ def _legend(figure: Any, axes: Any) -> None:
 
 def random_scores(logdir: Path) -> list[float]:
     """Scores of the random play that a run measured (run.eval_random); empty where there is none that can be read."""
-    try:
-        found = json.loads(read_bounded(logdir / RANDOM_PLAY))["scores"]
-        return [float(x) for x in found if is_number(x)]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
-        return []
+    found = read_object(logdir / RANDOM_PLAY).get("scores")
+    return [float(x) for x in found if is_number(x)] if isinstance(found, list) else []
 
 
-def _task_of(logdir: Path) -> str:
-    try:
-        return str(json.loads(read_bounded(logdir / "config.json"))["task"])
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
-        return logdir.name
-
-
-def _points(path: Path, *keys: str) -> np.ndarray:
-    """Rows (step, *keys) as floats, by step; rows that lack one of them, or have no number there, are left out."""
-    rows = [[row.get(key) for key in ("step", *keys)] for row in read_rows(path)]
-    rows = [row for row in rows if all(map(is_number, row))]
-    points = np.array(rows, float).reshape(len(rows), 1 + len(keys))
+def numeric(rows: Sequence[dict[str, Any]], *keys: str) -> np.ndarray:
+    """(n, keys) floats of the rows that have finite numbers at all keys, by the first of them."""
+    found = [values for row in rows if all(map(is_number, values := [row.get(key) for key in keys]))]
+    points = np.array(found, float).reshape(len(found), len(keys))
     return points[np.argsort(points[:, 0], kind="stable")]
 
 
@@ -310,7 +283,7 @@ def _draw_run(axes: Any, episodes: np.ndarray, evals: np.ndarray) -> np.ndarray:
         if len(evals) == 1:
             axes.errorbar(steps, mean, std, color=BLUE, alpha=0.4, capsize=4)
         axes.plot(steps, mean, "o-", color=BLUE, linewidth=2.2, markersize=4, zorder=3,
-                  label=f"evaluation, mean ± std over episodes ({_score(mean[-1])} at {_frames(steps[-1])})")
+                  label=f"evaluation, mean ± std over episodes ({_score(mean[-1])} at {short(steps[-1])})")
         return np.concatenate([episodes[:, 1], mean - std, mean + std])
     return episodes[:, 1]
 
@@ -320,7 +293,7 @@ def _draw_published(axes: Any, row: dict[str, Any], last: float) -> list[np.ndar
     frames, views = np.array(curve_frames(), float), []
     for method, (name, colour, style) in PUBLISHED.items():
         curve = np.array(row[method]["curve_mean"])
-        text = f"{name}, published ({_score(row[method]['final_mean'])} at {_frames(frames[-1])}"
+        text = f"{name}, published ({_score(row[method]['final_mean'])} at {short(frames[-1])}"
         shown = np.unique(np.minimum(frames, last)) if last >= frames[0] else frames[:0]
         scores = np.interp(shown, frames, curve)
         text += ")" if len(shown) else ", outside the plot)"
@@ -350,12 +323,6 @@ def _limits(scores: np.ndarray) -> tuple[float, float]:
     low, high = float(scores.min()), float(scores.max())
     margin = 0.06 * (high - low) or max(1.0, 0.1 * abs(high))
     return low - margin, high + margin
-
-
-def _frames(count: float) -> str:
-    if count >= 999_500:
-        return f"{count / 1e6:.3g}M"
-    return f"{count / 1e3:.3g}K" if count >= 1000 else f"{count:.0f}"
 
 
 def _score(score: float) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from hdfast.run.durable import disk_errors, regular
+from hdfast.run.durable import disk_errors, regular, write_all
 
 REFRESH = 0.1  # seconds between redraws of the live line
 Segment = tuple[str, str]  # text, rich style
@@ -84,9 +84,7 @@ class ProgressLine:
 
     def _write(self, text: str) -> None:
         with disk_errors("write", self._mirror_path):
-            left = f"{text}\n".encode(errors="replace")
-            while left:
-                left = left[self._mirror.write(left):]
+            write_all(self._mirror, f"{text}\n".encode(errors="replace"))
 
 
 class Eta:
@@ -162,6 +160,14 @@ def points(score: float) -> str:
     return f"{score:,.0f}" if abs(score) >= 1000 else f"{score:.1f}"
 
 
+def short(value: float) -> str:
+    """Of an axis: 1500 is 1.5K, 2000000 is 2M."""
+    for size, letter in ((1e6, "M"), (1e3, "K")):
+        if abs(value) >= size:
+            return f"{value / size:.6g}{letter}".replace("-", "\N{MINUS SIGN}")
+    return f"{value:.6g}".replace("-", "\N{MINUS SIGN}")
+
+
 def duration(seconds: float) -> str:
     """45s, 18m, 2h05m, 1d03h."""
     minutes, hours = round(seconds / 60), round(seconds / 3600)
@@ -210,10 +216,11 @@ class LiveTable:
         self._live.stop()
 
 
-def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as aligned columns of plain text, two spaces apart."""
+def text_table(rows: Sequence[Sequence[str]], left: int | None = None) -> str:
+    """Rows as aligned columns of plain text, two spaces apart; columns after the first `left` align on the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    return "\n".join("  ".join(cell.ljust(width) if left is None or place < left else cell.rjust(width)
+                               for place, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
                      for row in rows)
 
 

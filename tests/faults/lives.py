@@ -67,10 +67,8 @@ def prepare(script: str) -> None:
         os.execv(sys.executable, [sys.executable, script, *sys.argv[1:]])
     import matplotlib.pyplot  # noqa: F401
     import safetensors.torch  # noqa: F401
-    import tensorboard.compat.proto.event_pb2
-    import tensorboard.plugins.custom_scalar.layout_pb2
-    import tensorboard.summary.writer.record_writer  # noqa: F401
     import torch
+    import torch.utils.tensorboard.summary
 
     from hdfast import cli, trainer  # noqa: F401
     torch.set_num_threads(1)

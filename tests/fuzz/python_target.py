@@ -23,14 +23,7 @@ def main() -> None:
     with atheris.instrument_imports(include=["hdfast"]):
         import targets
     import torch
-
-    from hdfast import ops
-    from hdfast.ops import library
     torch.set_num_threads(1)
-    if name == "raw_ops":
-        if reason := library.problem():
-            sys.exit(f"raw_ops needs the native library: {reason}")
-        ops.set_backend("native", torch.device("cpu"))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     corpus = Path(folder) / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)

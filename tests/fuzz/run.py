@@ -36,12 +36,9 @@ def main() -> int:
     names = given.only.split(",") if given.only else [*python_targets(), NATIVE]
     if unknown := set(names) - {*python_targets(), NATIVE}:
         sys.exit(f"unknown targets {', '.join(sorted(unknown))}; there are {', '.join([*python_targets(), NATIVE])}")
-    # The ops have most of the code and get a third of the time.
-    weights = {name: len(names) / 2 if name == NATIVE and len(names) > 1 else 1 for name in names}
     rows = []
     for name in names:
-        seconds = max(1, int(given.seconds * weights[name] / sum(weights.values())))
-        rows.append(run_target(name, folder, seconds))
+        rows.append(run_target(name, folder, max(1, given.seconds // len(names))))
         print(line(rows[-1]), flush=True)
     if given.json:
         Path(given.json).write_text(json.dumps(rows, indent=1) + "\n")

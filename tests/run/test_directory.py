@@ -169,7 +169,7 @@ def test_a_damaged_meta_json_is_named_set_aside_and_begun_anew(tmp_path, capsys)
     assert "meta.json is missing and begins anew" in run.warnings[0]
     run.close()
     for content, said in {
-            b"[1]": "", b"\xff": "", b'{"starts": 3}': "starts is 3, expected a list of objects",
+            b"[1]": "", b"\xff": "", b'{"starts": 3}': "starts is 3, expected a list",
             b'{"finished": "x"}': "finished is 'x', expected a whole", b'{"seconds": -1}': "seconds is -1, expected",
             b'{"starts": [{}, {"seconds": "x"}]}': "starts[1].seconds is 'x', expected a finite number, 0 or more",
             b'{"starts": [{"torch_threads": 2.5}]}': "starts[0].torch_threads is 2.5, expected"}.items():
