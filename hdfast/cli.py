@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from hdfast import __version__
 from hdfast.config import Config, differences, opt, settings
 from hdfast.errors import ConfigError, RunError, nearest, of_the_machine, spelled_out
 from hdfast.flags import Parsed, grouped, help_text, parse
@@ -305,7 +306,7 @@ def _dispatch(args: list[str]) -> int:
         return 0
     name, *rest = args
     if name == "--version":
-        print(f"hdfast {_version()}")
+        print(f"hdfast {__version__}")
         return 0
     if name not in VERBS:
         if name.startswith("-"):
@@ -319,14 +320,6 @@ def _dispatch(args: list[str]) -> int:
         print(help_text(verb.flags, with_settings=verb.with_settings, width=shutil.get_terminal_size().columns), end="")
         return 0
     return verb.run(parsed)
-
-
-def _version() -> str:
-    import importlib.metadata
-    try:
-        return importlib.metadata.version("hdfast")
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed; run from its source tree)"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,12 +12,12 @@ import math
 import numbers
 import re
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_type_hints
 
 from hdfast.errors import ConfigError, RunError, nearest
 from hdfast.paths import expanded
@@ -215,17 +215,12 @@ class Config:
 
         Raises ConfigError for an unknown name, a wrong type, a value out of bounds or values that clash.
         """
-        top: dict[str, Any] = {}
-        groups: dict[str, dict[str, Any]] = {}
+        groups: dict[str, dict[str, Any]] = defaultdict(dict)
         for name, value in flat.items():
-            value = checked(name, value)
             head, _, tail = name.rpartition(".")
-            if head:
-                groups.setdefault(head, {})[tail] = value
-            else:
-                top[name] = value
-        kinds: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(cls) if f.name in groups}
-        return cls(**top, **{name: make(**groups[name]) for name, make in kinds.items()})
+            groups[head][tail] = checked(name, value)
+        top, kinds = groups.pop("", {}), get_type_hints(cls)
+        return cls(**top, **{name: kinds[name](**values) for name, values in groups.items()})
 
     def flat(self) -> dict[str, Any]:
         """{dotted name: value} of every setting, in declaration order."""
@@ -322,7 +317,7 @@ def checked(name: str, value: Any, rule: dataclasses.Field | None = None) -> Any
     if (out is None or (low is not None and out < low) or (high is not None and out > high)
             or (choices and out not in choices)):
         hint = nearest(value, choices) if isinstance(value, str) and choices and kind is str else ""
-        raise ConfigError(f"{name} must be {_expected(rule)}, got {_shown(value)} ({rule.metadata['help']}; "
+        raise ConfigError(f"{name} must be {_expected(rule)}, got {value!r:.60} ({rule.metadata['help']}; "
                           f"default {rule.default}){hint}")
     special = _SPECIAL.get(name)
     return special(out) if special else out
@@ -367,14 +362,9 @@ def _expected(rule: dataclasses.Field) -> str:
     return f"{noun} >= {low}" if high is None else f"{noun} from {low} to {high}"
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def _device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
-        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N (as in cuda:0), got {_shown(value)}")
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N (as in cuda:0), got {value!r:.60}")
     return value
 
 
@@ -383,7 +373,7 @@ def _logdir(value: str) -> str:
         raise ConfigError("logdir must be a path, got an empty one; as in --logdir runs/{task}/{seed}")
     for name in re.findall(r"{([^}]*)}?", value):
         if name not in ("task", "seed", "timestamp") or "{" + name + "}" not in value:
-            raise ConfigError(f"logdir {_shown(value)} holds the unknown placeholder '{name}'; {{task}}, {{seed}} "
+            raise ConfigError(f"logdir {value!r:.60} holds the unknown placeholder '{name}'; {{task}}, {{seed}} "
                               "and {timestamp} can be used")
     return value
 

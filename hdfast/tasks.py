@@ -67,12 +67,16 @@ def canonical_task(name: str) -> str:
 
 def rom_name(task: str) -> str:
     """ale-py's ROM name of an Atari task: 'atari_ms_pacman' -> 'ms_pacman'."""
-    return _atari_game(task)
+    game = task.removeprefix("atari_")
+    if game == task or game not in ATARI_GAMES:
+        raise ConfigError(f"expected a canonical Atari task such as 'atari_pong', got '{task}'; "
+                          "canonical_task() turns any spelling into one")
+    return game
 
 
 def envpool_id(task: str) -> str:
     """EnvPool's id of an Atari task: 'atari_chopper_command' -> 'ChopperCommand-v5'."""
-    return "".join(part.capitalize() for part in _atari_game(task).split("_")) + "-v5"
+    return "".join(part.capitalize() for part in rom_name(task).split("_")) + "-v5"
 
 
 def gym_id(task: str) -> str:
@@ -95,11 +99,3 @@ def check_background(task: str, background: str) -> None:
     if background != "none" and not task.startswith("catch_"):
         raise ConfigError(f"env.background {background} exists only for catch_<H>x<W>, got task {task}; take --task "
                           "catch_5x5 or --env.background none")
-
-
-def _atari_game(task: str) -> str:
-    game = task.removeprefix("atari_")
-    if game == task or game not in ATARI_GAMES:
-        raise ConfigError(f"expected a canonical Atari task such as 'atari_pong', got '{task}'; "
-                          "canonical_task() turns any spelling into one")
-    return game
