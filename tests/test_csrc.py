@@ -85,8 +85,8 @@ MOST_ARGUMENTS = 12
 
 def schemas(text: str) -> dict[str, int]:
     """The ops that a file of csrc/ops defines, with their number of arguments."""
-    strings = re.findall(r'\bm\.def\(\s*((?:"[^"]*"\s*)+)\)', text)
-    return dict(counted("".join(re.findall(r'"([^"]*)"', string))) for string in strings)
+    found = re.findall(r'^HD_OP\((\w+),\s*((?:"[^"]*"\s*)+)\)', text, re.MULTILINE)
+    return dict(counted(name + "".join(re.findall(r'"([^"]*)"', schema))) for name, schema in found)
 
 
 def counted(schema: str) -> tuple[str, int]:
@@ -115,10 +115,10 @@ def test_every_schema_is_read():
 
 
 def test_many_arguments_are_seen():
-    schema = f'many(Tensor(a!)[] x, {", ".join(f"int a{i}" for i in range(12))}) -> (Tensor, Tensor)'
+    schema = f'(Tensor(a!)[] x, {", ".join(f"int a{i}" for i in range(12))}) -> (Tensor, Tensor)'
     middle = len(schema) // 2
-    assert schemas(f'm.def(\n      "{schema[:middle]}"\n      "{schema[middle:]}");') == {"many": 13}
-    assert schemas('m.def("none() -> Tensor");') == {"none": 0}
+    assert schemas(f'HD_OP(many, "{schema[:middle]}"\n            "{schema[middle:]}")') == {"many": 13}
+    assert schemas('HD_OP(none, "() -> Tensor")') == {"none": 0}
 
 
 KERNELS = sorted(path.stem for path in (CSRC / "kernels").glob("*.cu"))

@@ -1,5 +1,4 @@
-// adam.cpp -- clip by global norm and Adam over a flat arena as one torch op; the math stands in
-// kernels/adam.h.
+// adam.cpp -- clip by global norm and Adam over a flat arena as one torch op; the equations are in kernels/adam.h.
 #include "kernels/adam.h"
 
 #include "ops/glue.h"
@@ -7,25 +6,27 @@
 namespace hd::ops {
 namespace {
 
+float* arena(const Tensor& t, const Tensor& param, const char* what) {
+  float* p = take_float(t, param, what);
+  HD_CHECK(reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0, what,
+           " must start on 16 bytes, got an offset; copy the view");
+  return p;
+}
+
 // param, grad, mean, var (size,) float32 and step () int64, all changed in place; slow (size,) or none ->
 // (norm, min(1, clip / norm), step)
-Tensor adam_step(Tensor param, Tensor grad, Tensor mean, Tensor var, Tensor step, std::optional<Tensor> slow,
-                 double lr, double eps, double clip, double beta1, double beta2, double slow_fraction) {
-  HD_CHECK(param.dim() == 1, "adam_step: param must be a flat arena, (n,)", got(param));
-  for (const Tensor& t : {param, grad, mean, var, slow ? *slow : param}) {
-    check_float(t, param, "adam_step: param, grad, mean, var or slow");
-    check_same_shape(t, param, "adam_step: param, grad, mean, var or slow");
-    HD_CHECK(reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0,
-             "adam_step: param, grad, mean, var and slow must start on 16 bytes, got an offset; copy the view");
-  }
-  check_layout(step, param, "adam_step: step");
-  check_type(step, ScalarType::Long, "adam_step: step");
-  check_count(step, 1, "adam_step: step");
+Tensor adam_step(Tensor param, Tensor grad, Tensor mean, Tensor var, Tensor step, Maybe slow, double lr, double eps,
+                 double clip, double beta1, double beta2, double slow_fraction) {
+  HD_CHECK(param.dim() == 1, "param must be a flat arena, (n,)", got(param));
+  AdamArgs args{};
+  args.param = arena(param, param, "param"), args.grad = arena(grad, param, "grad");
+  args.mean = arena(mean, param, "mean"), args.var = arena(var, param, "var");
+  args.slow = slow ? arena(*slow, param, "slow") : nullptr;
+  check_layout(step, param, "step");
+  check_type(step, ScalarType::Long, "step");
+  HD_CHECK(step.numel() == 1, "step must have 1 element", got(step));
   const int64_t blocks = adam_blocks(param.numel());
   Tensor stats = empty(param, {3}), scratch = empty(param, {blocks + 4});
-  AdamArgs args{};
-  args.param = out(param), args.grad = out(grad), args.mean = out(mean), args.var = out(var);
-  args.slow = slow ? out(*slow) : nullptr;
   args.step = out<int64_t>(step), args.stats = out(stats);
   args.partial = out(scratch), args.scale = out(scratch) + blocks;
   args.size = param.numel();
@@ -34,23 +35,15 @@ Tensor adam_step(Tensor param, Tensor grad, Tensor mean, Tensor var, Tensor step
   run(
       param, [&](auto stream) { launch_adam(args, stream); },
       [&](auto threads) {
-        threads.split(blocks, ADAM_BLOCK / 4,
-                      [&](int64_t begin, int64_t end) { cpu::adam_norm(args, begin, end); });
+        threads.split(blocks, ADAM_BLOCK / 4, [&](int64_t begin, int64_t end) { cpu::adam_norm(args, begin, end); });
         cpu::adam_finish(args);
-        threads.split(blocks, ADAM_BLOCK,
-                      [&](int64_t begin, int64_t end) { cpu::adam_apply(args, begin, end); });
+        threads.split(blocks, ADAM_BLOCK, [&](int64_t begin, int64_t end) { cpu::adam_apply(args, begin, end); });
       });
   return stats;
 }
+HD_OP(adam_step, "(Tensor(a!) param, Tensor(b!) grad, Tensor(c!) mean, Tensor(d!) var, Tensor(e!) step, "
+                 "Tensor(f!)? slow, float lr, float eps, float clip, float beta1, float beta2, "
+                 "float slow_fraction) -> Tensor")
 
 }  // namespace
 }  // namespace hd::ops
-
-HD_LIBRARY(m) {
-  m.def(
-      "adam_step(Tensor(a!) param, Tensor(b!) grad, Tensor(c!) mean, Tensor(d!) var, Tensor(e!) step, "
-      "Tensor(f!)? slow, float lr, float eps, float clip, float beta1, float beta2, float slow_fraction) -> "
-      "Tensor");
-}
-
-HD_IMPLEMENT(m) { m.impl("adam_step", HD_BOX(hd::ops::adam_step)); }

@@ -1,15 +1,15 @@
 // glue.h -- from tensors to raw pointers: the pattern every csrc/ops/<family>.cpp follows.
 //
-// A family is one file: schemas, checks and one function per op that fills the family's argument struct and
-// hands it to `run`, which picks the device launcher or the CPU code. The file is compiled twice: into the
-// shipped library (namespace `hdfast`), and with -DHD_EMU into the test library (`hdfast_emu`), where tensors
-// live on the CPU and the launchers are those of the very same .cu files compiled for the emulator. The
-// families of a library are one translation unit (two, where some lack kernels), so that torch's headers are
+// A family is one file: one function per op, which checks its tensors while it fills the family's argument struct and
+// hands it to HD_RUN, which picks the device launcher or the CPU code; and HD_OP behind it, which registers the op. The
+// file is compiled twice: into the shipped library (namespace `hdfast`), and with -DHD_EMU into the test library
+// (`hdfast_emu`), where tensors are on the CPU and the launchers are those of the very same .cu files compiled for the
+// emulator. The families of a library are one translation unit (two, if some lack kernels), so that torch's headers are
 // read once: names in their anonymous namespaces must differ, or differ in their arguments.
 //
-// Only the stable ABI of libtorch is used here, target 2.11: no at::Tensor, no pybind11, no c10/cuda. Checks
-// in this layer guard memory, and say what was expected, what came and what to do; those that know the caller's
-// names stand in hdfast/ops/<family>.py and come first.
+// Only the stable ABI of libtorch is used here, target 2.11: no at::Tensor, no pybind11, no c10/cuda. Checks in this
+// layer guard memory, and say what was expected, what came and what to do; those that know the caller's names are in
+// hdfast/ops/<family>.py and come first.
 #pragma once
 
 // The name the 2.11 headers give to the macro that later ones call STABLE_TORCH_ERROR_CODE_CHECK.
@@ -32,6 +32,7 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "kernels/types.h"
@@ -46,25 +47,22 @@
 #define HD_DEVICE_KERNELS 0
 #endif
 
-// HD_LIBRARY(m) { m.def("op(Tensor x) -> Tensor"); }   HD_IMPLEMENT(m) { m.impl("op", HD_BOX(hd::ops::op)); }
-// HD_IMPLEMENT's body is registered for the CPU key and, where the device kernels are linked, for the CUDA
-// key.
-#define HD_LIBRARY(m) STABLE_TORCH_LIBRARY_FRAGMENT(HD_NAMESPACE, m)
+// HD_OP(op, "(Tensor x) -> Tensor"): the op of this name and schema, computed by the function `op`, for the CPU key
+// and, if the device kernels are linked in, for the CUDA key. Messages of the function's checks begin with the op's
+// name.
+#define HD_OP(op, schema)                                                      \
+  STABLE_TORCH_LIBRARY_FRAGMENT(HD_NAMESPACE, m) { m.def(#op schema); }        \
+  STABLE_TORCH_LIBRARY_IMPL(HD_NAMESPACE, CPU, m) { m.impl(#op, HD_BOX(op)); } \
+  HD_OP_CUDA(op)
 #if HD_DEVICE_KERNELS && !defined(HD_EMU)
-#define HD_IMPLEMENT(m) HD_IMPLEMENT_AS(m, C10_CONCATENATE(hd_implement_, C10_UID))
-#define HD_IMPLEMENT_AS(m, implement)                                                            \
-  static void implement(torch::stable::detail::StableLibrary& m);                                \
-  STABLE_TORCH_LIBRARY_IMPL(HD_NAMESPACE, CPU, hd_library_cpu) { implement(hd_library_cpu); }    \
-  STABLE_TORCH_LIBRARY_IMPL(HD_NAMESPACE, CUDA, hd_library_cuda) { implement(hd_library_cuda); } \
-  static void implement(torch::stable::detail::StableLibrary& m)
+#define HD_OP_CUDA(op) \
+  STABLE_TORCH_LIBRARY_IMPL(HD_NAMESPACE, CUDA, m) { m.impl(#op, HD_BOX(op)); }
 #else
-#define HD_IMPLEMENT(m) STABLE_TORCH_LIBRARY_IMPL(HD_NAMESPACE, CPU, m)
+#define HD_OP_CUDA(op)
 #endif
-
-// TORCH_BOX, out of which a failed allocation comes with the op's name and advice.
-#define HD_BOX(op)                                                           \
-  [](StableIValue* stack, uint64_t arguments, uint64_t results) {            \
-    hd::ops::named(#op, [&] { TORCH_BOX(&op)(stack, arguments, results); }); \
+#define HD_BOX(op)                                                   \
+  [](StableIValue* stack, uint64_t arguments, uint64_t results) {    \
+    named(#op, [&] { TORCH_BOX (&op)(stack, arguments, results); }); \
   }
 
 namespace hd::ops {
@@ -72,14 +70,22 @@ namespace hd::ops {
 using torch::headeronly::IntHeaderOnlyArrayRef;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+using Maybe = std::optional<Tensor>;
+using Tensors = std::vector<Tensor>;
+using Shape = std::initializer_list<int64_t>;
 
 // torch's current CUDA stream of a device; looked up at run time because libtorch_cuda may not be there at
 // all.
 hdStream current_stream(int32_t device);
 
 // ---- checks -----------------------------------------------------------------------------------------------
-// `what` names op and argument: HD_CHECK(cond, "norm_act_fwd: x must ...").
-#define HD_CHECK(...) STD_TORCH_CHECK(__VA_ARGS__)
+// `what` names the argument: HD_CHECK(cond, "x must ...").
+#define HD_CHECK(condition, ...) STD_TORCH_CHECK(condition, op_name(), ": ", __VA_ARGS__)
+// The op that this thread runs.
+inline const char*& op_name() {
+  static thread_local const char* name = "";
+  return name;
+}
 
 inline std::string listed(const std::vector<int64_t>& numbers) {
   std::string text;
@@ -151,29 +157,16 @@ inline void check_type(const Tensor& t, ScalarType type, const char* what) {
   HD_CHECK(t.scalar_type() == type, what, " must be ", type_name(type), ", got ", type_name(t.scalar_type()),
            "; convert it");
 }
-inline void check_float(const Tensor& t, const Tensor& like, const char* what) {
-  check_layout(t, like, what);
-  check_type(t, ScalarType::Float, what);
-}
-inline void check_shape(const Tensor& t, std::initializer_list<int64_t> shape, const char* what) {
+inline void check_shape(const Tensor& t, Shape shape, const char* what) {
   bool same = t.dim() == int64_t(shape.size());
   int64_t d = 0;
   for (int64_t n : shape) same = same && t.size(d++) == n;
   HD_CHECK(same, what, " must have shape ", listed(shape), got(t));
 }
-inline void check_tensor(const Tensor& t, std::initializer_list<int64_t> shape, const Tensor& like, const char* what,
-                         ScalarType type = ScalarType::Float) {
-  check_layout(t, like, what);
-  check_type(t, type, what);
-  check_shape(t, shape, what);
-}
 inline void check_same_shape(const Tensor& t, const Tensor& like, const char* what) {
   bool same = t.dim() == like.dim();
   for (int64_t d = 0; same && d < t.dim(); ++d) same = t.size(d) == like.size(d);
   HD_CHECK(same, what, " must have shape ", shape_of(like), got(t));
-}
-inline void check_count(const Tensor& t, int64_t count, const char* what) {
-  HD_CHECK(int64_t(t.numel()) == count, what, " must have ", count, " elements", got(t));
 }
 // Storage type of an activation tensor: float32 or bfloat16.
 inline DType storage(const Tensor& t, const char* what) {
@@ -206,11 +199,12 @@ inline Tensor allocate(const Tensor& like, const std::vector<int64_t>& shape, Sc
     throw NoTensor(std::to_string(bytes) + " bytes on " + device_of(like) + " for a tensor of shape " + listed(shape));
   }
 }
-// Runs the op `symbol`, a qualified name.
+// Runs an op under its name. A failed allocation comes out of it with advice.
 template <class F>
-void named(const char* symbol, const F& op) {
+void named(const char* name, const F& op) {
+  op_name() = name;
   const auto refuse = [&](const std::string& wanted) {
-    HD_CHECK(false, std::strrchr(symbol, ':') + 1, ": out of memory: asked for ", wanted,
+    HD_CHECK(false, "out of memory: asked for ", wanted,
              " and got none; use a smaller batch or network, or more memory");
   };
   try {
@@ -221,14 +215,11 @@ void named(const char* symbol, const F& op) {
     refuse("memory on cpu for a buffer");
   }
 }
-inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape,
-                    ScalarType type = ScalarType::Float) {
+inline Tensor empty(const Tensor& like, Shape shape, ScalarType type = ScalarType::Float) {
   return allocate(like, shape, type);
 }
-// Contiguous, of the shape and device of `like`, its dtype unless one is given.
-inline Tensor new_like(const Tensor& like, std::optional<ScalarType> type = std::nullopt) {
-  return allocate(like, sizes_of(like), type ? *type : like.scalar_type());
-}
+// Contiguous, of the shape, type and device of `like`.
+inline Tensor new_like(const Tensor& like) { return allocate(like, sizes_of(like), like.scalar_type()); }
 // The same without its last `trailing` dimensions.
 inline Tensor new_rows(const Tensor& like, int64_t trailing = 1, ScalarType type = ScalarType::Float) {
   std::vector<int64_t> shape(like.dim() - trailing);
@@ -248,6 +239,46 @@ inline const T* in(const Tensor& t) {
 template <class T = float>
 inline T* out(const Tensor& t) {
   return static_cast<T*>(address(t));
+}
+
+template <class T>
+constexpr ScalarType type_of() {
+  if (std::is_same_v<T, int64_t>) return ScalarType::Long;
+  if (std::is_same_v<T, bool>) return ScalarType::Bool;
+  return std::is_same_v<T, uint8_t> ? ScalarType::Byte : ScalarType::Float;
+}
+// The numbers of a contiguous tensor of this shape and of type T on the device of `like`; null for an absent one.
+inline void* take_as(ScalarType type, const Tensor& t, Shape shape, const Tensor& like, const char* what) {
+  check_layout(t, like, what);
+  check_type(t, type, what);
+  check_shape(t, shape, what);
+  return out<void>(t);
+}
+template <class T = float>
+T* take(const Tensor& t, Shape shape, const Tensor& like, const char* what) {
+  return static_cast<T*>(take_as(type_of<T>(), t, shape, like, what));
+}
+template <class T = float>
+T* take(const Maybe& t, Shape shape, const Tensor& like, const char* what) {
+  return t ? take<T>(*t, shape, like, what) : nullptr;
+}
+// The same of the shape and type of `like`, whose type is known to be good.
+inline void* take_like(const Tensor& t, const Tensor& like, const char* what) {
+  check_layout(t, like, what);
+  check_type(t, like.scalar_type(), what);
+  check_same_shape(t, like, what);
+  return out<void>(t);
+}
+// Float32 of the shape of `like`, which is float32; or of any shape with so many elements.
+inline float* take_float(const Tensor& t, const Tensor& like, const char* what) {
+  check_type(t, ScalarType::Float, what);
+  return static_cast<float*>(take_like(t, like, what));
+}
+inline float* take_count(const Tensor& t, int64_t count, const Tensor& like, const char* what) {
+  check_type(t, ScalarType::Float, what);
+  check_layout(t, like, what);
+  HD_CHECK(int64_t(t.numel()) == count, what, " must have ", count, " elements", got(t));
+  return out(t);
 }
 
 // ---- execution --------------------------------------------------------------------------------------------
@@ -304,6 +335,12 @@ void run(const Tensor& x, const Device& device, const Cpu& cpu) {
   cpu(Threads{});
 #endif
 }
+
+// `run` of an op with launch_<op>(args, stream), and cpu::<op>(args, begin, end) for a range of n items.
+#define HD_RUN(op, x, args, n, cost)                      \
+  run(                                                    \
+      x, [&](auto stream) { launch_##op(args, stream); }, \
+      [&](auto threads) { threads.split(n, cost, [&](int64_t begin, int64_t end) { cpu::op(args, begin, end); }); })
 
 // For a number that the two sides choose differently (sizes of scratch): pick(x, [](auto) {...}, [](auto)
 // {...}).

@@ -17,7 +17,7 @@ hdStream current_stream(int32_t device) {
     void* library = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_LAZY);
     return library ? reinterpret_cast<Getter>(dlsym(library, "aoti_torch_get_current_cuda_stream")) : nullptr;
   }();
-  HD_CHECK(getter, "hdfast: this torch has no CUDA, or does not tell its current stream");
+  HD_CHECK(getter, "this torch has no CUDA, or does not tell its current stream");
   void* stream = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(getter(device, &stream));
   return static_cast<hdStream>(stream);
@@ -26,6 +26,4 @@ hdStream current_stream(int32_t device) {
 }  // namespace hd::ops
 
 // One line of JSON, read through ctypes: the library itself says how it was built.
-extern "C" __attribute__((visibility("default"))) const char* hdfast_build_info() {
-  return HDFAST_BUILD_INFO;
-}
+extern "C" __attribute__((visibility("default"))) const char* hdfast_build_info() { return HDFAST_BUILD_INFO; }

@@ -1,4 +1,4 @@
-// returns.cpp -- lambda returns and state weights as torch ops; the math stands in kernels/returns.h.
+// returns.cpp -- lambda returns and state weights as torch ops; the equations are in kernels/returns.h.
 #include "kernels/returns.h"
 
 #include "ops/glue.h"
@@ -6,102 +6,71 @@
 namespace hd::ops {
 namespace {
 
+// `like` is (H, N); value, cont (H+1, N).
+LambdaReturnArgs lambda_args(const Tensor& like, const Tensor& value, const Tensor& cont, double gamma, double lam) {
+  HD_CHECK(like.dim() == 2, "reward or dret must be (horizon, n)", got(like));
+  LambdaReturnArgs args{};
+  args.horizon = like.size(0), args.n = like.size(1);
+  args.gamma = float(gamma), args.lam = float(lam), args.rest = float(1.0 - lam);
+  check_sizes(like, "reward or dret");
+  args.value = take(value, {args.horizon + 1, args.n}, like, "value");
+  args.cont = take(cont, {args.horizon + 1, args.n}, like, "cont");
+  return args;
+}
+
 // reward (H, N), value, cont (H+1, N) -> returns (H, N)
 Tensor lambda_return_fwd(Tensor reward, Tensor value, Tensor cont, double gamma, double lam) {
-  HD_CHECK(reward.dim() == 2, "lambda_return_fwd: reward must be (horizon, n)", got(reward));
-  const int64_t horizon = reward.size(0), n = reward.size(1);
-  check_tensor(reward, {horizon, n}, reward, "lambda_return_fwd: reward");
-  check_tensor(value, {horizon + 1, n}, reward, "lambda_return_fwd: value");
-  check_tensor(cont, {horizon + 1, n}, reward, "lambda_return_fwd: cont");
+  LambdaReturnArgs args = lambda_args(reward, value, cont, gamma, lam);
+  args.reward = take_float(reward, reward, "reward");
   Tensor ret = new_like(reward);
-  LambdaReturnArgs args{};
-  args.reward = in(reward), args.value = in(value), args.cont = in(cont), args.ret = out(ret);
-  args.horizon = horizon, args.n = n;
-  args.gamma = float(gamma), args.lam = float(lam), args.rest = float(1.0 - lam);
-  run(
-      reward, [&](auto stream) { launch_lambda_return_fwd(args, stream); },
-      [&](auto threads) {
-        threads.split(n, 4 * horizon,
-                      [&](int64_t begin, int64_t end) { cpu::lambda_return_fwd(args, begin, end); });
-      });
+  args.ret = out(ret);
+  HD_RUN(lambda_return_fwd, reward, args, args.n, 4 * args.horizon);
   return ret;
 }
+HD_OP(lambda_return_fwd, "(Tensor reward, Tensor value, Tensor cont, float gamma, float lam) -> Tensor")
 
 // dret (H, N), value, cont (H+1, N), ret (H, N) -> dreward (H, N), dvalue, dcont (H+1, N)
-std::tuple<Tensor, Tensor, Tensor> lambda_return_bwd(Tensor dret, Tensor value, Tensor cont, Tensor ret,
-                                                     double gamma, double lam) {
-  HD_CHECK(dret.dim() == 2, "lambda_return_bwd: dret must be (horizon, n)", got(dret));
-  const int64_t horizon = dret.size(0), n = dret.size(1);
-  check_tensor(dret, {horizon, n}, dret, "lambda_return_bwd: dret");
-  check_tensor(ret, {horizon, n}, dret, "lambda_return_bwd: ret");
-  check_tensor(value, {horizon + 1, n}, dret, "lambda_return_bwd: value");
-  check_tensor(cont, {horizon + 1, n}, dret, "lambda_return_bwd: cont");
+std::tuple<Tensor, Tensor, Tensor> lambda_return_bwd(Tensor dret, Tensor value, Tensor cont, Tensor ret, double gamma,
+                                                     double lam) {
+  LambdaReturnArgs args = lambda_args(dret, value, cont, gamma, lam);
+  args.dret = take_float(dret, dret, "dret"), args.ret = take_float(ret, dret, "ret");
   Tensor dreward = new_like(dret), dvalue = new_like(value), dcont = new_like(cont);
-  LambdaReturnArgs args{};
-  args.value = in(value), args.cont = in(cont), args.ret = out(ret), args.dret = in(dret);
   args.dreward = out(dreward), args.dvalue = out(dvalue), args.dcont = out(dcont);
-  args.horizon = horizon, args.n = n;
-  args.gamma = float(gamma), args.lam = float(lam), args.rest = float(1.0 - lam);
-  run(
-      dret, [&](auto stream) { launch_lambda_return_bwd(args, stream); },
-      [&](auto threads) {
-        threads.split(n, 4 * horizon,
-                      [&](int64_t begin, int64_t end) { cpu::lambda_return_bwd(args, begin, end); });
-      });
+  HD_RUN(lambda_return_bwd, dret, args, args.n, 4 * args.horizon);
   return {dreward, dvalue, dcont};
 }
+HD_OP(lambda_return_bwd, "(Tensor dret, Tensor value, Tensor cont, Tensor ret, float gamma, "
+                         "float lam) -> (Tensor dreward, Tensor dvalue, Tensor dcont)")
 
-// N of (T, N), or 0 where no step is: however many columns of nothing there are, they take no time.
-int64_t columns(const Tensor& cells) { return cells.size(0) > 0 ? cells.size(1) : 0; }
+// cont (T, N). Without a step there is nothing in its columns, however many: they take no time.
+ReturnWeightArgs weight_args(const Tensor& cont, double gamma) {
+  HD_CHECK(cont.dim() == 2, "cont must be (time, n)", got(cont));
+  ReturnWeightArgs args{};
+  args.cont = take_float(cont, cont, "cont"), args.gamma = float(gamma);
+  args.time = cont.size(0), args.n = args.time > 0 ? cont.size(1) : 0;
+  return args;
+}
 
 // cont (T, N) -> weight (T, N)
 Tensor return_weight_fwd(Tensor cont, double gamma) {
-  HD_CHECK(cont.dim() == 2, "return_weight_fwd: cont must be (time, n)", got(cont));
-  check_tensor(cont, {cont.size(0), cont.size(1)}, cont, "return_weight_fwd: cont");
+  ReturnWeightArgs args = weight_args(cont, gamma);
   Tensor weight = new_like(cont);
-  const ReturnWeightArgs args{in(cont),     out(weight),  nullptr,     nullptr,
-                              cont.size(0), columns(cont), float(gamma)};
-  run(
-      cont, [&](auto stream) { launch_return_weight_fwd(args, stream); },
-      [&](auto threads) {
-        threads.split(args.n, 4 * args.time,
-                      [&](int64_t begin, int64_t end) { cpu::return_weight_fwd(args, begin, end); });
-      });
+  args.weight = out(weight);
+  HD_RUN(return_weight_fwd, cont, args, args.n, 4 * args.time);
   return weight;
 }
+HD_OP(return_weight_fwd, "(Tensor cont, float gamma) -> Tensor")
 
 // dweight, cont, weight (T, N) -> dcont (T, N)
 Tensor return_weight_bwd(Tensor dweight, Tensor cont, Tensor weight, double gamma) {
-  HD_CHECK(cont.dim() == 2, "return_weight_bwd: cont must be (time, n)", got(cont));
-  for (const Tensor& t : {cont, dweight, weight})
-    check_tensor(t, {cont.size(0), cont.size(1)}, cont, "return_weight_bwd: dweight, cont or weight");
+  ReturnWeightArgs args = weight_args(cont, gamma);
+  args.dweight = take_float(dweight, cont, "dweight"), args.weight = take_float(weight, cont, "weight");
   Tensor dcont = new_like(cont);
-  const ReturnWeightArgs args{in(cont),     out(weight),  in(dweight), out(dcont),
-                              cont.size(0), columns(cont), float(gamma)};
-  run(
-      cont, [&](auto stream) { launch_return_weight_bwd(args, stream); },
-      [&](auto threads) {
-        threads.split(args.n, 4 * args.time,
-                      [&](int64_t begin, int64_t end) { cpu::return_weight_bwd(args, begin, end); });
-      });
+  args.dcont = out(dcont);
+  HD_RUN(return_weight_bwd, cont, args, args.n, 4 * args.time);
   return dcont;
 }
+HD_OP(return_weight_bwd, "(Tensor dweight, Tensor cont, Tensor weight, float gamma) -> Tensor")
 
 }  // namespace
 }  // namespace hd::ops
-
-HD_LIBRARY(m) {
-  m.def("lambda_return_fwd(Tensor reward, Tensor value, Tensor cont, float gamma, float lam) -> Tensor");
-  m.def(
-      "lambda_return_bwd(Tensor dret, Tensor value, Tensor cont, Tensor ret, float gamma, float lam) -> "
-      "(Tensor dreward, Tensor dvalue, Tensor dcont)");
-  m.def("return_weight_fwd(Tensor cont, float gamma) -> Tensor");
-  m.def("return_weight_bwd(Tensor dweight, Tensor cont, Tensor weight, float gamma) -> Tensor");
-}
-
-HD_IMPLEMENT(m) {
-  m.impl("lambda_return_fwd", HD_BOX(hd::ops::lambda_return_fwd));
-  m.impl("lambda_return_bwd", HD_BOX(hd::ops::lambda_return_bwd));
-  m.impl("return_weight_fwd", HD_BOX(hd::ops::return_weight_fwd));
-  m.impl("return_weight_bwd", HD_BOX(hd::ops::return_weight_bwd));
-}

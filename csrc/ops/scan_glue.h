@@ -19,70 +19,57 @@ inline void check_host(const Tensor& t, const char* what) {
 }
 
 // float32, contiguous, on the CPU and of the given shape.
-inline const float* take(const Tensor& t, std::initializer_list<int64_t> shape, const char* what) {
+inline const float* host(const Tensor& t, Shape shape, const char* what) {
   check_host(t, what);
-  check_type(t, ScalarType::Float, what);
-  check_shape(t, shape, what);
-  return in(t);
+  return take(t, shape, t, what);
 }
+inline const float* host(const Maybe& t, Shape shape, const char* what) { return t ? host(*t, shape, what) : nullptr; }
+// The same of bf16, too, if `type` is.
+inline const void* host_as(DType type, const Tensor& t, Shape shape, const char* what) {
+  if (type == DType::F32) return host(t, shape, what);
+  check_host(t, what);
+  storage(t, what);
+  check_shape(t, shape, what);
+  return in<void>(t);
+}
+inline ScalarType type_of(bool half) { return half ? ScalarType::BFloat16 : ScalarType::Float; }
 
 constexpr size_t kRssmParameters = 17;
 
 // The list has the right length, and those tensors that sizes are read from are matrices.
-inline void check_parameters(const std::vector<Tensor>& p, std::initializer_list<size_t> matrices, const char* what) {
-  HD_CHECK(p.size() == kRssmParameters, what, " must be ", kRssmParameters, " tensors, got ", p.size(),
+inline void check_parameters(const Tensors& p, std::initializer_list<size_t> matrices) {
+  HD_CHECK(p.size() == kRssmParameters, "params must be ", kRssmParameters, " tensors, got ", p.size(),
            "; hdfast.ops.observe_scan.PARAMETERS lists them");
   for (size_t i : matrices) {
-    HD_CHECK(p[i].dim() == 2, what, "[", i, "] must be a matrix", got(p[i]));
-    check_sizes(p[i], what);
+    HD_CHECK(p[i].dim() == 2, "params[", i, "] must be a matrix", got(p[i]));
+    check_sizes(p[i], "params");
   }
 }
 
 // Parameters in the order of hdfast/ops/observe_scan.py, PARAMETERS.
-inline cpu::Rssm rssm(const std::vector<Tensor>& p, const cpu::Sizes& z, bool posterior, const char* what) {
+inline cpu::Rssm rssm(const Tensors& p, const cpu::Sizes& z, bool posterior) {
   const int64_t d = z.deter, u = z.units, n = z.latent();
+  const auto of = [&](size_t i, Shape shape) { return host(p[i], shape, "params"); };
   cpu::Rssm r;
-  r.initial = take(p[0], {d}, what);
-  r.img_in = {take(p[1], {n + z.actions, u}, what), take(p[2], {u}, what), take(p[3], {u}, what)};
-  r.gru = {take(p[4], {d + u, 3 * d}, what), take(p[5], {3 * d}, what), take(p[6], {3 * d}, what)};
-  r.img_out = {take(p[7], {d, u}, what), take(p[8], {u}, what), take(p[9], {u}, what)};
-  r.img_stats = {take(p[10], {u, n}, what), take(p[11], {n}, what)};
-  if (posterior) r.obs_out = {take(p[12], {d + z.embed, u}, what), take(p[13], {u}, what), take(p[14], {u}, what)};
-  if (posterior) r.obs_stats = {take(p[15], {u, n}, what), take(p[16], {n}, what)};
+  r.initial = of(0, {d});
+  r.img_in = {of(1, {n + z.actions, u}), of(2, {u}), of(3, {u})};
+  r.gru = {of(4, {d + u, 3 * d}), of(5, {3 * d}), of(6, {3 * d})};
+  r.img_out = {of(7, {d, u}), of(8, {u}), of(9, {u})};
+  r.img_stats = {of(10, {u, n}), of(11, {n})};
+  if (posterior) r.obs_out = {of(12, {d + z.embed, u}), of(13, {u}), of(14, {u})};
+  if (posterior) r.obs_stats = {of(15, {u, n}), of(16, {n})};
   return r;
 }
 
-inline void check_indices(const Tensor& t, std::initializer_list<int64_t> shape, int64_t below, const char* what) {
+inline const int64_t* indices(const Tensor& t, Shape shape, int64_t below, const char* what) {
   check_host(t, what);
-  check_type(t, ScalarType::Long, what);
-  check_shape(t, shape, what);
-  const int64_t* p = in<int64_t>(t);
+  const int64_t* p = take<int64_t>(t, shape, t, what);
   for (int64_t i = 0; i < int64_t(t.numel()); ++i)
-    HD_CHECK(p[i] >= 0 && p[i] < below, what,
-             " is out of range: must be 0 to ", below - 1, ", got ", p[i]);
+    HD_CHECK(p[i] >= 0 && p[i] < below, what, " is out of range: must be 0 to ", below - 1, ", got ", p[i]);
+  return p;
 }
 
-// A matrix of any strides, on the CPU.
-inline void check_matrix(const Tensor& t, const char* what) {
-  HD_CHECK(!t.is_cuda() && t.dim() == 2, what, " must be a matrix on cpu", got(t));
-  check_sizes(t, what);
-}
-
-// Of a product with model states: deter (N, D), index (N, S) below classes, kernel (D + S*K, C).
-inline cpu::Sizes state_sizes(const Tensor& deter, const Tensor& index, const Tensor& kernel, int64_t classes,
-                              const char* what) {
-  HD_CHECK(deter.dim() == 2 && index.dim() == 2 && kernel.dim() == 2, what,
-           ": deter, index and kernel must have 2 dimensions, got ", deter.dim(), ", ", index.dim(), " and ",
-           kernel.dim(), "; reshape them");
-  for (const Tensor& t : {deter, index, kernel}) check_sizes(t, what);
-  HD_CHECK(classes >= 1 && classes <= kernel.size(0), what, ": classes must be 1 to ", kernel.size(0),
-           ", the rows of kernel, got ", classes);
-  times(index.size(1), classes, what);
-  check_indices(index, {deter.size(0), index.size(1)}, classes, (std::string(what) + ": index").c_str());
-  return {0, 0, deter.size(1), 0, index.size(1), classes, 0.0f};
-}
-
-inline Tensor zeros(const Tensor& like, std::initializer_list<int64_t> shape) {
+inline Tensor zeros(const Tensor& like, Shape shape) {
   Tensor t = empty(like, shape);
   return torch::stable::zero_(t);
 }

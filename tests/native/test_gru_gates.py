@@ -171,5 +171,5 @@ def test_bad_input_is_explained(native, change, error, message):
     lambda x, h, s, b: (x[0, 0], h[0, 0], s, b), lambda x, h, s, b: (x[:, :-1].contiguous(), h, s[:-1], b[:-1])])
 def test_the_raw_op_refuses_what_would_read_foreign_memory(native, change):
     *data, _ = inputs((3, 8), device=native.device)
-    with pytest.raises(RuntimeError, match="gru_gates: "):
+    with pytest.raises(RuntimeError, match=r"gru_gates_(fwd|bwd): "):
         native.ops.gru_gates_fwd(*change(*data))
