@@ -18,14 +18,14 @@ class Arena:
     place, or `backward` puts a gradient there. `step` counts updates on the device, so an update never reads anything
     back to the host: one whose gradient norm, or loss, is not finite changes nothing. An arena that was told to `lead`
     moves a slow copy of its parameters with every step.
-    With `half` every matrix among the parameters has a bfloat16 `shadow`, in which it is multiplied (hdfast.ops.bf16);
+    With `bf16` every matrix among the parameters has a bfloat16 `shadow`, in which it is multiplied (hdfast.ops.bf16);
     who writes parameters from outside calls `refresh`.
     Official jaxutils.py, class Optimizer (clip_by_global_norm, then scale_by_adam).
     """
 
     def __init__(self, params: dict[str, nn.Parameter], *, lr: float, eps: float, clip: float,
-                 beta1: float = 0.9, beta2: float = 0.999, half: bool = False):
-        self.half = half
+                 beta1: float = 0.9, beta2: float = 0.999, bf16: bool = False):
+        self.bf16 = bf16
         self.lr, self.eps, self.clip, self.beta1, self.beta2 = lr, eps, clip, beta1, beta2
         self.reduce: Callable[[Tensor], None] | None = None  # averages `grad` over processes, in place
         self.slow: Tensor | None = None
@@ -47,7 +47,7 @@ class Arena:
     def lay(self, sets: list[dict[str, nn.Parameter]]) -> tuple[Tensor, ...]:
         """Make sets of parameters of these names and shapes views of one allocation -> the flat part of each."""
         flats = torch.zeros(len(sets), self.grad.numel(), device=self.grad.device)
-        copies = flats.bfloat16() if self.half else None
+        copies = flats.bfloat16() if self.bf16 else None
         self.multiplied = flats if copies is None else copies
         self.places = {p: i * self.grad.numel() + self.slices[name][0]
                        for i, params in enumerate(sets) for name, p in params.items()}
@@ -56,9 +56,9 @@ class Arena:
                 view = self.view(flats[i], name)
                 view.copy_(p.detach())
                 p.data = view
-                if self.half and p.ndim > 1:
+                if self.bf16 and p.ndim > 1:
                     p.shadow = self.view(copies[i], name)
-        self.shadows = list(zip(flats, copies, strict=True)) if self.half else []
+        self.shadows = list(zip(flats, copies, strict=True)) if self.bf16 else []
         self.refresh()
         return flats.unbind()
 

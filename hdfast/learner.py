@@ -65,7 +65,7 @@ class Learner:
         m, o = config.model, config.optim
         self.world_model = WorldModel(obs_shape, actions, m, config.harmony, config.loss).to(device)
         self.actor_critic = ActorCritic(m.deter + m.stoch * m.classes, actions, m, config.behavior).to(device)
-        betas = dict(beta1=o.beta1, beta2=o.beta2, half=config.precision == "bf16")
+        betas = dict(beta1=o.beta1, beta2=o.beta2, bf16=config.precision == "bf16")
         self.model_opt = Arena(dict(self.world_model.named_parameters()), lr=o.model_lr, eps=o.model_eps,
                                clip=o.model_clip, **betas)
         self.actor_opt = Arena(dict(self.actor_critic.actor.named_parameters()), lr=o.actor_lr, eps=o.actor_eps,

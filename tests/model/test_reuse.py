@@ -111,7 +111,7 @@ def copy_of(learner):
 def test_an_arena_stacks_parameters(half):
     params = {name: torch.nn.Parameter(torch.randn(2, 3)) for name in "abc"} | {"d": torch.nn.Parameter(torch.ones(4))}
     slow = {name: torch.nn.Parameter(p.detach() + 1) for name, p in params.items()}
-    arena = Arena(params, lr=1.0, eps=1.0, clip=1.0, half=half)
+    arena = Arena(params, lr=1.0, eps=1.0, clip=1.0, bf16=half)
     arena.lead(slow, 0.1)
     dtype = torch.bfloat16 if half else torch.float32
     for kernels in ([params[name] for name in "abc"], [params["b"], slow["b"]]):
