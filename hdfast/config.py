@@ -27,7 +27,7 @@ from hdfast.tasks import TASK_EXCEPTIONS, canonical_task, check_background
 
 def opt(default: Any, help: str, *, low: float | None = None, high: float | None = None,
         choices: tuple[Any, ...] | None = None, bare: str | None = None) -> Any:
-    """Dataclass field with help text, inclusive bounds, allowed values, and the text that a flag alone stands for."""
+    """Dataclass field with help text, inclusive bounds, allowed values, and the text that a flag alone means."""
     return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices, "bare": bare})
 
 

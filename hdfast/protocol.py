@@ -29,12 +29,12 @@ class Schedule:
 
 
 def frames_per_step(config: Config) -> int:
-    """Environment frames that one step stands for: the action repeat of Atari, 1 elsewhere."""
+    """Environment frames per step: the action repeat of Atari, 1 elsewhere."""
     return config.env.frame_skip if config.task.startswith("atari_") else 1
 
 
 def crossed(every: int, before: int, now: int) -> bool:
-    """Whether a multiple of `every` lies in (before, now]; never for 0."""
+    """Whether a multiple of `every` is in (before, now]; never for 0."""
     return every > 0 and now // every > before // every
 
 

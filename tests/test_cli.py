@@ -176,7 +176,7 @@ def test_unexpected_failures_keep_their_traceback(error, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("logdir", "says"), [("run", "the same command continues the run"),
                                               ("run/{timestamp}", "the same command with --logdir run/2")])
-def test_interrupt_says_how_to_go_on(logdir, says, monkeypatch, capsys, tmp_path):
+def test_interrupt_says_how_to_continue(logdir, says, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     replace_module(monkeypatch, "trainer", train=failing(KeyboardInterrupt()))
     assert cli.main(["train", "--logdir", logdir]) == 130

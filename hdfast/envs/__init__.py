@@ -1,4 +1,4 @@
-"""Environments: `make_envs(task, config.env)` gives the same protocol whichever library plays the game."""
+"""Environments: `make_envs(task, config.env)` gives the same protocol, no matter which library plays the game."""
 
 import dataclasses
 from collections.abc import Callable

@@ -116,7 +116,7 @@ def test_reset_and_close(backend):
 
 
 def test_a_backend_cannot_break_the_alignment():
-    """Whatever reward a library reports with a first observation, the record's is 0; dtypes are the protocol's."""
+    """A record's first reward is 0, also if the library reports another; dtypes are the protocol's."""
     class Careless(DummyBackend):
         def recv(self):
             obs, _, terminated, truncated = super().recv()
@@ -320,7 +320,7 @@ def test_catch():
 
 
 class Spaces(gymnasium.Env):
-    """One observation again and again, from whatever space a test asks for."""
+    """One observation again and again, from any space."""
 
     def __init__(self, observation_space, obs, action_space=None, reward=0.0):
         self.observation_space, self.obs, self.reward = observation_space, obs, reward
