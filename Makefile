@@ -5,7 +5,7 @@
 # make cpp    kernel tests in C++: plain, ASan+UBSan and TSan, under every schedule of the emulator
 # make soak   ten minutes of training and evaluation: nothing grows, nothing slows down (SOAK=60: one minute)
 # make faults kill a run at every kind of point, fill its disk, spoil its files; at most 15 minutes
-# make fuzz   bad input for every format, flag and op: SECONDS=600 in all, needs clang and the extra fuzz
+# make fuzz   bad input for the command line, checkpoints, replay and ops: SECONDS=600 in all, needs clang, extra fuzz
 # make sanitize  CPU kernels and _host under ASan and UBSan, every op on threads under TSan, _host under valgrind
 # make study  Catch with a distracting background in every mode, ten seeds each: docs/harmony.md; hours, continues
 # make clean  remove .venv and build products; runs/ stays
