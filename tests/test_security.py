@@ -1,7 +1,6 @@
 """What no file, name or path may do: run code, lead outside a run's folder, break the page, open a port, fetch."""
 
 import ast
-import importlib
 import json
 import os
 import re
@@ -275,15 +274,9 @@ def test_the_build_fetches_nothing():
             assert not fetching.search(path.read_text()), path
 
 
-def test_dependencies_have_lower_bounds_and_are_there():
-    names = {"pillow": "PIL"}
-    for requirement in PROJECT["dependencies"]:
-        name, bound = re.match(r"([\w-]+)(.*)", requirement).groups()
-        assert re.match(r"(\[.*\])?>=\d", bound), requirement
-        if ";" not in requirement or sys.platform == "linux":
-            importlib.import_module(names.get(name, name.replace("-", "_")))
-    for extra, requirements in PROJECT["optional-dependencies"].items():
-        assert all(re.search(r"[>~]=\d", requirement) for requirement in requirements), extra
+def test_dependencies_have_lower_bounds():
+    for requirements in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()):
+        assert all(re.search(r"[>~]=\d", requirement) for requirement in requirements), requirements
 
 
 def test_the_page_runs_nothing_of_a_name(tmp_path, monkeypatch):

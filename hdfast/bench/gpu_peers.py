@@ -16,7 +16,6 @@ from hdfast import ops
 from hdfast.bench import peers, rows, serve, workload
 from hdfast.bench.ours import PACKAGES, agent_and_batch
 from hdfast.cuda_graph import WARMUP
-from hdfast.errors import RunError
 from hdfast.machine import git_revision, set_precision, usable_cores
 
 NAMES = ("sheeprl", "torchrl")  # `dreamer` is of a JAX that CUDA 13 has no version of
@@ -39,15 +38,9 @@ def programs(preset: str, device: str) -> list[rows.Program]:
 def measure(started: Iterable[rows.Program], preset: str, rounds: int,
             failed: Callable[[rows.Program, str], None]) -> list[rows.Row]:
     """One row a program, taking turns, with ratios to the fastest peer; `failed` is told of those that cannot."""
-    threads, processes = usable_cores(), []
+    threads = usable_cores()
     with ExitStack() as stack:
-        for program in started:
-            try:
-                process = stack.enter_context(rows.Measured(program, threads))
-                process.run("update", 1)
-                processes.append(process)
-            except (RunError, OSError) as error:
-                failed(program, str(error))
+        processes = rows.started(stack, started, threads, failed)
         return rows.with_ratios(rows.measure(processes, "update", preset=preset, threads=threads, rounds=rounds))
 
 

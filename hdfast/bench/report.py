@@ -8,6 +8,7 @@ from typing import Any
 
 from hdfast.errors import cell, spelled_out
 from hdfast.run.jsonl import is_number, read_rows
+from hdfast.run.progress import text_table
 
 COLUMNS = ("step", "case", "precision", "value", "unit", "expected", "note")
 
@@ -34,29 +35,28 @@ def lines(rows: list[dict[str, Any]], out: Path) -> list[str]:
     done = out / "steps.csv"
     found = ["steps (name, status, seconds):", *(done.read_text().splitlines() if done.exists() else [])]
     for step in dict.fromkeys(row["step"] for row in rows):
-        found += ["", f"{step}:", f"  {'case':<58} {'':<5} {'measured':>12} {'expected':>10} {'ratio':>6}  note"]
-        for row in (row for row in rows if row["step"] == step):
-            value, expected = row["value"], row["expected"]
-            measured = "failed" if value is None else f"{value:.5g} {row['unit']}"
-            ratio = f"{value / expected:.2f}" if value is not None and expected else ""
-            found.append(f"  {row['case']:<58} {row['precision']:<5} {measured:>12} "
-                         f"{'' if expected is None else format(expected, 'g'):>10} {ratio:>6}  {row['note']}".rstrip())
-        found += totals([row for row in rows if row["step"] == step])
+        of_step = [row for row in rows if row["step"] == step]
+        table = [("case", "", "measured", "expected", "ratio", "note"), *map(_cells, of_step + totals(of_step))]
+        found += ["", f"{step}:", *text_table(table, right=range(2, 5)).splitlines()]
     return found
 
 
-def totals(rows: list[dict[str, Any]]) -> list[str]:
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    value, expected = row["value"], row["expected"]
+    ratio = f"{value / expected:.2f}" if value is not None and expected else ""
+    return (row["case"], row["precision"], "failed" if value is None else f"{value:.5g} {row['unit']}",
+            "" if expected is None else f"{expected:g}", ratio, row["note"])
+
+
+def totals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Sums of the stages' rows that have a prediction, by precision."""
-    if not rows or rows[0]["step"] != "stages":
-        return []
     found = []
-    for precision in dict.fromkeys(row["precision"] for row in rows):
-        both = [(row["value"], row["expected"]) for row in rows if row["precision"] == precision and row["expected"]
-                and row["value"] is not None]
+    for precision in dict.fromkeys(row["precision"] for row in rows if row["step"] == "stages"):
+        both = [row for row in rows if row["precision"] == precision and row["expected"] and row["value"] is not None]
         if both:
-            measured, expected = (sum(column) for column in zip(*both, strict=True))
-            found.append(f"  {'sum of the stages above that have a prediction':<58} {precision:<5} "
-                         f"{measured:>9.5g} us {expected:>10g} {measured / expected:>6.2f}")
+            sums = {key: sum(row[key] for row in both) for key in ("value", "expected")}
+            found.append(rows[0] | sums | {"case": "sum of the stages above that have a prediction",
+                                           "precision": precision, "note": ""})
     return found
 
 

@@ -10,7 +10,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -145,6 +146,20 @@ class Measured:
                         "and peak_rss_mb as JSON; install the peer again")
 
 
+def started(stack: ExitStack, programs: Iterable[Program], threads: int,
+            failed: Callable[[Program, str], None]) -> list[Measured]:
+    """The processes of programs that can make one update; `failed` hears of those that cannot."""
+    found = []
+    for program in programs:
+        try:
+            process = stack.enter_context(Measured(program, threads))
+            process.run("update", 1)
+            found.append(process)
+        except (RunError, OSError) as error:
+            failed(program, str(error))
+    return found
+
+
 @dataclass
 class _Samples:
     """What one row has gathered."""
@@ -198,7 +213,7 @@ def table(rows: Sequence[Row]) -> str:
     head = ("case", "row", "median", "min", "CPU", "peak MiB", "time ratio", "CPU ratio")
     body = [(row.case, row.label, _time(row.median_s), _time(row.min_s), _time(row.cpu_s), f"{row.peak_rss_mb:,.0f}",
              *("" if x is None else f"{x:.2f}" for x in (row.ratio, row.cpu_ratio))) for row in rows]
-    return text_table([head, *body], left=2)
+    return text_table([head, *body], right=range(2, 8))
 
 
 def _time(seconds: float) -> str:

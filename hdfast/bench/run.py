@@ -9,7 +9,7 @@ from hdfast.bench.cases import LOOPS, OPS
 from hdfast.bench.peers import PEERS
 from hdfast.bench.rows import Measured, Program, Row
 from hdfast.bench.workload import SIZES
-from hdfast.errors import ConfigError, RunError
+from hdfast.errors import ConfigError
 from hdfast.machine import cpu_name, multiplies_bf16
 from hdfast.paths import expanded, is_folder
 
@@ -65,22 +65,15 @@ def measured(part: str, preset: str, threads: int, rounds: int, backends: Sequen
     with ExitStack() as stack:
         processes = [stack.enter_context(Measured(program, threads)) for program in programs]
         if part == "update":
-            processes += [process for name in installed
-                          if (process := start_peer(stack, rows.peer(name, preset, threads), threads))]
+            peers_of = (rows.peer(name, preset, threads) for name in installed)
+            processes += rows.started(stack, peers_of, threads, left_out)
         for case in names:
             print(f"measuring {case}: {', '.join(p.program.label for p in processes)}", file=sys.stderr, flush=True)
             yield rows.with_ratios(rows.measure(processes, case, preset=preset, threads=threads, rounds=rounds))
 
 
-def start_peer(stack: ExitStack, program: Program, threads: int) -> Measured | None:
-    """A peer's process once it has made one update, or None, said on standard error, where it cannot."""
-    try:
-        process = stack.enter_context(Measured(program, threads))
-        process.run("update", 1)
-    except (RunError, OSError) as error:
-        print(f"left out: {error}", file=sys.stderr)
-        return None
-    return process
+def left_out(_: Program, why: str) -> None:
+    print(f"left out: {why}", file=sys.stderr)
 
 
 def installed_peers() -> list[str]:

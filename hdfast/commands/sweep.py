@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from hdfast.commands.sweep_ray import Ending, Pool
 from hdfast.commands.watch import HEADER, REFRESH, RunState, read_run, table
@@ -45,14 +45,6 @@ class Job:
         if run.state == "running" or _finished(run):
             return run
         return replace(run, state="retried" if self.tries > 1 else "waiting", detail="")
-
-
-class Scheduler(Protocol):
-    """What runs the jobs: hdfast.commands.sweep_ray.Pool."""
-
-    def start(self, key: Any, arguments: list[str], logdir: Path) -> None: ...
-
-    def ended(self, timeout: float) -> list[tuple[Any, Ending]]: ...
 
 
 def plan(presets: Sequence[str], settings: Mapping[str, Any], tasks: Iterable[str], seeds: Iterable[str]) -> list[Job]:
@@ -104,7 +96,7 @@ class Sweep:
     """Brings every job to its end with a scheduler; one that is killed from outside is started again `retries` times
     and goes on from its last checkpoint, one that fails by itself is reported and left."""
 
-    def __init__(self, jobs: list[Job], scheduler: Scheduler, *, retries: int, live: LiveTable | None = None):
+    def __init__(self, jobs: list[Job], scheduler: Pool | None, *, retries: int, live: LiveTable | None = None):
         self.jobs, self.scheduler, self.retries, self.live = jobs, scheduler, retries, live
 
     def run(self) -> list[Job]:

@@ -110,7 +110,7 @@ def terminal(summary: Summary) -> str:
     parts = []
     for block in summary.blocks:
         head, rows = aggregate_cells(block)
-        lines = text_table([head, *rows], left=1).splitlines()
+        lines = text_table([head, *rows], right=range(1, 6)).splitlines()
         parts.append("\n  ".join([block_title(block), *lines]))
     return "\n\n".join(parts)
 

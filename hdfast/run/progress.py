@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -216,10 +216,10 @@ class LiveTable:
         self._live.stop()
 
 
-def text_table(rows: Sequence[Sequence[str]], left: int | None = None) -> str:
-    """Rows as aligned columns of plain text, two spaces apart; columns after the first `left` align on the right."""
+def text_table(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> str:
+    """Rows as aligned columns of plain text, two spaces apart; the columns `right` align on the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) if left is None or place < left else cell.rjust(width)
+    return "\n".join("  ".join(cell.rjust(width) if place in right else cell.ljust(width)
                                for place, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
                      for row in rows)
 

@@ -200,8 +200,8 @@ def test_peers_are_found(monkeypatch, tmp_path, capsys):
 def test_a_peer_that_fails_is_left_out(fake, capsys):
     from contextlib import ExitStack
     with ExitStack() as stack:
-        assert run.start_peer(stack, fake, 1) is None  # it has no case `update`
-        assert run.start_peer(stack, Program("gone", "torch", ("/no/such/python",)), 1) is None
+        gone = Program("gone", "torch", ("/no/such/python",))
+        assert rows.started(stack, [fake, gone], 1, run.left_out) == []  # the first has no case `update`
     assert capsys.readouterr().err.count("left out: ") == 2
 
 

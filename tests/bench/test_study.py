@@ -9,7 +9,6 @@ import pytest
 
 from hdfast.config import Config
 from hdfast.errors import ConfigError, RunError
-from hdfast.flags import parse
 from hdfast.report import score_files
 from hdfast.run.jsonl import replace
 from hdfast.run.logger import Logger
@@ -188,12 +187,6 @@ def test_the_plan_is_arms_times_seeds(tmp_path):
 def test_command_lines_that_cannot_be_used(words, says):
     with pytest.raises(ConfigError, match=says):
         study.main(words)
-
-
-def test_flags_are_those_of_hdfast():
-    parsed = parse(["--seeds", "0-2", "--arms", "off,plain", "--run.steps", "5e3"], study.StudyFlags,
-                   with_settings=True)
-    assert parsed.own.seeds == ("0-2",) and parsed.own.arms == ("off", "plain") and parsed.settings["run.steps"] == 5000
 
 
 @pytest.mark.slow
