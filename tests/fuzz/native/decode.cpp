@@ -57,18 +57,17 @@ void fill(const Tensor& t, int64_t elements, uint8_t mode) {
 
 template <>
 Tensor decode<Tensor>(Source& source) {
-  const auto type = ScalarType(source.byte(Kind::TYPE) % 10);
-  const uint8_t how = source.byte(Kind::LAYOUT), mode = source.byte(Kind::VALUES);
+  const auto type = ScalarType(source.byte() % 10);
+  const uint8_t how = source.byte(), mode = source.byte();
   auto layout = Layout(how % 4);
   const bool cuda = gpu && how >= 0xf0;
   gpu = may_be_gpu;
-  std::vector<int64_t> sizes(source.byte(Kind::DIMENSIONS) % 6), strides(sizes.size());
+  std::vector<int64_t> sizes(source.byte() % 6), strides(sizes.size());
   for (int64_t& size : sizes) {
-    const uint8_t byte = source.byte(Kind::SIZE);
+    const uint8_t byte = source.byte();
     size = edge(byte, SIZES);
     if (byte == 255) size = source.byte(), size += 256 * source.byte(), size += 65536 * source.byte();
   }
-  if (source.kinds) return Tensor({}, {}, type, false, 0);
   bool empty = false, many = false;
   for (int64_t size : sizes) empty = empty || size == 0;
   for (int64_t left = most_elements; int64_t size : sizes) {
@@ -99,7 +98,7 @@ std::optional<Tensor> decode<std::optional<Tensor>>(Source& source) {
 }
 template <>
 int64_t decode<int64_t>(Source& source) {
-  return edge(source.byte(Kind::INTEGER), INTEGERS);
+  return edge(source.byte(), INTEGERS);
 }
 template <>
 double decode<double>(Source& source) {

@@ -38,24 +38,16 @@ void pieces(int64_t begin, int64_t end, int64_t step, const Piece& piece);
 // What tensors were made of, in order, where a program wants to know.
 inline thread_local std::vector<std::pair<std::shared_ptr<char>, size_t>>* blocks = nullptr;
 
-// What a byte of an input says.
-enum class Kind : uint8_t { TYPE, LAYOUT, VALUES, DIMENSIONS, SIZE, INTEGER, OTHER };
-// The bytes of an input, in order; zeros behind its end. With `kinds` they are only named, and no op runs.
+// The bytes of an input, in order; zeros behind its end.
 struct Source {
   const uint8_t* data;
   size_t size, at = 0;
-  std::vector<Kind>* kinds = nullptr;
-  uint8_t byte(Kind kind = Kind::OTHER) {
-    if (at >= size) return 0;
-    if (kinds) kinds->push_back(kind);
-    return data[at++];
-  }
+  uint8_t byte() { return at < size ? data[at++] : 0; }
 };
 struct Op {
   void (*box)(uint64_t* source, uint64_t, uint64_t);
   bool cuda;  // whether a build with CUDA has the op for GPU tensors too
   uint64_t accepted = 0;
-  std::vector<std::vector<uint8_t>> calls{};  // some of the accepted ones
   void operator()(Source& source) { box(reinterpret_cast<uint64_t*>(&source), 0, 0); }
 };
 inline std::map<std::string, Op>& ops() {
@@ -70,7 +62,7 @@ T decode(Source& source);
 template <class Result, class... Args>
 void call(Result (*f)(Args...), Source& source) {
   std::tuple<std::decay_t<Args>...> args{decode<std::decay_t<Args>>(source)...};
-  if (!source.kinds) std::apply(f, std::move(args));
+  std::apply(f, std::move(args));
 }
 
 }  // namespace fuzz
