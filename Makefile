@@ -18,7 +18,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 JOBS   ?= 2
-GAME   ?= up_n_down
+GAME   ?= seaquest
 SEED   ?= 0
 DEMO   ?= runs/demo/$(GAME)/$(SEED)
 SOAK   ?= 600

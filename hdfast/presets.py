@@ -72,7 +72,7 @@ PRESETS: dict[str, Preset] = {
         "run.log_every": 500, "run.save_every": 2000, "run.video_every": 5000,
     }),
     "demo": Preset("with cpu: its first minutes, compared with random play", {
-        "run.steps": 9000, "run.eval_every": 4500, "run.eval_random": True,
+        "run.steps": 6000, "run.eval_every": 3000, "run.eval_random": True,
         "run.log_every": 200, "run.save_every": 1000, "run.video_every": 1000,
     }),
 }
