@@ -1,9 +1,9 @@
 """The fused operations of HarmonyDream as functions of tensors.
 
-Ops are pure: whatever is random comes in as a tensor of uniforms. Every op has a definition in plain PyTorch
-(`hdfast.ops.reference`), most also native code. `backend()` says which of the two runs, `set_backend` and `use` choose:
-'native' where the library was built, unless told otherwise. Ops without native code run their definition under either;
-`native_families()` names those that have it. Native code is for float32 (and bfloat16 where an op says so): float64
+Ops are pure: randomness comes in as a tensor of uniforms. Every op has a definition in plain PyTorch
+(`hdfast.ops.reference`), most also native code. `backend()` says which of the two runs, `set_backend` and `use` choose;
+the default is 'native' if the library was built. Ops without native code run their definition under either;
+`native_families()` names those that have it. Native code is for float32 (and bfloat16 if an op says so): float64
 tensors, which tests use, always take the definition.
 """
 
@@ -28,7 +28,7 @@ _backend = ""
 
 
 def _dispatching(name: str) -> Callable:
-    """The public function: looks up the implementation that is in force when it is called."""
+    """The public function: looks up the active implementation in every call."""
     definition = getattr(reference, name)
     signature = inspect.signature(definition)
     tensors = [(i, wanted) for i, (wanted, parameter) in enumerate(signature.parameters.items())
@@ -67,8 +67,8 @@ def native_families() -> dict[str, tuple[str, ...]]:
 def set_backend(name: str, device: torch.device | str | None = None) -> str:
     """Choose the implementation of all ops; returns backend().
 
-    'auto' is 'native' where the library was built, for `device` too if one is given, else 'reference'. 'native' raises
-    ConfigError where it was not: nothing falls back silently.
+    'auto' is 'native' if the library was built, for `device` too if one is given, else 'reference'. 'native' raises
+    ConfigError if it was not: nothing falls back silently.
     """
     global _backend
     if name not in BACKENDS:
@@ -96,7 +96,7 @@ def _refusal(device: torch.device | str | None) -> str | None:
 
 @contextlib.contextmanager
 def use(name: str) -> Iterator[None]:
-    """`with ops.use("reference"):` -- another implementation for a while."""
+    """`with ops.use("reference"):` -- another implementation inside the block."""
     before = backend()
     set_backend(name)
     try:
@@ -105,7 +105,7 @@ def use(name: str) -> Iterator[None]:
         set_backend(before)
 
 
-# Families first: importing one binds its module's name in this package, and the op of the same name shall win.
+# Families first: importing one binds its module's name in this package, and the op of the same name must win.
 library.families_here()
 globals().update({name: _dispatching(name) for name in NAMES})
 __all__ = [*CONTROLS, *NAMES]

@@ -44,7 +44,7 @@ def register(namespace: str) -> None:
         return torch.empty_like(logit)
 
     def setup_context(ctx, inputs, output):
-        ctx.set_materialize_grads(False)  # or zeros are made for what the loss does not use
+        ctx.set_materialize_grads(False)  # or autograd makes zeros for unused outputs
         ctx.save_for_backward(*inputs[:4])
         ctx.entropy = inputs[4]
 

@@ -1,8 +1,8 @@
 """Products and convolutions with bfloat16 operands and float32 sums.
 
-A parameter that carries a bfloat16 copy of itself (`shadow`, which hdfast.arena keeps) is multiplied in bfloat16: its
-presence is what selects the precision. Gradients reach the float32 parameter, those of products without having been
-rounded. On the CPU the native library multiplies; elsewhere torch does.
+A parameter with a bfloat16 copy of itself (`shadow`, kept by hdfast.arena) is multiplied in bfloat16; nothing else
+selects the precision. Gradients reach the float32 parameter, those of products without rounding. On the CPU the native
+library multiplies; elsewhere torch does.
 """
 
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ def shadow(kernel: Tensor) -> Tensor | None:
 
 
 def shadows(kernels: Iterable[Tensor]) -> list[Tensor]:
-    """The bfloat16 copies of several parameters; empty where they have none."""
+    """The bfloat16 copies of several parameters; empty if they have none."""
     found = [shadow(kernel) for kernel in kernels]
     return [] if any(copy is None for copy in found) else found
 
@@ -40,7 +40,7 @@ def product(a: Tensor, b: Tensor, half: bool) -> Tensor:
 
 
 def operands(dy: Tensor) -> Tensor:
-    """A gradient as several products read it: rounded once, but where each rounds what it packs."""
+    """A gradient for several products: rounded here, unless each product rounds what it packs."""
     return dy if usable(dy) else dy.bfloat16()
 
 
@@ -55,7 +55,7 @@ class _Operand(torch.autograd.Function):
 
 
 def operand(kernel: Tensor) -> Tensor:
-    """What a convolution multiplies with: the bfloat16 copy, whose gradient is the parameter's, or the parameter."""
+    """The kernel of a convolution: the parameter, or its bfloat16 copy, which passes its gradient to the parameter."""
     copy = shadow(kernel)
     return kernel if copy is None else _Operand.apply(kernel, copy)
 

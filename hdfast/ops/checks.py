@@ -6,7 +6,7 @@ STORAGE = (float32, bfloat16)
 
 
 def storage(op: str, name: str, x: Tensor) -> None:
-    """Activations are float32 or bfloat16; everything inside is computed in float32."""
+    """Activations are float32 or bfloat16; the ops compute in float32."""
     if x.dtype not in STORAGE:
         raise TypeError(f"{op}: {name} must be float32 or bfloat16, got {str(x.dtype).removeprefix('torch.')}; convert "
                         f"it, or compute in other types with hdfast.ops.use('reference')")
@@ -26,7 +26,7 @@ def shape(op: str, name: str, x: Tensor, expected: tuple[int, ...], meaning: str
 
 
 def devices(op: str, **tensors: Tensor) -> None:
-    """All on one device, and one for which the loaded library has code."""
+    """All on one device, and the loaded library has code for it."""
     (first, x), *rest = tensors.items()
     for name, other in rest:
         if other.device != x.device:

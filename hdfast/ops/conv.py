@@ -10,7 +10,7 @@ from torch import Tensor
 from hdfast.ops import bf16, checks, library, reference
 from hdfast.ops.execution import usable
 
-FEW = 8  # channels of the big image below which oneDNN multiplies faster in bfloat16, but for transposed convolution
+FEW = 8  # channels of the big image below which oneDNN is faster in bfloat16, except in transposed convolution
 OPS = ("conv_down", "conv_up", "conv_kernel")
 PUBLIC = ("conv", "deconv")
 
@@ -34,7 +34,7 @@ def deconv(y: Tensor, kernel: Tensor, *, last: bool = False) -> Tensor:
 
 
 def _serves(x: Tensor, kernel: Tensor) -> bool:
-    """Whether the native ops are for this image and this kernel."""
+    """Whether the native ops serve this image and this kernel."""
     return usable(x) and kernel.dtype == torch.float32 and x.ndim == 4 and kernel.shape[2:] == (4, 4)
 
 

@@ -1,7 +1,7 @@
-"""Matrix products of features with kernels: gathered, multiplied together, or known already.
+"""Matrix products of features with kernels: gathered, several at once, or known already.
 
-The rollout multiplies every feature of a trajectory with the actor's kernels, and nothing changes these before the
-actor's loss reads the same products: their values are kept, and only their gradients are computed.
+The rollout multiplies a trajectory's features with the actor's kernels, which do not change before the actor's loss:
+the loss takes those values and computes only their gradients.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +19,7 @@ from hdfast.ops.state_mm import state_mm
 @dataclass(frozen=True)
 class Stack:
     """Kernels of one shape (in, out), and their numbers as one view (kernels, in, out): of an arena's parameters, or of
-    the bfloat16 copies that are multiplied in their place."""
+    the bfloat16 copies that products read instead."""
 
     kernels: tuple[Tensor, ...]
     view: Tensor
@@ -27,10 +27,10 @@ class Stack:
 
 @dataclass(frozen=True)
 class Features:
-    """What heads read of model states, (..., D + S*K), and which of its products are known.
+    """The input of heads, (..., D + S*K), and its known products.
 
-    flat: the features as a tensor, None if products gather kernel rows by `index` instead. known: by kernel, the value
-    of a product that was computed before. stoch may be None, which has no gradient then.
+    flat: the features as a tensor, None if products gather kernel rows by `index` instead. known: products computed
+    before, by kernel. Without stoch the latents have no gradient.
     """
 
     deter: Tensor
@@ -60,7 +60,7 @@ class Features:
         return self.map(Tensor.detach)
 
     def tensor(self) -> Tensor:
-        """(..., D + S*K), the gradient of stoch included only where it is `flat`."""
+        """(..., D + S*K); only `flat` carries the gradient of stoch."""
         if self.flat is not None:
             return self.flat
         return torch.cat([self.deter, one_hot(self.index, self.classes, self.deter.dtype).flatten(-2)], -1)
@@ -81,19 +81,19 @@ class Features:
 
 
 def known(x: Features | Tensor) -> Mapping[Tensor, Tensor]:
-    """The products that are known of an input, by kernel."""
+    """The known products of an input, by kernel."""
     return x.known if isinstance(x, Features) else {}
 
 
 def project(x: Features | Tensor, kernel: Tensor, bias: Tensor | None = None, *, rows: slice | None = None,
             value: Tensor | None = None, narrow: bool = False) -> Tensor:
-    """x @ kernel (+ bias), or of the kernel only those `rows`: x (..., in), kernel (in, out) -> (..., out).
+    """x @ kernel (+ bias), or x @ kernel[rows]: x (..., in), kernel (in, out) -> (..., out).
 
     A kernel with a bfloat16 shadow is multiplied in bfloat16; the result is float32, or with `narrow` bfloat16. With a
-    known `value` (no bias) only the gradient is computed, and gathered features get none.
+    known `value` (no bias) it computes only the gradient; gathered features get none.
     """
     copy = bf16.shadow(kernel)
-    if rows is not None:  # not always: even a whole slice has a backward pass, which copies the kernel's gradient
+    if rows is not None:  # only then: in backward even a whole slice copies the kernel's gradient
         kernel, copy = kernel[rows], None if copy is None else copy[rows]
     if value is not None and copy is not None:
         value = value.bfloat16()
@@ -111,7 +111,7 @@ def project(x: Features | Tensor, kernel: Tensor, bias: Tensor | None = None, *,
 
 def _gathered(x: Features, kernel: Tensor, bias: Tensor | None, value: Tensor | None, rounded: bool,
               narrow: bool) -> Tensor:
-    """`project` of features whose kernel rows are gathered."""
+    """`project` by gathered kernel rows."""
     if value is None:
         y = state_mm(x.deter, x.stoch, x.index, kernel, classes=x.classes, rounded=rounded, narrow=narrow)
         return y if bias is None else y + bias
@@ -145,13 +145,13 @@ def matmul(x: Tensor, kernel: Tensor, copy: Tensor | None = None, bias: Tensor |
            value: Tensor | None = None, narrow: bool = False) -> Tensor:
     """x @ kernel + bias for x (N, in), kernel (in, out); the kernel's bfloat16 `copy` takes its place if there is one.
 
-    Of a known `value` (N, out) of x @ kernel only the gradient is computed.
+    With a known `value` (N, out) of x @ kernel it computes only the gradient.
     """
     return _Matmul.apply(x, kernel, copy, bias, value, narrow)
 
 
 class _Gathered(torch.autograd.Function):
-    """A known product with gathered rows, whose kernel alone gets a gradient."""
+    """A known product with gathered rows; only the kernel gets a gradient."""
 
     @staticmethod
     def forward(ctx, deter, index, kernel, value, classes, rounded):

@@ -1,4 +1,4 @@
-"""Which code serves a tensor where an op has several: one C++ call of the CPU, or CUDA's sequence of launches."""
+"""Which code serves a tensor if an op has several: one C++ call on the CPU, or CUDA's sequence of launches."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from hdfast.ops import checks, library
 
 
 def on_cuda(x: Tensor) -> bool:
-    """Whether a tensor takes the way of CUDA: it is there, or on meta, which has shapes alone."""
+    """Whether CUDA's code serves this tensor: it is there, or on meta, which has only shapes."""
     return x.device.type != "cpu"
 
 

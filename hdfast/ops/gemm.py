@@ -1,8 +1,8 @@
-"""Matrix products of the dense layers on the CPU, by a library that is fixed for each kind of processor.
+"""Matrix products of the dense layers on the CPU, by one library for each kind of processor.
 
-torch.mm goes through MKL, whose speed depends on the vendor of the processor; oneDNN and the project's own kernel do
-not look at it. Their sums are ordered differently, so results are bit-identical between runs only on one of them: a
-run's meta.json says which. Small products always take torch.mm, which starts fastest.
+torch.mm uses MKL, whose speed depends on the vendor of the processor; that of oneDNN and of the project's own kernel
+does not. Each sums in another order, so runs are bit-identical only on one of them: a run's meta.json says which. Small
+products always take torch.mm, which starts fastest.
 """
 
 import functools
@@ -31,7 +31,7 @@ PATHS = {"mkl": _mkl, "onednn": _onednn}
 
 @functools.cache
 def chosen() -> str:
-    """Which of PATHS multiplies large matrices on this processor: oneDNN on AMD's, where MKL is slow, else torch.mm."""
+    """Which of PATHS multiplies large matrices here: oneDNN on AMD's processors, where MKL is slow, else torch.mm."""
     onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     try:
         amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
@@ -41,7 +41,7 @@ def chosen() -> str:
 
 
 def large(a: Tensor, b: Tensor) -> bool:
-    """Whether a (M, K) @ b (K, N) is for the chosen library: enough work, on the CPU, under the native backend."""
+    """Whether a (M, K) @ b (K, N) takes the chosen library: enough work, on the CPU, under the native backend."""
     return a.shape[0] * b.numel() >= LARGE and usable(a)
 
 

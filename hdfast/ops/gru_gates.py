@@ -1,6 +1,6 @@
 """LayerNorm over the GRU's joint pre-activations, then its gates, as one native op with its own backward pass.
 
-Forward saves its inputs and two statistics per row; the gates are computed anew in backward.
+Forward saves its inputs and two statistics per row; backward recomputes the gates.
 """
 
 import torch
@@ -46,7 +46,7 @@ def register(namespace: str) -> None:
         x, deter, scale, bias = inputs
         _, mean, rstd = output
         ctx.mark_non_differentiable(mean, rstd)
-        ctx.set_materialize_grads(False)  # or zeros are made for both
+        ctx.set_materialize_grads(False)  # or autograd makes zeros for both
         ctx.save_for_backward(x, deter, mean, rstd, scale, bias)
 
     def backward(ctx, dnext, _mean, _rstd):

@@ -1,4 +1,4 @@
-"""Harmonised mean of the world-model losses as one native op; its backward is arithmetic on a dozen numbers."""
+"""Harmonized mean of the world-model losses as one native op; its backward is arithmetic on a dozen numbers."""
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ def register(namespace: str) -> None:
         ctx.size, s, *ctx.options = inputs[0].numel(), *inputs[5:]
         ctx.has_s = s is not None
         ctx.mark_non_differentiable(output[2])
-        ctx.set_materialize_grads(False)  # or zeros are made for terms and means
+        ctx.set_materialize_grads(False)  # or autograd makes zeros for terms and means
         ctx.save_for_backward(output[2], *([s] if ctx.has_s else []))
 
     def backward(ctx, dtotal, dterms, _mean):

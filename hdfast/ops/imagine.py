@@ -15,9 +15,9 @@ PUBLIC = ("imagine",)
 def imagine(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: Parameters, actor: list[Tensor], *,
             classes: int, mix: float,
             keep_prior: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """As reference.imagine, for float32; on the CPU it makes no features, which are None.
+    """As reference.imagine, for float32; on the CPU the features are None.
 
-    Kernels with bfloat16 shadows make the operands of all products bfloat16, and so are the features then.
+    If the kernels have bfloat16 shadows, the operands of all products and the features are bfloat16.
     """
     for name, x in (("deter", deter), ("u", u), ("u_action", u_action)):
         checks.dtype("imagine", name, x, torch.float32)
@@ -57,7 +57,7 @@ def register(namespace: str) -> None:
 
 
 def define_steps() -> None:
-    """The step path as an op, which tracing keeps whole; its shapes come from running it without values."""
+    """The sequence of launches as one op, which tracing keeps whole; running it without values gives its shapes."""
     name = f"{library.NAMESPACE}::imagine_steps"
     torch.library.define(name, "(Tensor deter, Tensor index, Tensor u, Tensor u_action, Tensor[] params, "
                                "Tensor[] actor, int classes, float mix, bool keep_prior, bool half, Tensor[] copies) "

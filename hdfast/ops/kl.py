@@ -1,6 +1,6 @@
 """KL divergences of log-probabilities as native ops: plain, and balanced with free nats.
 
-Forward saves its inputs alone; backward calls the same code with the losses' gradients and gets both inputs' gradients.
+Forward saves only its inputs; backward calls the same code with the losses' gradients and gets both inputs' gradients.
 """
 
 import math
@@ -53,7 +53,7 @@ def register(namespace: str) -> None:
 
     def setup_balanced(ctx, inputs, output):
         ctx.mark_non_differentiable(output[2])
-        ctx.set_materialize_grads(False)  # or zeros are made for it
+        ctx.set_materialize_grads(False)  # or autograd makes zeros for it
         ctx.save_for_backward(*inputs[:2])
         ctx.free_nats = inputs[2]
 

@@ -1,6 +1,6 @@
 """Categorical latents and actions as native ops: uniform mixing, inverse-CDF sample, straight-through gradient.
 
-Forward saves its input alone; the probabilities are computed anew in backward.
+Forward saves only its input; backward recomputes the probabilities.
 """
 
 import torch
@@ -68,7 +68,7 @@ def register(namespace: str) -> None:
 
     def setup_latent(ctx, inputs, output):
         ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)  # or zeros are made for it
+        ctx.set_materialize_grads(False)  # or autograd makes zeros for it
         ctx.save_for_backward(inputs[0])
 
     def backward_latent(ctx, donehot, _index):

@@ -1,9 +1,9 @@
 """The native op library: finding it, loading it, and the raw ops of the namespace in use.
 
 `_ops.abi3.so` is one file for every torch from 2.11 on, with or without a GPU. Loading it defines `torch.ops.hdfast.*`;
-each module of this package with a list OPS is a family and adds what is written in Python: shapes for tracing
-(`register_fake`) and derivatives (`register_autograd`). The tests load a second library of the same ops, made of the
-CUDA sources compiled for the CPU, under the name `hdfast_emu`.
+each module of this package with a list OPS is a family and adds its Python part: shapes for tracing (`register_fake`)
+and derivatives (`register_autograd`). The tests load a second library of the same ops under the name `hdfast_emu`: the
+CUDA sources compiled for the CPU.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ def problem(namespace: str = NAMESPACE) -> str | None:
 
 
 def load(namespace: str, file: Path) -> None:
-    """Load a library and register the families which it holds completely."""
+    """Load a library and register the families that it holds completely."""
     torch.ops.load_library(str(file))
     ops = getattr(torch.ops, namespace)
     found = [family for family in families_here() if all(hasattr(ops, name) for name in family.OPS)]
@@ -72,7 +72,7 @@ def families_here() -> list[ModuleType]:
 
 
 def families(namespace: str = NAMESPACE) -> list[ModuleType]:
-    """The families that the library holds; none where it is not loaded."""
+    """The families that the library holds; none if it is not loaded."""
     return _loaded.get(namespace, [])
 
 
@@ -84,13 +84,13 @@ def activate(namespace: str) -> None:
 
 
 def active() -> str:
-    """The namespace that raw ops come from now; empty where no library is loaded."""
+    """The namespace that raw ops come from now; empty if no library is loaded."""
     return _active
 
 
 @contextlib.contextmanager
 def namespace(name: str) -> Iterator[None]:
-    """Take the raw ops from another library for a while: `hdfast` or, in tests, `hdfast_emu`."""
+    """Take the raw ops from another library inside the block: `hdfast` or, in tests, `hdfast_emu`."""
     if reason := problem(name):
         raise RuntimeError(f"no library for {name}: {reason}")
     before = _active
@@ -107,7 +107,7 @@ def op(name: str) -> Callable:
 
 
 def outside_autocast(run: Callable) -> Callable:
-    """`run` with autocast off: types are those of its arguments, as in a native op."""
+    """`run` with autocast off: its arguments decide the types, as in a native op."""
     @functools.wraps(run)
     def call(*args):
         with torch._C._DisableAutocast():
@@ -117,8 +117,8 @@ def outside_autocast(run: Callable) -> Callable:
 
 
 def register_fake(name: str, shapes: Callable) -> None:
-    """Shapes of a raw op's results for tracing, from arguments on one device: with one of them on meta, the op would
-    compute nothing and say nothing."""
+    """Shapes of a raw op's results for tracing, from arguments on one device: with only one of them on meta, the op
+    would silently compute nothing."""
     def checked(*args, **named):
         given = (*args, *named.values())
         found = {str(t.device) for arg in given for t in (arg if isinstance(arg, list) else [arg])

@@ -1,7 +1,7 @@
 """LayerNorm over the last axis, then SiLU, as one native op with its own backward pass.
 
-Forward saves x and two statistics per row; the normalised and the activated tensor are computed anew in backward, so
-that memory holds x and y alone where plain PyTorch holds a third tensor.
+Forward saves x and two statistics per row; backward recomputes the normalized and the activated tensor. So memory holds
+only x and y; plain PyTorch holds a third tensor.
 """
 
 import torch
@@ -17,7 +17,7 @@ def norm_act(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """x (..., C) float32 or bfloat16, scale (C,), bias (C,) -> (..., C) of x's dtype.
 
     Statistics, parameters and their gradients are float32. Autocast leaves the op alone: x's dtype decides. A strided x
-    is copied first; channels-last images as (N, H, W, C) views are contiguous and are not.
+    is copied first; channels-last images as (N, H, W, C) views are contiguous and need no copy.
     """
     if x.ndim == 0:
         raise ValueError("norm_act: x must have shape (..., C), got a tensor without axes; add one")
@@ -44,7 +44,7 @@ def register(namespace: str) -> None:
         x, scale, bias = inputs
         _, mean, rstd = output
         ctx.mark_non_differentiable(mean, rstd)
-        ctx.set_materialize_grads(False)  # or zeros are made for both
+        ctx.set_materialize_grads(False)  # or autograd makes zeros for both
         ctx.save_for_backward(x, mean, rstd, scale, bias)
 
     def backward(ctx, dy, _mean, _rstd):

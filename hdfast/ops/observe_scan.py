@@ -1,6 +1,6 @@
 """The posterior scan of a batch of sequences: one native call each way on the CPU, a sequence of launches on CUDA.
 
-The recurrence keeps only what depends on the step before: embedding and action parts, the prior head and all weight
+Only what depends on the step before is in the recurrence. Embedding and action parts, the prior head and all weight
 gradients are single products over all steps, and the one-hot latent is gathered, not multiplied.
 """
 
@@ -63,9 +63,8 @@ def register(namespace: str) -> None:
 
 
 def register_derivative(name: str, backward_op, dense: bool) -> None:
-    """The derivative of a forward op by its backward op; both have one signature for the two executions: inputs are
-    embed, action, is_first; kept are deter, index, post, prior, saved, start. `dense`: the op reads contiguous
-    gradients alone."""
+    """The derivative of a forward op by its backward op. Both executions have one signature: inputs are embed, action,
+    is_first; kept are deter, index, post, prior, saved, start. `dense`: the op reads only contiguous gradients."""
 
     def setup_context(ctx, inputs, output):
         embed, action, is_first, _, params, classes, mix, *copies = inputs
@@ -89,7 +88,7 @@ def register_derivative(name: str, backward_op, dense: bool) -> None:
 
 
 def define_steps() -> None:
-    """The step path as two ops, which tracing keeps whole; their shapes come from running them without values."""
+    """The launches as two ops, which tracing keeps whole; running them without values gives their shapes."""
     schemas = {
         "fwd": "(Tensor embed, Tensor action, Tensor is_first, Tensor u, Tensor[] params, int classes, float mix, "
                "Tensor[] copies) -> (Tensor deter, Tensor stoch, Tensor index, Tensor post, Tensor prior, "

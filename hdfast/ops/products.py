@@ -1,7 +1,7 @@
 """Matrix products into given float32 buffers, of float32 or of bfloat16 operands, without gradient.
 
-Sums are float32 for both. bfloat16 operands are multiplied as they are on CUDA, on the CPU as float32, which is exact.
-A product is one launch; of bfloat16 one more where torch cannot add it to float32.
+Sums are float32 for both. CUDA multiplies bfloat16 operands as they are, the CPU as float32, which is exact. A product
+is one launch, or two if torch cannot add a bfloat16 product to float32.
 """
 
 import functools
@@ -36,8 +36,8 @@ def add_mm(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def accumulates(device: torch.device) -> bool:
     """Whether torch adds a product of bfloat16 matrices to a float32 one on a device; some versions want one type.
 
-    Tried on a small product, for whose result the host waits: the first call must not be in a capture. On meta, where
-    nothing has a value, an op that runs is taken to be right.
+    It tries a small product and waits for the result: the first call must not be in a capture. On meta, where nothing
+    has a value, an op that runs counts as right.
     """
     ones, out = torch.ones(16, 16, dtype=torch.bfloat16, device=device), torch.full((16, 16), 2.0, device=device)
     try:

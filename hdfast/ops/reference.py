@@ -20,8 +20,8 @@ NORM_BLOCK = 4096  # a gradient's norm is that of block norms: 16 M squares summ
 
 
 def _running_sum(x: Tensor) -> Tensor:
-    """Sum over the last axis up to each element. Torch's own has no deterministic form on CUDA; where one is asked for,
-    sums over 1, 2, 4, ... elements are added up."""
+    """Sum over the last axis up to each element. Torch's own has no deterministic form on CUDA; if one is asked for,
+    this adds up sums over 1, 2, 4, ... elements."""
     if not torch.are_deterministic_algorithms_enabled():
         return x.cumsum(-1)
     reach = 1
@@ -63,7 +63,7 @@ def gru_gates(x: Tensor, deter: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 def unimix(logit: Tensor, mix: float) -> Tensor:
     """Log-probabilities of (1 - mix) * softmax(logit) + mix / K.
 
-    logit (..., K) -> (..., K), normalised. DreamerV3, section "World model learning"; official nets.py, get_dist.
+    logit (..., K) -> (..., K), normalized. DreamerV3, section "World model learning"; official nets.py, get_dist.
     """
     return torch.log((1 - mix) * torch.softmax(logit, -1) + mix / logit.shape[-1])
 
@@ -82,7 +82,7 @@ def sample_latent(logit: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
     logit (..., S, K) log-probabilities, u (..., S) -> one-hot (..., S, K), index (..., S) int64.
     onehot + p - sg(p), p = exp(logit). Official jaxutils.py, OneHotDist.sample (whose softmax of log-probabilities is
-    the same p, with the same gradient, because these stay normalised).
+    the same p, with the same gradient, because these stay normalized).
     """
     index = sample_index(logit, u)
     probs = logit.exp()
@@ -119,7 +119,7 @@ def symexp(x: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def twohot_bins(bins: int, device: torch.device | None = None) -> Tensor:
-    """The symlog-space bin centres: `bins` points from -20 to 20, (bins,) float32, the middle one exactly 0.
+    """The symlog-space bin centers: `bins` points from -20 to 20, (bins,) float32, the middle one exactly 0.
 
     Rounded as the official run rounded them: linspace as start * (1 - t) + stop * t in float32, with fused
     multiply-adds (done here in float64), so that all 255 equal the official ones bit for bit.
@@ -189,13 +189,13 @@ def harmony_regulariser(s: Tensor, mode: str) -> Tensor:
 
 def harmony_loss(losses: dict[str, Tensor], s: Tensor, *, mode: str = "rectified",
                  dyn_share: float = 5 / 6) -> tuple[Tensor, Tensor]:
-    """Harmonised sum of the world-model losses, averaged over all elements, and its three terms.
+    """Harmonized sum of the world-model losses, averaged over all elements, and its three terms.
 
     losses {'reward', 'image', 'dyn', 'rep', 'cont'}, each (...) of one shape; s (3,) for reward, image, KL ->
-    total (), terms (3,) = mean of each harmonised term with its regulariser.
+    total (), terms (3,) = mean of each harmonized term with its regularizer.
       reward: e^-s L + reg(s);  image: likewise;  KL: a (e^-s L_dyn + reg(s)) + (1 - a) e^-s L_rep, a = dyn_share;
       cont is added as it is.  reg is `harmony_regulariser`.
-    Paper Eq. 4 and 6; official agent.py, WorldModel.loss (the KL's regulariser comes once, with weight 5/6).
+    Paper Eq. 4 and 6; official agent.py, WorldModel.loss (the KL's regularizer comes once, with weight 5/6).
     """
     mean = {name: value.mean() for name, value in losses.items()}
     reward, image, kl = torch.exp(-s).unbind()
@@ -266,7 +266,7 @@ def actor_loss(logit: Tensor, action: Tensor, advantage: Tensor, weight: Tensor,
     """REINFORCE with an entropy bonus, per element, and the policy's log-probability and entropy.
 
     logit (..., A) log-probabilities, action (...) int64, advantage (...), weight (...) -> loss, logp, ent, each (...).
-    weight * (-log pi(a) * sg(advantage) - entropy * H(pi)); the optimised loss is its plain mean. DreamerV3, Eq. 11.
+    weight * (-log pi(a) * sg(advantage) - entropy * H(pi)); the optimized loss is its plain mean. DreamerV3, Eq. 11.
     """
     logp = _at(logit, action)
     ent = -(logit.exp() * logit).sum(-1)
@@ -274,7 +274,7 @@ def actor_loss(logit: Tensor, action: Tensor, advantage: Tensor, weight: Tensor,
 
 
 def replay_gather(ring: Tensor, index: Tensor) -> Tensor:
-    """Rows of a ring of frames, normalised: ring (R, h, w, c) uint8, index (...) int64 -> (..., h, w, c) in [0, 1].
+    """Rows of a ring of frames, normalized: ring (R, h, w, c) uint8, index (...) int64 -> (..., h, w, c) in [0, 1].
 
     ring[index] / 255. Official agent.py, WorldModel.preprocess.
     """
@@ -282,7 +282,7 @@ def replay_gather(ring: Tensor, index: Tensor) -> Tensor:
 
 
 def conv(x: Tensor, kernel: Tensor) -> Tensor:
-    """Convolution of stride 2, padding 1: x (N, 2h, 2w, C), kernel (D, C, 4, 4) -> (N, h, w, D), in bfloat16 where the
+    """Convolution of stride 2, padding 1: x (N, 2h, 2w, C), kernel (D, C, 4, 4) -> (N, h, w, D), in bfloat16 if the
     kernel has a bfloat16 shadow. Official nets.py, class Conv2D."""
     operand = bf16.operand(kernel)
     return F.conv2d(x.to(operand.dtype).permute(0, 3, 1, 2), operand, stride=2, padding=1).permute(0, 2, 3, 1)
@@ -290,7 +290,7 @@ def conv(x: Tensor, kernel: Tensor) -> Tensor:
 
 def deconv(y: Tensor, kernel: Tensor, *, last: bool = False) -> Tensor:
     """Transposed convolution of stride 2, padding 1: y (N, h, w, D), kernel (D, C, 4, 4) -> (N, 2h, 2w, C), in bfloat16
-    where the kernel has a bfloat16 shadow, but float32 from the `last` layer. Official nets.py, class Conv2D."""
+    if the kernel has a bfloat16 shadow, but float32 from the `last` layer. Official nets.py, class Conv2D."""
     operand = bf16.operand(kernel)
     x = F.conv_transpose2d(y.to(operand.dtype).permute(0, 3, 1, 2), operand, stride=2, padding=1)
     return (x.to(kernel.dtype) if last else x).permute(0, 2, 3, 1)
@@ -385,8 +385,8 @@ def adam_step(param: Tensor, grad: Tensor, mean: Tensor, var: Tensor, step: Tens
 
     f = min(1, clip / norm); mean, var follow f grad and its square; param -= lr mean' / (sqrt(var') + eps) with the
     bias-corrected moments. `slow` (size,) becomes param at the first step and mix param + (1 - mix) slow, mix =
-    slow_fraction, at later ones. A norm that is not finite changes nothing but grad, which is scaled by f where f < 1.
-    Nothing is read back to the host. Official jaxutils.py, class Optimizer; optax's scale_by_adam.
+    slow_fraction, at later ones. grad becomes f grad. A norm that is not finite changes nothing. Nothing is read back
+    to the host. Official jaxutils.py, class Optimizer; optax's scale_by_adam.
     """
     whole = grad.numel() // NORM_BLOCK * NORM_BLOCK
     blocks = torch.linalg.vector_norm(grad[:whole].view(-1, NORM_BLOCK), dim=1)

@@ -1,4 +1,4 @@
-"""Rows of the uint8 frame ring as normalised channels-last floats, in one native op."""
+"""Rows of the uint8 frame ring as normalized channels-last floats, in one native op."""
 
 import torch
 from torch import Tensor

@@ -1,6 +1,6 @@
 """symlog, symexp and the two-hot categorical over symlog bins as native ops.
 
-The loss takes its two bins per target from index pairs: no target as wide as the bins exists in either direction.
+The loss reads its two bins per target by index: neither direction makes a target as wide as the bins.
 Forward saves the logits as they are and two numbers a row.
 """
 
@@ -76,7 +76,7 @@ def bins_of(logit: Tensor) -> Tensor:
 
 @torch.compiler.assume_constant_result
 def constant_bins(bins: int, device: str) -> Tensor:
-    """The table, which a compiled graph must take as it is: computing it anew may round otherwise."""
+    """The table as a constant of compiled graphs: recomputing it there may round differently."""
     return twohot_bins(bins, torch.device(device))
 
 
@@ -105,7 +105,7 @@ def register(namespace: str) -> None:
 
     def setup_loss(ctx, inputs, output):
         ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)  # or zeros are made for it
+        ctx.set_materialize_grads(False)  # or autograd makes zeros for it
         ctx.save_for_backward(*inputs, output[1])
 
     def backward_loss(ctx, dloss, _stats):
@@ -117,7 +117,7 @@ def register(namespace: str) -> None:
 
     def setup_mean(ctx, inputs, output):
         ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)  # or zeros are made for them
+        ctx.set_materialize_grads(False)  # or autograd makes zeros for them
         ctx.save_for_backward(*inputs, *output[1:])
 
     def backward_mean(ctx, dmean, _center, _stats):
