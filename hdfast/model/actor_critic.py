@@ -14,7 +14,7 @@ from hdfast.ops.dense import Features, Stack
 
 @dataclass(frozen=True)
 class ActorLoss:
-    """Actor loss on a trajectory: optimised mean (), then per element (H, N) what it is made of."""
+    """Actor loss on a trajectory: optimized mean (), then per element (H, N) what it is made of."""
 
     loss: Tensor
     element: Tensor
@@ -25,7 +25,7 @@ class ActorLoss:
 
 @dataclass(frozen=True)
 class CriticLoss:
-    """Critic loss on a trajectory: optimised mean (), and per element (H, N) both targets' terms."""
+    """Critic loss on a trajectory: optimized mean (), and per element (H, N) both targets' terms."""
 
     loss: Tensor
     nll: Tensor
@@ -43,7 +43,7 @@ class ActorCritic(nn.Module):
         self.critic, self.slow = (MLP(feat, model.units, model.mlp_layers, model.bins, init="zeros") for _ in range(2))
         self.slow.load_state_dict(self.critic.state_dict())
         self.slow.requires_grad_(False)
-        self.first_layers: Stack | None = None  # of critic and slow, whose products are computed at once
+        self.first_layers: Stack | None = None  # of critic and slow: one product for both
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
 
@@ -56,7 +56,7 @@ class ActorCritic(nn.Module):
         return ops.unimix(self.actor(feat), self.mix)
 
     def values(self, feat: Features) -> tuple[Tensor, Tensor]:
-        """Logits of the critic, with gradient, and values of the slow critic, without, but for the last state: feat
+        """Logits of the critic, with gradient, and values of the slow critic for all states but the last, without: feat
         (H+1, N, F) -> (H+1, N, bins), (H, N)."""
         feat = feat.multiplied(self.first_layers)
         with torch.enable_grad():
@@ -70,7 +70,7 @@ class ActorCritic(nn.Module):
 
     @torch.no_grad()
     def next_range(self, ret: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The return range moved towards ret (H, N), and the advantage's divisor: low, high, scale, each ()."""
+        """The return range moved toward ret (H, N), and the advantage's divisor: low, high, scale, each ()."""
         b = self.behavior
         if self.gather:
             ret = self.gather(ret)

@@ -1,6 +1,6 @@
 """Image and vector encoders, and the image decoder.
 
-Images are channels-last (..., h, w, c) everywhere, so that nothing is copied between layers.
+Images are channels-last (..., h, w, c) everywhere, so layers copy nothing.
 """
 
 import torch
@@ -26,14 +26,14 @@ class ConvStage(nn.Module):
 
 
 def shifted(x: Tensor, by: Tensor | float) -> Tensor:
-    """x + by, in place unless x is a view, whose whole gradient autograd would copy."""
+    """x + by, in place unless x is a view: autograd would copy a view's whole gradient."""
     return x + by if x._is_view() else x.add_(by)
 
 
 class DeconvStage(nn.Module):
     """4x4 transposed convolution of stride 2, padding 1: (n, h, w, c) -> (n, 2h, 2w, d).
 
-    Stages before the last have LayerNorm and SiLU and no bias; the last has a bias and neither of the two.
+    Stages before the last have LayerNorm and SiLU and no bias; the last has only a bias.
     """
 
     def __init__(self, in_depth: int, depth: int, last: bool):

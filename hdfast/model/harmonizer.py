@@ -1,4 +1,4 @@
-"""The harmoniser: learned scalars that balance the reward, observation and dynamics losses of the world model."""
+"""The harmonizer: learned scalars that balance the reward, observation and dynamics losses of the world model."""
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,8 @@ class Harmonizer(nn.Module):
 
     Modes: 'rectified' (Eq. 6, e^-s L + log(1 + e^s)), 'plain' (Eq. 4, L / sigma + log sigma with s = log sigma) and
     'off' (fixed DreamerV3 scales, no learned scalar). `scales` holds the fixed weights 'reward', 'image', 'dyn', 'rep',
-    'cont'; with harmony on only the ratio of dyn to rep is used, and cont is added with weight one. What the optimizer
-    moves is s / speed: Adam's steps do not grow with the gradient, so s moves `speed` times the learning rate a step.
+    'cont'; with harmony on only the ratio of dyn to rep is used, and cont is added with weight one. The optimizer
+    moves s / speed: Adam's steps do not grow with the gradient, so s moves `speed` times the learning rate a step.
     """
 
     def __init__(self, mode: str, scales: dict[str, float], speed: float = 1.0):

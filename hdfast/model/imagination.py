@@ -17,7 +17,7 @@ class Trajectory:
     """Imagined states and actions, index 0 = start.
 
     features (H+1, N); past, the first H of them, with the actor's products; action (H, N) or (H+1, N) int64; prior
-    (H, N, S, K) log-probabilities of the states 1..H, or empty if nobody asked for them.
+    (H, N, S, K) log-probabilities of the states 1..H, or empty without `keep_prior`.
     """
 
     features: Features

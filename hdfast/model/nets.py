@@ -1,6 +1,6 @@
 """Building blocks of the networks: dense layers and MLP heads.
 
-Initialisers are those of the official nets.py, class Initializer, with `fan = (fan_in + fan_out) / 2`.
+Initializers are those of the official nets.py, class Initializer, with `fan = (fan_in + fan_out) / 2`.
 """
 
 import math
@@ -46,7 +46,7 @@ class Dense(nn.Module):
         self.norm = Norm(units)
 
     def forward(self, x: Features | Tensor, products: Mapping[Tensor, Tensor] = NOTHING) -> Tensor:
-        """`products` are known ones by kernel, perhaps this layer's."""
+        """`products`: known ones by kernel; this layer's may be missing."""
         return self.activate(project(x, self.kernel, value=products.get(self.kernel), narrow=True))
 
     def activate(self, pre: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class RSSM(nn.Module):
 
     def obs_step(self, state: State, action: Tensor, embed_part: Tensor, is_first: Tensor, u: Tensor,
                  initial: State) -> tuple[State, Tensor]:
-        """One step of filtering; previous state and action are cleared where is_first.
+        """One step of filtering; is_first clears the previous state and action.
 
         action (B, A) chosen before this observation, embed_part (B, units), is_first (B,) bool, u (B, S) ->
         posterior state, its log-probabilities (B, S, K).

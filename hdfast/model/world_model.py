@@ -1,4 +1,4 @@
-"""World model: encoder, RSSM, decoder, reward and continue heads, and their harmonised loss."""
+"""World model: encoder, RSSM, decoder, reward and continue heads, and their harmonized loss."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ class Sequences:
 
 @dataclass(frozen=True)
 class WorldModelOutput:
-    """Forward pass of a batch: states, head outputs, the losses per element (T, B) and the optimised total ()."""
+    """Forward pass of a batch: states, head outputs, the losses per element (T, B) and the optimized total ()."""
 
     observed: Observed
     recon: Tensor
@@ -41,7 +41,7 @@ class WorldModelOutput:
 
 
 class WorldModel(nn.Module):
-    """The part of the agent that the model optimiser trains. Official agent.py, class WorldModel."""
+    """The part of the agent that the model optimizer trains. Official agent.py, class WorldModel."""
 
     def __init__(self, obs_shape: tuple[int, ...], actions: int, model: ModelConfig, harmony: HarmonyConfig,
                  loss: LossConfig):
@@ -58,17 +58,17 @@ class WorldModel(nn.Module):
                          stoch=model.stoch, classes=model.classes, unimix=model.unimix)
         self.reward = MLP(feat, model.units, model.mlp_layers, model.bins, init="zeros")
         self.cont = MLP(feat, model.units, model.mlp_layers, 1)
-        self.first_layers: Stack | None = None  # of reward and cont, whose products are computed at once
+        self.first_layers: Stack | None = None  # of reward and cont: one product for both
         self.harmonizer = Harmonizer(harmony.mode, {
             "reward": loss.reward_scale, "image": loss.image_scale, "dyn": loss.dyn_scale, "rep": loss.rep_scale,
             "cont": loss.cont_scale}, harmony.speed)
 
     def cont_logit(self, feat: Features | Tensor) -> Tensor:
-        """Logit of going on: feat (..., F) -> (...)."""
+        """Logit of continuing: feat (..., F) -> (...)."""
         return self.cont(feat).squeeze(-1)
 
     def ahead(self, feat: Features) -> tuple[Tensor, Tensor]:
-        """Expected rewards and logits of going on, without gradient: feat (..., F) -> (...), (...)."""
+        """Expected rewards and logits of continuing, without gradient: feat (..., F) -> (...), (...)."""
         feat = feat.multiplied(self.first_layers)
         return ops.twohot_mean(self.reward(feat)), self.cont_logit(feat)
 

@@ -1,7 +1,7 @@
 """The replay's memory: rings of frames and records as tensors on one device, and uniform windows of them.
 
-What `Ring.windows` does is tensors alone, with shapes known beforehand and no host read, so that on CUDA it can be part
-of a captured graph; on the CPU it is the same code.
+`Ring.windows` works on tensors of known shapes without reading on the host, so a CUDA graph can capture it; the CPU
+runs the same code.
 """
 
 import dataclasses
@@ -44,8 +44,8 @@ class Batch:
 class Ring:
     """The last `capacity` steps of `num_envs` environments: row = step % capacity * num_envs + environment.
 
-    On CUDA the current stream is the one that samples; `stage` copies on a stream of its own. RunError where the device
-    has too little memory.
+    On CUDA sampling uses the current stream, and `stage` copies on a second one. RunError if the device has too little
+    memory.
     """
 
     def __init__(self, capacity: int, num_envs: int, obs_shape: tuple[int, ...], obs_dtype: str,
@@ -61,16 +61,16 @@ class Ring:
             raise RunError(f"the replay of {capacity * num_envs} steps needs {size:.1f} GB of memory, more than "
                            f"{'this machine' if hosted else device} gives. Lower --replay.capacity (--run.steps is "
                            f"enough){'' if hosted else ', or use host memory: --replay.device cpu'}.") from error
-        self.frames = self.obs.flatten(0, 1)  # a batch's; always the same tensor, so that a graph never copies it
-        # Per environment: steps that came in, evicted ones included; and the first of them that ever was in this ring.
+        self.frames = self.obs.flatten(0, 1)  # a batch's; always the same tensor, so a graph never copies it
+        # Per environment: steps so far, evicted ones included; and the number of the first one in this ring.
         self.steps, self.floor = torch.zeros(2, dtype=torch.int64, device=device).unbind()
         self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._staged: tuple[int, np.ndarray] | None = None
         self._await_current()
 
     def stage(self, step: int, obs: np.ndarray) -> None:
-        """Copy the frames of step number `step` to their place beside what the device does now, where a `write` of the
-        same array finds them. Only on CUDA, and only until the ring is full: later the place is that of a stored step.
+        """Copy the frames of step number `step` to their place while the device computes; a `write` of the same array
+        then skips them. Only on CUDA, and only until the ring is full: later the place holds a stored step.
         """
         if self._side is not None and step < self.capacity:
             with torch.cuda.stream(self._side):
@@ -87,7 +87,7 @@ class Ring:
         meta[..., REWARD] = reward.view(np.int32)
         count = len(action) if action.ndim == 2 else 1
         there, self._staged = self._staged, None
-        if there:  # whichever they are, no other copy may overtake them
+        if there:  # no later copy may overtake them, even of other frames
             torch.cuda.current_stream(self.device).wait_stream(self._side)
         if not there or there[0] != step or there[1] is not obs:
             self._copy(self.obs, step, obs, count)
@@ -102,7 +102,7 @@ class Ring:
         ring[start:start + count].copy_(values.view(count, *ring.shape[1:]), non_blocking=True)
 
     def _await_current(self) -> None:
-        """No copy of `stage` from now on overtakes what the current stream was given so far."""
+        """Later copies of `stage` wait for the work that is queued on the current stream."""
         if self._side is not None:
             self._side.wait_stream(torch.cuda.current_stream(self.device))
 
@@ -115,12 +115,12 @@ class Ring:
     def windows(self, u: Tensor, length: int) -> Batch:
         """The windows that uniforms u (B,) float64 in [0, 1) choose among all windows of `length` stored steps.
 
-        They cross episode ends; is_first[0] is set in what is returned. There must be such a window.
+        They cross episode ends; the batch has is_first[0] set. There must be such a window.
         """
         oldest = torch.maximum(self.floor, self.steps - self.capacity)
         per_env = self.steps - oldest - (length - 1)
         count = per_env * self.num_envs
-        choice = (u * count).long()  # below count: of the largest u, the product is rounded down
+        choice = (u * count).long()  # below count: the product of the largest u is rounded down
         index = oldest + choice % per_env + torch.arange(length, device=u.device)[:, None]
         rows = index % self.capacity * self.num_envs + choice // per_env
         meta = self.meta.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
@@ -146,9 +146,9 @@ def ring_bytes(steps: int, obs_shape: tuple[int, ...], obs_dtype: str) -> int:
 
 
 class Staging:
-    """Batches of a ring in host memory, brought to another device; frames are gathered into pinned memory on the way.
+    """Brings batches of a ring in host memory to another device; it gathers frames into pinned memory on the way.
 
-    The tensors are the same ones in every call, overwritten by the next; so is their shape.
+    Every call returns the same tensors, overwritten; their shape is fixed.
     """
 
     def __init__(self, device: torch.device, threads: int):
@@ -177,7 +177,7 @@ class Staging:
 
 
 def host_module() -> ModuleType | None:
-    """The native module _host, or None where it was not built."""
+    """The native module _host, or None if it was not built."""
     found = importlib.util.find_spec("hdfast._host")
     return found and importlib.import_module(found.name)
 
@@ -185,7 +185,7 @@ def host_module() -> ModuleType | None:
 def gather(ring: Tensor, rows: Tensor, out: Tensor, *, threads: int) -> None:
     """out[i] = ring[rows[i]] in host memory, without the interpreter's lock: ring (R, ...), rows (n,), out (n, ...).
 
-    Native code on `threads` threads; on torch's where the module _host was not built.
+    Native code on `threads` threads, or torch's if the module _host was not built.
     """
     host = host_module()
     if host is None:

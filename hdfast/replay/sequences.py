@@ -1,7 +1,7 @@
 """Sequence replay: uniform over all windows of the last steps, in memory of a chosen device, mirrored to disk.
 
 Follows the official Atari 100K protocol: a window starts at every stored step (stride 1), runs across episode
-ends, is drawn with replacement, and begins with is_first = True in what is handed out.
+ends, is drawn with replacement, and begins with is_first = True in the batch.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class Replay:
     """The last `capacity // num_envs` steps of each of `num_envs` environments; the oldest go first.
 
-    Memory is reserved at once on `device`; batches lie on `learner`, by default there too. `directory` keeps the
-    steps on disk as well (None: memory only); there, call `restore` before the first `add`. `seed` starts the
-    sampling generator. `threads` gather a batch where it has to change devices.
+    Memory is reserved at once on `device`; batches are on `learner`, by default the same. `directory` keeps the
+    steps on disk as well (None: memory only); with one, call `restore` before the first `add`. `seed` starts the
+    sampling generator. `threads` gather a batch if it has to change devices.
     """
 
     def __init__(self, capacity: int, num_envs: int, obs_shape: tuple[int, ...], obs_dtype: str, *,
@@ -43,7 +43,7 @@ class Replay:
         learner = self.ring.device if learner is None else learner
         self._staging = None if learner.type == self.ring.device.type else Staging(learner, threads)
         self._steps = 0  # per environment, evicted ones included
-        self._floor = 0  # index of the first step that ever was in these rings
+        self._floor = 0  # number of the first step in these rings
         self._store = None if directory is None else \
             ChunkStore(directory, num_envs, self._shape, obs_dtype, chunk_bytes=chunk_bytes)
 
@@ -94,9 +94,9 @@ class Replay:
         self._steps += 1
 
     def expect(self, step: "Step") -> None:
-        """Tell which step is the next to be added: its frames go to the device beside what that does now.
+        """Announce the next step of `add`: its frames go to the device while that computes.
 
-        Nothing is sampled before they are added.
+        Do not sample before adding it.
         """
         obs = step.obs
         if obs.shape == (self.num_envs, *self._shape) and obs.dtype == self._dtype and obs.flags.c_contiguous:
@@ -130,17 +130,17 @@ class Replay:
         return {"steps": self._steps, "chunks": None}
 
     def restore(self, manifest: dict[str, Any] | None) -> None:
-        """Make memory and disk what they were when `flush` returned `manifest`; None: empty, old chunks go.
+        """Make memory and disk what they were when `flush` returned `manifest`; None empties both.
 
-        Steps appended after that flush are cut off. Everything is verified first: on a RunError (a chunk
+        Steps appended after that flush are cut off. It verifies everything first: on a RunError (a chunk
         missing, damaged or of another shape; a damaged manifest) the files are as before, memory is empty.
         """
         self._steps = self._floor = 0
         self.ring.clear(0)
         if self._store is None:
             if manifest is not None:
-                raise RunError("this replay lives in memory only and cannot be restored. Give it the run's "
-                               "replay directory, or start anew with another --logdir.")
+                raise RunError("this replay is in memory only and cannot be restored. Give it the run's "
+                               "replay directory, or start a new run with another --logdir.")
             return
         index = Index(0, 0, []) if manifest is None else self._store.parse(manifest)
         oldest = max(index.oldest, index.steps - self.capacity)
@@ -151,7 +151,7 @@ class Replay:
         self.ring.floor.fill_(index.oldest)
 
     def checksum(self) -> str:
-        """Digest of every stored step in order, wherever in the ring it lies; reads the whole replay."""
+        """Digest of every stored step in order, independent of its place in the ring; reads the whole replay."""
         digest = hashlib.blake2b(f"{self._oldest} {self._steps}".encode(), digest_size=16)
         for part in (self.ring.obs, self.ring.meta):
             for places, _ in self.ring.spans(self._oldest, self._steps - self._oldest):
