@@ -22,7 +22,7 @@ from hdfast.run.pictures import openloop_grid
 from hdfast.spaces import ActSpace, ObsSpace
 
 NAMED = 4  # parameters that a diagnosis names
-HALF = "half/"  # begins the names that older versions saved in the middle of an update
+HALF = "half/"  # prefix of the names that older versions saved in the middle of an update
 OTHER = "resume with the run's own configuration or use a new logdir"
 
 
@@ -35,16 +35,16 @@ class PolicyState:
 
 
 class Meter:
-    """Sums of the finite ones of named numbers, and the count of the others, which only `means_sync` reads."""
+    """Sums the finite values of named numbers and counts the others, on the device; only `means_sync` reads it."""
 
     def __init__(self):
         self.names: list[str] = []
         self.sums: Tensor | None = None  # (2, names): sums, counts of numbers that are not finite
-        self.count = 0  # of additions: the caller's, since a graph that adds runs no Python
+        self.count = 0  # of additions; the caller counts, since a graph that adds runs no Python
         self.bad: dict[str, int] = {}  # by name, how often the last interval's number was not finite
 
     def add(self, metrics: dict[str, Tensor]) -> None:
-        """Add one number () per name; the first call fixes the names and their order, other ones begin anew."""
+        """Add one number () per name; the first call fixes the names and their order, other names restart the sums."""
         if metrics.keys() != set(self.names):
             self.names, self.sums = list(metrics), None
         values = torch.stack([metrics[name] for name in self.names])
@@ -55,9 +55,9 @@ class Meter:
         bad += (values - values).nan_to_num(nan=1.0)  # x - x is NaN where x is not finite
 
     def means_sync(self) -> dict[str, float]:
-        """Means of what was finite since the last call, NaN where nothing was; empty without additions.
+        """Means of the finite values since the last call, NaN for a name without any; empty without additions.
 
-        The host waits for them, and for `bad`.
+        The host waits; also sets `bad`.
         """
         if not self.count:
             return {}
@@ -73,8 +73,8 @@ class Meter:
 class Agent:
     """HarmonyDream agent for discrete actions. Official agent.py, class Agent.
 
-    Acting and learning draw from two generators seeded by `config.seed`, so that evaluating never changes training. On
-    CUDA the update and the acting step are captured in graphs (config.cuda_graphs).
+    Acting and learning draw from two generators seeded by `config.seed`, so evaluation never changes training. On CUDA,
+    graphs capture the update and the acting step (config.cuda_graphs).
     """
 
     def __init__(self, obs_space: ObsSpace, act_space: ActSpace, config: Config, *,
@@ -99,7 +99,7 @@ class Agent:
 
     @property
     def updates(self) -> int:
-        """Train steps taken; reads the device."""
+        """Updates taken; reads the device."""
         return int(self.learner.model_opt.step)
 
     def num_params(self) -> dict[str, int]:
@@ -120,7 +120,7 @@ class Agent:
             ) -> tuple[np.ndarray, PolicyState]:
         """Sampled actions (N,) int64 for the records of N environments, and the next state.
 
-        State and last action are cleared where is_first. `generator` replaces the agent's own for this call.
+        is_first clears state and last action. `generator` replaces the agent's own for this call.
         """
         n, rng = len(step.is_first), generator or self.act_rng
         u = torch.rand(n, self.config.model.stoch + 1, generator=rng, device=self.device)
@@ -141,7 +141,7 @@ class Agent:
     def policy(self, obs: Tensor, is_first: Tensor, state: PolicyState, u: Tensor,
                u_action: Tensor) -> tuple[Tensor, Tensor, PolicyState]:
         """One acting step: obs (N, ...), is_first (N,), u (N, S), u_action (N,) -> action (N,) int64, its
-        log-probabilities (N, A), next state. Latent and action are sampled, also in evaluation (official quirk)."""
+        log-probabilities (N, A), next state. It samples latent and action, also in evaluation (official quirk)."""
         wm = self.learner.world_model
         part = wm.rssm.embed_part(wm.encoder(obs))
         latent, _ = wm.rssm.obs_step(state.latent, state.action, part, is_first, u, self.learner.start)
@@ -161,7 +161,7 @@ class Agent:
         return self._sequences(*self._tensors(batch))
 
     def _sequences(self, *tensors: Tensor) -> Sequences:
-        """The same from what `_tensors` gives; those of another device are copied."""
+        """The same from the tensors of `_tensors`, copied if they are on another device."""
         frames, rows, action, reward, is_first, is_terminal = (x.to(self.device, non_blocking=True) for x in tensors)
         onehot = one_hot(action, self.act_space.n)
         prev = torch.cat([torch.zeros_like(onehot[:1]), onehot[:-1]])
@@ -169,13 +169,13 @@ class Agent:
         return Sequences(obs, prev, reward, 1 - is_terminal.float(), is_first)
 
     def _tensors(self, batch: Batch) -> tuple[Tensor, ...]:
-        """What an update needs of a batch."""
+        """The tensors of a batch that an update reads."""
         return batch.frames, batch.rows, batch.action, batch.reward, batch.is_first, batch.is_terminal
 
     def draw_from(self, replay: Replay, batch_size: int, length: int) -> bool:
-        """Let the update's graph draw its batches from a replay by itself; False if this agent or replay cannot.
+        """Let the update's graph draw its batches from a replay.
 
-        Then every `update` needs a batch.
+        Returns False if this agent or replay cannot: then every `update` needs a batch.
         """
         if not (self._graphs[0].enabled and replay.capturable):
             return False
@@ -184,16 +184,16 @@ class Agent:
         return True
 
     def update(self, batch: Batch | None = None) -> None:
-        """One train step on a batch (T, B, ...), or without one on a batch that the graph draws (`draw_from`).
+        """One update on a batch (T, B, ...), or without one on a batch that the graph draws (`draw_from`).
 
-        The metrics are summed on the device until `read_metrics_sync`. Graphs read the tensors of the first batch: a
-        later batch in other tensors is copied there, so a replay that always fills the same ones saves the copy.
+        Metrics add up on the device until `read_metrics_sync`. Graphs read the tensors of the first batch and copy
+        later batches there; a replay that always fills the same tensors saves the copy.
         """
         self.update_step(*(() if batch is None else self._tensors(batch)))
         self._meter.count += 1
 
     def _update(self, *tensors: Tensor) -> None:
-        """`Learner.update` on what `_tensors` gives, or on a new draw; adds its metrics to the meter."""
+        """`Learner.update` on the tensors of `_tensors`, or on a new draw; adds its metrics to the meter."""
         data = self._sequences(*(tensors or self._tensors(self._sample())))
         u = Uniforms.draw(*data.reward.shape, self.config.behavior.horizon, self.config.model.stoch,
                           generator=self.learn_rng)
@@ -202,7 +202,7 @@ class Agent:
     def read_metrics_sync(self) -> dict[str, float]:
         """Means of the metrics since the last call, named `train/...`; waits for the device. Empty without updates.
 
-        Numbers that are not finite are left out of the means; `opt/*_skipped` count the steps not taken for them.
+        The means leave out numbers that are not finite; `opt/*_skipped` count the updates skipped for them.
         """
         values = {f"train/{name}": value for name, value in self._meter.means_sync().items()}
         if values:
@@ -258,12 +258,12 @@ class Agent:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore `state_dict`; RunError naming the first missing, unknown or misshapen entry."""
         if any(name.startswith(HALF) for name in state):
-            raise RunError("the checkpoint was saved in the middle of an update, which this version cannot continue; "
+            raise RunError("the checkpoint was saved in the middle of an update, and this version cannot finish that; "
                            "resume with the version that wrote it until its next checkpoint, or use a new logdir")
         own = self.state_dict()
         for name in sorted(own.keys() ^ state.keys()):
-            raise RunError(f"checkpoint entry '{name}' is {'missing' if name in own else 'unknown'}: it was written by "
-                           f"another model or version; {OTHER}")
+            raise RunError(f"checkpoint entry '{name}' is {'missing' if name in own else 'unknown'}: another model or "
+                           f"version wrote it; {OTHER}")
         for name, value in own.items():
             if value.shape != state[name].shape and not name.startswith("rng/"):
                 raise RunError(f"checkpoint entry '{name}' has shape {tuple(state[name].shape)}, expected "

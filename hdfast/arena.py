@@ -1,4 +1,4 @@
-"""Flat parameter arenas: one optimiser's parameters, gradients and Adam moments in one fp32 tensor each."""
+"""Flat parameter arenas: one optimizer's parameters, gradients and Adam moments in one fp32 tensor each."""
 
 from collections.abc import Callable
 
@@ -8,18 +8,18 @@ from torch import Tensor, nn
 from hdfast import ops
 from hdfast.ops.dense import Stack
 
-ALIGN = 8  # numbers: every view starts on 16 bytes, that of a bfloat16 copy too
+ALIGN = 8  # numbers: every view starts on 16 bytes, in a bfloat16 copy too
 
 
 class Arena:
     """Adam over a flat arena: global-norm clip, bias-corrected moments (optax semantics), constant learning rate.
 
-    The given parameters become views into `param` and their `.grad` views into `grad`: autograd accumulates there in
-    place, or `backward` puts a gradient there. `step` counts updates on the device, so an update never reads anything
-    back to the host: one whose gradient norm, or loss, is not finite changes nothing. An arena that was told to `lead`
-    moves a slow copy of its parameters with every step.
-    With `bf16` every matrix among the parameters has a bfloat16 `shadow`, in which it is multiplied (hdfast.ops.bf16);
-    who writes parameters from outside calls `refresh`.
+    The given parameters become views into `param` and their `.grad` views into `grad`: autograd accumulates there, or
+    `backward` writes a gradient there. `step` counts updates on the device, so an update reads nothing back to the
+    host. An update whose gradient norm or loss is not finite changes nothing. After `lead` every step also moves a slow
+    copy of the parameters.
+    With `bf16` every matrix among the parameters has a bfloat16 `shadow`, which products read (hdfast.ops.bf16). Call
+    `refresh` after writing parameters from outside.
     Official jaxutils.py, class Optimizer (clip_by_global_norm, then scale_by_adam).
     """
 
@@ -34,7 +34,7 @@ class Arena:
         for name, p in params.items():
             self.slices[name] = (size, p.numel(), p.shape)
             size += -(-p.numel() // ALIGN) * ALIGN
-        size += ALIGN  # at least one number is no parameter's
+        size += ALIGN  # at least one number belongs to no parameter
         device = next(iter(params.values())).device
         self.grad, self.mean, self.var = torch.zeros(3, size, device=device).unbind()
         self.step = torch.zeros((), dtype=torch.int64, device=device)
@@ -45,7 +45,7 @@ class Arena:
             p.grad = self.view(self.grad, name)
 
     def lay(self, sets: list[dict[str, nn.Parameter]]) -> tuple[Tensor, ...]:
-        """Make sets of parameters of these names and shapes views of one allocation -> the flat part of each."""
+        """Move sets of parameters of these names and shapes into one allocation -> the flat part of each."""
         flats = torch.zeros(len(sets), self.grad.numel(), device=self.grad.device)
         copies = flats.bfloat16() if self.bf16 else None
         self.multiplied = flats if copies is None else copies
@@ -63,12 +63,12 @@ class Arena:
         return flats.unbind()
 
     def lead(self, params: dict[str, nn.Parameter], fraction: float) -> None:
-        """Let parameters of the same names and shapes follow: a copy after the first step, then a share per step."""
+        """Let parameters of the same names and shapes follow: a copy after the first step, then by `fraction`."""
         (self.param, self.slow), self.slow_fraction = self.lay([self.named, params]), fraction
 
     def stack(self, *kernels: nn.Parameter) -> Stack:
-        """Two or more parameters of one shape as one view, of the arena or of its copy in bfloat16; ValueError if they
-        are not at even distances."""
+        """Two or more parameters of one shape as one view of the arena, or of its bfloat16 copy; ValueError if they are
+        not at even distances."""
         first, *others = (self.places[kernel] for kernel in kernels)
         step = others[0] - first
         if [first + (i + 1) * step for i in range(len(others))] != others or len({k.shape for k in kernels}) > 1:
@@ -79,7 +79,7 @@ class Arena:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Round the parameters, and those of mirrors, to their shadows."""
+        """Round the parameters, slow ones too, to their shadows."""
         for flat, copy in self.shadows:
             copy.copy_(flat)
 
@@ -92,10 +92,10 @@ class Arena:
         self.grad.zero_()
 
     def backward(self, loss: Tensor) -> None:
-        """Put the gradient of loss () into `grad`, as zero_grad() and loss.backward() do, without zeros and sums.
+        """Write the gradient of loss () to `grad`, as zero_grad() and loss.backward() do, without zeros and sums.
 
-        The last number of `grad`, no parameter's, becomes 0, or NaN where the loss is not finite: on every process
-        that averages it, the norm is then NaN and no step is taken.
+        The last number of `grad` belongs to no parameter. It becomes 0, or NaN if the loss is not finite: the norm is
+        then NaN on every process that averages it, and none takes a step.
         """
         grads = torch.autograd.grad(loss, self.params, allow_unused=True)
         torch.sub(loss.detach(), loss.detach(), out=self.grad[-1])
@@ -113,7 +113,7 @@ class Arena:
         """Clip by the global norm, take one Adam step, move the slow copy; returns the norm before clipping, the factor
         of the clip and the steps taken, (3,).
 
-        Where the norm is not finite, parameters, moments, step count and slow copy stay as they are.
+        If the norm is not finite, parameters, moments, step count and slow copy stay as they are.
         """
         if self.reduce:
             self.reduce(self.grad)

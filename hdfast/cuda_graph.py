@@ -1,9 +1,9 @@
 """CUDA graphs: functions of tensors that are captured once and then replayed, and their eager twins.
 
-A captured function first runs `WARMUP` times as ordinary calls on a side stream, which count as what they are: updates
-or acting steps. Then it is recorded and from there on replayed: no Python, no dispatch, one launch. What it reads or
-writes must stay where it was: parameters and buffers do, inputs are copied into static ones, outputs are static.
-What no graph shall hold, an exchange with other processes, a function leaves to `between`: the capture is cut there.
+A function first runs `WARMUP` times as ordinary calls on a side stream: these are real updates or acting steps. Then it
+is captured, and from then on replayed: no Python, no dispatch, one launch. Its tensors must keep their memory:
+parameters and buffers do, inputs are copied into static ones, outputs are static. An exchange with other processes must
+not be in a graph: the function passes it to `between`, which cuts the capture there.
 """
 
 import ctypes
@@ -22,11 +22,11 @@ from torch.utils._pytree import tree_leaves
 
 from hdfast.errors import RunError
 
-WARMUP = 3  # calls before a capture: libraries and constant tables come up in them
+WARMUP = 3  # calls before a capture: they load libraries and make constant tables
 KEPT = 4  # shapes whose graphs a function keeps
 Function = Callable[..., Any]
 
-# Calls that read a tensor on the host or make one of Python values, which is a copy from the host.
+# Calls that read a tensor on the host, or make one of Python values, a copy from the host.
 HOST_CALLS = {torch.tensor, torch.as_tensor, torch.from_numpy, torch.Tensor.item, torch.Tensor.tolist,
               torch.Tensor.cpu, torch.Tensor.numpy, torch.Tensor.__bool__, torch.Tensor.__float__,
               torch.Tensor.__int__, torch.Tensor.__index__}
@@ -37,16 +37,16 @@ SHAPE_FROM_DATA = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_outp
 
 
 def inner(func: torch._ops.OpOverload) -> Function | None:
-    """What an op of this project that is written in terms of other ops calls them by; None for any other op."""
+    """The Python body of an op of this project that calls other ops; None for any other op."""
     if func.namespace != "hdfast" or not func.has_kernel_for_dispatch_key(COMPOSITE):
         return None
     return lambda *args, **kwargs: func._op_dk(COMPOSITE, *args, **kwargs)
 
 
 class Watch(TorchDispatchMode):
-    """Follows what runs in a region that shall be captured: `last` names the newest op, `ops` counts those with work to
-    do. Refuses, with a RunError that names the op, what no graph can hold: tensors of another device, host reads, and
-    shapes that depend on data."""
+    """Checks the ops of a region to capture: `last` names the newest op, `ops` counts those with work to do. RunError
+    names an op that no graph can hold: one with tensors of another device, a host read, or a shape that depends on
+    data."""
 
     def __init__(self, device: torch.device):
         super().__init__()
@@ -75,7 +75,7 @@ class Watch(TorchDispatchMode):
 
 
 class _HostCalls(TorchFunctionMode):
-    """Refuses the Python calls that meet the host."""
+    """Refuses Python calls that read or make tensors on the host."""
 
     def __init__(self, watch: Watch):
         super().__init__()
@@ -98,18 +98,18 @@ def watched(device: torch.device) -> Iterator[Watch]:
 
 @functools.cache
 def capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """The one stream on which graphs of a device are captured: those that share memory must share it too. Torch's own
-    is of whichever device was current when it was first asked for."""
+    """The one stream that captures graphs of a device: graphs that share memory must share it too. Torch's own belongs
+    to the device that was current at its first use."""
     return torch.cuda.Stream(device)
 
 
-_cut: Callable[[Callable[[], None]], None] | None = None  # of the capture under way
+_cut: Callable[[Callable[[], None]], None] | None = None  # of the current capture
 
 
 def between(call: Callable[[], None]) -> None:
     """Run `call` here. In a capture: leave it out, and run it at this point of every replay, between two graphs.
 
-    What it reads and writes are tensors that stay where they are; it holds on to those that it alone needs.
+    Its tensors must keep their memory; it holds a reference to those that only it needs.
     """
     if _cut is None:
         call()
@@ -119,7 +119,7 @@ def between(call: Callable[[], None]) -> None:
 
 @contextmanager
 def cutting(cut: Callable[[Callable[[], None]], None]) -> Iterator[None]:
-    """What `between` is told goes to `cut`."""
+    """Pass the calls of `between` to `cut`."""
     global _cut
     before, _cut = _cut, cut
     try:
@@ -129,7 +129,7 @@ def cutting(cut: Callable[[Callable[[], None]], None]) -> Iterator[None]:
 
 
 class Recording:
-    """A captured function: CUDA graphs, and between them the calls that were left out. To enter it is to capture."""
+    """A captured function: CUDA graphs, and the calls between them. Entering it starts the capture."""
 
     def __init__(self, device: torch.device, pool: Any, generators: Sequence[torch.Generator]):
         self.device, self.pool, self.generators = device, pool, generators
@@ -140,7 +140,7 @@ class Recording:
         self.graphs.append(torch.cuda.CUDAGraph(keep_graph=True))
         for generator in self.generators:
             self.graphs[-1].register_generator_state(generator)
-        # Other threads may go on: that of NCCL looks after its events at any time.
+        # Other threads may call CUDA: NCCL's polls its events at any time.
         self._capture = torch.cuda.graph(self.graphs[-1], pool=self.pool, stream=capture_stream(self.device),
                                          capture_error_mode="thread_local")
         self._capture.__enter__()
@@ -166,7 +166,7 @@ class Recording:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Python's collector has run, and does not inside: in the midst of a capture it would destroy older graphs."""
+    """Run Python's collector now and not inside: during a capture it would destroy older graphs."""
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()
@@ -179,10 +179,10 @@ def uncollected() -> Iterator[None]:
 
 def record(function: Function, inputs: Sequence[Tensor], *, device: torch.device, pool: Any,
            generators: Sequence[torch.Generator]) -> tuple[Recording, Any]:
-    """Capture function(*inputs), which does not run it -> the recording and the function's static outputs.
+    """Capture function(*inputs) without running it -> the recording and the function's static outputs.
 
-    Each generator's draws are new in every replay, as they would be in calls. RunError names the op that could not be
-    captured; the current stream is then what it was.
+    Every replay draws new numbers from the generators, as a call would. RunError names the op that broke the capture;
+    the current stream is then as before.
     """
     watch = Watch(device)
     with torch.cuda.device(device), uncollected():
@@ -191,7 +191,7 @@ def record(function: Function, inputs: Sequence[Tensor], *, device: torch.device
             with Recording(device, pool, generators) as recording, cutting(recording.cut), _HostCalls(watch), watch:
                 outputs = function(*inputs)
         except Exception as error:
-            torch.cuda.set_stream(before)  # torch leaves its own current where a broken capture cannot be ended
+            torch.cuda.set_stream(before)  # torch leaves its own current if it cannot end a broken capture
             cause = error.__context__ if isinstance(error.__context__, RunError) else error
             raise RunError(f"{watch.last} broke the capture ({' '.join(str(cause).split())})") from error
     return recording, outputs
@@ -208,7 +208,7 @@ def count_nodes(graph: torch.cuda.CUDAGraph) -> int:
 
 
 class Eager:
-    """A function that is called as it is: the twin of Graph on the CPU and with --cuda_graphs False."""
+    """Calls a function as it is: Graph's twin on the CPU and with --cuda_graphs False."""
 
     def __init__(self, function: Function):
         self.function = function
@@ -234,9 +234,9 @@ class _Slot:
 class Graph:
     """A function of tensors that runs `WARMUP` times and is then captured and replayed, for each shape of its inputs.
 
-    The function returns a tuple of tensors or None. Inputs may lie on the host; they are copied in, and outputs are
-    copied out. With `shared` they are not: inputs on the device are used where they lay at the capture, and copied
-    there only when a later call brings others; the next call overwrites the outputs. RunError where a capture fails.
+    The function returns a tuple of tensors or None. Inputs may be on the host; the graph copies them in and the outputs
+    out. With `shared` it uses device inputs where they were at the capture and copies only other tensors of a later
+    call there; the next call overwrites the outputs. RunError if a capture fails.
     """
 
     def __init__(self, function: Function, name: str, *, device: torch.device, pool: Any,
@@ -297,13 +297,13 @@ class Graphs:
 
     def __init__(self, device: torch.device, enabled: bool):
         cuda = enabled and device.type == "cuda"
-        # With its number, as tensors name theirs: a graph asks whether an input lies on its device.
+        # With its number, as tensors have it: a graph compares an input's device with its own.
         self.device = torch.device("cuda", torch.cuda.current_device()) if cuda and device.index is None else device
         self.enabled, self._pool = enabled, torch.cuda.graph_pool_handle() if cuda else None
 
     def of(self, function: Function, name: str, *, generators: Sequence[torch.Generator] = (),
            shared: bool = False) -> Graph | Eager:
-        """`function` as a Graph, or Eager where graphs are off; `name` says in errors what it is."""
+        """`function` as a Graph, or Eager if graphs are off; errors call it `name`."""
         if not self.enabled:
             return Eager(function)
         return Graph(function, name, device=self.device, pool=self._pool, generators=generators, shared=shared)

@@ -1,11 +1,10 @@
 """Data parallel training of one run: `torchrun --nproc_per_node N -m hdfast train ...`.
 
 Rank 0 is the run: it acts, owns environments, replay and logdir, and draws every batch. The other ranks lend their
-processors: each gets a share of the batch, draws its own uniforms and takes the same step. Gradients are averaged in
-the flat arenas, one call per optimiser, and return percentiles are taken over the returns of all ranks, so that an
-update is that of one process on the whole batch. Everything travels through torch.distributed: NCCL between GPUs, gloo
-between CPUs and for the words by which rank 0 leads. On GPUs the captured graphs are cut at each exchange, which runs
-between them (cuda_graph.between).
+processors: each gets a share of the batch, draws its own uniforms and takes the same step. The ranks average gradients
+in the flat arenas, one call per optimizer, and take return percentiles over the returns of all: an update is that of
+one process on the whole batch. torch.distributed carries everything: NCCL between GPUs, gloo between CPUs and for rank
+0's commands. On GPUs each exchange runs between two captured graphs (cuda_graph.between).
 """
 
 import os
@@ -32,9 +31,9 @@ from hdfast.replay.sequences import Replay
 from hdfast.run.stopping import SIGNALS
 from hdfast.spaces import ActSpace, ObsSpace
 
-PATIENCE = timedelta(days=7)  # how long a rank waits for a word: evaluations of rank 0 take their time
+PATIENCE = timedelta(days=7)  # how long a rank waits for a command: rank 0's evaluations take long
 WORDS = 8  # numbers in a message
-RANK_STREAM = 5  # of the run's random numbers, beside those in the trainer
+RANK_STREAM = 5  # of the run's random numbers, besides those in the trainer
 
 
 class Word(IntEnum):
@@ -107,7 +106,7 @@ class Team:
         return Word(word), numbers
 
     def equalise(self, agent: Agent, seed: int) -> None:
-        """Give every rank the learner of rank 0; the others draw uniforms of their own from here on."""
+        """Give every rank the learner of rank 0; the others draw their own uniforms from now on."""
         for value in agent.learner.state_dict().values():
             dist.broadcast(value, 0)
         if self.rank:
@@ -115,7 +114,7 @@ class Team:
             agent.learn_rng.manual_seed(int(entropy.generate_state(1)[0]))
 
     def share(self, agent: Agent, length: int, batch_size: int, batch: Batch | None) -> Batch:
-        """This rank's part of rank 0's batch (T, B, ...), which the other ranks give as None."""
+        """This rank's part of rank 0's batch (T, B, ...); the other ranks pass None."""
         space, own = agent.obs_space, batch_size // self.size
 
         def part(name: str, dtype: torch.dtype, *shape: int) -> Tensor:
@@ -150,11 +149,11 @@ class LeadingAgent(Agent):
         self._equal = False
 
     def draw_from(self, replay: Replay, batch_size: int, length: int) -> bool:
-        """No: every batch is drawn outside graphs, since it is divided among the ranks."""
+        """No: rank 0 divides every batch among the ranks, outside graphs."""
         return False
 
     def update(self, batch: Batch) -> None:
-        """One train step on a batch (T, B, ...), a share of which every rank takes."""
+        """One update on a batch (T, B, ...); every rank takes a share."""
         if not self._equal:
             self._team.connect(self.learner)
             self._team.tell(Word.TAKE)
@@ -174,7 +173,7 @@ class LeadingAgent(Agent):
 
 
 def follow(config: Config, team: Team) -> None:
-    """A rank other than 0: do what rank 0 says until it says stop. Signals are rank 0's to answer."""
+    """Other ranks: do what rank 0 says until it says stop. Only rank 0 answers signals."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     agent = None
@@ -197,7 +196,7 @@ def follow(config: Config, team: Team) -> None:
 
 @contextmanager
 def team(config: Config) -> Iterator[Team | None]:
-    """The team that torchrun started, or None in a process of its own; at the end rank 0 sends the others home."""
+    """The team that torchrun started, or None in a single process; at the end rank 0 stops the others."""
     if dist_size() <= 1:
         yield None
         return

@@ -28,8 +28,8 @@ VIDEO_FRAMES = 1000
 @dataclass(frozen=True)
 class Evaluation:
     """Scores (sums of rewards) and lengths (actions) of whole episodes; human_normalized is 0 for random play, 1 for
-    human, None where the task has no reference scores; video is the file written, frames (T, h, w, c) uint8 the first
-    episode, where they were asked for."""
+    human, None if the task has no reference scores. If asked for, video is the file written, frames (T, h, w, c) uint8
+    the first episode."""
 
     task: str
     scores: list[float]
@@ -45,15 +45,15 @@ def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, epis
              num_envs: int | None = None, video: Path | str | None = None, record: bool = False,
              envs: VectorEnv | None = None, stop: Stopping | None = None,
              failed: Callable[[EnvError], None] | None = None) -> Evaluation:
-    """Play `episodes` whole episodes and return their scores; the agent's own random state is not touched.
+    """Play `episodes` whole episodes and return their scores; the agent's own random state does not change.
 
     The task and its environments are those of the agent's own configuration, or of `config` (a RandomAgent needs one).
     Rounds of `num_envs` parallel environments (run.eval_envs by default) play exactly one episode each: taking the
-    first finishers instead would favour short episodes. The policy samples, as in training. `seed` fixes environments
-    and samples. `video` (.gif or .mp4) shows the first episode of environment 0; `record` keeps its frames. `envs` are
-    used instead of new ones and stay open. `stop` is asked before every step and interrupts the wait for environments;
-    it raises Stopped. Where an environment fails, `failed` is told, and its round played anew in others; without it, or
-    where it raises, the evaluation ends.
+    first finishers instead would favor short episodes. The policy samples, as in training. `seed` fixes environments
+    and samples. `video` (.gif or .mp4) shows the first episode of environment 0; `record` keeps its frames. `envs`
+    replace new environments and stay open. `stop` raises Stopped before any step and while waiting for environments. If
+    an environment fails, `failed` gets the error and the round is played again; without `failed`, or if it raises, the
+    evaluation ends.
     """
     config = config or getattr(agent, "config", None)
     if config is None:
@@ -108,7 +108,7 @@ class RandomAgent:
 
 
 def against_random(task: str, scores_: Sequence[float], random: Sequence[float]) -> str:
-    """One paragraph for a newcomer: a last evaluation beside random play, and what the full preset would give.
+    """One paragraph for a newcomer: the last evaluation against random play, and what the full preset reaches.
 
     The interval is that of the difference of two means by the normal approximation.
     """
@@ -128,7 +128,7 @@ def against_random(task: str, scores_: Sequence[float], random: Sequence[float])
 
 
 class Running:
-    """Scores and lengths of the training episodes under way in N environments."""
+    """Scores and lengths of the current training episodes in N environments."""
 
     def __init__(self, num_envs: int):
         self._score, self._length = np.zeros(num_envs), np.zeros(num_envs, np.int64)
@@ -144,8 +144,8 @@ def _round(agent: "Agent | RandomAgent", envs: VectorEnv, wanted: int, limit: in
            frames: list[np.ndarray] | None, stop: Stopping) -> tuple[np.ndarray, np.ndarray]:
     """One episode in each of the first `wanted` environments -> score (N,) float64, length (N,) int64.
 
-    The others, and those that are done, go on with action 0 and are not looked at. An environment that knows no time
-    limit is left after `limit` steps.
+    The others, and those that are done, continue with action 0 and do not count. An environment without a time limit
+    is left after `limit` steps.
     """
     with stop.interruptible():
         step, state = envs.reset(), agent.init_policy(envs.num_envs)
@@ -171,11 +171,11 @@ def evaluate_run(logdir: Path | str, *, episodes: int, seed: int, num_envs: int 
     """Evaluate the agent of a run, rebuilt from its config.json and latest checkpoint, or the one tagged `tag`; with
     `random`, uniformly random actions in the same environments.
 
-    The process is prepared by the run's settings, with these `backend` and `deterministic`.
-    Raises ConfigError where `logdir` is no run directory, RunError where it has no usable checkpoint.
+    Prepares the process by the run's settings, with these `backend` and `deterministic`.
+    Raises ConfigError if `logdir` is no run directory, RunError if it has no usable checkpoint.
     """
     config, chosen = load_config(Path(logdir)), pick_device(device)
-    # A run made in TF32 is played anywhere: elsewhere auto is fp32.
+    # A TF32 run plays anywhere: without CUDA auto is fp32.
     precision = "auto" if config.precision == "tf32" else config.precision
     prepare(replace(config, backend=backend, deterministic=deterministic, precision=precision), chosen)
     agent = load_agent(logdir, str(chosen), tag=tag)
@@ -186,13 +186,13 @@ def evaluate_run(logdir: Path | str, *, episodes: int, seed: int, num_envs: int 
 def load_agent(logdir: Path | str, device: str = "auto", *, tag: str | None = None) -> Agent:
     """The agent of a run, rebuilt from its config.json and latest checkpoint, or from the one tagged `tag` ('best').
 
-    Raises ConfigError where `logdir` is no run directory, RunError where it has no usable checkpoint.
+    Raises ConfigError if `logdir` is no run directory, RunError if it has no usable checkpoint.
     """
     logdir = Path(logdir)
     config = load_config(logdir)
     latest = checkpoint.latest(logdir / "ckpt", tag=tag)
     if latest is None and tag:
-        raise RunError(f"{logdir} has no checkpoint '{tag}' yet, which its evaluations write; take the latest one")
+        raise RunError(f"{logdir} has no checkpoint '{tag}' yet: its evaluations write it; take the latest one")
     if latest is None:
         raise RunError(f"{logdir} has no checkpoint yet; let `hdfast train` run until its first one (run.save_every "
                        f"{config.run.save_every} steps)")
@@ -207,7 +207,7 @@ def load_agent(logdir: Path | str, device: str = "auto", *, tag: str | None = No
     obs_space, act_space = spaces(latest.manifest)
     chosen = pick_device(device)
     if config.precision == "bf16":
-        resolve_precision("bf16", chosen)  # raises where that cannot be had
+        resolve_precision("bf16", chosen)  # raises if the device lacks it
     agent = Agent(obs_space, act_space, config, device=chosen)
     agent.load_state_dict(latest.tensors)
     return agent

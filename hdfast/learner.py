@@ -1,4 +1,4 @@
-"""The learner: one official train step as a function of a batch and uniforms, with three Adam optimisers."""
+"""The learner: one official train step as a function of a batch and uniforms, with three Adam optimizers."""
 
 import math
 from dataclasses import dataclass
@@ -41,8 +41,8 @@ def draw(*shapes: tuple[int, ...], generator: torch.Generator) -> list[Tensor]:
 @dataclass(frozen=True)
 class Behaviour:
     """An imagined trajectory with its predictions: reward (H, N), cont, value, weight (H+1, N), ret (H, N),
-    critic_logit (H+1, N, bins) with gradient, slow_value (H, N), low, high () the return range that follows from it,
-    scale () the advantage's divisor."""
+    critic_logit (H+1, N, bins) with gradient, slow_value (H, N), low, high () the next return range, scale () the
+    advantage's divisor."""
 
     trajectory: Trajectory
     reward: Tensor
@@ -58,7 +58,7 @@ class Behaviour:
 
 
 class Learner:
-    """World model, actor-critic and their optimisers. `update` follows official agent.py, Agent.train, in its order."""
+    """World model, actor-critic and their optimizers. `update` follows official agent.py, Agent.train, in its order."""
 
     def __init__(self, obs_shape: tuple[int, ...], actions: int, config: Config, device: torch.device):
         self.config, self.actions, self.device = config, actions, device
@@ -85,9 +85,9 @@ class Learner:
         return {"model": self.model_opt, "actor": self.actor_opt, "critic": self.critic_opt}
 
     def update(self, data: Sequences, u: Uniforms) -> dict[str, Tensor]:
-        """One train step; returns metrics (), all on the device and without gradient.
+        """One update; returns metrics (), all on the device and without gradient.
 
-        Nothing is read by the host and no shape depends on data, so that the step can be captured in CUDA graphs.
+        The host reads nothing and no shape depends on data, so CUDA graphs can capture it.
         """
         out, metrics = self.update_model(data, u.post)
         return metrics | self.update_behaviour(out.observed.state, data.cont, u.prior, u.action)
@@ -103,7 +103,7 @@ class Learner:
     def update_behaviour(self, post: State, cont: Tensor, u: Tensor, u_action: Tensor) -> dict[str, Tensor]:
         """Steps 2 to 4, imagination, actor and critic; arguments as those of `imagine`.
 
-        The critic's gradient needs nothing of the actor's step, so both come first: the same numbers as in order.
+        The critic's gradient does not depend on the actor's step: taking both gradients first changes no number.
         """
         b = self.imagine(post, cont, u, u_action)
         metrics = self.actor_gradient(b) | self.critic_gradient(b)
@@ -125,7 +125,7 @@ class Learner:
         return Behaviour(trajectory, reward, conts, critic_logit, value, slow_value, ret, weight, *ac.next_range(ret))
 
     def actor_loss(self, b: Behaviour) -> ActorLoss:
-        """Actor loss on an imagined trajectory, whose products with the actor's kernels are not computed again."""
+        """Actor loss on an imagined trajectory; reuses the rollout's products with the actor's kernels."""
         t = b.trajectory
         return self.actor_critic.actor_loss(t.past, t.action[:len(b.ret)], b.ret, b.value[:-1], b.weight[:-1], b.scale)
 
@@ -146,27 +146,27 @@ class Learner:
             "rand/action": metrics["ent/action"] / math.log(max(self.actions, 2))}
 
     def critic_gradient(self, b: Behaviour) -> dict[str, Tensor]:
-        """Step 4: critic loss on the same trajectory, its gradient in the critic's arena. Its Adam step takes the slow
-        critic along: a copy at the first update, `slow_fraction` of the critic at later ones."""
+        """Step 4: critic loss on the same trajectory, its gradient in the critic's arena. Its Adam step also moves the
+        slow critic: a copy at the first update, `slow_fraction` of the way at later ones."""
         out = self.critic_loss(b)
         self.critic_opt.backward(out.loss)
         metrics = means({"loss/value": out.nll.detach(), "slowval": b.slow_value})
         return metrics | {"loss/critic": out.loss.detach()}
 
     def step(self, optimiser: Arena, name: str) -> dict[str, Tensor]:
-        """Adam step of one optimiser -> its gradient norm, clip factor and update count."""
+        """Adam step of one optimizer -> its gradient norm, clip factor and update count."""
         names = ("grad_norm", "grad_scale", "updates")
         return dict(zip((f"opt/{name}_{what}" for what in names), optimiser.update().unbind(), strict=True))
 
     def refresh(self) -> None:
-        """Bring whatever is derived from the parameters up to date: called after they were written from outside."""
+        """Recompute what derives from the parameters; call it after writing them from outside."""
         for optimiser in self.optimisers.values():
             optimiser.refresh()
         self.restart()
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Compute `start` anew, the state where episodes begin, which acting reads and these parameters give."""
+        """Recompute `start`, the state in which episodes begin; acting reads it."""
         new = self.world_model.rssm.initial_state()
         for name, x in vars(self.start).items():
             x.copy_(getattr(new, name))

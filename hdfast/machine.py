@@ -22,7 +22,7 @@ PACKAGES = ("hdfast", "torch", "numpy", "envpool", "ale-py", "gymnasium", "safet
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device of `auto`, `cpu`, `cuda` or `cuda:N`; ConfigError where it is not there."""
+    """The torch device of `auto`, `cpu`, `cuda` or `cuda:N`; ConfigError if it is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
@@ -65,7 +65,7 @@ def keep_memory() -> None:
 
 
 def choose_algorithms(device: torch.device, deterministic: bool) -> None:
-    """With `deterministic`, let torch take CUDA algorithms that always give the same bits, and raise where it has none.
+    """With `deterministic`, let torch take CUDA algorithms that always give the same bits, and raise if it has none.
 
     Call it before anything runs on the device: cuBLAS reads its setting once. CPU runs are deterministic anyway.
     """
@@ -77,9 +77,9 @@ def choose_algorithms(device: torch.device, deterministic: bool) -> None:
 
 
 def replay_device(name: str, learner: torch.device, size: int) -> torch.device:
-    """Where a replay of `size` bytes lies for the setting `name` (auto, cpu, cuda), beside a learner that is built.
+    """Device of a replay of `size` bytes by the setting `name` (auto, cpu, cuda); build the learner first.
 
-    auto is the learner's GPU if the replay takes at most half of its free memory. ConfigError for cuda beside a learner
+    auto is the learner's GPU if the replay takes at most half of its free memory. ConfigError for cuda with a learner
     on the CPU.
     """
     if name == "cuda" and learner.type != "cuda":
@@ -92,7 +92,7 @@ def replay_device(name: str, learner: torch.device, size: int) -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """fp32, tf32 or bf16: what `name` means on a device; ConfigError where that cannot be had."""
+    """fp32, tf32 or bf16: what `name` means on a device; ConfigError if the device lacks it."""
     cuda = device.type == "cuda"
     if name == "auto":
         return "tf32" if cuda else "fp32"
@@ -106,10 +106,10 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 def set_precision(name: str, device: torch.device) -> str:
-    """Resolve a precision and put it in force: here alone torch is told whether float32 products may be TF32.
+    """Resolve a precision and allow or forbid TF32 in torch's float32 products; nothing else does that.
 
-    They may under tf32, and under bf16 where something is left to float32. bf16 itself is the learner's: it multiplies
-    in bfloat16 where its settings say so. Warns on standard error where the processor has to emulate that.
+    tf32 allows it, and bf16 does for the products left in float32. bf16 itself is the learner's: it multiplies in
+    bfloat16 if its settings say so. Warns on standard error if the processor has to emulate that.
     """
     chosen = resolve_precision(name, device)
     if device.type == "cuda":
@@ -146,7 +146,7 @@ def usable_cores() -> int:
 
 
 def package_versions() -> dict[str, str | None]:
-    """Installed version of every package that a run may use; None where it is missing."""
+    """Installed version of every package that a run may use; None if it is missing."""
     found: dict[str, str | None] = {}
     for name in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""The protocol of a run: when it does what, by exact integer arithmetic over steps, and its method's name."""
+"""The protocol of a run: what is due at which step, by exact integer arithmetic, and the name of its method."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,7 +16,7 @@ class Schedule:
 
     @classmethod
     def of(cls, run: RunConfig) -> "Schedule":
-        """The schedule of a configuration; the train ratio is taken as the decimal number that was written."""
+        """The schedule of a configuration; the train ratio is the decimal number as written."""
         return cls(run.steps, run.prefill, Fraction(repr(run.train_ratio)) / (run.batch_size * run.batch_length))
 
     def updates_due(self, step: int) -> int:

@@ -1,4 +1,4 @@
-"""States of torch's generators in checkpoints, also where a run goes on on another kind of device."""
+"""States of torch's generators in checkpoints, also for a run that continues on another kind of device."""
 
 import hashlib
 
@@ -16,18 +16,18 @@ def to_text(generator: torch.Generator) -> str:
 
 
 def from_text(text: str) -> Tensor:
-    """The state that `to_text` wrote down; RunError for anything else."""
+    """The state that `to_text` wrote; RunError for anything else."""
     try:
         return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
     except (TypeError, ValueError) as error:
         raise RunError(f"the checkpoint's random generator state is damaged ({type(error).__name__}: {error}). Delete "
-                       "that checkpoint to go on from the one before.") from error
+                       "that checkpoint to continue from the one before.") from error
 
 
 def restore(generator: torch.Generator, state: Tensor) -> None:
-    """Go on from a state; one of another kind of device seeds the generator anew.
+    """Continue from a state; one of another kind of device reseeds the generator.
 
-    Raises RunError for what is no state; the generator is then as before.
+    Raises RunError for anything else; the generator is then as before.
     """
     state = state.cpu()
     try:
@@ -38,5 +38,5 @@ def restore(generator: torch.Generator, state: Tensor) -> None:
         else:
             raise RuntimeError(f"{state.numel()} bytes")
     except RuntimeError as error:
-        raise RunError(f"the checkpoint's random generator state is damaged ({error}). Delete that checkpoint to go on "
-                       "from the one before.") from error
+        raise RunError(f"the checkpoint's random generator state is damaged ({error}). Delete that checkpoint to "
+                       "continue from the one before.") from error

@@ -29,7 +29,7 @@ class ActSpace:
 
 
 def spaces(manifest: dict[str, Any]) -> tuple[ObsSpace, ActSpace]:
-    """Observation and action space that a checkpoint was trained on; RunError for what cannot be one, however large."""
+    """Observation and action space that a checkpoint was trained on; RunError for impossible or huge ones."""
     try:
         shape, dtype, actions = tuple(manifest["obs_shape"]), manifest["obs_dtype"], manifest["actions"]
         if (not all(type(n) is int and n > 0 for n in (*shape, actions)) or max(math.prod(shape), actions) > SIZE_LIMIT

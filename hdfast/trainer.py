@@ -1,8 +1,8 @@
-"""Training: act, store, update, with evaluation, records and checkpoints at their steps. Official `train_eval`.
+"""The training loop: act, store, update; evaluate, log and save when due. Official `train_eval`.
 
-One vector step: act on the record, send the action, and while the environments step, store record and action, count,
-and run the updates that are due; then receive the next record. The emulator needs only the action, so this is the
-official order with the waiting taken out: the same parameters act, and updates find the same steps in the replay.
+A vector step acts on the record and sends the action. While the environments step, it stores record and action and runs
+the updates that are due; then it receives the next record. The emulator needs only the action, so this is the official
+order without its waiting: the same parameters act, and updates find the same steps in the replay.
 """
 
 import json
@@ -36,12 +36,12 @@ from hdfast.spaces import spaces
 
 CONTEXT = 5  # frames that an open-loop prediction sees, as in the official report
 STRIP_SEQUENCES = 6
-TRAIN_ENVS, EVALUATION, PREFILL, REPLAY, STRIP, RANDOM = range(6)  # streams of random numbers beside the agent's own
+TRAIN_ENVS, EVALUATION, PREFILL, REPLAY, STRIP, RANDOM = range(6)  # streams of random numbers besides the agent's own
 
 
 @contextmanager
 def prepared(config: Config) -> Iterator[tuple[torch.device, distributed.Team | None]]:
-    """The device of a run and its team, if it has one; what `config` sets for the whole process is set."""
+    """Prepare the process for `config`; yields the device of the run and its team, if it has one."""
     with distributed.team(config) as team:
         device = team.device if team else pick_device(config.device)
         machine.prepare(config, device)
@@ -49,11 +49,11 @@ def prepared(config: Config) -> Iterator[tuple[torch.device, distributed.Team | 
 
 
 def train(config: Config) -> None:
-    """Start the run of `config` in its logdir, or continue the one that lies there, to its end.
+    """Start the run of `config` in its logdir, or continue the one there, to its end.
 
-    Raises ConfigError for settings that cannot be used here or differ from the run's, RunError where the run cannot go
-    on, and, with everything saved, KeyboardInterrupt after SIGINT and SystemExit (143, 129) after SIGTERM and SIGHUP.
-    Returns early, saved, after run.max_seconds.
+    Raises ConfigError for settings that do not work here or differ from the run's, RunError if the run cannot continue.
+    After SIGINT it saves everything and raises KeyboardInterrupt, after SIGTERM and SIGHUP SystemExit (143, 129). After
+    run.max_seconds it saves and returns early.
     """
     with prepared(config) as (device, team):
         if team and team.rank:
@@ -116,7 +116,7 @@ class Trainer:
                 with self._opened(run_dir):
                     status = self._live()
             except Stopped:
-                status = f"stopped by {self.stopping.reason()}"  # while it was loaded
+                status = f"stopped by {self.stopping.reason()}"  # while loading
             except BaseException as error:
                 status = f"failed: {type(error).__name__}: {error}"
                 raise
@@ -127,7 +127,7 @@ class Trainer:
         self.stopping.leave()
 
     def _live(self) -> str:
-        """Train and finish; returns how it ended. Where it is stopped, everything is saved first."""
+        """Train and finish; returns how it ended. A stop saves everything first."""
         try:
             self._loop()
             self._finish()
@@ -146,19 +146,19 @@ class Trainer:
     def _loop(self) -> None:
         """Train until run.steps."""
         steps, count = self.config.run.steps, self.envs.num_envs
-        self._update()  # those that a stop left out
+        self._update()  # updates that a stop left out
         if self.step >= steps:
             return
         if self.config.run.eval_random and not (self.logdir / RANDOM_PLAY).exists():
             self._play_randomly()
         if crossed(self.config.run.eval_every, self.evaluated, self.step):
-            self._evaluate()  # an evaluation that was interrupted
+            self._evaluate()  # a stop interrupted it
         with self.stopping.interruptible():
             record, policy = self._received(self.envs.reset), None
         while True:
             more = self.step + count < steps
             with self.log.timer("act"):
-                self.replay.expect(record)  # while the last update runs, for whose end an action waits
+                self.replay.expect(record)  # copies during the last update, which the action waits for
                 action, policy = self._act(record, policy)
                 if more:
                     self.envs.send(action)
@@ -173,7 +173,7 @@ class Trainer:
                 record = self._received(self.envs.recv)
 
     def _received(self, receive: Callable[[], Step]) -> Step:
-        """The records of `receive`; where an environment fails, the first ones of new environments."""
+        """The records of `receive`, or if an environment fails, the first ones of new environments."""
         while True:
             try:
                 return receive()
@@ -182,15 +182,15 @@ class Trainer:
                 receive = self.envs.reset
 
     def _env_failed(self, error: EnvError) -> None:
-        """Tell that environments are made anew, or raise the error where that was done often enough."""
+        """Log that environments are recreated, or raise the error after env.retries times."""
         if self.retries >= self.config.env.retries:
             raise error
         self.retries += 1
-        self.log.message(f"warning: step {self.step}: {error}; all are made anew and begin new episodes (retry "
+        self.log.message(f"warning: step {self.step}: {error}; all are recreated and begin new episodes (retry "
                          f"{self.retries} of {self.config.env.retries})")
 
     def _act(self, record: Step, policy: PolicyState | None) -> tuple[np.ndarray, PolicyState | None]:
-        """Actions (N,): random ones in the prefill, then the policy's, which begins in the middle of an episode."""
+        """Actions (N,): random ones in the prefill, then the policy's, which takes over in mid-episode."""
         count = self.envs.num_envs
         if self.schedule.random_actions(self.step):
             return self._prefill_rng.integers(0, self.envs.act_space.n, count), None
@@ -204,7 +204,7 @@ class Trainer:
             self.log.episode(score, length, self.step, self.updates)
 
     def _update(self) -> None:
-        """Run the updates that are due at this step; a stop waits for the one that is running."""
+        """Run the updates that are due at this step; a stop waits for the running one."""
         run = self.config.run
         for _ in range(self.schedule.updates_due(self.step) - self.updates):
             self.stopping.check()
@@ -215,7 +215,7 @@ class Trainer:
             self.updates += 1
 
     def _report(self, before: int) -> None:
-        """Do what falls due after step `before` up to this one; records go before the checkpoint that covers them."""
+        """Do what is due after step `before` up to this one; records come before the checkpoint that covers them."""
         run, last = self.config.run, self.step >= self.config.run.steps
         if last or crossed(run.log_every, before, self.step):
             self._log()
@@ -271,7 +271,7 @@ class Trainer:
             self._give_up()
 
     def _give_up(self) -> None:
-        """Save what the skipped updates left as it was, and end the run with a diagnosis."""
+        """Save, if every parameter is finite, and end the run with a diagnosis."""
         good = [path.name for _, _, path in checkpoint.existing(self.logdir / "ckpt", None)]
         found, sound = self.agent.diagnosis_sync(), self.agent.sound_sync()
         if sound:
@@ -279,7 +279,7 @@ class Trainer:
         raise RunError(self.alarms.verdict(self.step, self.config.run.max_skipped, found, sound, good))
 
     def _evaluate(self) -> None:
-        """One evaluation in environments and with samples of its own; nothing of the training changes."""
+        """Evaluate with separate environments and samples: training does not change."""
         with self.log.timer("eval"):
             result = self._played(self.agent, stream_seed(self.config.seed, EVALUATION, self.step),
                                   record=self.agent.obs_space.is_image)
@@ -297,7 +297,7 @@ class Trainer:
             checkpoint.save(self.logdir / "ckpt", self.step, self.agent.state_dict(), self._counters(), tag="best")
 
     def _play_randomly(self) -> None:
-        """Play what an evaluation plays with random actions, and keep the scores in random.json."""
+        """Play an evaluation's episodes with random actions and keep the scores in random.json."""
         agent = self.agent
         result = self._played(RandomAgent(agent.obs_space, agent.act_space), stream_seed(self.config.seed, RANDOM))
         replace(self.logdir / RANDOM_PLAY, json.dumps({"scores": result.scores, "lengths": result.lengths}).encode())
@@ -305,7 +305,7 @@ class Trainer:
                          "episodes")
 
     def _played(self, player: Agent | RandomAgent, seed: int, **options: Any) -> Evaluation:
-        """The episodes of one evaluation, played in environments of their own."""
+        """Play the episodes of one evaluation in separate environments."""
         run = self.config.run
         envs = self._eval_envs(min(run.eval_envs, run.eval_episodes), seed)
         try:
@@ -315,7 +315,7 @@ class Trainer:
             envs.close()
 
     def _strip(self) -> None:
-        """Open-loop predictions on sequences drawn beside the training's own."""
+        """Show open-loop predictions on sequences drawn by a separate generator."""
         length = self.config.run.batch_length
         if not self.agent.obs_space.is_image or not self.config.run.video_every or not self.replay.windows(length):
             return
@@ -327,7 +327,7 @@ class Trainer:
             grid = self.agent.openloop(batch, context)
             self._pictures["predictions"] = self.log.openloop(grid, self.step, context=context)
 
-    # Checkpoints and the rest of a run's life
+    # Checkpoints and setup
 
     def _counters(self) -> dict[str, Any]:
         shape, dtype = self.agent.obs_space.shape, self.agent.obs_space.dtype
@@ -336,7 +336,7 @@ class Trainer:
                 "obs_shape": list(shape), "obs_dtype": dtype, "actions": self.agent.act_space.n}
 
     def _save(self) -> None:
-        """Write a checkpoint, unless the last one has all of it."""
+        """Write a checkpoint, unless nothing changed since the last one."""
         if self._counters() == self._saved:
             return
         with self.log.timer("save"):
@@ -348,7 +348,7 @@ class Trainer:
             self._run_dir.note("running", step=self.step)
 
     def _load(self, found: checkpoint.Checkpoint | None) -> None:
-        """Take over the state of a checkpoint; None starts anew."""
+        """Load the state of a checkpoint; None starts a new run."""
         if found is None:
             self.replay.restore(None)
             return
@@ -373,7 +373,7 @@ class Trainer:
         checkpoint.clear_leftovers(self.logdir / "ckpt")
         found = checkpoint.latest(self.logdir / "ckpt")
         count = self.envs.num_envs
-        capacity = min(config.replay.capacity, config.run.steps + count)  # small machines refuse what a run cannot fill
+        capacity = min(config.replay.capacity, config.run.steps + count)  # no memory for steps that the run cannot fill
         device = self.agent.device
         self.replay = Replay(capacity, count, space.shape, space.dtype, directory=self.logdir / "replay",
                              seed=stream_seed(config.seed, REPLAY), learner=device, threads=usable_cores(),

@@ -1,4 +1,4 @@
-"""How a run is asked to stop: SIGINT, SIGTERM, SIGHUP, or its time. docs/reliability.md says what is promised."""
+"""Requests to stop a run: SIGINT, SIGTERM, SIGHUP, or its time limit. docs/reliability.md lists the promises."""
 
 import os
 import signal
@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from time import monotonic
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # SIGHUP: the terminal is gone
-AGAIN = 0.5  # seconds: a SIGINT that follows sooner is the same request, told by a terminal and by a launcher
+AGAIN = 0.5  # seconds: a SIGINT that follows sooner is the same request, sent by a terminal and by a launcher
 
 
 class Stopped(BaseException):
-    """Something asked the run to stop; what is under way is given up and nothing of it counts.
+    """Something asked the run to stop; unfinished work does not count.
 
-    No Exception, since a signal raises it anywhere, also in code that goes on after exceptions.
+    No Exception, since a signal raises it anywhere, also in code that continues after exceptions.
     """
 
 
@@ -34,7 +34,7 @@ class Stopping:
         return "run.max_seconds" if self._limit and monotonic() - self._began >= self._limit else None
 
     def check(self) -> None:
-        """Raise Stopped where there is a reason to."""
+        """Raise Stopped if there is a reason to."""
         if self.reason():
             raise Stopped
 
@@ -57,8 +57,8 @@ class Stopping:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGINT, SIGTERM and SIGHUP (but for `nohup`) as requests. A second SIGINT ends the process at once,
-        whatever the main thread does.
+        """Take SIGINT, SIGTERM and SIGHUP (except under `nohup`) as requests. A second SIGINT ends the process at once,
+        even if the main thread is busy.
 
         Only the main thread can listen; elsewhere this does nothing.
         """
