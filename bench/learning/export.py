@@ -5,7 +5,7 @@
 Folders are searched for runs as by `hdfast report`, which reads the file in turn. Beside that schema a record holds
 evaluations (xs, mean, std), training (xs, ys: mean score of training episodes in 20 spans of frames), lengths of the
 last evaluation's episodes, steps, updates, wall_seconds and cpu_seconds of the whole run, command (without its logdir),
-commit, processor, hdfast and torch (versions). A run that is still going on has "finished": false.
+commit, processor, hdfast and torch (versions). An unfinished run has "finished": false.
 """
 
 import argparse
@@ -28,7 +28,7 @@ MOST_POINTS = 60  # of a harmony curve
 
 
 def record(run: Run) -> dict[str, Any]:
-    """The record of a run that was read from its directory; what that does not know is left out.
+    """The record of a run from its directory, without unknown fields.
 
     Numbers have the digits that are worth keeping, and nothing names a place on this machine.
     """
@@ -71,7 +71,7 @@ def _most(values: np.ndarray) -> int | None:
 
 
 def _start(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What meta.json says of the starts of a run; where these differ, all that were, joined by a comma."""
+    """What meta.json says of the starts of a run; if these differ, all of them, joined by a comma."""
     starts = meta.get("starts", [])
 
     def joined(values: Iterable[Any]) -> str:
@@ -87,7 +87,7 @@ def _start(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _command(words: Sequence[str]) -> str:
-    """The command of a run, without where it lies."""
+    """The command of a run, without its logdir."""
     kept, left = ["hdfast"], list(words)
     while left:
         word = left.pop(0)
@@ -101,7 +101,7 @@ def _command(words: Sequence[str]) -> str:
 def write(folders: Sequence[Path], out: Path) -> list[str]:
     """Write the records of all runs below `folders`, one a line; returns what was missing or is not finished.
 
-    Raises ConfigError where a folder does not exist, RunError where there is nothing to write or the disk refuses.
+    Raises ConfigError if a folder does not exist, RunError if there is nothing to write or the disk refuses.
     """
     runs, notes = collect(folders)
     runs = [run for run in runs if Path(run.path).is_dir() and len(run.curve[0])]
@@ -114,7 +114,7 @@ def write(folders: Sequence[Path], out: Path) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Export; 0 where a file was written, 2 or 1 with one sentence where not."""
+    """Export; 0 if a file was written, else 2 or 1 with one sentence."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUNS")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE")

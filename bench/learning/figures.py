@@ -218,7 +218,7 @@ def _bars(axes: Any, heading: str, bars: Sequence[tuple[str, float, str]], *, ro
         axes.annotate(name, (0, place), (-5, 0), textcoords="offset points", va="center", ha="right", fontsize=10,
                       fontweight=weight)
     axes.set_ylim(len(bars) - 0.5, -0.5)
-    axes.set_xlim(-room * longest, 1.34 * longest)  # names stand inside, so that the title begins where they do
+    axes.set_xlim(-room * longest, 1.34 * longest)  # names are inside, so the title begins where they do
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(False)

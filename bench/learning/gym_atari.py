@@ -15,7 +15,7 @@ class ProtocolAtari(gymnasium.Env):
     """One environment of `make_envs(task, EnvConfig(**env))`: observations (h, w, c) uint8, actions 0..n-1.
 
     `terminated` is the record's is_terminal, `truncated` an end that is none. Episodes follow each other as hdfast
-    plays them, with the same no-ops: `first_seed + rank` decides, whatever seed `reset` is given. Each episode that
+    plays them, with the same no-ops: `first_seed + rank` decides, not the seed of `reset`. Each episode that
     ends is one JSON line in the file `episodes`: step (actions of all `count` environments so far), score and length
     (actions). Raises as `make_envs` and its environments do.
     """

@@ -35,7 +35,7 @@ class Result:
         return binned(self.run.curve)
 
     def minutes(self, clock: str) -> float | None:
-        """Minutes of the whole run, its evaluations included, by `cpu` or `wall`; None where it is not known."""
+        """Minutes of the whole run, its evaluations included, by `cpu` or `wall`; None if unknown."""
         parts = [self.raw.get(name) for name in (f"{clock}_seconds", f"evaluation_{clock}_seconds")]
         return None if not isinstance(parts[0], int | float) else sum(part or 0 for part in parts) / 60
 
@@ -72,7 +72,7 @@ def tasks(results: Iterable[Result]) -> list[str]:
 
 
 def of(results: Iterable[Result], task: str, method: str, *, finished: bool = True) -> list[Result]:
-    """Results of one method on one task; by default of finished runs alone."""
+    """Results of one method on one task; by default only of finished runs."""
     return [result for result in results if (result.run.task, result.run.method) == (task, method)
             and (result.run.finished or not finished)]
 
@@ -90,7 +90,7 @@ def interval(groups: Sequence[Sequence[float]]) -> tuple[float, float, float]:
 
 
 def official(results: Iterable[Result], task: str, method: str, frames: float) -> np.ndarray:
-    """Scores (seeds,) of the official single seeds of a published method at some frames; empty where there are none."""
+    """Scores (seeds,) of the official single seeds of a published method at some frames; empty if there are none."""
     curves = [result.run.curve for result in results
               if result.run.task == canonical_task(task) and SEEDS.get(result.run.method) == method]
     return np.array([np.interp(frames, *curve) for curve in curves if curve[0][0] <= frames <= curve[0][-1]])

@@ -14,7 +14,7 @@ The record, `LOGDIR/record.json`: task, method, seed; xs, ys (frames played and 
 episodes (scores of the final evaluation, with sampled actions as in training); wall_seconds, cpu_seconds of the
 training process from its start to its end, evaluation_wall_seconds and evaluation_cpu_seconds of that of the
 evaluation; steps, updates, command, version, notes (what is not the same on both sides), matched (settings that are).
-A run that was interrupted in training begins anew, in a new folder; in the evaluation the same command repeats it.
+An interrupted training starts over in a new folder; an interrupted evaluation is repeated by the same command.
 """
 
 import json
@@ -47,7 +47,7 @@ class PeerFlags:
 
 
 def job(config: Config, episodes: int) -> dict[str, Any]:
-    """What the peer's process reads; ConfigError where sheeprl cannot run the configuration."""
+    """The input of the peer's process; ConfigError if sheeprl cannot run the configuration."""
     run = config.run
     return {"settings": sheeprl_settings.translate(config), "task": config.task,
             "env": sheeprl_settings.environment(config), "threads": run.threads, "episodes": episodes,
@@ -56,7 +56,7 @@ def job(config: Config, episodes: int) -> dict[str, Any]:
 
 
 def prepare(logdir: Path, work: dict[str, Any]) -> bool:
-    """Write the job; whether its training ended before. ConfigError where the folder holds anything else."""
+    """Write the job; whether its training ended before. ConfigError if the folder holds anything else."""
     file, ended = logdir / "job.json", (logdir / "training.json").is_file()
     if ended and file.is_file() and json.loads(file.read_text()) == json.loads(json.dumps(work)):
         return True
@@ -68,13 +68,13 @@ def prepare(logdir: Path, work: dict[str, Any]) -> bool:
 
 
 def measured(verb: str, logdir: Path) -> dict[str, float]:
-    """Run one part in the peer's environment -> its wall and CPU seconds, children included; RunError where it fails.
+    """Run one part in the peer's environment -> its wall and CPU seconds, children included; RunError if it fails.
     """
     path = os.pathsep.join(filter(None, [str(peers.ROOT), os.environ.get("PYTHONPATH")]))
     command = [str(peers.python("sheeprl")), str(HERE / "sheeprl_run.py"), verb, str(logdir)]
     start = time.perf_counter()
     process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path, "OMP_WAIT_POLICY": "passive"},
-                               stdout=2)  # ours holds the record's path alone
+                               stdout=2)  # ours holds only the record's path
     try:
         _, status, usage = os.wait4(process.pid, 0)
     except BaseException:
@@ -83,14 +83,14 @@ def measured(verb: str, logdir: Path) -> dict[str, float]:
         raise
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise RunError(f"sheeprl's process ended with code {process.returncode} in `{verb}`, and what it says stands "
-                       "above; fix that and run the command again, in a new --logdir if it was training")
+        raise RunError(f"sheeprl's process ended with code {process.returncode} in `{verb}`; its output is above; "
+                       "fix that and run the command again, in a new --logdir if it was training")
     return {"wall_seconds": time.perf_counter() - start, "cpu_seconds": usage.ru_utime + usage.ru_stime}
 
 
 def record(config: Config, logdir: Path, training: dict[str, float], evaluation: dict[str, float],
            command: str) -> dict[str, Any]:
-    """The record of a run, of what its processes left in `logdir` and the seconds that they took."""
+    """The record of a run, from the files of its processes in `logdir` and their seconds."""
     found = json.loads((logdir / "evaluation.json").read_text())
     rows, frames = read_rows(logdir / "episodes.jsonl"), frames_per_step(config)
     return {

@@ -15,7 +15,7 @@ NOTHING = "No learning run has been committed yet."
 
 
 def put(text: str, results: Sequence[Result]) -> str:
-    """The page with the tables anew between its markers; ValueError where it has not exactly one pair of them."""
+    """The page with new tables between its markers; ValueError if it has not exactly one pair of them."""
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise ValueError(f"docs/results.md must hold the lines {BEGIN} and {END} once each")
     made = f"{BEGIN}\n\n{tables(results)}\n\n{END}"
@@ -75,7 +75,7 @@ def run_rows(results: Sequence[Result]) -> list[list[str]]:
 
 
 def _episodes(found: Sequence[Result]) -> list[Sequence[float]]:
-    """Scores of the last evaluation, one list a run; the final score alone where a record has no episodes."""
+    """Scores of the last evaluation, one list a run; only the final score if a record has no episodes."""
     return [result.run.episodes or (result.run.final,) for result in found]
 
 

@@ -4,8 +4,8 @@
 
 Every run is in LOGDIR/MODE/TASK/SEED; the presets are atari100k and cpu, --configs names others. A run ends with 100
 episodes of evaluation, and as many of random play are measured. All other flags are those of `hdfast sweep` and its
-settings, as --run.steps 10000 or --cpus 2, and win over what stands here. The same command continues what was stopped
-and skips what is finished; seed 0 of everything comes first.
+settings, as --run.steps 10000 or --cpus 2, and win over those here. The same command continues stopped runs and skips
+finished ones; seed 0 of everything comes first.
 """
 
 import os
@@ -49,7 +49,7 @@ def jobs(arguments: list[str]) -> tuple[list[sweep.Job], LearningFlags]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run them all; 0 where every run is finished, 1 where one failed or was stopped, 2 for a wrong command."""
+    """Run them all; 0 if every run is finished, 1 if one failed or was stopped, 2 for a wrong command."""
     try:
         found, own = jobs(arguments)
         done = sweep.sweep(found, retries=own.retries, device="cpu", address=own.ray_address,

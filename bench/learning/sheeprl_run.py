@@ -29,7 +29,7 @@ PACKAGES = (*PEERS["sheeprl"].packages, "ale-py", "gymnasium")
 
 
 def configuration(job: dict[str, Any], logdir: Path) -> dotdict:
-    """sheeprl's settings of a job; omegaconf's error where it does not know a key."""
+    """sheeprl's settings of a job; omegaconf's error if it does not know a key."""
     with hydra.initialize_config_module("sheeprl.configs", version_base="1.3"):
         found = hydra.compose("config", ["exp=dreamer_v3"])
     for key, value in job["settings"].items():

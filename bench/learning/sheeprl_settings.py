@@ -1,4 +1,4 @@
-"""hdfast's settings as sheeprl's: which Hydra keys say the same, what sheeprl cannot be told, what has no part in it.
+"""hdfast's settings as sheeprl's: which Hydra keys say the same, what sheeprl cannot set, what has no part in it.
 
 Every setting is in exactly one of the tables below. Keys and meanings are those of sheeprl 0.8.4, experiment
 dreamer_v3; a key that it does not know ends the run (`sheeprl_run.py`).
@@ -111,7 +111,7 @@ CHOSEN: dict[str, Any] = {
     "algo.mlp_keys.encoder": [], "model_manager.disabled": True, "buffer.memmap": False, "buffer.checkpoint": False,
     "checkpoint.save_last": True, "metric.log_level": 1}
 
-# What differs between the trainers whatever the settings, after sheeprl's source.
+# What differs between the trainers with any settings, after sheeprl's source.
 ALWAYS = (
     "steps: sheeprl counts actions, hdfast records, of which an episode has one more; with as many steps sheeprl plays "
     "one action more for every episode that ends, and makes as many updates",
@@ -122,7 +122,7 @@ ALWAYS = (
     "variance); with one environment its episodes begin with hdfast's no-ops",
     "no harmony, and no evaluation while it trains",
     "the environment waits during an update; hdfast's plays meanwhile",
-    "the replay is in memory and not in the checkpoints: a run that was interrupted begins anew",
+    "the replay is in memory and not in the checkpoints: an interrupted run starts over",
     "losses are not compiled (algo.compile), which is sheeprl's default",
 )
 

@@ -4,7 +4,7 @@
     python bench/learning/study.py --draw              # figures and page again, from the committed results alone
     python bench/learning/study.py --arms off --seeds 0-1 --run.steps 4000 --logdir runs/try --results runs/try/out
 
-Every run is `hdfast train` in a process and on a thread of its own, and the same command continues. Other flags are
+Every run is `hdfast train` in its own process, on one thread, and the same command continues. Other flags are
 settings of `hdfast train`, the same for all arms; with settings other than those here, give --logdir and --results.
 """
 
@@ -139,7 +139,7 @@ def _exit_code(run: Run, child: subprocess.Popen) -> int | None:
 
 
 def facts(run: Run) -> dict[str, Any]:
-    """What is noted beside a run's directory; empty at first."""
+    """The notes next to a run's directory; empty at first."""
     try:
         return json.loads(run.facts.read_bytes())
     except FileNotFoundError:
@@ -162,7 +162,7 @@ def train(runs: list[Run], jobs: int) -> list[Run]:
 
 
 def collect(runs: list[Run], results: Path) -> None:
-    """Write one file an arm, of its finished runs alone; an arm without any keeps the file that is there."""
+    """Write one file an arm, only of its finished runs; an arm without any keeps its present file."""
     for name in dict.fromkeys(run.arm for run in runs):
         records = []
         for run in runs:

@@ -53,7 +53,7 @@ def load(results: Path) -> Records:
                 raise ValueError(f"it has no records, or some of another arm than {name}")
             found[name] = sorted(records, key=lambda record: int(record["seed"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"cannot use {path}: expected a list of the study's records, got {error!r}; write it anew "
+            raise RunError(f"cannot use {path}: expected a list of the study's records, got {error!r}; write it again "
                            "with bench/learning/study.py") from error
     return found
 
@@ -99,7 +99,7 @@ def shares(records: Sequence[dict[str, Any]], term: str) -> tuple[np.ndarray, np
 
 def figures(results: Path, out: Path) -> list[Path]:
     """Draw docs/figures/harmony_*.png into `out` from the results in a folder; returns their paths, none without
-    results. Raises RunError for a file that cannot be used, ImportError where matplotlib is missing."""
+    results. Raises RunError for an unusable file, ImportError if matplotlib is missing."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -187,7 +187,7 @@ def _band(axes: Any, steps: np.ndarray, values: np.ndarray, color: str, style: s
 # Table and page
 
 def table(results: Path) -> str:
-    """The results as a Markdown table, a line an arm; a sentence where there are none."""
+    """The results as a Markdown table, a line an arm; a sentence if there are none."""
     records = load(results)
     if not records:
         return NOTHING
@@ -210,7 +210,7 @@ def _spread(values: np.ndarray) -> str:
 
 
 def section(results: Path) -> str:
-    """What stands between the markers of the page: how it was run, the table, the figures."""
+    """The text between the markers of the page: how it was run, the table, the figures."""
     records = load(results)
     if not records:
         return NOTHING
@@ -227,12 +227,12 @@ def section(results: Path) -> str:
 
 
 def write_page(page: Path, results: Path) -> None:
-    """Put the section between the markers of a Markdown page; RunError where it has none."""
+    """Put the section between the markers of a Markdown page; RunError if it has none."""
     replace(page, filled(page.read_text(), results).encode())
 
 
 def filled(text: str, results: Path) -> str:
-    """A page's text with the section of these results; RunError where it has no markers."""
+    """A page's text with the section of these results; RunError if it has no markers."""
     head, begin, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not (begin and end):

@@ -49,7 +49,7 @@ def record(arm: str, folder: Path, facts: dict[str, Any], command: str) -> dict[
 def curves(rows: list[dict[str, Any]], config: Config) -> tuple[list[int], dict[str, list], dict[str, list]]:
     """Rows of metrics.jsonl -> ends of spans in steps, and by term the mean loss and weighted loss in each span.
 
-    The KL counts as one term with the fixed or harmonized weight that it has in the total; what harmony adds beside
+    The KL counts as one term with the fixed or harmonized weight that it has in the total; what harmony adds to
     the weighted losses, log(1 + e^s) or s, moves no network and is left out.
     """
     rows = [row for row in rows if is_number(row.get("train/loss/rew"))]
