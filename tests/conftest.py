@@ -1,6 +1,6 @@
-"""What holds for every test: one thread, fixed seeds, an end; no GPU tests where there is no GPU; emulated kernels.
+"""What holds for every test: one thread, fixed seeds, a time limit; no GPU tests without a GPU; emulated kernels.
 
-Markers and --strict-markers stand in pyproject.toml.
+Markers and --strict-markers are in pyproject.toml.
 """
 
 import faulthandler
@@ -31,7 +31,7 @@ def pytest_configure(config):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """A test that hangs shows where, and ends its process: a worker of xdist is replaced, and the others go on."""
+    """A test that hangs shows where, and ends its process: xdist replaces the worker, and the others continue."""
     faulthandler.dump_traceback_later(LONGEST, exit=True, file=item.config.stash[STDERR])
     try:
         return (yield)
@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def fixed_seeds():
-    """Every test starts from the same global random state, whatever ran before it and in whichever order."""
+    """Every test starts from the same global random state, independent of the tests before it."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -56,13 +56,13 @@ def fixed_seeds():
 
 @pytest.fixture(scope="session")
 def emulated_library() -> str | None:
-    """Loads the emulated library; the reason where that is impossible."""
+    """Loads the emulated library; the reason if that is impossible."""
     return emulated.build() or library.problem() or library.problem("hdfast_emu")
 
 
 @pytest.fixture
 def emulated_gpu(emulated_library):
-    """A GPU as far as there can be one on the CPU: its kernels, emulated, and every choice as it is taken there."""
+    """As much of a GPU as a CPU can be: emulated kernels, and every choice as on CUDA."""
     if emulated_library:
         pytest.skip(emulated_library)
     with ops.use("native"), library.namespace("hdfast_emu"), as_cuda():
@@ -71,7 +71,7 @@ def emulated_gpu(emulated_library):
 
 @pytest.fixture(params=["native", "reference"])
 def backend(request):
-    """Each implementation of the ops in turn, by name; where a test asks for it, also `emulated`: see emulated_gpu."""
+    """Each implementation of the ops in turn, by name; if a test asks for it, also `emulated`: see emulated_gpu."""
     if request.param == "emulated":
         request.getfixturevalue("emulated_gpu")
         yield request.param

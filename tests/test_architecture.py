@@ -27,16 +27,16 @@ LAYERS = (
 )
 # Layers whose modules may import one another.
 PEERS_ALLOWED = {0, 8}
-# Beside the model: they know the ground and third-party libraries, never the model; from the agent up all may use them.
+# Beside the model: these know the ground and third-party libraries, never the model; layers from the agent up use them.
 SIDE = {"envs", "replay", "run", "report", "machine", "rng"}
 SIDE_USED_FROM = 3
 KNOWS_OPS = {"machine"}  # of them
 # The order inside the model, by file; the files of the last set meet only in the learner.
 MODEL = ({"nets", "harmonizer"}, {"encoders", "rssm"}, {"world_model", "imagination", "actor_critic"})
-# Files of rooms that `config`, `cli` and `watch` need, which start without torch: standard library only.
+# Files of rooms that `config`, `cli` and `watch` need; those start without torch: standard library only.
 PLAIN = {"run/__init__.py", "run/durable.py", "run/jsonl.py", "run/fields.py", "run/alarms.py", "run/stopping.py",
          "commands/__init__.py"}
-# Libraries which cost a second or hundreds of megabytes: imported in these files only, inside a function.
+# Libraries that cost a second or hundreds of megabytes: imported in these files only, inside a function.
 HEAVY = {
     "envpool": {"envs/pool.py"},
     "ale_py": {"envs/ale.py"},
@@ -82,7 +82,7 @@ def imports(path: Path):
 
 
 def own_imports(path: Path) -> set[str]:
-    """Table entries which a file imports, itself left out."""
+    """Table entries that a file imports, without its own."""
     found = set()
     for module, _ in imports(path):
         head, *rest = module.split(".")
@@ -93,10 +93,10 @@ def own_imports(path: Path) -> set[str]:
 
 
 def refusal(source: str, target: str) -> str | None:
-    """Why `source` may not import `target`, or None where it may."""
+    """Why `source` may not import `target`, or None if it may."""
     for name in (source, target):
         if name not in NUMBER and name not in SIDE:
-            return f"{name} stands in no layer"
+            return f"{name} is in no layer"
     if source in GROUND:
         return None if target in GROUND else "the ground imports the standard library and itself only"
     if source in SIDE:
@@ -113,7 +113,7 @@ def refusal(source: str, target: str) -> str | None:
 
 def test_every_module_has_a_place():
     unknown = sorted({entry(path) for path in SOURCES} - set(NUMBER) - SIDE)
-    assert not unknown, (f"{unknown} stand in no layer: place them in LAYERS or SIDE at the top of "
+    assert not unknown, (f"{unknown} are in no layer: place them in LAYERS or SIDE at the top of "
                          f"{Path(__file__).name} and in the table of CONTRIBUTING.md")
 
 
@@ -181,7 +181,7 @@ def test_files_are_short_and_well_named():
 
 
 def test_lines_fit():
-    """At most 120 characters, as ruff holds Python to; rows of tables may be longer."""
+    """At most 120 characters, as ruff demands of Python; rows of tables may be longer."""
     files = [path for path in ROOT.iterdir() if path.is_file()]
     files += [path for folder in ("docs", "bench", "cmake", "csrc", "tests") for path in (ROOT / folder).rglob("*")]
     files = [path for path in files if path.name == "Makefile"
@@ -246,7 +246,7 @@ def test_the_order_inside_the_model():
 
 
 def test_rooms_keep_their_walls():
-    assert not (PACKAGE / "run" / "__init__.py").read_text(), "whatever run/ imports there, `watch` would import"
+    assert not (PACKAGE / "run" / "__init__.py").read_text(), "what run/ imports there, `watch` would import too"
     inside = [path.name for path in (PACKAGE / "ops").iterdir() if path.is_dir() and path.name != "__pycache__"]
     assert not inside, "the loader looks for families in one flat folder"
     assert len(list(PACKAGE.glob("*.py"))) <= 24, "put a new file in its room"

@@ -1,8 +1,8 @@
-"""An update and an acting step can be captured in CUDA graphs: shown without a GPU, on the meta device.
+"""CUDA graphs can capture an update and an acting step: shown without a GPU, on the meta device.
 
-Tensors there have shapes and no values, so whatever would need one fails: `.item()`, a branch on a tensor, a shape that
-depends on data. `cuda_graph.watched`, under which captures run too, refuses the rest: tensors of the host inside the
-region, and tensors made of Python values. One fault of each kind is planted into the update to show that it is found.
+Tensors there have shapes and no values, so code that needs a value fails: `.item()`, a branch on a tensor, a shape that
+depends on data. `cuda_graph.watched`, which captures use too, refuses the rest: tensors of the host inside the
+region, and tensors made of Python values. The tests plant one fault of each kind into the update and must find it.
 """
 
 import contextlib
@@ -34,9 +34,9 @@ ACTIONS = 4
 
 
 def meta_agent(monkeypatch, space: ObsSpace = SPACES["image"], config: Config | None = None) -> Agent:
-    """An agent on the meta device, which has no generators: its draws have shapes alone."""
+    """An agent on the meta device, which has no generators: its draws have only shapes."""
     def draw(*shapes, generator):
-        flat = torch.rand(sum(math.prod(shape) for shape in shapes), device=META)  # one launch, as in life
+        flat = torch.rand(sum(math.prod(shape) for shape in shapes), device=META)  # one launch, as in training
         return [x.view(shape) for x, shape in zip(flat.split([math.prod(s) for s in shapes]), shapes, strict=True)]
 
     with monkeypatch.context() as patch:
@@ -48,7 +48,7 @@ def meta_agent(monkeypatch, space: ObsSpace = SPACES["image"], config: Config | 
 
 
 def batch(config: Config, space: ObsSpace, lead: tuple[int, int] | None = None) -> list[Tensor]:
-    """What the graph of the world-model update reads: the replay's frames, and the rest (T, B) in `lead`."""
+    """The input of an update's graph: the replay's frames, and the rest (T, B) in `lead`."""
     lead = lead or (config.run.batch_length, config.run.batch_size)
     dtypes = {"rows": torch.int64, "action": torch.int64, "reward": torch.float32, "is_first": torch.bool,
               "is_terminal": torch.bool}
@@ -62,7 +62,7 @@ def update(agent: Agent) -> None:
 
 
 def drawing(agent: Agent, monkeypatch) -> Ring:
-    """Let the update draw its batches by itself, from the ring that is returned."""
+    """Let the update draw its batches from a ring; returns the ring."""
     run, space = agent.config.run, agent.obs_space
     ring = Ring(50, 2, space.shape, space.dtype, META)
     monkeypatch.setattr(agent, "_sample", lambda: ring.windows(
@@ -86,7 +86,7 @@ def test_update_and_acting_can_be_captured(backend, monkeypatch, space, harmony,
     config = Config.preset("debug", task="dummy", precision=precision, **{"harmony.mode": harmony})
     agent = meta_agent(monkeypatch, SPACES[space], config)
     for region in (update, act):
-        region(agent)  # as in life: tables of constants are made by the calls before a capture
+        region(agent)  # as in training: tables of constants are made by the calls before a capture
         with watched(META) as watch:
             region(agent)
         assert watch.ops > 30
@@ -94,8 +94,8 @@ def test_update_and_acting_can_be_captured(backend, monkeypatch, space, harmony,
 
 @pytest.mark.parametrize("space", SPACES)
 def test_no_autograd_graph_outlives_an_update(backend, space):
-    """It would keep the nodes of the parameters, which belong to the stream that they were made on: a capture, on a
-    stream of its own, would have to wait for that one, and break."""
+    """It would keep the nodes of the parameters, which belong to the stream that made them: a capture, on another
+    stream, would have to wait for that one, and break."""
     agent = Agent(SPACES[space], ActSpace(ACTIONS), Config.preset("debug", task="dummy"))
     gc.collect()
     gc.disable()  # it must not take the collector to free it
@@ -226,7 +226,7 @@ def test_faults_in_acting_are_found(monkeypatch, fault: Callable):
     (python_values, "tensor"), (assignment_by_mask, "aten.index_put_.default"),
     (lambda x: x.nonzero(), "aten.nonzero.default"), (lambda x: x + torch.rand(3), "aten.rand.default")])
 def test_a_refusal_names_the_operation(fault, named):
-    """On the CPU too, where nothing else would stop the fault: as in a capture on CUDA."""
+    """On the CPU too, where nothing else stops the fault: as in a capture on CUDA."""
     device = torch.device("cpu")
     if fault in (host_constant, python_values) or named == "aten.rand.default":
         device = META
@@ -253,7 +253,7 @@ def test_the_official_sizes_can_be_captured(backend, monkeypatch, precision, nod
         with watching as watch:
             agent.update_step.function()
     # Below the gate of 1,500 graph nodes by what cannot be counted here: products and convolutions of several launches.
-    # An Adam step is known to be three. Where torch does not add a bfloat16 product to float32, 193 are two.
+    # An Adam step is known to be three. If torch does not add a bfloat16 product to float32, 193 are two.
     more = 193 if precision == "bf16" and not products.accumulates(META) else 0
     assert backend == "reference" or watch.ops + 2 * len(agent.learner.optimisers) <= nodes + more
     with watched(META):

@@ -12,7 +12,7 @@ FILES = sorted(path for path in CSRC.rglob("*") if path.suffix in (".h", ".cuh",
 INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]', re.MULTILINE)
 
 
-# All that the CUDA runtime is asked for: nothing that allocates, copies or waits, which no graph can capture.
+# The only calls of the CUDA runtime: none allocates, copies or waits, which no graph could capture.
 RUNTIME, LAUNCHING = re.compile(r"\b(cuda[A-Z]\w*)\s*\("), {"cudaGetLastError", "cudaGetErrorString",
                                                             "cudaLaunchCooperativeKernel"}
 
@@ -35,11 +35,11 @@ def problems(layer: str, text: str) -> list[str]:
     """What a file of a layer includes or does against the rules."""
     found = []
     for kind, name in INCLUDE.findall(text):
-        # A name without a folder is a file beside this one, or the generated build_info.h.
+        # A name without a folder is a file in this folder, or the generated build_info.h.
         if kind == '"' and "/" in name and not ({name, name.split("/")[0]} & BELOW[layer]):
             found.append(f"includes {name}")
         if name.startswith(("torch/", "ATen/", "c10/")) and layer != "ops":
-            found.append(f"includes {name}: torch headers belong to ops/ alone")
+            found.append(f"includes {name}: only ops/ includes torch headers")
     code = re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.DOTALL)
     if "<<<" in code and layer != "device":
         found.append("launches with <<<>>>: use HD_LAUNCH")
@@ -90,7 +90,7 @@ def schemas(text: str) -> dict[str, int]:
 
 
 def counted(schema: str) -> tuple[str, int]:
-    """Name and number of arguments of a schema: of the parentheses, those of `Tensor(a!)` hold no comma."""
+    """Name and number of arguments of a schema; the parentheses of `Tensor(a!)` hold no comma."""
     name, arguments = re.match(r"([\w:]+)\((.*)\) -> ", schema).groups()
     return name, len(arguments.split(",")) if arguments else 0
 
@@ -104,7 +104,7 @@ def test_no_op_has_many_arguments(family):
 
 
 def test_every_schema_is_read():
-    """The ops that the families of hdfast.ops name, and those that are written in Python."""
+    """The ops that the families of hdfast.ops name, and the ones in Python."""
     torch = pytest.importorskip("torch")
     from hdfast.ops import imagine, library, observe_scan  # noqa: F401  (they define ops)
     assert {name for family in OPS.values() for name in family} == {

@@ -28,7 +28,7 @@ def graph_of(function, **options) -> Graph:
 
 
 def captured(agent: Agent) -> Agent:
-    """The agent with graphs, as on CUDA, of which the tape plays the part."""
+    """The agent with graphs, as on CUDA; the tape plays their part."""
     agent.build_steps(Graphs(CPU, True), Graphs(CPU, True))
     return agent
 
@@ -102,7 +102,7 @@ def test_without_a_gpu_or_with_graphs_off_everything_is_eager():
 
 
 def test_a_device_gets_its_number(monkeypatch):
-    """Tensors say cuda:1, never cuda: an input that lay on the device would be copied in every replay."""
+    """Tensors say cuda:1, never cuda: else every replay would copy an input of the device."""
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     devices = [Graphs(torch.device(name), True).of(lambda: None, "test").device for name in ("cuda", "cuda:3", "cpu")]
@@ -112,7 +112,7 @@ def test_a_device_gets_its_number(monkeypatch):
 # The graph of a function
 
 def test_the_tape_finds_state_that_python_keeps(taped):
-    """What a replay cannot repeat must show, or the tests above would prove nothing."""
+    """The tape must show what a replay cannot repeat, or the tests above would prove nothing."""
     calls = []
 
     def counts(x):
@@ -188,7 +188,7 @@ def stand_ins(monkeypatch, capture, graph) -> list:
 
 
 def test_the_error_of_a_real_capture_names_the_op(monkeypatch):
-    """torch.cuda.graph is replaced: it cannot be entered here. What is around it is what runs on CUDA."""
+    """A stand-in replaces torch.cuda.graph, which cannot run here. The code around it is that of CUDA."""
     class Capture:
         def __init__(self, graph, pool, stream, capture_error_mode):
             assert stream == f"of {CPU}"
@@ -221,7 +221,7 @@ def test_the_error_of_a_real_capture_names_the_op(monkeypatch):
 # What is left out of graphs
 
 def exchanging(agent: Agent, log: list[str]) -> Agent:
-    """The agent as in a team of two that are equal, whose exchanges write down that they happen."""
+    """The agent as in a team of two equal ranks; its exchanges log themselves."""
     def mean(name: str, flat: torch.Tensor) -> None:
         log.append(name)
         flat.mul_(2).div_(2.5)  # a mean would hide an exchange that came before its gradients
@@ -290,7 +290,7 @@ def test_a_capture_is_cut_where_a_call_is_left_out(monkeypatch):
 
 
 def test_a_batch_is_drawn_inside_the_update(taped):
-    """Windows come from the replay's own counters: a replay that grows and wraps gives what drawing beside it gives."""
+    """Windows come from the replay's own counters: a replay that grows and wraps gives what a draw outside gives."""
     eager, graphs = make_agent(VECTOR), captured(make_agent(VECTOR))
     replays = [filled(12, 40, shape=VECTOR.shape, seed=5) for _ in range(2)]
     assert not eager.draw_from(replays[0], 3, 6) and graphs.draw_from(replays[1], 3, 6)

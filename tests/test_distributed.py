@@ -51,7 +51,7 @@ def train_flags(tmp_path, **overrides) -> list[str]:
 
 @pytest.mark.slow
 def test_a_run_of_two_ranks_is_one_run(tmp_path):
-    """One writer; SIGTERM to torchrun saves; the same command goes on, and so does a single process."""
+    """One writer; SIGTERM to torchrun saves; the same command continues, and so does a single process."""
     overrides = {"run.steps": 10**6, "run.prefill": 40, "run.log_every": 20}
     process, logdir = torchrun(*train_flags(tmp_path, **overrides)), tmp_path / "run"
     deadline = time.monotonic() + 200

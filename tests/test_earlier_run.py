@@ -1,4 +1,4 @@
-"""A run of an earlier version, kept in tests/fixtures: it loads, continues and is reported."""
+"""A run of an earlier version, kept in tests/fixtures: it loads and continues, and the report shows it."""
 
 import dataclasses
 import json

@@ -1,7 +1,7 @@
 """Whole updates and acting steps as a GPU would make them: the CUDA kernels, emulated, with every choice of CUDA.
 
 Official figures are compared in float32; in bfloat16 test_precision.py compares with float32, over the same fixture.
-What is not here is what only a device has: cuBLAS and cuDNN, streams, and CUDA graphs, for which a tape stands.
+Only a device has the rest: cuBLAS, cuDNN, streams and CUDA graphs, which a tape replaces here.
 """
 
 import os
@@ -30,8 +30,8 @@ CPU = torch.device("cpu")
 GOLDEN = os.environ.get("HDFAST_GOLDEN_DIR")
 FILES = [path for path in sorted(Path(GOLDEN or ".").glob("*.npz")) if path.with_suffix(".params.json").exists()]
 WITHOUT = pytest.param(None, marks=pytest.mark.skip(reason="HDFAST_GOLDEN_DIR is not set"))
-# Raw ops that neither learning nor acting comes to: derivatives of what is only read, ops for reports, and the input of
-# imagined steps of more rows than there are here (test_scan_steps.py).
+# Raw ops that neither learning nor acting calls: derivatives nobody needs, ops for reports, and the input of imagined
+# steps with more rows than there are here (test_scan_steps.py).
 UNUSED = {"gru_gates_bwd", "kl_divergence_fwd", "lambda_return_bwd", "return_weight_bwd", "sample_latent_bwd",
           "scan_act", "symexp_bwd", "symexp_fwd", "symlog_bwd", "twohot_mean_bwd"}
 
@@ -60,7 +60,7 @@ def test_official_figures(path):
 
 
 class Seen(TorchDispatchMode):
-    """Names of the ops that run, those inside of composed ones too."""
+    """Names of the ops that run, also inside composed ones."""
 
     def __init__(self):
         super().__init__()
@@ -89,7 +89,7 @@ def test_a_gpu_would_run_no_code_of_the_cpu_and_every_kernel():
 
 
 def test_torch_that_cannot_add_to_float32_gets_the_same_numbers(monkeypatch):
-    """Where a sum is taken changes its last bits, and a rounding to bfloat16 here and there."""
+    """Another place of a sum changes its last bits, and some roundings to bfloat16."""
     learners = []
     for adds in (True, False):
         monkeypatch.setattr(products, "accumulates", lambda device, adds=adds: adds)
@@ -104,7 +104,7 @@ def test_torch_that_cannot_add_to_float32_gets_the_same_numbers(monkeypatch):
 
 
 def captured(agent: Agent) -> Agent:
-    """The agent with graphs, of which the tape plays the part."""
+    """The agent with graphs; the tape plays their part."""
     agent.build_steps(Graphs(CPU, True), Graphs(CPU, True))
     return agent
 
@@ -117,7 +117,7 @@ def assert_same(one: Agent, two: Agent) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("space", [IMAGE, VECTOR], ids=["image", "vector"])
 def test_graphs_that_draw_their_batches_and_a_resumed_run(monkeypatch, space, precision):
-    """Captured, drawing from a replay that fills and wraps; eager; and captured anew from a state in between."""
+    """Captured, drawing from a replay that fills and wraps; eager; and captured again from a state in between."""
     monkeypatch.setattr(cuda_graph, "record", tape.record)
     made = {"shape": space.shape, "dtype": space.dtype}
     replays = [filled(10, 20, seed=5, **made) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""A slice of `make faults`: real runs that are killed, refused by the disk and spoiled; a bug that it must find."""
+"""A slice of `make faults`: real runs with kills, failing disks and spoiled files; a planted bug that it must find."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Bad input: a short, repeatable slice of `make fuzz`, and every input that it or a reader's eye has found."""
+"""Bad input: a short, repeatable slice of `make fuzz`, and every input that it or a reviewer has found."""
 
 import errno
 import gzip
@@ -60,7 +60,7 @@ def test_spoiled_input_raises_nothing_else(name, tmp_path):
 
 
 def test_a_target_can_fail(tmp_path):
-    """The harness itself: a bug planted in a reader is found, and the folder is cleared."""
+    """The harness itself: it finds a bug planted in a reader, and clears the folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(targets.directory, "run_manifest", lambda *_: {"step": 11})
         with pytest.raises(AssertionError):
@@ -168,7 +168,7 @@ def test_names_that_are_no_text(tmp_path, capsys, monkeypatch):
 
 
 def test_markup_in_names_is_no_markup(tmp_path):
-    """A folder may be called [/x], which the library that draws the table would take for the end of a style."""
+    """A folder may be called [/x]: the library that draws the table would take that for the end of a style."""
     from rich.console import Console
     from rich.live import Live
     text = Console(file=open(os.devnull, "w"), record=True, width=200)

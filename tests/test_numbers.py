@@ -1,4 +1,4 @@
-"""Numbers going wrong: updates that are not finite change nothing, are counted and told, and end the run."""
+"""Numbers going wrong: updates that are not finite change nothing, show in log and counters, and end the run."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def poisoned(what: str, value: float):
 
 
 def changed(agent: Agent, batch) -> set[str]:
-    """The optimisers, and 'range', of which an update changed anything at all; 'rest' must never be among them."""
+    """The optimizers, and 'range', in which an update changed anything; 'rest' must never be among them."""
     before = {name: x.clone() for name, x in agent.state_dict().items()}
     shadows = {name: [copy.clone() for _, copy in o.shadows] for name, o in agent.learner.optimisers.items()}
     agent.update(batch)
@@ -59,7 +59,7 @@ def changed(agent: Agent, batch) -> set[str]:
 @pytest.mark.parametrize("precision", ["auto", "bf16"])
 @pytest.mark.parametrize(("what", "bad"), [("frames", math.nan), ("frames", math.inf), ("reward", math.nan)])
 def test_a_batch_that_is_not_finite_leaves_the_world_model_alone(backend, what, bad, precision):
-    """What it does to the imagination differs: sampling may or may not let a NaN through. All stays finite."""
+    """Sampling may or may not pass a NaN to the imagination. All stays finite."""
     agent = make_agent(precision)
     every = {"model", "actor", "critic", "range"}
     assert changed(agent, make_batch(space=VECTOR)) == every
@@ -87,7 +87,7 @@ def test_returns_that_are_not_finite_leave_behaviour_and_range_alone(backend, mo
 
 @pytest.mark.parametrize("name", ["model", "actor", "critic"])
 def test_each_optimiser_is_guarded_by_itself(backend, monkeypatch, name):
-    """A gradient that alone is not finite, and a loss that is not while its gradient is."""
+    """Only the gradient is not finite, or only the loss."""
     agent, backward = make_agent(), Arena.backward
     agent.update(make_batch(space=VECTOR))
 
@@ -115,7 +115,7 @@ def make_trainer(tmp_path, **overrides) -> Trainer:
 
 
 def plant(monkeypatch, bad) -> None:
-    """Make the world model's loss NaN in those updates, counted from 1, for which `bad` says so."""
+    """Make the world model's loss NaN in the updates, counted from 1, that `bad` accepts."""
     count, forward = [0], WorldModel.forward
 
     def faulty(self, data, u):
@@ -144,7 +144,7 @@ def test_too_many_skipped_updates_end_the_run_with_a_diagnosis(tmp_path, monkeyp
     assert all(x.isfinite().all() for x in found.tensors.values() if x.is_floating_point())
     assert {path.name for path in (tmp_path / "ckpt").iterdir()} == {"000000000120", "000000000180"}
     monkeypatch.undo()
-    again = make_trainer(tmp_path, **{"run.save_every": 60})  # the fault is gone: the run goes on
+    again = make_trainer(tmp_path, **{"run.save_every": 60})  # the fault is gone: the run continues
     again.run()
     assert again.step == 400
 
@@ -198,7 +198,7 @@ def test_alarms(rows, name, says):
     scalars, told = alarms.check(rows[-1])
     assert scalars.pop(f"alarm/{name}") == 1.0 and set(scalars.values()) == {0.0}
     assert len(told) == 1 and told[0].startswith(f"alarm {name}: ") and says in told[0]
-    assert alarms.check(rows[-1])[1] == []  # told once
+    assert alarms.check(rows[-1])[1] == []  # raised once
 
 
 def test_an_alarm_that_comes_back_is_told_again():

@@ -20,7 +20,7 @@ ONE_UPDATE_A_STEP = {"run.steps": STEPS, "run.prefill": PREFILLED, "run.train_ra
 
 def test_a_step_and_an_update_are_under_way_at_the_same_time(tmp_path):
     gymnasium = pytest.importorskip("gymnasium")
-    meeting, met = threading.Barrier(2, timeout=30), []  # breaks, and fails the run, where one waits for the other
+    meeting, met = threading.Barrier(2, timeout=30), []  # breaks, and fails the run, if one waits for the other
 
     class Meeting(gymnasium.Env):
         observation_space = gymnasium.spaces.Box(-1, 1, (4,), np.float32)
@@ -64,7 +64,7 @@ def test_parameters_that_act_and_steps_that_are_learned_from(tmp_path, num_envs,
     t = Trainer(config, Versions(config, on_update=look), ScriptedEnvs([10**6] * num_envs), tmp_path,
                 eval_envs=lambda n, seed: ScriptedEnvs([4] * n))
     t.run()
-    # The policy of step k was trained by the updates that were due after step k - 1 ...
+    # The policy of step k has learned from the updates that were due after step k - 1 ...
     assert versions and all(version == schedule.updates_due(before) for before, version in versions)
     # ... and an update finds every step up to the one after which it is due, and none from later.
     due = [step for step in range(num_envs, t.step + 1, num_envs)
@@ -73,7 +73,7 @@ def test_parameters_that_act_and_steps_that_are_learned_from(tmp_path, num_envs,
 
 
 def test_the_replay_hears_of_frames_before_an_action_is_chosen(tmp_path, monkeypatch):
-    """An action waits for the device: what is copied before that costs no time."""
+    """An action waits for the device: a copy before that costs no time."""
     calls = []
 
     def noted(owner, name):

@@ -24,9 +24,9 @@ DISTRIBUTION = {"PIL": "pillow", "ale_py": "ale-py", "imageio_ffmpeg": "imageio-
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> zipfile.ZipFile:
-    """The wheel of a copy of the tree, built as pip builds it but with the setuptools that is here (no network).
+    """The wheel of a copy of the tree, built as pip builds it but with the installed setuptools (no network).
 
-    Without the native files, whose build tests/native and every installation exercise.
+    Without the native files: tests/native and every installation exercise their build.
     """
     tree = tmp_path_factory.mktemp("tree")
     shutil.copytree(ROOT / "hdfast", tree / "hdfast", ignore=shutil.ignore_patterns("__pycache__", "*.so"))
@@ -56,7 +56,7 @@ BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
 
 
 def build_requirements(code: str = "", **environment) -> list[str]:
-    """What cmake/backend.py asks for, in a process of its own."""
+    """The requirements of cmake/backend.py, from a separate process."""
     program = f"import sys; sys.path.insert(0, 'cmake'); {code}\nimport backend; print(*backend.requirements())"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True,
                           env=os.environ | environment)
@@ -64,7 +64,7 @@ def build_requirements(code: str = "", **environment) -> list[str]:
 
 
 def test_the_build_takes_the_installed_torch():
-    """Build isolation must not install a second torch beside the one that is there."""
+    """Build isolation must not install a second torch next to the installed one."""
     assert BUILD == {"requires": ["setuptools>=77"], "build-backend": "backend", "backend-path": ["cmake"]}
     assert not [r for r in build_requirements() if r.startswith("torch")]
 
@@ -77,7 +77,7 @@ def test_the_build_asks_for_what_is_missing():
 
 
 def test_a_build_without_torch_says_what_to_do(tmp_path):
-    """The folder named is no torch, so CMake leaves the op library out; find_torch finding none is refused before."""
+    """Its folder is no torch, so CMake leaves the op library out; a find_torch that finds none is refused before."""
     program = ("import sys; sys.argv = ['setup.py', 'build_ext']; sys.path.insert(0, 'cmake')\n"
                "import find_torch; find_torch.find_torch = lambda: None\nimport runpy; runpy.run_path('setup.py')")
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)

@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 EVERYWHERE = pytest.mark.parametrize("backend", ["reference", "native", "emulated"], indirect=True)
 ROOT = Path(__file__).resolve().parents[1]
 
-# Largest distance from the float32 reference. loss: of each loss, relative. gradient: of an optimiser's whole gradient,
+# Largest distance from the float32 reference. loss: of each loss, relative. gradient: of an optimizer's whole gradient,
 # relative. parameter: of the step that Adam takes, relative; the first one has the gradients' signs, so this grows with
 # the share of signs that differ. A bfloat16 has 8 bits, 4e-3; over layers and steps it comes to a few times that.
 TOLERANCE = {"fp32": {"loss": 1e-5, "gradient": 1e-5, "parameter": 1e-3},

@@ -1,4 +1,4 @@
-"""The commands of the README and of docs/ parse, their Python runs, and the files and anchors they name exist."""
+"""The commands of the README and of docs/ parse, their Python runs, and their files and anchors exist."""
 
 import functools
 import re
@@ -62,7 +62,7 @@ def test_the_index_lists_every_page():
 
 
 def test_the_walk_from_a_frame_to_a_gradient():
-    """At most eight files, each named once, and the things that it names in them exist."""
+    """At most eight files, each named once; the names in them exist."""
     walk = PAGES["docs/how_it_works.md"].partition("## From a frame to a gradient")[2].partition("\n## ")[0]
     files = re.findall(r"`([\w/]+\.py)`", walk)
     assert 1 < len(files) <= 8 and len(set(files)) == len(files)

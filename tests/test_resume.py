@@ -1,4 +1,4 @@
-"""Resuming a run: after a kill, with other settings, when it is finished, and what is in the files by then."""
+"""Resuming a run: after a kill, with other settings, when it is finished, and what the files hold then."""
 
 import dataclasses
 import importlib.metadata
@@ -42,7 +42,7 @@ def scripted(config, logdir):
 
 
 def state_of(t: Trainer) -> dict:
-    """Everything that a checkpoint must bring back, but for the parameters."""
+    """Everything that a checkpoint must restore, except the parameters."""
     return {"counters": t._counters(), "replay": t.replay.checksum(), "replay_rng": rng.to_text(t.replay.rng),
             "prefill_rng": t._prefill_rng.bit_generator.state}
 
@@ -62,7 +62,7 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path, monkeypatch):
     saved = checkpoint.latest(ckpt)
     assert saved.step == 72 and saved.manifest["updates"] == Schedule.of(config.run).updates_due(saved.step) == 8
 
-    # What was saved is what a run has that was never killed...
+    # The saved state is that of a run without a kill...
     straight = new_trainer(dataclasses.replace(config, run=dataclasses.replace(config.run, steps=saved.step)),
                            tmp_path / "straight")
     straight.run()

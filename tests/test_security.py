@@ -26,7 +26,7 @@ SOURCES = sorted((ROOT / "hdfast").rglob("*.py"))
 BUILD = [ROOT / "setup.py", *sorted((ROOT / "cmake").iterdir()), ROOT / "CMakeLists.txt"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
-# Calls by their last name, whatever they are called on, and modules that turn bytes into objects of any class.
+# Calls by their last name, on any object, and modules that turn bytes into objects of any class.
 FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml",
                      "code", "xmlrpc", "socketserver", "http", "ftplib", "telnetlib"}
 FORBIDDEN_CALLS = {"eval", "exec", "__import__", "system", "popen", "mktemp", "run_path", "run_module", "load_module",
@@ -38,7 +38,7 @@ FORBIDDEN_NAMES = {"__reduce__", "__reduce_ex__", "__setstate__", "__getstate__"
 
 
 def dangers(text: str) -> list[str]:
-    """What a source holds that could run what a file says."""
+    """Everything in a source that could run a file's content."""
     found = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -100,7 +100,7 @@ def test_a_linked_checkpoint_is_not_followed_and_not_deleted(tmp_path, what):
 
 
 def test_a_report_stays_inside_its_folders(tmp_path):
-    """Links to folders are not walked into, so that one to / or back to itself ends nothing."""
+    """It follows no links to folders, so one to / or to itself does no harm."""
     secret = write_run(tmp_path / "outside", "pong", 1)
     runs = tmp_path / "runs"
     write_run(runs, "pong", 0)
@@ -128,7 +128,7 @@ WRITTEN = (*RECORDS, "console.log", ".lock")
 
 @pytest.fixture
 def no_waiting():
-    """What waits for a pipe's other end is interrupted, and fails."""
+    """Interrupt, and fail, a wait for a pipe's other end."""
     def late(*_):
         pytest.fail("waited for a pipe")
     before = signal.signal(signal.SIGALRM, late)
@@ -255,7 +255,7 @@ def test_training_opens_no_port(tmp_path, control, ports):
 
 
 def test_ray_shows_no_dashboard_and_asks_for_a_token():
-    """The sweep's own cluster: no dashboard, and a word that only this sweep knows."""
+    """The sweep's own cluster: no dashboard, and a token that only this sweep knows."""
     text = (ROOT / "hdfast" / "commands" / "sweep_ray.py").read_text()
     calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
     own = next(call for call in calls if ast.unparse(call.func) == "dict")
@@ -280,7 +280,7 @@ def test_dependencies_have_lower_bounds():
 
 
 def test_the_page_runs_nothing_of_a_name(tmp_path, monkeypatch):
-    """Names of methods and seeds, paths and notes come from files and folders that anyone may have made."""
+    """Names of methods and seeds, paths and notes come from untrusted files and folders."""
     from hdfast.report import build, figures, score_files
     from hdfast.report.summary import summarize
     monkeypatch.setattr(figures, "plots", lambda summary: [])

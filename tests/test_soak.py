@@ -1,4 +1,4 @@
-"""A slice of the long runs of tests/soak, and that they would see a leak."""
+"""A slice of the long runs of tests/soak; they would see a leak."""
 
 import gc
 import mmap
@@ -22,14 +22,14 @@ pytestmark = pytest.mark.skipif(not hasattr(measure.libc, "mallinfo2"), reason="
 
 @pytest.fixture(autouse=True)
 def quick_collection():
-    """What the test process holds already is left out of every collection."""
+    """Leave out of every collection what the test process already holds."""
     gc.freeze()
     yield
     gc.unfreeze()
 
 
 def watch(tmp_path, on_update=None) -> dict:
-    """What is found in 490 updates of the scripted agent."""
+    """The findings in 490 updates of the scripted agent."""
     config = small_config(**soak.TINY | soak.schedule(50) | {"run.steps": 500, "run.video_every": 0})
     agent, envs = ScriptedAgent(config, on_update=on_update), ScriptedEnvs([5])
     record = soak.Record(lambda updates: updates > 300, lambda: 1e9)
@@ -50,7 +50,7 @@ class Nowhere(list):
 
 
 def lasting(found: dict) -> list[str]:
-    """What so few updates can tell for sure: memory still settles by pages, and times are noisy."""
+    """The findings that so few updates can prove: memory still settles by pages, and times are noisy."""
     return [text for text in found["found"] if text.startswith(("descriptors", "threads"))]
 
 
@@ -106,6 +106,6 @@ def native_library():
 
 @pytest.mark.parametrize("door", ["ale", "gym"])
 def test_a_slice_of_a_door(door):
-    """Eight times two evaluations in environments that are made and closed again."""
+    """Eight times two evaluations, each opening and closing its environments."""
     found = soak.doors(door, 0)
     assert found["evaluations"] == 16 and lasting(found) == []

@@ -1,6 +1,6 @@
 """Updates and acting on a CUDA device: official figures, graphs against ordinary calls, no waiting, graph sizes, times.
 
-Everything here skips where there is no device. Ops are in test_gpu_ops.py.
+Everything here skips without a device. Ops are in test_gpu_ops.py.
 """
 
 import statistics
@@ -32,7 +32,7 @@ from replay_stream import record
 pytestmark = pytest.mark.gpu
 NODES = 1500  # of both graphs of an update at the official sizes
 OFFICIAL_SPACE = ObsSpace((64, 64, 3), "uint8")
-# Limits of time are those of an H100 and faster. Other tests beside these would show in them: run them alone.
+# Limits of time are those of an H100 and faster. Other tests at the same time would show in them: run these alone.
 hopper = pytest.mark.skipif(not torch.cuda.is_available() or torch.cuda.get_device_capability() < (9, 0),
                             reason="limits of time are for GPUs of compute capability 9.0 and newer")
 
@@ -95,7 +95,7 @@ def on_device(batch: Batch) -> Batch:
 
 
 def milliseconds(run: Callable[[], None], count: int) -> float:
-    """Of one of `count` calls that follow each other; the median of five rounds after a capture."""
+    """Time of one of `count` calls in a row: the median of five rounds after a capture."""
     rounds = []
     for _ in range(WARMUP + 2):
         run()
@@ -162,7 +162,7 @@ def test_acting_by_replay_equals_acting_by_calls(backend):
 
 
 def test_inputs_on_the_device_are_used_where_they_lie(native):
-    """Among them the frames of a whole replay, which must not be copied: also on a device named without its number."""
+    """Among them the frames of a whole replay, too large to copy: also on a device named without its number."""
     agent, batch = make_agent(True), on_device(make_batch())
     for _ in range(WARMUP + 1):
         agent.update(batch)

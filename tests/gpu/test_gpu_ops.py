@@ -87,7 +87,7 @@ def native_on(request):
 
 
 def outputs(name: str, data: tuple[Tensor, ...]) -> list[Tensor]:
-    """What an op gives, and the gradients of a fixed weighting of it."""
+    """An op's results, and the gradients of a fixed weighting of them."""
     leaves = name not in WITHOUT_GRADIENT
     data = tuple(x.detach().requires_grad_(leaves and x.is_floating_point()) for x in data)
     out = CASES[name][0](*data)
@@ -113,7 +113,7 @@ def test_every_public_op_with_native_code_is_here():
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_native_against_definition(native_on, device, rows, columns, name, dtype):
-    """In bfloat16 the first argument is, as activations are; an op that is for float32 alone must say so."""
+    """In bfloat16 only the first argument is, as activations are; an op only for float32 must say so."""
     native_on(device)
     data = CASES[name][1](rows, columns)
     if dtype is torch.bfloat16 and data[0].is_floating_point():
@@ -140,7 +140,7 @@ def test_native_against_definition(native_on, device, rows, columns, name, dtype
 @pytest.mark.parametrize("sizes", [(16, 1536, 1024), (1, 7, 5), (37, 33, 257)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_products_into_buffers(native_on, device, sizes, dtype):
-    """Sums stay float32, also where torch multiplies bfloat16."""
+    """Sums stay float32, also if torch multiplies bfloat16."""
     native_on(device)
     rows, columns, inner = sizes
     a, b = (n(*shape).to(dtype).to(device) for shape in ((rows, inner), (inner, columns)))

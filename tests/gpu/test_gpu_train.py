@@ -1,4 +1,4 @@
-"""bench/gpu_train.sh on a CPU with a tiny network: wheels, the limit, what it leaves, and going on from that."""
+"""bench/gpu_train.sh on a CPU with a tiny network: wheels, the limit, what it leaves, and a run that continues."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ import itertools
 from hdfast.run import stopping
 reads = itertools.count()
 stopping.monotonic = lambda: next(reads) / 300
-"""  # of whatever Python the script starts: a run gets as far in a second on every machine
+"""  # of every Python that the script starts: a run gets as far in a second on every machine
 
 
 def start(tmp_path, *arguments, **environment):
@@ -48,7 +48,7 @@ def wheel(folder: Path, text: str) -> None:
 
 @pytest.mark.parametrize("name", ["gpu.sh", "gpu_library.sh", "gpu_train.sh"])
 def test_the_scripts_are_clean(name):
-    beside = Path(sys.executable).parent  # where pip puts it, also while the environment is not activated
+    beside = Path(sys.executable).parent  # where pip puts it, also if the environment is not active
     program = shutil.which("shellcheck", path=f"{beside}{os.pathsep}{os.environ.get('PATH', '')}")
     if program is None:
         pytest.skip("shellcheck is not installed")
@@ -98,7 +98,7 @@ def test_a_run_stops_in_time_and_goes_on_from_what_it_left(tmp_path, monkeypatch
             shutil.rmtree(tmp_path / "run")
     assert (tmp_path / "site" / "carried.py").read_text() == "text = 'from a wheel'\n"
     assert 0 < steps[0] < steps[1]
-    # Where OUT is emptied between two calls the run goes on from where it lies. Now nothing of it may come back.
+    # If OUT is emptied between two calls the run continues from where it is stored. Now nothing of it may come back.
     shutil.rmtree(out)
     done = start(tmp_path, out, 1, "--device", "cpu", "--run.steps", "100_000", KEEP_MIB="0")
     found = json.loads((out / "summary.json").read_text())

@@ -1,4 +1,4 @@
-"""Networks, RSSM, harmoniser and learner: restructurings change nothing, resets forget, initialisers are official."""
+"""Networks, RSSM, harmonizer and learner: restructurings change nothing, resets forget, initializers are official."""
 
 import contextlib
 import math
@@ -133,7 +133,7 @@ def test_fixed_scales_weigh_the_losses():
 @pytest.mark.parametrize(("overrides", "silent"), [
     ({"loss.reward_grad": False}, "reward"), ({"loss.image_scale": 0.0}, "image"), ({}, None)])
 def test_which_losses_shape_the_states(overrides, silent):
-    """Without reward_grad the reward loss trains its head alone; without image_scale the decoder is not trained."""
+    """Without reward_grad the reward loss trains only its head; without image_scale nothing trains the decoder."""
     learner, data = make_learner(**overrides, **{"harmony.mode": "off"}), make_data()
     wm = learner.world_model
     learner.update(data, draw())  # the reward head starts at zero, where no gradient passes
@@ -188,7 +188,7 @@ def adam_oracle(param: Tensor, grads: list[Tensor], lr: float, eps: float, clip:
 
 
 def test_arena_backward_is_autograds():
-    """Bit for bit, for gradients with strides and parameters without one too, and whatever was there before."""
+    """Bit for bit, for gradients with strides and parameters without one too, and over any earlier content."""
     params = {"a": torch.nn.Parameter(torch.randn(3, 5)), "b": torch.nn.Parameter(torch.randn(5)),
               "unused": torch.nn.Parameter(torch.randn(7))}
     arena = Arena(params, lr=1e-2, eps=1e-8, clip=1.0)
@@ -235,7 +235,7 @@ REFUSED = {"cumsum", "scatter_add", "scatter_add_", "index_add", "index_add_", "
 
 
 class Refusing(TorchDispatchMode):
-    """Raises at ops that torch refuses on CUDA where it shall be deterministic."""
+    """Raises at ops that torch refuses on CUDA if it must be deterministic."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.__name__.split(".")[0]

@@ -1,8 +1,8 @@
 """hdfast against the official HarmonyDream code, number for number.
 
-With HDFAST_GOLDEN_DIR set, every .npz in that directory is walked: each figure in it is computed by us and compared,
-and one that we do not compute fails the test. Without the variable the committed digest of official figures is used
-instead (tests/golden/official_digest.json).
+With HDFAST_GOLDEN_DIR set, we compute and compare each figure of every .npz in that directory; one that we do not
+compute fails the test. Without the variable the tests use the committed digest of official figures
+(tests/golden/official_digest.json).
 """
 
 import contextlib
@@ -62,7 +62,7 @@ def test_official_digest(name: str, backend: str):
 
 
 def test_golden_directory_has_files():
-    """A directory that was asked for but holds nothing is a mistake, not a pass."""
+    """A given directory without figures is a mistake, not a pass."""
     assert FILES or GOLDEN is None, f"HDFAST_GOLDEN_DIR={GOLDEN} has no .npz file; point it at official figures"
 
 

@@ -26,7 +26,7 @@ def path(request):
 
 @pytest.fixture(params=["fp32", "bf16"])
 def learner(request):
-    """A learner none of whose parameters has a special value."""
+    """A learner without special values in its parameters."""
     made = make_learner(precision=request.param, **{"model.mlp_layers": 3})
     for arena in made.optimisers.values():
         arena.param.add_(0.05 * torch.randn(arena.param.shape, generator=torch.Generator().manual_seed(1)))
@@ -59,7 +59,7 @@ def test_the_actor_loss_takes_the_products_of_the_rollout(path, learner, monkeyp
     for layer in actor.hidden:  # nothing is left that multiplies with them
         monkeypatch.setattr(type(layer), "forward", forward_of(layer))
     got = learner.actor_loss(b)
-    # In bfloat16 the rollout's LayerNorms read float32, those of a network by itself what was rounded for storage.
+    # In bfloat16 the rollout's LayerNorms read float32, those of a network alone read values rounded for storage.
     limit = 3e-6 if learner.model_opt.shadows == [] else 6e-2
     close({name: getattr(got, name) for name in ("element", "logp", "ent")},
           {name: getattr(want, name) for name in ("element", "logp", "ent")}, limit)
@@ -67,7 +67,7 @@ def test_the_actor_loss_takes_the_products_of_the_rollout(path, learner, monkeyp
 
 
 def forward_of(layer):
-    """The layer's forward pass, which fails where it would multiply."""
+    """The layer's forward pass, which fails if it would multiply."""
     run = type(layer).forward
 
     def forward(self, x, products):
@@ -90,7 +90,7 @@ def test_heads_on_one_input_share_a_product(path, learner, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch, "bmm", lambda x, stack: joint.append(len(stack)) or bmm(x, stack))
         metrics, grads = whole_update(learner)
-    # Rewards with continuation, twice, and the critics; where states are gathered each network does so for itself.
+    # Rewards with continuation, twice, and the critics; if states are gathered each network does so by itself.
     assert joint == ([] if path == "call" else [2, 2, 2])
     twin.world_model.first_layers = twin.actor_critic.first_layers = None
     apart, apart_grads = whole_update(twin)

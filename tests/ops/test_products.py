@@ -1,4 +1,4 @@
-"""Products into float32 buffers: what each torch can do with bfloat16 on CUDA, and what stands in where it cannot."""
+"""Products into float32 buffers: what each torch can do with bfloat16 on CUDA, and what replaces the rest."""
 
 from types import SimpleNamespace
 

@@ -43,7 +43,7 @@ def test_sampling_needs_shapes_alone():
 
 
 def test_a_captured_draw_follows_the_replay(monkeypatch):
-    """The tape plays the part of a CUDA graph: ops alone, no Python, always the same tensors."""
+    """The tape plays the part of a CUDA graph: only ops, no Python, always the same tensors."""
     monkeypatch.setattr(cuda_graph, "record", tape.record)
     plain, captured = filled(9, 40, 2, seed=5), filled(9, 40, 2, seed=5)
     draw = Graphs(torch.device("cpu"), True).of(lambda: captured.sample(30, 8), "drawing of a batch",
@@ -98,7 +98,7 @@ def test_batches_that_change_devices_are_the_same(monkeypatch, host, shape, dtyp
 
 
 class Stream:
-    """A stream of a GPU as far as order goes: what was put where, and who waits for whom."""
+    """The order of a GPU's stream: what was queued where, and who waits for whom."""
 
     def __init__(self, name, log):
         self.name, self.log = name, log
@@ -147,7 +147,7 @@ def test_frames_go_ahead_on_a_stream_that_no_other_copy_overtakes(gpu_ring):
     assert log == ["side copies frames of 0", "main waits for side", "main copies meta of 0"]
     log.clear()
     ring.stage(1, first)
-    written(ring, 1, other)  # another array than was told, as of environments made anew: its copy comes second
+    written(ring, 1, other)  # another array than announced, as of recreated environments: its copy comes second
     assert log == ["side copies frames of 1", "main waits for side", "main copies frames of 1", "main copies meta of 1"]
     ring.stage(2, first)
     written(ring, 2, first)
@@ -163,7 +163,7 @@ def test_frames_go_ahead_on_a_stream_that_no_other_copy_overtakes(gpu_ring):
 
 
 def test_expected_steps_are_those_that_are_added():
-    """Whatever is told, and on a ring of the CPU, where nothing goes ahead."""
+    """Whether or not they were announced, and on the CPU, where no copy goes ahead."""
     plain, told = filled(50, 20, 2), Replay(20, 2, (3,), "float32", directory=None, seed=0)
     for i in range(50):
         step, action = record(i, 2)

@@ -1,4 +1,4 @@
-"""What a process holds, sampled over its life, and whether it grows."""
+"""Samples of what a process holds over its life, and whether that grows."""
 
 import ctypes
 import gc
@@ -17,7 +17,7 @@ import torch
 class Sample:
     """What this process holds after `count` updates or evaluations, garbage collected and free pages given back.
 
-    resident and heap (what malloc has handed out) in bytes, objects that the garbage collector follows, open
+    resident and heap (allocated by malloc) in bytes, objects that the garbage collector follows, open
     descriptors, threads, bytes that torch has reserved on the CUDA device.
     """
 
@@ -31,7 +31,7 @@ class Sample:
 
     @classmethod
     def now(cls, count: int, before: "Sample | None" = None) -> "Sample":
-        """A thread more than in the sample before has half a second to be gone: a joined one is told of for a while."""
+        """A thread more than in the sample before has half a second to end: a joined one stays listed for a while."""
         gc.collect()
         objects = len(gc.get_objects())
         libc.malloc_trim(0)
@@ -45,7 +45,7 @@ class Sample:
 
 
 def tasks() -> int:
-    """Threads of this process, whoever started them."""
+    """Threads of this process, native ones too."""
     return len(os.listdir("/proc/self/task"))
 
 
@@ -77,7 +77,7 @@ def growth(samples: Sequence[Sample]) -> dict[str, float]:
 def complaints(samples: Sequence[Sample], limit: float) -> list[str]:
     """What grows: memory by more than `limit` bytes per count, or descriptors or threads at all in the second half."""
     if len(samples) < 4:
-        return [f"{len(samples)} samples tell no growth, needs 4; run for longer"]
+        return [f"{len(samples)} samples show no growth, needs 4; run for longer"]
     found, rates, start = [], growth(samples), samples[len(samples) // 2]
     for name in ("resident", "gpu"):
         if rates[name] >= limit:
@@ -90,7 +90,7 @@ def complaints(samples: Sequence[Sample], limit: float) -> list[str]:
 
 
 class Twin:
-    """A process that does a period of some work and tells its cost whenever it is asked to; until then it waits."""
+    """A process that does a period of work and reports its cost on request; until then it waits."""
 
     def __init__(self, command: Sequence[str]):
         self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -102,7 +102,7 @@ class Twin:
         self._child.communicate()
 
     def cost(self) -> float:
-        """CPU seconds, as the process tells them."""
+        """CPU seconds, as the process reports them."""
         self._child.stdin.write("\n")
         self._child.stdin.flush()
         return float(self._child.stdout.readline())

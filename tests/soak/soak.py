@@ -1,10 +1,10 @@
-"""Long runs: does a training process grow or slow down, and do environments that come and go leave anything behind?
+"""Long runs: does a training process grow or slow down, and do closed environments leave anything behind?
 
     python tests/soak/soak.py --seconds 600
     python tests/soak/soak.py --updates 100000     that many updates, and nothing else
 
-Half of the time goes to the native operations, a quarter to the reference ones, the rest to the environment doors.
-Prints one JSON line per part; exit code 1 where something grows beyond its limit. Linux with glibc only.
+Half of the time goes to the native operations, a quarter to the reference ones, the rest to environment backends.
+Prints one JSON line per part; exit code 1 if something grows beyond its limit. Linux with glibc only.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from hdfast.trainer import Trainer
 
 PERIOD = 200  # steps between samples: each period holds the same log rows, checkpoints, evaluation and pictures
 ENOUGH = 8  # periods that tell a slower update from noise; fewer are reported and not judged
-EVALUATIONS = 2  # between samples of a door
+EVALUATIONS = 2  # between samples of a backend
 UPDATE_BYTES, DOOR_BYTES, SLOWDOWN = 1024, 256 * 1024, 1.05
 TINY = {"env.size": 8, "env.max_episode_frames": 40, "replay.capacity": 1000, "model.deter": 4, "model.units": 4,
         "model.stoch": 2, "model.classes": 2, "model.cnn_depth": 1, "model.bins": 3, "behavior.horizon": 1,
@@ -41,8 +41,8 @@ DOORS = {"envpool": {"task": "atari_pong"}, "ale": {"task": "atari_pong", "env.b
 
 
 class Watched(Trainer):
-    """Tells `each` once per `period` steps how many updates there were and the CPU seconds of one, with all that goes
-    with it; what `each` itself costs is left out."""
+    """Calls `each` once per `period` steps with the number of updates and the CPU seconds of one, with all its side
+    work; the cost of `each` itself is left out."""
 
     def __init__(self, *args, period: int, each: Callable[[int, float], None], **options):
         super().__init__(*args, **options)
@@ -56,9 +56,9 @@ class Watched(Trainer):
 
 
 class Record:
-    """What a process holds after each period, and in its first periods and when it is `late`, what an update costs
-    against a fresh process that does the same in turn: machines slow down by tens of percent for minutes, and two
-    processes of one program may differ by some percent from beginning to end."""
+    """What a process holds after each period. In its first periods and when it is `late`: also what an update costs
+    against a fresh process in turn. Machines slow down by tens of percent for minutes, and two processes of one program
+    may differ by some percent from beginning to end."""
 
     def __init__(self, late: Callable[[int], bool], fresh: Callable[[], float]):
         self.samples: list[Sample] = []
@@ -76,7 +76,7 @@ class Record:
         self.samples.append(Sample.now(updates, self.samples[-1] if self.samples else None))
 
     def findings(self) -> dict:
-        """What the process held and what an update cost; `found` is what should not be."""
+        """What the process held and what an update cost; `found` lists the faults."""
         found, slower = complaints(self.samples, UPDATE_BYTES), None
         if len(self.last) >= ENOUGH:
             slower = slowdown(self.first[1:], self.last)  # without the warm-up
@@ -118,7 +118,7 @@ def train(backend: str, device: str = "cpu", period: int = PERIOD, *, steps: int
 
 def run(backend: str, device: str, period: int, each: Callable[[int, float], None], *, steps: int = 10**9,
         seconds: float = 0) -> tuple[int, dict[str, int]]:
-    """The training itself -> updates, bytes of what it wrote."""
+    """The training itself -> updates, bytes written."""
     settings = TINY | schedule(period) | {"run.steps": steps, "run.max_seconds": seconds}
     config = Config.preset("debug", task="dummy", device=device, **settings)
     chosen = machine.pick_device(device)
@@ -134,7 +134,7 @@ def run(backend: str, device: str, period: int, each: Callable[[int, float], Non
 
 
 def answer(backend: str, device: str, period: int) -> None:
-    """Be a twin: train a period whenever a line comes in, and answer with what an update cost."""
+    """Be a twin: train a period for every line that comes in, and answer with the cost of an update."""
     answers = os.fdopen(os.dup(1), "w")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1), os.dup2(nowhere, 2)
@@ -159,7 +159,7 @@ def sizes(folder: Path) -> dict[str, int]:
 
 
 def doors(name: str, seconds: float) -> dict:
-    """Evaluate a tiny agent again and again, each time in environments that are made and closed."""
+    """Evaluate a tiny agent again and again, each time in new environments, closed afterwards."""
     config = Config.preset("debug", device="cpu", **TINY | DOORS[name])
     envs = make_envs(config.task, config.env, seed=0)
     agent = Agent(envs.obs_space, envs.act_space, config)

@@ -1,7 +1,7 @@
-"""Tensors of the CPU on the way of CUDA: every choice as it is taken there, and products that torch has only there.
+"""CPU tensors treated as CUDA's: every choice as on CUDA, and the products that torch has only there.
 
-Those are of bfloat16 matrices with a float32 result. Their values are those of float32 products of the same operands;
-what CUDA refuses is refused.
+Those have bfloat16 operands and a float32 result. Here they are float32 products of the same operands; what CUDA
+refuses is refused.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ def addmm_out(x: Tensor, a: Tensor, b: Tensor, dtype: torch.dtype, *, beta: floa
 
 @contextlib.contextmanager
 def as_cuda() -> Iterator[None]:
-    """The way of CUDA for a while."""
+    """Treat tensors as CUDA's inside the block."""
     with torch.library._scoped_library("aten", "IMPL") as library, \
             mock.patch.object(execution, "on_cuda", lambda x: True):
         for name, product in (("mm.dtype", mm), ("mm.dtype_out", mm_out), ("addmm.dtype_out", addmm_out)):

@@ -46,7 +46,7 @@ def learn(team: distributed.Team | None) -> tuple[Agent, dict[str, np.ndarray]]:
     torch.manual_seed(1)
     for head in (agent.learner.world_model.reward, agent.learner.actor_critic.critic):
         for p in head.parameters():
-            p.data += 0.1 * torch.randn_like(p)  # heads that start at zero give no returns, whose percentiles matter
+            p.data += 0.1 * torch.randn_like(p)  # heads that start at zero give no returns, and the percentiles matter
     part = slice(None)
     if team:
         part = slice(team.rank * B // team.size, (team.rank + 1) * B // team.size)

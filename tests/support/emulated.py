@@ -1,4 +1,4 @@
-"""The emulated library: the CUDA sources compiled for the CPU, whose kernels run there thread by thread.
+"""The emulated library: the CUDA sources compiled for the CPU; kernels run thread by thread.
 
 Built once, by CMake into build/emu, unless HDFAST_LIBRARY_DIR names a folder that has it.
 """
@@ -20,7 +20,7 @@ SCHEDULES = (("fwd", "rr"), ("rev", "rr"), ("rand", "greedy"))  # order of block
 
 
 def build() -> str | None:
-    """Build the emulated library into build/emu; the reason where that is impossible."""
+    """Build the emulated library into build/emu; the reason if that is impossible."""
     if os.environ.get("HDFAST_LIBRARY_DIR") and library.path("hdfast_emu").exists():
         return None
     if missing := [tool for tool in ("cmake", "ninja", "g++") if shutil.which(tool) is None]:
@@ -42,6 +42,6 @@ def build() -> str | None:
 
 
 def scheduled(monkeypatch, schedule: tuple[str, str]) -> None:
-    """Run the threads of every kernel from now on in this order."""
+    """Run the threads of every later kernel in this order."""
     monkeypatch.setenv("HD_EMU_ORDER", schedule[0])
     monkeypatch.setenv("HD_EMU_POLICY", schedule[1])

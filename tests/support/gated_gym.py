@@ -1,4 +1,4 @@
-"""A task that waits in its run's middle until the file RUN.go lies beside the run's folder: gym_gated_gym:Gated-v0."""
+"""A task that waits in mid-run until the file RUN.go is next to the run's folder: gym_gated_gym:Gated-v0."""
 
 import sys
 import time

@@ -96,7 +96,7 @@ class Runner:
         self.data = Sequences(self.image, prev, t["reward"].float(), 1 - t["is_terminal"].float(), t["is_first"])
 
     def start(self) -> None:
-        """Fresh optimisers and return range at the case's parameters."""
+        """Fresh optimizers and return range at the case's parameters."""
         self.learner = Learner(self.case.inputs["image"].shape[2:], self.A, self.config, self.device)
         official.load(self.learner, self.case.params)
 
@@ -124,7 +124,7 @@ class Runner:
         return Uniforms(post, ours("prior"), action[:-1]), action
 
     def margin(self, phase: str, logit: torch.Tensor, u: torch.Tensor) -> None:
-        """Remember how near the uniforms came to an inner boundary of the sampled distribution."""
+        """Record how near the uniforms came to an inner boundary of the sampled distribution."""
         inner = torch.softmax(logit.detach(), -1).cumsum(-1)[..., :-1]
         near = float((inner - u[..., None]).abs().min())
         self.margins[phase] = min(near, self.margins.get(phase, 1.0))
@@ -260,7 +260,7 @@ class Runner:
         return bool(np.linalg.norm(whole - parts) <= 1e-2 * np.linalg.norm(parts - before))
 
     def updates(self, count: int) -> dict:
-        """upd{k}/*: full train steps from fresh optimisers.
+        """upd{k}/*: full updates from fresh optimizers.
 
         One learner takes `Learner.update`; a second takes its parts one by one to show what is between them, and must
         arrive at the same parameters (`same`).

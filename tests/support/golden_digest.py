@@ -1,8 +1,8 @@
-"""The committed digest of official figures, and how it is made: `python tests/support/golden_digest.py GOLDEN_DIR`.
+"""The committed digest of official figures; `python tests/support/golden_digest.py GOLDEN_DIR` makes it.
 
-Parameters, images, actions and most uniforms follow from recipes (seeded numpy generators), so the digest stores only
-what does not: rewards, flags, the uniforms that were redrawn, and the figures themselves: every scalar, every sampled
-index of the update, and norm and projections of gradients, parameter changes and forward tensors.
+Parameters, images, actions and most uniforms follow from recipes (seeded numpy generators). The digest stores only the
+rest: rewards, flags, redrawn uniforms, and the figures themselves: every scalar, every sampled index of the update, and
+norm and projections of gradients, parameter changes and forward tensors.
 """
 
 import json
@@ -87,7 +87,7 @@ def checksum(key: str, value: np.ndarray) -> np.ndarray:
 
 
 def reduce(figures: dict, wanted) -> dict:
-    """The digest's view of full figures: checksums under 'sum/<key>', projections cut to the two that are stored."""
+    """The digest's view of full figures: checksums under 'sum/<key>', projections cut to the two stored ones."""
     out = {}
     for key in wanted:
         if key.startswith("sum/"):

@@ -73,7 +73,7 @@ def unit_figures(official: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     loss, zero = d["harmonizer/loss"], torch.tensor(0.0)
 
     def reward_term(s: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """The reward's harmonised term alone."""
+        """The reward's harmonized term."""
         losses = {"reward": x, "image": zero, "dyn": zero, "rep": zero, "cont": zero}
         return ops.harmony_loss(losses, torch.stack([s, zero, zero]))[1][0]
 

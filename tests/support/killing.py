@@ -1,4 +1,4 @@
-"""Ends a process in the middle of its file operations, as kill -9 does: nothing is cleaned up after it."""
+"""Ends a process in the middle of its file operations, as kill -9 does: without any cleanup."""
 
 import itertools
 import os
@@ -14,7 +14,7 @@ LONGEST = 300  # seconds; a child that hangs ends too
 def killed_at_every_point(action: Callable[[], object]) -> Iterator[str]:
     """Run `action` in child processes, the k-th of which dies before its k-th file operation; yields after each.
 
-    The last child lives to the end. What is yielded says where the child died.
+    The last child lives to the end. It yields where the child died.
     """
     for k in itertools.count():
         child = os.fork()

@@ -3,8 +3,8 @@
 import numpy as np
 
 LEARNING_RATE = {"agent/wm/": 1e-4, "agent/task_behavior/": 3e-5}
-# Largest allowed |ours - official| / max|official| of a tensor; the first matching part of a name decides. Where they
-# come from stands in docs/parity.md: forward and losses 1e-5, values and returns 5e-5, gradients 2e-4; sixteen entries
+# Largest allowed |ours - official| / max|official| of a tensor; the first matching part of a name decides. Origins are
+# in docs/parity.md: forward and losses 1e-5, values and returns 5e-5, gradients 2e-4; sixteen entries
 # have no tensor maximum to be measured by, and figures of updates 2 and 3 carry Adam's rounding of the ones before.
 RELATIVE = (
     ("upd2/", 2e-4), ("upd3/", 2e-4), ("grad_entries", 5e-4), ("grad_norm", 5e-5), ("gradnorm", 5e-5), ("grad", 2e-4),

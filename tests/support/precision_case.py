@@ -5,7 +5,7 @@ from golden_case import Runner
 
 
 def assert_official_losses(name: str, precision: str, device: str = "cpu") -> None:
-    """Means of the official losses; samples flip here and there in bfloat16, so single figures are not compared."""
+    """Compare means of the official losses; some samples flip in bfloat16, so single figures may differ."""
     case, want = golden_digest.load(name)
     got = Runner(case, device, precision).world_model()
     keys = [key for key in want if key in got and key.endswith("_loss_mean")]

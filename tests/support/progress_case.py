@@ -6,7 +6,7 @@ import select
 
 
 def drain(descriptor: int, until: str = "") -> str:
-    """What a terminal has been given up to a text, or all of it where the other side is closed."""
+    """A terminal's output up to a text, or all of it if the other side is closed."""
     seen, text = b"", until.encode()
     while not (text and text in seen):
         assert select.select([descriptor], [], [], 120)[0], seen

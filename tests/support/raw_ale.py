@@ -1,4 +1,4 @@
-"""The official Atari environment in a few lines of raw emulator calls: what the Atari backends are compared with."""
+"""The official Atari environment in a few lines of raw emulator calls: the Atari backends must equal it."""
 
 import ale_py
 import cv2
@@ -43,7 +43,7 @@ class RawAtari:
 
     def final_image(self, backend: str, over: bool) -> np.ndarray:
         """What a backend shows of the last step if it ended the episode, by game over or by the time limit."""
-        if backend == "ale":  # the last frame is missing: the previous image, with the third frame where all four ran
+        if backend == "ale":  # the last frame is missing: the previous image, with the third frame if all four ran
             return self._image(self.previous, self.before if self.frames == self.skip else self.previous)
         if over and self.frames <= self.skip - 2:  # EnvPool: the previous image
             return self._image(self.previous, self.previous)

@@ -1,4 +1,4 @@
-"""Recognisable steps for replay tests: every value says which environment and which step it comes from."""
+"""Recognizable steps for replay tests: every value says which environment and which step it comes from."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ EPISODE = 7  # steps
 
 
 def record(i, num_envs=1, shape=(3,), dtype="float32"):
-    """Step i of a stream that every value tells from any other: (step, action)."""
+    """Step i of a stream, different from any other in every value: (step, action)."""
     envs = np.arange(num_envs)
     values = np.random.default_rng(i).integers(0, 256, (num_envs, *shape)).astype(dtype)
     values.reshape(num_envs, -1)[:, 0] = envs

@@ -1,4 +1,4 @@
-"""The scripted environment written a second time, one environment and one number at a time, for Gymnasium."""
+"""A second version of the scripted environment, one environment and one number at a time, for Gymnasium."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""A scripted agent and scripted environments for tests of the training loop; both write down what happens to them."""
+"""A scripted agent and scripted environments for tests of the training loop; both log what happens to them."""
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ def small_config(task="dummy_vector", **overrides) -> Config:
 
 
 class ScriptedEnvs:
-    """Environment i plays episodes of `lengths[i]` steps for ever; every step earns 1 + i; obs[0] counts records."""
+    """Environment i plays episodes of `lengths[i]` steps forever; every step earns 1 + i; obs[0] counts records."""
 
     def __init__(self, lengths, log=None):
         self.lengths, self.num_envs = np.array(lengths), len(lengths)

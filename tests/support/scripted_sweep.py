@@ -1,4 +1,4 @@
-"""Made-up run directories for tests of the report, written by the run's own writers."""
+"""Made-up run directories for tests of the report, from the run's own writers."""
 
 import json
 from pathlib import Path

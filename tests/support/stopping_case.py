@@ -1,4 +1,4 @@
-"""`hdfast train` with one part made slow: python stopping_case.py PART FLAGS... prints "busy" when it is in there."""
+"""`hdfast train` with one slow part: python stopping_case.py PART FLAGS... prints "busy" when it is in there."""
 
 import hashlib
 import os
@@ -43,7 +43,7 @@ def busy(wait):
 
 
 def native(*args, **kwargs) -> None:
-    """Minutes in native code: no signal handler of Python's runs, but other threads do, one of which says "busy"."""
+    """Minutes in native code: no signal handler of Python runs, but other threads do; one says "busy"."""
     clock = time.pthread_getcpuclockid(threading.get_ident())
 
     def tell() -> None:

@@ -1,8 +1,8 @@
-"""A stand-in for CUDA graphs on any device: the ops of one run are written down and run again on the same tensors.
+"""A stand-in for CUDA graphs on any device: it records the ops of one run and runs them again on the same tensors.
 
-Like a graph it replays what was dispatched and no Python: a value that Python computed once stays as it was, and memory
-that the function took anew is the same in every replay. Unlike a graph, recording does run the ops; `record` puts back
-what they changed.
+Like a graph it replays ops and no Python: a value that Python computed once stays as it was, and memory that the
+function allocated is the same in every replay. Unlike a graph, recording does run the ops; `record` restores what they
+changed.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ def tensors(tree) -> list[Tensor]:
 
 
 class Tape(TorchDispatchMode):
-    """Records ops with their very tensors; `replay` runs them again into the tensors they gave the first time."""
+    """Records ops with their tensors; `replay` runs them again into the tensors of the first run."""
 
     def __init__(self):
         super().__init__()
@@ -43,7 +43,7 @@ class Tape(TorchDispatchMode):
         return out
 
     def cut(self, call: Callable) -> None:
-        """`call` was left out of the recording here."""
+        """Leave `call` out of the recording here."""
         self.calls.append((None, call, {}, []))
 
     def keep(self, x: Tensor) -> None:
@@ -70,7 +70,7 @@ class Tape(TorchDispatchMode):
 
 
 def record(function: Callable, inputs: Sequence[Tensor], *, device: torch.device, pool, generators):
-    """Takes the place of hdfast.cuda_graph.record."""
+    """Replaces hdfast.cuda_graph.record."""
     tape, states = Tape(), [g.get_state() for g in generators]
     with cuda_graph.cutting(tape.cut), cuda_graph.watched(device), tape:
         outputs = function(*inputs)

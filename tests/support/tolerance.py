@@ -10,7 +10,7 @@ def worst(got: torch.Tensor, exact: torch.Tensor) -> float:
 def assert_as_accurate(got, eager, exact, *, floor: float = 1e-6, name: str = "") -> None:
     """The tolerance rule: error against float64 at most twice that of plain PyTorch in the same dtype, plus a floor.
 
-    The floor is relative to the largest exact value: for rounding of results where PyTorch happens to be exact.
+    The floor is relative to the largest exact value: for rounding of results if PyTorch happens to be exact.
     """
     assert got.shape == exact.shape and got.dtype == eager.dtype, f"{name}: {got.shape} {got.dtype}"
     if not got.numel():

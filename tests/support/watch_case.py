@@ -1,4 +1,4 @@
-"""Folders as runs leave them, for what reads them."""
+"""Folders as runs leave them, for their readers."""
 
 import json
 import os
