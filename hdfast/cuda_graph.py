@@ -90,7 +90,7 @@ class _HostCalls(TorchFunctionMode):
 
 @contextmanager
 def watched(device: torch.device) -> Iterator[Watch]:
-    """The region inside may only do what a CUDA graph can hold; RunError names the op that does not."""
+    """Refuse inside the block what no CUDA graph can hold; RunError names the op."""
     watch = Watch(device)
     with _HostCalls(watch), watch:
         yield watch

@@ -122,7 +122,7 @@ def set_precision(name: str, device: torch.device) -> str:
 
 
 def multiplies_bf16() -> bool:
-    """Whether this machine's processor multiplies bfloat16 by itself."""
+    """Whether this machine's processor multiplies bfloat16 natively."""
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(_cpu_info("flags", "Features").split()))
 
 

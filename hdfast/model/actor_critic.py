@@ -14,7 +14,7 @@ from hdfast.ops.dense import Features, Stack
 
 @dataclass(frozen=True)
 class ActorLoss:
-    """Actor loss on a trajectory: optimized mean (), then per element (H, N) what it is made of."""
+    """Actor loss on a trajectory: optimized mean (), then its parts per element (H, N)."""
 
     loss: Tensor
     element: Tensor

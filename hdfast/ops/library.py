@@ -37,7 +37,7 @@ def path(namespace: str = NAMESPACE) -> Path:
 
 
 def problem(namespace: str = NAMESPACE) -> str | None:
-    """Why the library cannot be used, or None: then it is loaded."""
+    """Load the library if it is not; why it cannot be used, or None."""
     if namespace in _loaded:
         return None
     file = path(namespace)

@@ -1,4 +1,4 @@
-"""Matrix products with model states, whose one-hot part is gathered, not multiplied."""
+"""Matrix products with model states: kernel rows of the one-hot part are gathered, not multiplied."""
 
 import torch
 from torch import Tensor

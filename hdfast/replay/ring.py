@@ -19,7 +19,7 @@ from torch import Tensor
 from hdfast.errors import RunError
 
 IS_FIRST, IS_LAST, IS_TERMINAL = 1, 2, 4  # bits of a stored flag
-ACTION, REWARD, FLAGS, META = range(4)  # words of a record's meta data and their number; the reward by its bits
+ACTION, REWARD, FLAGS, META = range(4)  # words of a record's metadata and their number; the reward by its bits
 DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
 
 
@@ -61,8 +61,8 @@ class Ring:
             raise RunError(f"the replay of {capacity * num_envs} steps needs {size:.1f} GB of memory, more than "
                            f"{'this machine' if hosted else device} gives. Lower --replay.capacity (--run.steps is "
                            f"enough){'' if hosted else ', or use host memory: --replay.device cpu'}.") from error
-        self.frames = self.obs.flatten(0, 1)  # a batch's; always the same tensor, so a graph never copies it
-        # Per environment: steps so far, evicted ones included; and the number of the first one in this ring.
+        self.frames = self.obs.flatten(0, 1)  # those of every batch: one tensor, which a graph never copies
+        # Per environment: steps so far, evicted ones included; and the number of the first ever in this ring.
         self.steps, self.floor = torch.zeros(2, dtype=torch.int64, device=device).unbind()
         self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._staged: tuple[int, np.ndarray] | None = None

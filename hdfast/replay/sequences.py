@@ -43,7 +43,7 @@ class Replay:
         learner = self.ring.device if learner is None else learner
         self._staging = None if learner.type == self.ring.device.type else Staging(learner, threads)
         self._steps = 0  # per environment, evicted ones included
-        self._floor = 0  # number of the first step in these rings
+        self._floor = 0  # number of the first step ever in these rings
         self._store = None if directory is None else \
             ChunkStore(directory, num_envs, self._shape, obs_dtype, chunk_bytes=chunk_bytes)
 

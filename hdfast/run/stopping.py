@@ -20,7 +20,7 @@ class Stopped(BaseException):
 
 
 class Stopping:
-    """Whether and by what a run was asked to stop, within `seconds` from now on (0: no limit)."""
+    """Requests to stop a run: by a signal, or `seconds` from now (0: no limit)."""
 
     def __init__(self, seconds: float = 0.0):
         self.signal: int | None = None
