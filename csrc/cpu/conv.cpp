@@ -24,9 +24,7 @@
 
 #include "cpu/conv_direct.h"
 #include "cpu/pixels.h"
-#include "cpu/simd.h"
-
-#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed between inlined functions only
+#include "cpu/vec.h"
 
 namespace hd::cpu {
 namespace {
@@ -35,28 +33,6 @@ constexpr int64_t kFewChannels = 8;
 constexpr int64_t kDirectChannels = 16;
 constexpr int64_t kTiles = 64;       // rows of a product of down and up; more would leave the second-level cache
 constexpr int64_t kDeepTiles = 384;  // depth of a product of kernel
-
-void serial(int64_t n, int64_t, const Range& body) { body(0, n); }
-constexpr Pool kSerial{serial, 1};
-
-template <int N>
-struct Lanes {
-  typedef float Vec __attribute__((vector_size(N * 4)));
-  typedef float Loose __attribute__((vector_size(N * 4), aligned(4), may_alias));
-};
-template <>
-struct Lanes<1> {
-  typedef float Vec;
-  typedef float Loose;
-};
-template <int N>
-HD_INLINE typename Lanes<N>::Vec get(const float* p) {
-  return *reinterpret_cast<const typename Lanes<N>::Loose*>(p);
-}
-template <int N>
-HD_INLINE void put(float* p, const typename Lanes<N>::Vec& v) {
-  *reinterpret_cast<typename Lanes<N>::Loose*>(p) = v;
-}
 
 // f.template operator()<width>(channel) over all channels, in vectors of 16, 4 and 1.
 template <class F>
@@ -98,7 +74,7 @@ HD_CLONES void gather_windows(const Tiles& t, const float* x, const float* zeros
           const float* p[9];
           window(z, x, zeros, ty, tx, phase, p);
           channels(z.c, [&]<int W>(int64_t c) __attribute__((always_inline)) {
-            typename Lanes<W>::Vec d[9];
+            Vec<W> d[9];
             for (int k = 0; k < 9; ++k) d[k] = get<W>(p[k] + c);
             for (int k = 0; k < 3; ++k) d[k] -= d[3 + k], d[6 + k] -= d[3 + k];
             for (int k = 0; k < 9; k += 3) d[k] -= d[k + 1], d[k + 2] -= d[k + 1];
@@ -118,7 +94,7 @@ HD_CLONES void scatter_windows(const Tiles& t, const float* u, float* waste, flo
           float* p[9];
           window(z, x, waste, ty, tx, phase, p);
           channels(z.c, [&]<int W>(int64_t c) __attribute__((always_inline)) {
-            typename Lanes<W>::Vec d[9];
+            Vec<W> d[9];
             for (int k = 0; k < 9; ++k) d[k] = get<W>(u + k * t.stride_u + phase * z.c + c);
             for (int k = 0; k < 9; k += 3) d[k + 1] -= d[k] + d[k + 2];
             for (int k = 0; k < 3; ++k) d[3 + k] -= d[k] + d[6 + k];
@@ -147,7 +123,7 @@ HD_CLONES void gather_squares(const Tiles& t, const float* m, float* waste, floa
         float* p[4];
         square(z, y, waste, ty, tx, p);
         channels(z.d, [&]<int W>(int64_t c) __attribute__((always_inline)) {
-          typename Lanes<W>::Vec d[9];
+          Vec<W> d[9];
           for (int k = 0; k < 9; ++k) d[k] = get<W>(m + k * t.stride_m + c);
           for (int k = 0; k < 3; ++k) d[k] += d[3 + k], d[6 + k] += d[3 + k];
           put<W>(p[0] + c, d[0] + d[1]);
@@ -214,6 +190,19 @@ void collect_kernel(const ConvSizes& z, const float* f, float* dkernel) {
       }
 }
 
+// F's 9 matrices, packed as they are (4c, d) or transposed.
+std::vector<Packed> packed_kernel(const Pool& pool, const ConvSizes& z, const float* kernel, bool transposed) {
+  const int64_t rows = 4 * z.c;
+  std::vector<float> f(9 * rows * z.d);
+  spread_kernel(z, kernel, f.data());
+  std::vector<Packed> packed;
+  for (int k = 0; k < 9; ++k) {
+    const Mat one = row_major(&f[k * rows * z.d], z.d);
+    packed.emplace_back(pool, transposed ? one.t() : one, transposed ? z.d : rows, transposed ? rows : z.d, z.operands);
+  }
+  return packed;
+}
+
 // Adds patches (pixels of the small image, 16c), columns in the order k, l, c, where they belong in the big one.
 HD_CLONES void add_patches(const ConvSizes& z, const float* patch, float* x) {
   const int64_t run = 4 * z.c;
@@ -262,26 +251,20 @@ void blocks(const Pool& pool, const ConvSizes& z, int64_t tiles, const F& body) 
 
 // Whether the transforms of down and kernel would cost more than they save.
 bool direct(const ConvSizes& z) { return z.operands == DType::F32 && z.c <= kDirectChannels; }
-int64_t big(const ConvSizes& z) { return 4 * z.h * z.w * z.c; }
-int64_t small(const ConvSizes& z) { return z.h * z.w * z.d; }
 
 }  // namespace
 
 void conv_down(const Pool& pool, const ConvSizes& z, const Pixels& x, const float* kernel, const Pixels& y) {
   if (!small(z)) return;  // no pixel to write, and perhaps no address
   if (direct(z)) return direct_down(pool, z, x, kernel, y);
-  std::vector<float> f(36 * z.c * z.d);
-  spread_kernel(z, kernel, f.data());
-  std::vector<Packed> packed;
-  for (int k = 0; k < 9; ++k)
-    packed.emplace_back(pool, row_major(&f[k * 4 * z.c * z.d], z.d), 4 * z.c, z.d, z.operands);
+  const std::vector<Packed> packed = packed_kernel(pool, z, kernel, false);
   blocks(pool, z, kTiles, [&](int64_t n, const ConvSizes& part) {
     const Tiles t(part);
     const Floats u = floats(9 * t.stride_u), m = floats(9 * t.stride_m);
     std::vector<float> edge(std::max(z.c, z.d));
     gather_windows(t, Read(x, n * big(z), part.images * big(z)), edge.data(), u.get());
     for (int k = 0; k < 9; ++k)
-      gemm(kSerial, t.rows(), row_major(&u[k * t.stride_u], 4 * z.c), packed[k], &m[k * t.stride_m], z.d);
+      gemm(kAlone, t.rows(), row_major(&u[k * t.stride_u], 4 * z.c), packed[k], &m[k * t.stride_m], z.d);
     gather_squares(t, m.get(), edge.data(), Write(y, n * small(z), part.images * small(z)));
   });
 }
@@ -290,25 +273,21 @@ void conv_up(const Pool& pool, const ConvSizes& z, const Pixels& y, const float*
   if (!big(z)) return;
   if (z.c < kFewChannels) {
     const std::vector<float> f = flat_kernel(z, kernel);
-    const Packed packed(pool, row_major(f.data(), z.d).t(), z.d, 16 * z.c, z.operands);
+    const Packed packed(pool, row_major(f, z.d).t(), z.d, 16 * z.c, z.operands);
     return blocks(pool, z, 1, [&](int64_t n, const ConvSizes& one) {
       const Floats patch = floats(one.h * one.w * 16 * z.c);
-      gemm(kSerial, one.h * one.w, row_major(Read(y, n * small(z), small(z)), z.d), packed, patch.get(), 16 * z.c);
+      gemm(kAlone, one.h * one.w, row_major(Read(y, n * small(z), small(z)), z.d), packed, patch.get(), 16 * z.c);
       add_patches(one, patch.get(), Write(x, n * big(z), big(z)));
     });
   }
-  std::vector<float> f(36 * z.c * z.d);
-  spread_kernel(z, kernel, f.data());
-  std::vector<Packed> packed;
-  for (int k = 0; k < 9; ++k)
-    packed.emplace_back(pool, row_major(&f[k * 4 * z.c * z.d], z.d).t(), z.d, 4 * z.c, z.operands);
+  const std::vector<Packed> packed = packed_kernel(pool, z, kernel, true);
   blocks(pool, z, kTiles, [&](int64_t n, const ConvSizes& part) {
     const Tiles t(part);
     const Floats u = floats(9 * t.stride_u), v = floats(9 * t.stride_m);
     std::vector<float> edge(std::max(z.c, z.d));
     scatter_squares(t, Read(y, n * small(z), part.images * small(z)), edge.data(), v.get());
     for (int k = 0; k < 9; ++k)
-      gemm(kSerial, t.rows(), row_major(&v[k * t.stride_m], z.d), packed[k], &u[k * t.stride_u], 4 * z.c);
+      gemm(kAlone, t.rows(), row_major(&v[k * t.stride_m], z.d), packed[k], &u[k * t.stride_u], 4 * z.c);
     scatter_windows(t, u.get(), edge.data(), Write(x, n * big(z), part.images * big(z)));
   });
 }
@@ -334,7 +313,7 @@ void conv_kernel(const Pool& pool, const ConvSizes& z, const Pixels& x, const Pi
     pool.run(9 * halves, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t k = i / halves, row = i % halves * 2 * z.c;
-        gemm(kSerial, 2 * z.c, z.d, images * each, row_major(&u[k * t.stride_u + row], 4 * z.c).t(),
+        gemm(kAlone, 2 * z.c, z.d, images * each, row_major(&u[k * t.stride_u + row], 4 * z.c).t(),
              row_major(&v[k * t.stride_m], z.d), &f[(k * 4 * z.c + row) * z.d], z.d, n > 0, z.operands);
       }
     });

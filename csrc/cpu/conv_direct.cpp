@@ -209,9 +209,6 @@ void over_images(const Pool& pool, int64_t images, const Range& body) {
   pool.threads == 1 ? body(0, images) : pool.run(images, 1, body);
 }
 
-int64_t big(const ConvSizes& z) { return 4 * z.h * z.w * z.c; }
-int64_t small(const ConvSizes& z) { return z.h * z.w * z.d; }
-
 }  // namespace
 
 void direct_down(const Pool& pool, const ConvSizes& z, const Pixels& x, const float* kernel, const Pixels& y) {

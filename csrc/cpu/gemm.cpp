@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "cpu/gemm_kernel.h"
+#include "cpu/scan_rows.h"
 #include "cpu/simd.h"
 
 namespace hd::cpu {
@@ -118,12 +119,8 @@ void block_base(const Block& x) { in_strips(x, {strip<4, 1>, strip<4, 2>, strip<
 
 Kernel fp32_kernel() {
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl"))
-    return {32, kBlockK, false, block_v4, pack_panel};
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    return {16, kBlockK, false, block_v3, pack_panel};
+  if (vector_width() == 16) return {32, kBlockK, false, block_v4, pack_panel};
+  if (vector_width() == 8) return {16, kBlockK, false, block_v3, pack_panel};
 #endif
   return {8, kBlockK, false, block_base, pack_panel};
 }
@@ -188,11 +185,6 @@ void split(const Pool& pool, int64_t width, int64_t m, int64_t n, int64_t k, con
              [&](int64_t p0, int64_t p1) { f(0, m, p0 * width, std::min(p1 * width, n)); });
 }
 
-HD_CLONES void round_rows(int64_t rows, int64_t columns, const float* from, Bf16* to, int64_t ld) {
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < columns; ++j) store(to + i * ld + j, from[i * columns + j]);
-}
-
 }  // namespace
 
 Packed::Packed(const Pool& pool, const Mat& b, int64_t k, int64_t n, DType operands)
@@ -255,7 +247,7 @@ void gemm(const Pool& pool, int64_t m, int64_t n, int64_t k, const Mat& a, const
     const int64_t columns = n1 - n0;
     std::vector<float> sums((i1 - i0) * columns);
     product(kernel, i1 - i0, 0, columns, k, a.at(i0, 0), b.at(0, n0), sums.data(), columns, false, DType::F32);
-    round_rows(i1 - i0, columns, sums.data(), c + i0 * ldc + n0, ldc);
+    for (int64_t i = i0; i < i1; ++i) round_bf16(columns, &sums[(i - i0) * columns], c + i * ldc + n0);
   });
 }
 

@@ -25,6 +25,9 @@ struct Pool {
   int threads;
 };
 
+// The caller's thread alone.
+inline constexpr Pool kAlone{[](int64_t n, int64_t, const Range& body) { body(0, n); }, 1};
+
 struct Bf16;
 
 // Read-only view: element (i, j) stands i * rs + j * cs elements behind p.
@@ -41,6 +44,7 @@ struct Mat {
   const Bf16* bf16() const { return static_cast<const Bf16*>(p); }
 };
 inline Mat row_major(const float* p, int64_t columns) { return {p, columns, 1}; }
+inline Mat row_major(const std::vector<float>& x, int64_t columns) { return row_major(x.data(), columns); }
 inline Mat row_major(const Bf16* p, int64_t columns) { return {p, columns, 1, DType::BF16}; }
 
 struct Kernel;

@@ -155,10 +155,8 @@ void block(const Block& x) {
 const Kernel* bf16_kernel() {
   static const Kernel kernel{kWidth, kBlockK, true, block, pack_panel};
   static const bool here = [] {
-    __builtin_cpu_init();
     const char* refused = std::getenv("HDFAST_NO_BF16");  // empty means unset
-    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && !(refused && *refused);
+    return vector_width() == 16 && __builtin_cpu_supports("avx512bf16") && !(refused && *refused);
   }();
   return here ? &kernel : nullptr;
 }

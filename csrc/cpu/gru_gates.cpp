@@ -16,13 +16,6 @@
 namespace hd::cpu {
 namespace {
 
-HD_CLONES void widen(const Bf16* __restrict x, int64_t n, float* __restrict y) {
-  for (int64_t j = 0; j < n; ++j) y[j] = load(x + j);
-}
-HD_CLONES void narrow(const float* __restrict x, int64_t n, Bf16* __restrict y) {
-  for (int64_t j = 0; j < n; ++j) store(y + j, x[j]);
-}
-
 // `g` is scratch for a row whose gradient is bfloat16. Sums over rows go to `dscale` and `dbias` (of this slice).
 template <class T, class O>
 HD_CLONES void backward(const GruGatesBwdArgs& a, int64_t begin, int64_t end, float* dscale, float* dbias,
@@ -44,7 +37,7 @@ void gru_gates_fwd(const GruGatesFwdArgs& a, int64_t begin, int64_t end) {
   const std::unique_ptr<float[]> scratch(f32 ? nullptr : new float[all]);
   for (int64_t i = begin; i < end; ++i) {
     const float* x = f32 ? static_cast<const float*>(a.x) + i * all : scratch.get();
-    if (!f32) widen(static_cast<const Bf16*>(a.x) + i * all, all, scratch.get());
+    if (!f32) widen_bf16(all, static_cast<const Bf16*>(a.x) + i * all, scratch.get());
     float stats[2];
     float* next = a.next + i * d;
     gates(1, d, x, a.deter + i * d, d, a.scale, a.bias, next, d, stats);
@@ -54,7 +47,7 @@ void gru_gates_fwd(const GruGatesFwdArgs& a, int64_t begin, int64_t end) {
     const int64_t to = i * a.copy_stride;
     if (a.copy_dtype == DType::F32)
       std::memcpy(static_cast<float*>(a.next_copy) + to, next, d * sizeof(float));
-    else narrow(next, d, static_cast<Bf16*>(a.next_copy) + to);
+    else round_bf16(d, next, static_cast<Bf16*>(a.next_copy) + to);
   }
 }
 
@@ -72,14 +65,6 @@ void gru_gates_bwd(const GruGatesBwdArgs& a, int64_t begin, int64_t end) {
   }
 }
 
-void gru_gates_bwd_finish(const GruGatesBwdArgs& a) {
-  const int64_t all = 3 * a.size;
-  std::memset(a.dscale, 0, all * sizeof(float));
-  std::memset(a.dbias, 0, all * sizeof(float));
-  for (int64_t p = 0; p < a.parts; ++p) {
-    column_sums(1, all, a.partial + p * 2 * all, a.dscale);
-    column_sums(1, all, a.partial + p * 2 * all + all, a.dbias);
-  }
-}
+void gru_gates_bwd_finish(const GruGatesBwdArgs& a) { add_parts(a.parts, 3 * a.size, a.partial, a.dscale, a.dbias); }
 
 }  // namespace hd::cpu

@@ -13,6 +13,7 @@
 #include <memory>
 #include <type_traits>
 
+#include "cpu/scan_rows.h"
 #include "cpu/vec.h"
 
 namespace hd::cpu {
@@ -213,10 +214,6 @@ struct Backward {
   }
 };
 
-HD_CLONES void add(float* __restrict sum, const float* __restrict x, int64_t count) {
-  for (int64_t j = 0; j < count; ++j) sum[j] += x[j];
-}
-
 }  // namespace
 
 // At least 64 rows a slice, at most 64 slices: adding up the slices' sums stays small beside the rows.
@@ -240,13 +237,6 @@ void norm_act_bwd(const NormActBwdArgs& a, int64_t begin, int64_t end) {
   }
 }
 
-void norm_act_bwd_finish(const NormActBwdArgs& a) {
-  std::memset(a.dscale, 0, a.cols * sizeof(float));
-  std::memset(a.dbias, 0, a.cols * sizeof(float));
-  for (int64_t p = 0; p < a.parts; ++p) {
-    add(a.dscale, a.partial + p * 2 * a.cols, a.cols);
-    add(a.dbias, a.partial + p * 2 * a.cols + a.cols, a.cols);
-  }
-}
+void norm_act_bwd_finish(const NormActBwdArgs& a) { add_parts(a.parts, a.cols, a.partial, a.dscale, a.dbias); }
 
 }  // namespace hd::cpu

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "cpu/conv.h"
+#include "cpu/scan_rows.h"
 #include "cpu/simd.h"
 
 namespace hd::cpu {
@@ -12,12 +13,9 @@ namespace hd::cpu {
 using Floats = std::unique_ptr<float[]>;
 inline Floats floats(int64_t n) { return std::make_unique_for_overwrite<float[]>(n); }
 
-HD_CLONES static void widen(int64_t n, const Bf16* from, float* to) {
-  for (int64_t i = 0; i < n; ++i) to[i] = load(from + i);
-}
-HD_CLONES static void narrow(int64_t n, const float* from, Bf16* to) {
-  for (int64_t i = 0; i < n; ++i) store(to + i, from[i]);
-}
+// Numbers of one image.
+inline int64_t big(const ConvSizes& z) { return 4 * z.h * z.w * z.c; }
+inline int64_t small(const ConvSizes& z) { return z.h * z.w * z.d; }
 
 // Pixels [begin, begin + n) as floats to read: they themselves, or a wider copy.
 class Read {
@@ -28,7 +26,7 @@ class Read {
       return;
     }
     copy_ = floats(n);
-    widen(n, static_cast<const Bf16*>(x.p) + begin, copy_.get());
+    widen_bf16(n, static_cast<const Bf16*>(x.p) + begin, copy_.get());
     p_ = copy_.get();
   }
   operator const float*() const { return p_; }
@@ -52,7 +50,7 @@ class Write {
   }
   Write(const Write&) = delete;
   ~Write() {
-    if (to_) narrow(n_, p_, to_);
+    if (to_) round_bf16(n_, p_, to_);
   }
   operator float*() const { return p_; }
 

@@ -15,9 +15,6 @@ namespace {
 
 constexpr int64_t kBlockRows = 256;
 
-void serial(int64_t n, int64_t, const Range& body) { body(0, n); }
-constexpr Pool kSerial{serial, 1};
-
 }  // namespace
 
 void imagine(const Pool& pool, const Sizes& z, const Rssm& p, const std::vector<DenseT<const float>>& hidden,
@@ -48,13 +45,13 @@ void imagine(const Pool& pool, const Sizes& z, const Rssm& p, const std::vector<
       auto kept = [&](size_t l) { return x.pre + ((l * x.choices + t) * x.rows + r0) * u; };
       float* to = hidden.empty() ? logit.data() : kept(0);
       if (hidden.empty()) fill_rows(m, a, out.bias, to);
-      gemm(kSerial, m, row_major(deter, d), policy[0], to, wide, hidden.empty());
+      gemm(kAlone, m, row_major(deter, d), policy[0], to, wide, hidden.empty());
       entry_latent.add(m, index, to, wide);
       for (size_t l = 0; l < hidden.size(); ++l) {
         norm_silu(m, u, kept(l), hidden[l].scale, hidden[l].bias, act.data(), u, stats.data());
         const bool last = l + 1 == hidden.size();
         if (last) fill_rows(m, a, out.bias, logit.data());
-        gemm(kSerial, m, row_major(act.data(), u), policy[l + 1], last ? logit.data() : kept(l + 1), last ? a : u,
+        gemm(kAlone, m, row_major(act, u), policy[l + 1], last ? logit.data() : kept(l + 1), last ? a : u,
              last);
       }
       unimix(m, a, logit.data(), z.mix, logit.data());
@@ -68,14 +65,14 @@ void imagine(const Pool& pool, const Sizes& z, const Rssm& p, const std::vector<
       }
       input_latent.add(m, index, pre.data(), u);
       norm_silu(m, u, pre.data(), p.img_in.scale, p.img_in.bias, in.data() + d, d + u, stats.data());
-      gemm(kSerial, m, row_major(in.data(), d + u), gru, pre.data(), 3 * d);
+      gemm(kAlone, m, row_major(in, d + u), gru, pre.data(), 3 * d);
       float* next = x.deter + (n + x.rows) * d;
       gates(m, d, pre.data(), in.data(), d + u, p.gru.scale, p.gru.bias, next, d, stats.data());
-      gemm(kSerial, m, row_major(next, d), img_out, pre.data(), u);
+      gemm(kAlone, m, row_major(next, d), img_out, pre.data(), u);
       norm_silu(m, u, pre.data(), p.img_out.scale, p.img_out.bias, act.data(), u, stats.data());
       float* prior = x.prior ? x.prior + n * latent : logit.data();
       fill_rows(m, latent, p.img_stats.bias, prior);
-      gemm(kSerial, m, row_major(act.data(), u), img_stats, prior, latent, true);
+      gemm(kAlone, m, row_major(act, u), img_stats, prior, latent, true);
       unimix(m * s, k, prior, z.mix, prior);
       sample(m * s, k, prior, x.u + n * s, x.index + (n + x.rows) * s);
     }
@@ -100,7 +97,7 @@ void state_mm(const Pool& pool, const Sizes& z, int64_t rows, int64_t c, const f
     for (; b < e; b += kBlockRows) {
       const int64_t m = std::min(kBlockRows, e - b);
       float* to = type == DType::BF16 ? sums.data() : static_cast<float*>(y) + b * c;
-      gemm(kSerial, m, row_major(deter + b * z.deter, z.deter), dense, to, c);
+      gemm(kAlone, m, row_major(deter + b * z.deter, z.deter), dense, to, c);
       latent.add(m, index + b * z.stoch, to, c);
       if (type == DType::BF16) round_bf16(m * c, to, static_cast<Bf16*>(y) + b * c);
     }

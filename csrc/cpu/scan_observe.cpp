@@ -92,7 +92,7 @@ void observe_scan(const Pool& pool, const Sizes& z, const Rssm& p, const Observe
       keep.start[g] = std::max_element(&logp[g * k], &logp[g * k] + k) - &logp[g * k];
   }
   const Buffer action = masked_action(z, x, rows);
-  gemm(pool, rows, u, z.actions, row_major(action.data(), z.actions), row_major(p.img_in.kernel + latent * u, u),
+  gemm(pool, rows, u, z.actions, row_major(action, z.actions), row_major(p.img_in.kernel + latent * u, u),
        keep.pre_in, u, false, z.operands);
   gemm(pool, rows, u, z.embed, x.embed, row_major(p.obs_out.kernel + d * u, u), keep.pre_obs, u, false, z.operands);
   const Packed gru(pool, row_major(p.gru.kernel, 3 * d), d + u, 3 * d, z.operands);
@@ -106,7 +106,7 @@ void observe_scan(const Pool& pool, const Sizes& z, const Rssm& p, const Observe
       img_in.add(1, prev.index(n + i), keep.pre_in + (n + i) * u, u);
     }
     norm_silu(b, u, keep.pre_in + n * u, p.img_in.scale, p.img_in.bias, in.data() + d, d + u, keep.stat_in + 2 * n);
-    gemm(pool, b, row_major(in.data(), d + u), gru, keep.pre_gru + n * 3 * d, 3 * d);
+    gemm(pool, b, row_major(in, d + u), gru, keep.pre_gru + n * 3 * d, 3 * d);
     gates(b, d, keep.pre_gru + n * 3 * d, in.data(), d + u, p.gru.scale, p.gru.bias, x.deter + n * d, d,
           keep.stat_gru + 2 * n);
     gemm(pool, b, row_major(x.deter + n * d, d), obs_out, keep.pre_obs + n * u, u, true);
@@ -128,7 +128,7 @@ void observe_scan_bwd(const Pool& pool, const Sizes& z, const Rssm& p, const Obs
 
   // A head from `from` (rows, U) hidden units to logits with gradient dlogit: gradients of the affine layer.
   auto affine_bwd = [&](const AffineT<float>& out) {
-    gemm(pool, u, latent, rows, row_major(hidden.data(), u).t(), row_major(dlogit.data(), latent), out.kernel, latent,
+    gemm(pool, u, latent, rows, row_major(hidden, u).t(), row_major(dlogit, latent), out.kernel, latent,
          false, z.operands);
     column_sums(rows, latent, dlogit.data(), out.bias);
   };
@@ -139,13 +139,13 @@ void observe_scan_bwd(const Pool& pool, const Sizes& z, const Rssm& p, const Obs
     });
     norm_silu(rows, u, keep.pre_img, p.img_out.scale, p.img_out.bias, hidden.data(), u, unused.data());
     affine_bwd(g.img_stats);
-    gemm(pool, rows, u, latent, row_major(dlogit.data(), latent), row_major(p.img_stats.kernel, latent).t(),
+    gemm(pool, rows, u, latent, row_major(dlogit, latent), row_major(p.img_stats.kernel, latent).t(),
          dpre.data(), u, false, z.operands);
     norm_silu_bwd(rows, u, dpre.data(), u, keep.pre_img, keep.stat_img, p.img_out.scale, p.img_out.bias, dpre.data(),
                   g.img_out.scale, g.img_out.bias);
-    gemm(pool, d, u, rows, row_major(x.deter, d).t(), row_major(dpre.data(), u), g.img_out.kernel, u, false,
+    gemm(pool, d, u, rows, row_major(x.deter, d).t(), row_major(dpre, u), g.img_out.kernel, u, false,
          z.operands);
-    gemm(pool, rows, d, u, row_major(dpre.data(), u), row_major(p.img_out.kernel, u).t(), ddeter.data(), d, true,
+    gemm(pool, rows, d, u, row_major(dpre, u), row_major(p.img_out.kernel, u).t(), ddeter.data(), d, true,
          z.operands);
   }
 
@@ -186,23 +186,23 @@ void observe_scan_bwd(const Pool& pool, const Sizes& z, const Rssm& p, const Obs
   // Weight gradients over all rows.
   norm_silu(rows, u, keep.pre_obs, p.obs_out.scale, p.obs_out.bias, hidden.data(), u, unused.data());
   affine_bwd(g.obs_stats);
-  gemm(pool, d, u, rows, row_major(x.deter, d).t(), row_major(dpre.data(), u), g.obs_out.kernel, u, false,
+  gemm(pool, d, u, rows, row_major(x.deter, d).t(), row_major(dpre, u), g.obs_out.kernel, u, false,
        z.operands);
-  gemm(pool, z.embed, u, rows, x.embed.t(), row_major(dpre.data(), u), g.obs_out.kernel + d * u, u, false, z.operands);
+  gemm(pool, z.embed, u, rows, x.embed.t(), row_major(dpre, u), g.obs_out.kernel + d * u, u, false, z.operands);
   const Mat embed_t = row_major(p.obs_out.kernel + d * u, u).t();
   if (grad.embed && x.embed.type == DType::BF16)
-    gemm(pool, rows, z.embed, u, row_major(dpre.data(), u), embed_t, static_cast<Bf16*>(grad.embed), z.embed);
+    gemm(pool, rows, z.embed, u, row_major(dpre, u), embed_t, static_cast<Bf16*>(grad.embed), z.embed);
   else if (grad.embed)
-    gemm(pool, rows, z.embed, u, row_major(dpre.data(), u), embed_t, static_cast<float*>(grad.embed), z.embed);
+    gemm(pool, rows, z.embed, u, row_major(dpre, u), embed_t, static_cast<float*>(grad.embed), z.embed);
   norm_silu(rows, u, keep.pre_in, p.img_in.scale, p.img_in.bias, before_deter.data() + d, d + u, unused.data());
-  gemm(pool, d + u, 3 * d, rows, row_major(before_deter.data(), d + u).t(), row_major(dgru.data(), 3 * d),
+  gemm(pool, d + u, 3 * d, rows, row_major(before_deter, d + u).t(), row_major(dgru, 3 * d),
        g.gru.kernel, 3 * d, false, z.operands);
   const Buffer action = masked_action(z, x, rows);
-  gemm(pool, z.actions, u, rows, row_major(action.data(), z.actions).t(), row_major(din.data(), u),
+  gemm(pool, z.actions, u, rows, row_major(action, z.actions).t(), row_major(din, u),
        g.img_in.kernel + latent * u, u, false, z.operands);
   std::vector<int64_t> index(rows * s);
   for (int64_t n = 0; n < rows; ++n) std::copy_n(prev.index(n), s, &index[n * s]);
-  scatter(pool, rows, s, k, index.data(), row_major(din.data(), u), u, g.img_in.kernel);
+  scatter(pool, rows, s, k, index.data(), row_major(din, u), u, g.img_in.kernel);
 }
 
 }  // namespace hd::cpu

@@ -1,4 +1,5 @@
-// Row kernels of the CPU sequence loops: what stands between two matrix products of observe_scan and imagine.
+// Row kernels of the CPU sequence loops: what is computed between two matrix products of observe_scan and imagine. Ops
+// that do the same by themselves use them, too.
 //
 // Conventions: row-major float32, LayerNorm eps 1e-3 inside the root with biased variance, `stats` = (mean, rstd) per
 // row; gradients of scales and biases are added to. Each function touches every operand once: 4 to 7 floats moved per
@@ -34,10 +35,13 @@ void unimix_bwd(int64_t groups, int64_t k, const float* dlogp, const float* dpro
 void one_hot(int64_t groups, int64_t k, const int64_t* index, float* out);
 // out[j] += sum_r x[r, j].
 void column_sums(int64_t rows, int64_t c, const float* x, float* out);
+// dscale and dbias (c) = the sums of partial (parts, 2, c) over its parts.
+void add_parts(int64_t parts, int64_t c, const float* partial, float* dscale, float* dbias);
 // Every row of out (rows, c) becomes `row`.
 void fill_rows(int64_t rows, int64_t c, const float* row, float* out);
 
-// n numbers rounded to bf16.
+// n numbers rounded to bf16, and back.
 void round_bf16(int64_t n, const float* x, Bf16* out);
+void widen_bf16(int64_t n, const Bf16* x, float* out);
 
 }  // namespace hd::cpu

@@ -1,17 +1,26 @@
 // scan_step.cpp -- input of a scan's step and its backward on the CPU; equations in kernels/scan_step.h.
 //
-// The path of CUDA in the CPU's words, for tests and for comparing the two: on the CPU a scan is one call,
-// scan_observe.cpp. One row at a time, so that its passes find it in L1.
+// CUDA's execution on the CPU, for tests and for comparing the two: on the CPU a scan is one call, scan_observe.cpp.
+// One row at a time, so that its passes find it in L1, by the row kernels of scan_rows.h. These compute in float32;
+// what a product reads in bfloat16 is rounded from scratch.
 #include "kernels/scan_step.h"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
+#include <memory>
 
+#include "cpu/scan_rows.h"
 #include "cpu/simd.h"
-#include "kernels/norm_act.h"
 
 namespace hd::cpu {
 namespace {
+
+// Elements [at, at + n) of `to`, which is stored as `type`.
+void put(DType type, void* to, int64_t at, int64_t n, const float* from) {
+  if (type == DType::BF16) return round_bf16(n, from, static_cast<Bf16*>(to) + at);
+  std::memcpy(static_cast<float*>(to) + at, from, n * sizeof(float));
+}
 
 template <class T>
 HD_INLINE void add_row(const void* kernel, int64_t first, int64_t index, int64_t count, int64_t cols,
@@ -23,69 +32,54 @@ HD_INLINE void add_row(const void* kernel, int64_t first, int64_t index, int64_t
 }
 
 template <class T>
-HD_CLONES void forward(const ScanInputFwdArgs& a, int64_t begin, int64_t end) {
-  for (int64_t row = begin; row < end; ++row) {
-    const bool reset = a.reset && a.reset[row];
-    const int64_t* index = reset || !a.index ? a.start_index : a.index + row * a.groups;
-    float* __restrict x = a.pre + row * a.cols;
-    if (!a.accumulate) std::memset(x, 0, a.cols * sizeof(float));
-    if (a.action) add_row<T>(a.action_kernel, 0, a.action[row], a.actions, a.cols, x);
-    for (int64_t g = 0; index && g < a.groups; ++g)
-      add_row<T>(a.kernel, g * a.classes, index[g], a.classes, a.cols, x);
-    float sum = 0.f, squares = 0.f;
-    for (int64_t c = 0; c < a.cols; ++c) sum += x[c];
-    const float mean = sum / float(a.cols);
-    for (int64_t c = 0; c < a.cols; ++c) squares += (x[c] - mean) * (x[c] - mean);
-    const float rstd = 1.f / __builtin_sqrtf(squares / float(a.cols) + NORM_EPS);
-    T* __restrict joint = static_cast<T*>(a.joint) + row * a.stride;
-    for (int64_t c = 0; c < a.cols; ++c)
-      store(joint + a.size + c, fsilu((x[c] - mean) * rstd * a.scale[c] + a.bias[c]));
-    a.mean[row] = mean, a.rstd[row] = rstd;
-    const float* deter = reset || !a.deter ? a.start : a.deter + row * a.size;
-    for (int64_t c = 0; c < a.size; ++c) store(joint + c, deter[c]);
-    if (a.before) std::memcpy(a.before + row * a.size, deter, a.size * sizeof(float));
-  }
+HD_CLONES void gather(const ScanInputFwdArgs& a, int64_t row, const int64_t* index, float* x) {
+  if (a.action) add_row<T>(a.action_kernel, 0, a.action[row], a.actions, a.cols, x);
+  for (int64_t g = 0; index && g < a.groups; ++g) add_row<T>(a.kernel, g * a.classes, index[g], a.classes, a.cols, x);
 }
 
-template <class T>
-HD_CLONES void backward_row(const ScanInputBwdArgs& a, int64_t row, float* __restrict dscale,
-                            float* __restrict dbias) {
-  const bool reset = a.reset && a.reset[row];
-  const float *__restrict dy = a.djoint + row * (a.size + a.cols) + a.size, *__restrict x = a.pre + row * a.cols;
-  const float mean = a.mean[row], rstd = a.rstd[row];
-  float sum = 0.f, dot = 0.f;
-  for (int64_t c = 0; c < a.cols; ++c) {
-    const float xhat = (x[c] - mean) * rstd, z = xhat * a.scale[c] + a.bias[c], s = fsigmoid(z);
-    const float dz = dy[c] * s * (1.f + z * (1.f - s));
-    dscale[c] += dz * xhat, dbias[c] += dz;
-    sum += dz * a.scale[c], dot += dz * a.scale[c] * xhat;
-  }
-  sum /= float(a.cols), dot /= float(a.cols);
-  for (int64_t c = 0; c < a.cols; ++c) {
-    const float xhat = (x[c] - mean) * rstd, z = xhat * a.scale[c] + a.bias[c], s = fsigmoid(z);
-    const float dx = rstd * (dy[c] * s * (1.f + z * (1.f - s)) * a.scale[c] - sum - xhat * dot);
-    store(static_cast<T*>(a.dpre) + row * a.cols + c, dx);
-    if (a.dmasked) store(static_cast<T*>(a.dmasked) + row * a.cols + c, reset ? 0.f : dx);
-  }
-  for (int64_t c = 0; c < a.size; ++c) {
-    const float dh = a.djoint[row * (a.size + a.cols) + c] + a.direct[row * a.size + c];
-    a.dbefore[row * a.size + c] = dh;
-    if (a.carry && !reset) a.carry[row * a.size + c] += dh;
-  }
+HD_CLONES void pass_state(const ScanInputBwdArgs& a, int64_t row, const float* __restrict dh) {
+  const float* __restrict direct = a.direct + row * a.size;
+  float* __restrict dbefore = a.dbefore + row * a.size;
+  for (int64_t c = 0; c < a.size; ++c) dbefore[c] = dh[c] + direct[c];
+  if (a.carry && !(a.reset && a.reset[row])) column_sums(1, a.size, dbefore, a.carry + row * a.size);
 }
 
 }  // namespace
 
 void scan_input_fwd(const ScanInputFwdArgs& a, int64_t begin, int64_t end) {
-  a.dtype == DType::F32 ? forward<float>(a, begin, end) : forward<Bf16>(a, begin, end);
+  const auto y = std::make_unique_for_overwrite<float[]>(a.cols);
+  for (int64_t row = begin; row < end; ++row) {
+    const bool reset = a.reset && a.reset[row];
+    const int64_t* index = reset || !a.index ? a.start_index : a.index + row * a.groups;
+    float* x = a.pre + row * a.cols;
+    if (!a.accumulate) std::memset(x, 0, a.cols * sizeof(float));
+    a.dtype == DType::F32 ? gather<float>(a, row, index, x) : gather<Bf16>(a, row, index, x);
+    float stats[2];
+    norm_silu(1, a.cols, x, a.scale, a.bias, y.get(), a.cols, stats);
+    a.mean[row] = stats[0], a.rstd[row] = stats[1];
+    const float* deter = reset || !a.deter ? a.start : a.deter + row * a.size;
+    put(a.dtype, a.joint, row * a.stride, a.size, deter);
+    put(a.dtype, a.joint, row * a.stride + a.size, a.cols, y.get());
+    if (a.before) put(DType::F32, a.before, row * a.size, a.size, deter);
+  }
 }
 
 void scan_input_bwd(const ScanInputBwdArgs& a, int64_t begin, int64_t end) {
+  const auto dx = std::make_unique_for_overwrite<float[]>(a.cols);
   for (int64_t p = begin; p < end; ++p) {
     float *dscale = a.partial + p * 2 * a.cols, *dbias = dscale + a.cols;
     std::memset(dscale, 0, 2 * a.cols * sizeof(float));
-    for (int64_t row = p * a.rows / a.parts; row < (p + 1) * a.rows / a.parts; ++row)
-      a.dtype == DType::F32 ? backward_row<float>(a, row, dscale, dbias) : backward_row<Bf16>(a, row, dscale, dbias);
+    for (int64_t row = p * a.rows / a.parts; row < (p + 1) * a.rows / a.parts; ++row) {
+      const float *djoint = a.djoint + row * (a.size + a.cols), stats[2] = {a.mean[row], a.rstd[row]};
+      norm_silu_bwd(1, a.cols, djoint + a.size, a.cols, a.pre + row * a.cols, stats, a.scale, a.bias, dx.get(), dscale,
+                    dbias);
+      put(a.dtype, a.dpre, row * a.cols, a.cols, dx.get());
+      if (a.dmasked) {
+        if (a.reset && a.reset[row]) std::fill_n(dx.get(), a.cols, 0.f);
+        put(a.dtype, a.dmasked, row * a.cols, a.cols, dx.get());
+      }
+      pass_state(a, row, djoint);
+    }
   }
 }
 

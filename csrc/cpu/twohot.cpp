@@ -64,36 +64,31 @@ HD_CLONES void mean_bwd_row(const float* __restrict row, const float* __restrict
     out[k] = slope * fexp(log_prob(row[k], top, log_sum)) * (bins[k] - center);
 }
 
-HD_CLONES void symlog_values(const SymArgs& a, int64_t begin, int64_t end) {
+}  // namespace
+
+HD_CLONES void symlog_fwd(const SymArgs& a, int64_t begin, int64_t end) {
   const float* __restrict x = a.x;
   float* __restrict y = a.y;
   for (int64_t i = begin; i < end; ++i) y[i] = copysign(flog1p(fabs(x[i])), x[i]);
 }
 
-HD_CLONES void symexp_values(const SymArgs& a, int64_t begin, int64_t end) {
+HD_CLONES void symexp_fwd(const SymArgs& a, int64_t begin, int64_t end) {
   const float* __restrict x = a.x;
   float* __restrict y = a.y;
   for (int64_t i = begin; i < end; ++i) y[i] = copysign(fexpm1(fabs(x[i])), x[i]);
 }
 
-HD_CLONES void symexp_slope(const SymArgs& a, int64_t begin, int64_t end) {
-  const float* __restrict x = a.x, * __restrict dy = a.dy;
+HD_CLONES void symexp_bwd(const SymArgs& a, int64_t begin, int64_t end) {
+  const float *__restrict x = a.x, *__restrict dy = a.dy;
   float* __restrict y = a.y;
   for (int64_t i = begin; i < end; ++i) y[i] = select(x[i] == 0.f, 0.f, dy[i] * fexp(fabs(x[i])));
 }
 
-HD_CLONES void symlog_slope(const SymArgs& a, int64_t begin, int64_t end) {
-  const float* __restrict x = a.x, * __restrict dy = a.dy;
+HD_CLONES void symlog_bwd(const SymArgs& a, int64_t begin, int64_t end) {
+  const float *__restrict x = a.x, *__restrict dy = a.dy;
   float* __restrict y = a.y;
   for (int64_t i = begin; i < end; ++i) y[i] = select(x[i] == 0.f, 0.f, dy[i] / (1.f + fabs(x[i])));
 }
-
-}  // namespace
-
-void symlog_fwd(const SymArgs& a, int64_t begin, int64_t end) { symlog_values(a, begin, end); }
-void symexp_fwd(const SymArgs& a, int64_t begin, int64_t end) { symexp_values(a, begin, end); }
-void symlog_bwd(const SymArgs& a, int64_t begin, int64_t end) { symlog_slope(a, begin, end); }
-void symexp_bwd(const SymArgs& a, int64_t begin, int64_t end) { symexp_slope(a, begin, end); }
 
 void twohot_loss_fwd(const TwohotLossArgs& a, int64_t begin, int64_t end) {
   stats_rows(a.logit, a.cols, a.stats, begin, end);

@@ -1,18 +1,10 @@
 // Launchers of actor_loss.
 #include "kernels/actor_loss.cuh"
+#include "kernels/launcher.cuh"
 
 namespace hd {
 
-void launch_actor_loss_fwd(const ActorLossArgs& a, hdStream stream) {
-  if (a.rows == 0) return;
-  HD_LAUNCH(actor_loss_fwd_kernel, unsigned((a.rows + ACTOR_ROWS - 1) / ACTOR_ROWS), ACTOR_THREADS, 0, stream,
-            a);
-}
-
-void launch_actor_loss_bwd(const ActorLossArgs& a, hdStream stream) {
-  if (a.rows == 0) return;
-  HD_LAUNCH(actor_loss_bwd_kernel, unsigned((a.rows + ACTOR_ROWS - 1) / ACTOR_ROWS), ACTOR_THREADS, 0, stream,
-            a);
-}
+HD_LAUNCHER(actor_loss_fwd, ActorLossArgs, actor_loss_fwd_kernel, rows, ACTOR_ROWS, ACTOR_THREADS)
+HD_LAUNCHER(actor_loss_bwd, ActorLossArgs, actor_loss_bwd_kernel, rows, ACTOR_ROWS, ACTOR_THREADS)
 
 }  // namespace hd

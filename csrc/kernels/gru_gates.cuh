@@ -7,10 +7,8 @@
 // through the row kernels, which re-read the row.
 #pragma once
 #include "device/hd_columns.h"
-#include "device/hd_math.h"
-#include "device/hd_reduce.h"
 #include "kernels/gru_gates.h"
-#include "kernels/norm_act.h"  // NORM_EPS
+#include "kernels/layer_norm.cuh"
 #include "kernels/operand.cuh"
 
 namespace hd {
@@ -25,25 +23,19 @@ __global__ void __launch_bounds__(GRU_THREADS) gru_gates_fwd_kernel(GruGatesFwdA
   const int64_t row = blockIdx.x, c = int64_t(threadIdx.x) * GRU_VEC;
   const bool live = c < a.size;
   const T* x = static_cast<const T*>(a.x) + row * 3 * a.size;
-  float v[3][GRU_VEC], sum[1] = {0.f}, squares[1] = {0.f};
-  if (live) {
-#pragma unroll
-    for (int g = 0; g < 3; ++g) {
-      load(x + g * a.size + c, v[g]);
-#pragma unroll
-      for (int j = 0; j < GRU_VEC; ++j) sum[0] += v[g][j];
-    }
-  }
-  block_sums(sum);
-  const float mean = sum[0] / float(3 * a.size);
-  if (live) {
+  float v[3][GRU_VEC], sum = 0.f;
+  const auto each = [&](const auto& f) {
+    if (!live) return;
 #pragma unroll
     for (int g = 0; g < 3; ++g)
 #pragma unroll
-      for (int j = 0; j < GRU_VEC; ++j) squares[0] += (v[g][j] - mean) * (v[g][j] - mean);
-  }
-  block_sums(squares);
-  const float rstd = rsqrtf(squares[0] / float(3 * a.size) + NORM_EPS);
+      for (int j = 0; j < GRU_VEC; ++j) f(v[g][j]);
+  };
+#pragma unroll
+  for (int g = 0; g < 3; ++g)
+    if (live) load(x + g * a.size + c, v[g]);
+  each([&](float one) { sum += one; });
+  const Moments norm = block_moments(sum, 3 * a.size, each);
   if (!live) return;
 #pragma unroll
   for (int g = 0; g < 3; ++g) {
@@ -51,7 +43,7 @@ __global__ void __launch_bounds__(GRU_THREADS) gru_gates_fwd_kernel(GruGatesFwdA
     load(a.scale + g * a.size + c, scale);
     load(a.bias + g * a.size + c, bias);
 #pragma unroll
-    for (int j = 0; j < GRU_VEC; ++j) v[g][j] = (v[g][j] - mean) * rstd * scale[j] + bias[j];
+    for (int j = 0; j < GRU_VEC; ++j) v[g][j] = (v[g][j] - norm.mean) * norm.rstd * scale[j] + bias[j];
   }
   float h[GRU_VEC];
   load(a.deter + row * a.size + c, h);
@@ -60,7 +52,7 @@ __global__ void __launch_bounds__(GRU_THREADS) gru_gates_fwd_kernel(GruGatesFwdA
     h[j] = gru_cell(v[HD_MUTATE(GRU_SWAP, 0, 2)][j], v[1][j], v[HD_MUTATE(GRU_SWAP, 2, 0)][j], h[j]).next;
   store(a.next + row * a.size + c, h);
   if (a.next_copy) store_operand(a.next_copy, row * a.copy_stride + c, a.copy_dtype, h);
-  if (threadIdx.x == 0) a.mean[row] = mean, a.rstd[row] = rstd;
+  if (threadIdx.x == 0) a.mean[row] = norm.mean, a.rstd[row] = norm.rstd;
 }
 
 template <class T>
@@ -130,31 +122,23 @@ __global__ void __launch_bounds__(GRU_THREADS) gru_gates_bwd_kernel(GruGatesBwdA
   }
 }
 
-// ---- any size and alignment: one block per row, element by element
-// ------------------------------------------------------
+// ---- any size and alignment: one block per row, element by element ----
 
 template <class T>
 __global__ void __launch_bounds__(GRU_THREADS) gru_gates_fwd_row_kernel(GruGatesFwdArgs a) {
   const int64_t row = blockIdx.x, all = 3 * a.size;
   const T* x = static_cast<const T*>(a.x) + row * all;
-  float sum[1] = {0.f}, squares[1] = {0.f};
-  for (int64_t c = threadIdx.x; c < all; c += blockDim.x) sum[0] += to_float(x[c]);
-  block_sums(sum);
-  const float mean = sum[0] / float(all);
-  for (int64_t c = threadIdx.x; c < all; c += blockDim.x)
-    squares[0] += (to_float(x[c]) - mean) * (to_float(x[c]) - mean);
-  block_sums(squares);
-  const float rstd = rsqrtf(squares[0] / float(all) + NORM_EPS);
+  const Moments norm = row_moments(x, all);
   for (int64_t c = threadIdx.x; c < a.size; c += blockDim.x) {
     float z[3];
 #pragma unroll
     for (int g = 0; g < 3; ++g)
-      z[g] = (to_float(x[g * a.size + c]) - mean) * rstd * a.scale[g * a.size + c] + a.bias[g * a.size + c];
+      z[g] = (to_float(x[g * a.size + c]) - norm.mean) * norm.rstd * a.scale[g * a.size + c] + a.bias[g * a.size + c];
     const float next = gru_cell(z[0], z[1], z[2], a.deter[row * a.size + c]).next;
     a.next[row * a.size + c] = next;
     if (a.next_copy) store_operand(a.next_copy, row * a.copy_stride + c, a.copy_dtype, next);
   }
-  if (threadIdx.x == 0) a.mean[row] = mean, a.rstd[row] = rstd;
+  if (threadIdx.x == 0) a.mean[row] = norm.mean, a.rstd[row] = norm.rstd;
 }
 
 // What both passes of the backward need of one column: xhat and the gradients behind the LayerNorm.

@@ -12,9 +12,7 @@
 // one order of every sum.
 #pragma once
 #include "device/hd_columns.h"
-#include "device/hd_math.h"
-#include "device/hd_reduce.h"
-#include "kernels/norm_act.h"
+#include "kernels/layer_norm.cuh"
 
 namespace hd {
 
@@ -111,7 +109,7 @@ __global__ void __launch_bounds__(NORM_THREADS) norm_act_bwd_kernel(NormActBwdAr
   for (int64_t first = begin; first < end; first += ROWS) {
     const int64_t row = first + slot;
     const bool live = row < end;
-    const float mean = live ? a.mean[row] : 0.f, rstd = live ? a.rstd[row] : 0.f;
+    const Moments norm{live ? a.mean[row] : 0.f, live ? a.rstd[row] : 0.f};
     float xhat[ITER][VEC], grad[ITER][VEC], sum = 0.f, dot = 0.f;
 #pragma unroll
     for (int i = 0; i < ITER; ++i) {
@@ -124,11 +122,10 @@ __global__ void __launch_bounds__(NORM_THREADS) norm_act_bwd_kernel(NormActBwdAr
         load(a.bias + c, bias);
 #pragma unroll
         for (int j = 0; j < VEC; ++j) {
-          xhat[i][j] = (xhat[i][j] - mean) * rstd;
-          const float dz = grad[i][j] * silu_grad(xhat[i][j] * scale[j] + bias[j]);
-          dscale[i][j] += dz * xhat[i][j];
-          dbias[i][j] += dz;
-          grad[i][j] = dz * scale[j];
+          const NormActGrad g = norm_act_grad(xhat[i][j], grad[i][j], norm, scale[j], bias[j]);
+          dscale[i][j] += g.dz * g.xhat;
+          dbias[i][j] += g.dz;
+          xhat[i][j] = g.xhat, grad[i][j] = g.dz * scale[j];
           sum += grad[i][j];
           dot += grad[i][j] * xhat[i][j];
         }
@@ -141,7 +138,7 @@ __global__ void __launch_bounds__(NORM_THREADS) norm_act_bwd_kernel(NormActBwdAr
       const int64_t c = int64_t(i * LANES + lane) * VEC;
       if (live && c < a.cols) {
 #pragma unroll
-        for (int j = 0; j < VEC; ++j) grad[i][j] = rstd * (grad[i][j] - sum - xhat[i][j] * dot);
+        for (int j = 0; j < VEC; ++j) grad[i][j] = norm.rstd * (grad[i][j] - sum - xhat[i][j] * dot);
         store(static_cast<T*>(a.dx) + row * a.cols + c, grad[i]);
       }
     }
@@ -150,25 +147,17 @@ __global__ void __launch_bounds__(NORM_THREADS) norm_act_bwd_kernel(NormActBwdAr
   norm_column_sums<LANES>(dbias, a.partial + (part * 2 + 1) * a.cols, a.cols);
 }
 
-// ---- rows of any length and alignment: one block per row, element by element
-// ----------------------------------------
+// ---- rows of any length and alignment: one block per row, element by element ----
 
 template <class T>
 __global__ void __launch_bounds__(NORM_THREADS) norm_act_fwd_row_kernel(NormActFwdArgs a) {
   const int64_t row = blockIdx.x;
   const T* x = static_cast<const T*>(a.x) + row * a.cols;
   T* y = static_cast<T*>(a.y) + row * a.cols;
-  float sum[1] = {0.f}, squares[1] = {0.f};
-  for (int64_t c = threadIdx.x; c < a.cols; c += blockDim.x) sum[0] += to_float(x[c]);
-  block_sums(sum);
-  const float mean = sum[0] / float(a.cols);
+  const Moments norm = row_moments(x, a.cols);
   for (int64_t c = threadIdx.x; c < a.cols; c += blockDim.x)
-    squares[0] += (to_float(x[c]) - mean) * (to_float(x[c]) - mean);
-  block_sums(squares);
-  const float rstd = rsqrtf(squares[0] / float(a.cols) + NORM_EPS);
-  for (int64_t c = threadIdx.x; c < a.cols; c += blockDim.x)
-    y[c] = from_float<T>(silu((to_float(x[c]) - mean) * rstd * a.scale[c] + a.bias[c]));
-  if (threadIdx.x == 0) a.mean[row] = mean, a.rstd[row] = rstd;
+    y[c] = from_float<T>(silu((to_float(x[c]) - norm.mean) * norm.rstd * a.scale[c] + a.bias[c]));
+  if (threadIdx.x == 0) a.mean[row] = norm.mean, a.rstd[row] = norm.rstd;
 }
 
 // The column partials are read and written in global memory, each element by one thread only.
@@ -180,21 +169,22 @@ __global__ void __launch_bounds__(NORM_THREADS) norm_act_bwd_row_kernel(NormActB
   for (int64_t row = begin; row < end; ++row) {
     const T *x = static_cast<const T*>(a.x) + row * a.cols, *dy = static_cast<const T*>(a.dy) + row * a.cols;
     T* dx = static_cast<T*>(a.dx) + row * a.cols;
-    const float mean = a.mean[row], rstd = a.rstd[row];
+    const Moments norm{a.mean[row], a.rstd[row]};
+    const auto grad = [&](int64_t c) {
+      return norm_act_grad(to_float(x[c]), to_float(dy[c]), norm, a.scale[c], a.bias[c]);
+    };
     float sums[2] = {0.f, 0.f};
     for (int64_t c = threadIdx.x; c < a.cols; c += blockDim.x) {
-      const float xhat = (to_float(x[c]) - mean) * rstd;
-      const float dz = to_float(dy[c]) * silu_grad(xhat * a.scale[c] + a.bias[c]);
-      dscale[c] += dz * xhat;
-      dbias[c] += dz;
-      sums[0] += dz * a.scale[c];
-      sums[1] += dz * a.scale[c] * xhat;
+      const NormActGrad g = grad(c);
+      dscale[c] += g.dz * g.xhat;
+      dbias[c] += g.dz;
+      sums[0] += g.dz * a.scale[c];
+      sums[1] += g.dz * a.scale[c] * g.xhat;
     }
     block_sums(sums);
     for (int64_t c = threadIdx.x; c < a.cols; c += blockDim.x) {
-      const float xhat = (to_float(x[c]) - mean) * rstd;
-      const float dz = to_float(dy[c]) * silu_grad(xhat * a.scale[c] + a.bias[c]);
-      dx[c] = from_float<T>(rstd * (dz * a.scale[c] - (sums[0] + xhat * sums[1]) / float(a.cols)));
+      const NormActGrad g = grad(c);
+      dx[c] = from_float<T>(norm.rstd * (g.dz * a.scale[c] - (sums[0] + g.xhat * sums[1]) / float(a.cols)));
     }
   }
 }

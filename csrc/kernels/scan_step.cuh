@@ -8,10 +8,8 @@
 // A sample that comes first takes a warp a group; the indices reach the gather through shared memory.
 // VEC is 4 where sizes and addresses allow 16-byte accesses, else 1.
 #pragma once
-#include "device/hd_math.h"
-#include "device/hd_reduce.h"
 #include "kernels/latent.cuh"
-#include "kernels/norm_act.h"  // NORM_EPS
+#include "kernels/layer_norm.cuh"
 #include "kernels/scan_step.h"
 
 namespace hd {
@@ -75,7 +73,7 @@ __global__ void __launch_bounds__(SCAN_THREADS) scan_input_fwd_kernel(ScanInputF
     if (HD_MUTATE(SCAN_STRIPS, true, false)) __syncthreads();
   }
   // A thread's own columns from here on.
-  float sum[1] = {0.f}, squares[1] = {0.f};
+  float sum = 0.f;
   for (int64_t v = threadIdx.x; v < vectors; v += blockDim.x) {
     float x[VEC] = {};
     if (a.accumulate) load(a.pre + row * a.cols + v * VEC, x);
@@ -91,18 +89,16 @@ __global__ void __launch_bounds__(SCAN_THREADS) scan_input_fwd_kernel(ScanInputF
     if (!a.accumulate || count > 0 || a.action != nullptr) store(a.pre + row * a.cols + v * VEC, x);
     store(strips + v * VEC, x);
 #pragma unroll
-    for (int j = 0; j < VEC; ++j) sum[0] += x[j];
+    for (int j = 0; j < VEC; ++j) sum += x[j];
   }
-  block_sums(sum);
-  const float mean = sum[0] / float(a.cols);
-  for (int64_t v = threadIdx.x; v < vectors; v += blockDim.x) {
-    float x[VEC];
-    load(strips + v * VEC, x);
+  const Moments norm = block_moments(sum, a.cols, [&](const auto& f) {
+    for (int64_t v = threadIdx.x; v < vectors; v += blockDim.x) {
+      float x[VEC];
+      load(strips + v * VEC, x);
 #pragma unroll
-    for (int j = 0; j < VEC; ++j) squares[0] += (x[j] - mean) * (x[j] - mean);
-  }
-  block_sums(squares);
-  const float rstd = rsqrtf(squares[0] / float(a.cols) + NORM_EPS);
+      for (int j = 0; j < VEC; ++j) f(x[j]);
+    }
+  });
   T* joint = static_cast<T*>(a.joint) + row * a.stride;
   for (int64_t v = threadIdx.x; v < vectors; v += blockDim.x) {
     float x[VEC], scale[VEC], bias[VEC];
@@ -110,10 +106,10 @@ __global__ void __launch_bounds__(SCAN_THREADS) scan_input_fwd_kernel(ScanInputF
     load(a.scale + v * VEC, scale);
     load(a.bias + v * VEC, bias);
 #pragma unroll
-    for (int j = 0; j < VEC; ++j) x[j] = silu((x[j] - mean) * rstd * scale[j] + bias[j]);
+    for (int j = 0; j < VEC; ++j) x[j] = silu((x[j] - norm.mean) * norm.rstd * scale[j] + bias[j]);
     store(joint + a.size + v * VEC, x);
   }
-  if (threadIdx.x == 0) a.mean[row] = mean, a.rstd[row] = rstd;
+  if (threadIdx.x == 0) a.mean[row] = norm.mean, a.rstd[row] = norm.rstd;
   const float* deter = reset || a.deter == nullptr ? a.start : a.deter + row * a.size;
   for (int64_t c = int64_t(threadIdx.x) * VEC; c < a.size; c += blockDim.x * VEC) {
     float h[VEC];
@@ -136,7 +132,7 @@ __global__ void __launch_bounds__(SCAN_THREADS) scan_input_bwd_kernel(ScanInputB
   for (int64_t row = begin; row < end; ++row) {
     const bool reset = a.reset != nullptr && a.reset[row];
     const float *djoint = a.djoint + row * (a.size + a.cols), *pre = a.pre + row * a.cols;
-    const float mean = a.mean[row], rstd = a.rstd[row];
+    const Moments norm{a.mean[row], a.rstd[row]};
     float sums[2] = {0.f, 0.f};
     for (int64_t c = first; c < a.cols; c += step) {
       float x[VEC], g[VEC], scale[VEC], bias[VEC], ds[VEC], db[VEC];
@@ -144,10 +140,10 @@ __global__ void __launch_bounds__(SCAN_THREADS) scan_input_bwd_kernel(ScanInputB
       load(dscale + c, ds), load(dbias + c, db);
 #pragma unroll
       for (int j = 0; j < VEC; ++j) {
-        const float xhat = (x[j] - mean) * rstd, dz = g[j] * silu_grad(xhat * scale[j] + bias[j]);
-        ds[j] += dz * xhat, db[j] += dz;
-        g[j] = dz * scale[j];
-        sums[0] += g[j], sums[1] += g[j] * xhat;
+        const NormActGrad d = norm_act_grad(x[j], g[j], norm, scale[j], bias[j]);
+        ds[j] += d.dz * d.xhat, db[j] += d.dz;
+        g[j] = d.dz * scale[j];
+        sums[0] += g[j], sums[1] += g[j] * d.xhat;
       }
       store(grad + c, g), store(dscale + c, ds), store(dbias + c, db);
     }
@@ -158,7 +154,7 @@ __global__ void __launch_bounds__(SCAN_THREADS) scan_input_bwd_kernel(ScanInputB
       load(pre + c, x), load(grad + c, g);
 #pragma unroll
       for (int j = 0; j < VEC; ++j)
-        g[j] = rstd * (g[j] - HD_MUTATE(SCAN_MEAN_TERM, sums[0], 0.f) - (x[j] - mean) * rstd * sums[1]);
+        g[j] = norm.rstd * (g[j] - HD_MUTATE(SCAN_MEAN_TERM, sums[0], 0.f) - (x[j] - norm.mean) * norm.rstd * sums[1]);
       store(static_cast<T*>(a.dpre) + row * a.cols + c, g);
       if (a.dmasked == nullptr) continue;
 #pragma unroll

@@ -10,6 +10,8 @@
 //     dbefore = dh + direct;  carry += reset ? 0 : dbefore
 // Without a state (size 0) they are norm_act alone: y of any row stride, and no sum over columns at the end,
 // so that a step is one launch; `partial` is summed once, after all steps.
+// ops/scan_step.cpp names the combinations that there are: norm (no state), start (all rows from `start`), next (with
+// reset, after a sample of the latents), gather and act (after a sample of the action).
 //
 // Products read `joint`, `dpre`, `dmasked` and both kernels in `dtype`; all else is float. Bytes moved per row
 // in float32: forward groups * cols of kernel (from L2), cols of pre read and written, size + cols of joint,

@@ -1,6 +1,7 @@
 // gru_gates_test.cpp -- the gru_gates kernels against a double-precision reference under every schedule.
 #include "kernels/gru_gates.h"
 
+#include "layer_norm.h"
 #include "support.h"
 
 using namespace hd;
@@ -8,7 +9,6 @@ using namespace hd::test;
 
 namespace {
 
-using Vec = std::vector<double>;
 double sig(double x) { return 1 / (1 + std::exp(-x)); }
 
 struct Reference {
@@ -20,37 +20,28 @@ struct Reference {
 Reference reference(const Vec& x, const Vec& deter, const Vec& dnext, const Vec& scale, const Vec& bias,
                     size_t rows, size_t size) {
   const size_t all = 3 * size;
-  Reference r{Vec(rows * size), Vec(rows * all), Vec(rows * size), Vec(all), Vec(all)};
+  Reference r{Vec(rows * size), {}, Vec(rows * size), Vec(all), Vec(all)};
   auto cell = [](const double* z, double h) {
     const double u = sig(z[2] - 1);
     return u * std::tanh(sig(z[0]) * z[1]) + (1 - u) * h;
   };
   for (size_t n = 0; n < rows; ++n) {
-    double mean = 0, var = 0, sum = 0, dot = 0;
-    for (size_t c = 0; c < all; ++c) mean += x[n * all + c] / double(all);
-    for (size_t c = 0; c < all; ++c) var += (x[n * all + c] - mean) * (x[n * all + c] - mean) / double(all);
-    const double rstd = 1 / std::sqrt(var + 1e-3);
-    Vec xhat(all), v(all);
-    for (size_t c = 0; c < all; ++c) xhat[c] = (x[n * all + c] - mean) * rstd;
+    const Norm norm = layer_norm(&x[n * all], all);
+    Vec dz(all);
     for (size_t c = 0; c < size; ++c) {
       double z[3];
-      for (size_t g = 0; g < 3; ++g) z[g] = xhat[g * size + c] * scale[g * size + c] + bias[g * size + c];
+      for (size_t g = 0; g < 3; ++g) z[g] = norm.xhat[g * size + c] * scale[g * size + c] + bias[g * size + c];
       const double h = deter[n * size + c], d = dnext[n * size + c], step = 1e-5;
       r.next[n * size + c] = cell(z, h);
       r.ddeter[n * size + c] = d * (cell(z, h + 1) - cell(z, h));
       for (size_t g = 0; g < 3; ++g) {
         double up[3] = {z[0], z[1], z[2]}, down[3] = {z[0], z[1], z[2]};
         up[g] += step, down[g] -= step;
-        const double dz = d * (cell(up, h) - cell(down, h)) / (2 * step);
-        const size_t k = g * size + c;
-        r.dscale[k] += dz * xhat[k];
-        r.dbias[k] += dz;
-        v[k] = dz * scale[k];
-        sum += v[k] / double(all);
-        dot += v[k] * xhat[k] / double(all);
+        dz[g * size + c] = d * (cell(up, h) - cell(down, h)) / (2 * step);
       }
     }
-    for (size_t c = 0; c < all; ++c) r.dx[n * all + c] = rstd * (v[c] - sum - xhat[c] * dot);
+    const Vec dx = layer_norm_backward(norm, dz, scale, r.dscale, r.dbias);
+    r.dx.insert(r.dx.end(), dx.begin(), dx.end());
   }
   return r;
 }

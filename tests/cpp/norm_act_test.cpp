@@ -1,6 +1,7 @@
 // norm_act_test.cpp -- the norm_act kernels against a double-precision reference under every schedule.
 #include "kernels/norm_act.h"
 
+#include "layer_norm.h"
 #include "support.h"
 
 using namespace hd;
@@ -8,34 +9,23 @@ using namespace hd::test;
 
 namespace {
 
-using Vec = std::vector<double>;
 struct Reference {
   Vec y, dx, dscale, dbias;
 };
 
 // The definition of norm_act.h, and its derivative, in double.
-Reference reference(const Vec& x, const Vec& dy, const Vec& scale, const Vec& bias, size_t rows,
-                    size_t cols) {
-  Reference r{Vec(rows * cols), Vec(rows * cols), Vec(cols), Vec(cols)};
+Reference reference(const Vec& x, const Vec& dy, const Vec& scale, const Vec& bias, size_t rows, size_t cols) {
+  Reference r{{}, {}, Vec(cols), Vec(cols)};
   for (size_t n = 0; n < rows; ++n) {
-    double mean = 0, var = 0, sum = 0, dot = 0;
-    for (size_t c = 0; c < cols; ++c) mean += x[n * cols + c] / double(cols);
-    for (size_t c = 0; c < cols; ++c)
-      var += (x[n * cols + c] - mean) * (x[n * cols + c] - mean) / double(cols);
-    const double rstd = 1 / std::sqrt(var + 1e-3);
-    Vec xhat(cols), v(cols);
+    const Norm norm = layer_norm(&x[n * cols], cols);
+    Vec dz(cols);
     for (size_t c = 0; c < cols; ++c) {
-      xhat[c] = (x[n * cols + c] - mean) * rstd;
-      const double z = xhat[c] * scale[c] + bias[c], s = 1 / (1 + std::exp(-z));
-      r.y[n * cols + c] = z * s;
-      const double dz = dy[n * cols + c] * s * (1 + z * (1 - s));
-      r.dscale[c] += dz * xhat[c];
-      r.dbias[c] += dz;
-      v[c] = dz * scale[c];
-      sum += v[c] / double(cols);
-      dot += v[c] * xhat[c] / double(cols);
+      const double z = norm.xhat[c] * scale[c] + bias[c];
+      r.y.push_back(test::silu(z));
+      dz[c] = dy[n * cols + c] * silu_slope(z);
     }
-    for (size_t c = 0; c < cols; ++c) r.dx[n * cols + c] = rstd * (v[c] - sum - xhat[c] * dot);
+    const Vec dx = layer_norm_backward(norm, dz, scale, r.dscale, r.dbias);
+    r.dx.insert(r.dx.end(), dx.begin(), dx.end());
   }
   return r;
 }

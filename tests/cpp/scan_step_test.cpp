@@ -5,6 +5,7 @@
 
 #include <memory>
 
+#include "layer_norm.h"
 #include "support.h"
 
 using namespace hd;
@@ -12,7 +13,6 @@ using namespace hd::test;
 
 namespace {
 
-using Vec = std::vector<double>;
 constexpr size_t GROUPS = 5, CLASSES = 3, ACTIONS = 4;
 
 // Rows, and columns of the input; the state has half as many columns, or none for a LayerNorm alone.
@@ -38,93 +38,94 @@ struct Case {
   }
 };
 
-struct Norm {
-  Vec x, y, xhat;
-  double rstd;
+struct Row {
+  Vec x, y;
+  Norm norm;
 };
 
 // A row before and after its LayerNorm and SiLU; the additions are those of the definition, in its order.
-Norm row_of(const Case& k, size_t row, bool masks, bool gather, bool accumulate) {
-  Norm n{Vec(k.cols), Vec(k.cols), Vec(k.cols), 0};
+Row row_of(const Case& k, size_t row, bool masks, bool gather, bool accumulate) {
+  Row n;
   const bool reset = masks && k.reset[row];
-  double mean = 0, var = 0;
   for (size_t c = 0; c < k.cols; ++c) {
     double x = accumulate ? k.pre[row * k.cols + c] : 0;
     for (size_t g = 0; gather && g < GROUPS; ++g)
       x += k.kernel[(g * CLASSES + size_t(reset ? k.start_index[g] : k.index[row * GROUPS + g])) * k.cols + c];
     if (gather) x += k.action_kernel[size_t(k.action[row]) * k.cols + c];
-    n.x[c] = x, mean += x / double(k.cols);
+    n.x.push_back(x);
   }
-  for (double x : n.x) var += (x - mean) * (x - mean) / double(k.cols);
-  n.rstd = 1 / std::sqrt(var + 1e-3);
-  for (size_t c = 0; c < k.cols; ++c) {
-    n.xhat[c] = (n.x[c] - mean) * n.rstd;
-    const double z = n.xhat[c] * k.scale[c] + k.bias[c];
-    n.y[c] = z / (1 + std::exp(-z));
-  }
+  n.norm = layer_norm(n.x.data(), k.cols);
+  for (size_t c = 0; c < k.cols; ++c) n.y.push_back(test::silu(n.norm.xhat[c] * k.scale[c] + k.bias[c]));
   return n;
 }
+
+// The buffers of a launch. Its arguments, without a sample: `masks` some rows start anew, `gather` latents and actions.
+struct Forward {
+  const Case& k;
+  DType dtype;
+  Buffer kernel, action_kernel, deter, start, scale, bias, pre, before, joint, mean, rstd;
+  Forward(const Case& of, DType type, bool accumulate = true)
+      : k(of), dtype(type), kernel(k.kernel, dtype), action_kernel(k.action_kernel, dtype), deter(k.deter),
+        start(k.start), scale(k.scale), bias(k.bias), pre(accumulate ? k.pre : Vec(k.pre.size(), NAN)),
+        before(k.deter.size()), joint(k.rows * k.stride, dtype), mean(k.rows), rstd(k.rows) {}
+
+  ScanInputFwdArgs args(bool masks, bool gather, bool accumulate = true) {
+    ScanInputFwdArgs a{};
+    a.deter = deter.f32(), a.start = start.f32();
+    if (masks) a.reset = k.reset.get(), a.start_index = k.start_index.data();
+    if (gather) a.index = k.index.data(), a.action = k.action.data();
+    a.kernel = kernel.data(), a.action_kernel = action_kernel.data();
+    a.scale = scale.f32(), a.bias = bias.f32(), a.pre = pre.f32(), a.before = before.f32();
+    a.joint = joint.data(), a.mean = mean.f32(), a.rstd = rstd.f32();
+    a.rows = int64_t(k.rows), a.size = int64_t(k.size), a.cols = int64_t(k.cols), a.stride = int64_t(k.stride);
+    a.groups = GROUPS, a.classes = CLASSES, a.actions = ACTIONS, a.accumulate = accumulate, a.dtype = dtype;
+    return a;
+  }
+  std::vector<std::string> raw() { return {joint.raw(), pre.raw(), before.raw(), mean.raw(), rstd.raw()}; }
+};
 
 struct ScanStep : testing::TestWithParam<std::tuple<Shape, DType>> {};
 
 void check_forward(const Case& k, DType dtype, bool masks, bool gather, bool accumulate) {
   Vec want_pre, want_joint, want_before;
   for (size_t row = 0; row < k.rows; ++row) {
-    const Norm n = row_of(k, row, masks, gather, accumulate);
+    const Row n = row_of(k, row, masks, gather, accumulate);
     want_pre.insert(want_pre.end(), n.x.begin(), n.x.end());
     for (size_t c = 0; c < k.size; ++c)
       want_before.push_back(masks && k.reset[row] ? k.start[c] : k.deter[row * k.size + c]);
     want_joint.insert(want_joint.end(), want_before.end() - int64_t(k.size), want_before.end());
     want_joint.insert(want_joint.end(), n.y.begin(), n.y.end());
   }
-  Buffer kernel(k.kernel, dtype), action_kernel(k.action_kernel, dtype), deter(k.deter), start(k.start),
-      scale(k.scale), bias(k.bias);
   for_each_schedule([&] {
-    Buffer pre(accumulate ? k.pre : Vec(k.pre.size(), NAN)), before(k.deter.size()),
-        joint(k.rows * k.stride, dtype), mean(k.rows), rstd(k.rows);
-    ScanInputFwdArgs a{};
-    a.deter = deter.f32(), a.index = gather ? k.index.data() : nullptr;
-    a.action = gather ? k.action.data() : nullptr;
-    a.reset = masks ? k.reset.get() : nullptr, a.start = start.f32();
-    a.start_index = masks ? k.start_index.data() : nullptr;
-    a.kernel = kernel.data(), a.action_kernel = action_kernel.data();
-    a.scale = scale.f32(), a.bias = bias.f32(), a.pre = pre.f32(), a.before = before.f32();
-    a.joint = joint.data(), a.mean = mean.f32(), a.rstd = rstd.f32();
-    a.rows = int64_t(k.rows), a.size = int64_t(k.size), a.cols = int64_t(k.cols), a.stride = int64_t(k.stride);
-    a.groups = GROUPS, a.classes = CLASSES, a.actions = ACTIONS, a.accumulate = accumulate, a.dtype = dtype;
-    launch_scan_input_fwd(a, nullptr, STREAM);
+    Forward f(k, dtype, accumulate);
+    launch_scan_input_fwd(f.args(masks, gather, accumulate), nullptr, STREAM);
     Vec got;
-    const Vec padded = joint.values();
+    const Vec padded = f.joint.values();
     for (size_t row = 0; row < k.rows; ++row) {
       const auto at = padded.begin() + int64_t(row * k.stride);
       got.insert(got.end(), at, at + int64_t(k.size + k.cols));
       for (size_t c = k.size + k.cols; c < k.stride; ++c) EXPECT_TRUE(std::isnan(at[int64_t(c)])) << "beside a row";
     }
     expect_close(got, want_joint, rounding(dtype, 1e-5), k.size + k.cols, "joint");
-    expect_close(pre.values(), want_pre, 1e-6, k.cols, "pre");
-    expect_close(before.values(), want_before, 0, std::max<size_t>(1, k.size), "before");
-    return std::vector{joint.raw(), pre.raw(), before.raw(), mean.raw(), rstd.raw()};
+    expect_close(f.pre.values(), want_pre, 1e-6, k.cols, "pre");
+    expect_close(f.before.values(), want_before, 0, std::max<size_t>(1, k.size), "before");
+    return f.raw();
   });
 }
 
 void check_backward(const Case& k, DType dtype, bool masks, int64_t parts) {
   Vec dpre, dmasked, dbefore, carry, dscale(k.cols), dbias(k.cols), means, rstds;
   for (size_t row = 0; row < k.rows; ++row) {
-    const Norm n = row_of(k, row, false, false, true);
+    const Row n = row_of(k, row, false, false, true);
     const bool reset = masks && k.reset[row];
-    means.push_back(0), rstds.push_back(n.rstd);
-    for (double x : n.x) means.back() += x / double(k.cols);
-    Vec v(k.cols);
-    double sum = 0, dot = 0;
-    for (size_t c = 0; c < k.cols; ++c) {
-      const double z = n.xhat[c] * k.scale[c] + k.bias[c], s = 1 / (1 + std::exp(-z));
-      const double dz = k.djoint[row * (k.size + k.cols) + k.size + c] * s * (1 + z * (1 - s));
-      dscale[c] += dz * n.xhat[c], dbias[c] += dz, v[c] = dz * k.scale[c];
-      sum += v[c] / double(k.cols), dot += v[c] * n.xhat[c] / double(k.cols);
-    }
-    for (size_t c = 0; c < k.cols; ++c) {
-      dpre.push_back(n.rstd * (v[c] - sum - n.xhat[c] * dot));
-      dmasked.push_back(reset ? 0 : dpre.back());
+    means.push_back(n.norm.mean), rstds.push_back(n.norm.rstd);
+    Vec dz;
+    for (size_t c = 0; c < k.cols; ++c)
+      dz.push_back(k.djoint[row * (k.size + k.cols) + k.size + c] *
+                   silu_slope(n.norm.xhat[c] * k.scale[c] + k.bias[c]));
+    for (double dx : layer_norm_backward(n.norm, dz, k.scale, dscale, dbias)) {
+      dpre.push_back(dx);
+      dmasked.push_back(reset ? 0 : dx);
     }
     for (size_t c = 0; c < k.size; ++c) {
       dbefore.push_back(k.djoint[row * (k.size + k.cols) + c] + k.direct[row * k.size + c]);
@@ -213,20 +214,12 @@ struct Sample {
 
 // The step goes on from its sample as from the same indices given: the same bits.
 void check_sampled(const Case& k, DType dtype, bool action) {
-  Buffer kernel(k.kernel, dtype), action_kernel(k.action_kernel, dtype), deter(k.deter), start(k.start),
-      scale(k.scale), bias(k.bias);
-  const auto run = [&](int64_t* index, int64_t* chosen, const LatentFwdArgs* sample) {
-    Buffer pre(k.pre), before(k.deter.size()), joint(k.rows * k.stride, dtype), mean(k.rows), rstd(k.rows);
-    ScanInputFwdArgs a{};
-    a.deter = deter.f32(), a.index = index, a.action = chosen, a.accumulate = true, a.dtype = dtype;
-    if (!action) a.reset = k.reset.get(), a.start = start.f32(), a.start_index = k.start_index.data();
-    a.kernel = kernel.data(), a.action_kernel = action_kernel.data();
-    a.scale = scale.f32(), a.bias = bias.f32(), a.pre = pre.f32(), a.before = before.f32();
-    a.joint = joint.data(), a.mean = mean.f32(), a.rstd = rstd.f32();
-    a.rows = int64_t(k.rows), a.size = int64_t(k.size), a.cols = int64_t(k.cols), a.stride = int64_t(k.stride);
-    a.groups = GROUPS, a.classes = CLASSES, a.actions = ACTIONS;
+  const auto run = [&](const int64_t* index, const int64_t* chosen, const LatentFwdArgs* sample) {
+    Forward f(k, dtype);
+    ScanInputFwdArgs a = f.args(!action, false);
+    a.index = index, a.action = chosen;
     launch_scan_input_fwd(a, sample, STREAM);
-    return std::vector{joint.raw(), pre.raw(), before.raw(), mean.raw(), rstd.raw()};
+    return f.raw();
   };
   for_each_schedule([&] {
     Sample s(k.rows, action ? 1 : GROUPS, action ? ACTIONS : CLASSES, dtype);
@@ -261,38 +254,29 @@ INSTANTIATE_TEST_SUITE_P(Shapes, ScanStep,
 TEST(ScanStepEdges, AnIndexOutOfRangeMakesItsRowNan) {
   Case k({3, 8}, DType::F32, true);
   k.index[GROUPS] = int64_t(CLASSES), k.action[2] = -1;
-  Buffer kernel(k.kernel), action_kernel(k.action_kernel), deter(k.deter), scale(k.scale), bias(k.bias), pre(k.pre),
-      joint(3 * 12), mean(3), rstd(3);
+  Forward f(k, DType::F32);
   use(SCHEDULES[0]);
-  ScanInputFwdArgs a{};
-  a.deter = deter.f32(), a.index = k.index.data(), a.action = k.action.data(), a.kernel = kernel.data();
-  a.action_kernel = action_kernel.data(), a.scale = scale.f32(), a.bias = bias.f32(), a.pre = pre.f32();
-  a.joint = joint.data(), a.mean = mean.f32(), a.rstd = rstd.f32();
-  a.rows = 3, a.size = 4, a.cols = 8, a.stride = 12, a.groups = GROUPS, a.classes = CLASSES, a.actions = ACTIONS;
-  launch_scan_input_fwd(a, nullptr, STREAM);
-  const Vec got = joint.values();
-  EXPECT_FALSE(std::isnan(got[4]));
-  EXPECT_TRUE(std::isnan(got[12 + 4]) && std::isnan(got[24 + 4]));
-  EXPECT_FALSE(std::isnan(got[12]) || std::isnan(got[24]));  // the state itself is untouched
+  launch_scan_input_fwd(f.args(false, true), nullptr, STREAM);
+  const Vec got = f.joint.values();
+  const auto lost = [&](size_t row, size_t c) { return std::isnan(got[row * k.stride + c]); };
+  EXPECT_FALSE(lost(0, k.size));
+  EXPECT_TRUE(lost(1, k.size) && lost(2, k.size));
+  EXPECT_FALSE(lost(1, 0) || lost(2, 0));  // the state itself is untouched
 }
 
 TEST(ScanStepEdges, WithoutAStateBeforeTheStartIsTaken) {
   Case k({4, 16}, DType::F32, true);
   for (size_t row = 0; row < 4; ++row) k.reset[row] = true;
-  const Norm want = row_of(k, 2, true, true, true);
-  Buffer kernel(k.kernel), action_kernel(k.action_kernel), start(k.start), scale(k.scale), bias(k.bias), pre(k.pre),
-      joint(4 * 24), before(4 * 8), mean(4), rstd(4);
+  const Row want = row_of(k, 2, true, true, true);
+  Forward f(k, DType::F32);
   use(SCHEDULES[0]);
-  ScanInputFwdArgs a{};
-  a.start = start.f32(), a.start_index = k.start_index.data(), a.action = k.action.data();
-  a.kernel = kernel.data(), a.action_kernel = action_kernel.data(), a.scale = scale.f32(), a.bias = bias.f32();
-  a.pre = pre.f32(), a.before = before.f32(), a.joint = joint.data(), a.mean = mean.f32(), a.rstd = rstd.f32();
-  a.rows = 4, a.size = 8, a.cols = 16, a.stride = 24, a.groups = GROUPS, a.classes = CLASSES, a.actions = ACTIONS;
-  a.accumulate = true;
+  ScanInputFwdArgs a = f.args(false, true);
+  a.deter = nullptr, a.index = nullptr, a.start_index = k.start_index.data();
   launch_scan_input_fwd(a, nullptr, STREAM);
-  const Vec got = joint.values();
-  expect_close(Vec(got.begin() + 56, got.begin() + 72), want.y, 1e-5, 16, "y");
-  EXPECT_EQ(Vec(got.begin() + 48, got.begin() + 56), k.start);
+  const Vec got = f.joint.values();
+  const auto at = got.begin() + int64_t(2 * k.stride), state = at + int64_t(k.size);
+  EXPECT_EQ(Vec(at, state), k.start);
+  expect_close(Vec(state, state + int64_t(k.cols)), want.y, 1e-5, k.cols, "y");
 }
 
 }  // namespace
