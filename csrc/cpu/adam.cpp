@@ -15,8 +15,8 @@ HD_CLONES float sum_of_squares(const float* x, int64_t count) {
   return sum;
 }
 
-HD_CLONES void update(float* __restrict p, const float* __restrict g, float* __restrict m,
-                      float* __restrict v, int64_t count, AdamStep s) {
+HD_CLONES void update(float* __restrict p, const float* __restrict g, float* __restrict m, float* __restrict v,
+                      int64_t count, AdamStep s) {
   for (int64_t i = 0; i < count; ++i) {
     float gi = g[i];
     adam_element(p[i], gi, m[i], v[i], s);

@@ -20,7 +20,7 @@ struct Pixels {
 };
 
 struct ConvSizes {
-  int64_t images, h, w, c, d;  // h, w of the small image; c channels of the big one, d of the small one
+  int64_t images, h, w, c, d;   // h, w of the small image; c channels of the big one, d of the small one
   DType operands = DType::F32;  // of the products; transforms and sums are fp32
 };
 

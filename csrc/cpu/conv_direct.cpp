@@ -120,16 +120,20 @@ struct Tiles {
   void (*deep[13])(const Deep&);
 };
 
-#define HD_TILES(name, isa)                                                                                            \
-  template <int W, int NV, int MR>                                                                                     \
-  isa void name##_flat(const Flat& t) { flat_tile<W, NV, MR>(t); }                                                     \
-  template <int W, int NV, int MR>                                                                                     \
-  isa void name##_deep(const Deep& t) { deep_tile<W, NV, MR>(t); }                                                     \
-  template <int W, int NV, int... I>                                                                                   \
-  constexpr Tiles name(std::integer_sequence<int, I...>) {                                                             \
-    return {W * NV, sizeof...(I), {nullptr, name##_flat<W, NV, I + 1>...}, {nullptr, name##_deep<W, NV, I + 1>...}};   \
-  }                                                                                                                    \
-  template <int W, int NV, int TALLEST>                                                                                \
+#define HD_TILES(name, isa)                                                                                          \
+  template <int W, int NV, int MR>                                                                                   \
+  isa void name##_flat(const Flat& t) {                                                                              \
+    flat_tile<W, NV, MR>(t);                                                                                         \
+  }                                                                                                                  \
+  template <int W, int NV, int MR>                                                                                   \
+  isa void name##_deep(const Deep& t) {                                                                              \
+    deep_tile<W, NV, MR>(t);                                                                                         \
+  }                                                                                                                  \
+  template <int W, int NV, int... I>                                                                                 \
+  constexpr Tiles name(std::integer_sequence<int, I...>) {                                                           \
+    return {W * NV, sizeof...(I), {nullptr, name##_flat<W, NV, I + 1>...}, {nullptr, name##_deep<W, NV, I + 1>...}}; \
+  }                                                                                                                  \
+  template <int W, int NV, int TALLEST>                                                                              \
   constexpr Tiles name##_of = name<W, NV>(std::make_integer_sequence<int, TALLEST>());
 
 // Widest first, each twice as wide as the next.
@@ -190,8 +194,7 @@ void in_tiles(const Tiles& t, int64_t rows, const F& f) {
 // An image with a border of one pixel of zeros, which stays.
 class Bordered {
  public:
-  Bordered(int64_t h, int64_t w, int64_t c)
-      : h_(h), row_(w * c), line_((w + 2) * c), c_(c), pixels_((h + 2) * line_) {}
+  Bordered(int64_t h, int64_t w, int64_t c) : h_(h), row_(w * c), line_((w + 2) * c), c_(c), pixels_((h + 2) * line_) {}
   void fill(const float* image) {
     for (int64_t i = 0; i < h_; ++i)
       std::memcpy(&pixels_[(i + 1) * line_ + c_], image + i * row_, row_ * sizeof(float));
@@ -213,9 +216,8 @@ void over_images(const Pool& pool, int64_t images, const Range& body) {
 
 void direct_down(const Pool& pool, const ConvSizes& z, const Pixels& x, const float* kernel, const Pixels& y) {
   const std::vector<Panel> all = panels(z.d);
-  const std::vector<float> b = packed(all, 16 * z.c, [&](int64_t k, int64_t d) {
-    return kernel[(d * z.c + k % z.c) * 16 + k / z.c];
-  });
+  const std::vector<float> b =
+      packed(all, 16 * z.c, [&](int64_t k, int64_t d) { return kernel[(d * z.c + k % z.c) * 16 + k / z.c]; });
   over_images(pool, z.images, [&](int64_t begin, int64_t end) {
     Bordered image(2 * z.h, 2 * z.w, z.c);
     for (int64_t n = begin; n < end; ++n) {

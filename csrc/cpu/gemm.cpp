@@ -65,10 +65,8 @@ HD_CLONES Mat rounded(const Mat& x, int64_t rows, int64_t columns, float* out) {
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = 0; j < columns; ++j) {
       Bf16 h;
-      if (x.type == DType::BF16)
-        h = x.bf16()[i * x.rs + j * x.cs];
-      else
-        store(&h, x.f32()[i * x.rs + j * x.cs]);
+      if (x.type == DType::BF16) h = x.bf16()[i * x.rs + j * x.cs];
+      else store(&h, x.f32()[i * x.rs + j * x.cs]);
       out[i * columns + j] = load(&h);
     }
   return row_major(out, columns);
@@ -104,9 +102,13 @@ void pack_panel(const Mat& b, int64_t k, int64_t n, int64_t width, uint32_t* wor
 
 #if defined(__x86_64__)
 template <int MR>
-HD_TARGET("arch=x86-64-v4") void strip_v4(const Block& x, int64_t i) { strip<16, MR>(x, i); }
+HD_TARGET("arch=x86-64-v4") void strip_v4(const Block& x, int64_t i) {
+  strip<16, MR>(x, i);
+}
 template <int MR>
-HD_TARGET("arch=x86-64-v3") void strip_v3(const Block& x, int64_t i) { strip<8, MR>(x, i); }
+HD_TARGET("arch=x86-64-v3") void strip_v3(const Block& x, int64_t i) {
+  strip<8, MR>(x, i);
+}
 void block_v4(const Block& x) {
   in_strips(x, {strip_v4<1>, strip_v4<2>, strip_v4<3>, strip_v4<4>, strip_v4<5>, strip_v4<6>, strip_v4<7>, strip_v4<8>,
                 strip_v4<9>, strip_v4<10>, strip_v4<11>, strip_v4<12>, strip_v4<13>, strip_v4<14>});
@@ -178,8 +180,7 @@ template <class F>
 void split(const Pool& pool, int64_t width, int64_t m, int64_t n, int64_t k, const F& f) {
   const int64_t t = pool.threads, panels = (n + width - 1) / width;
   if (t == 1 || m * n * k < kSerial) return f(0, m, 0, n);
-  if (m >= n)
-    pool.run(m, (m + t - 1) / t, [&](int64_t i0, int64_t i1) { f(i0, i1, 0, n); });
+  if (m >= n) pool.run(m, (m + t - 1) / t, [&](int64_t i0, int64_t i1) { f(i0, i1, 0, n); });
   else
     pool.run(panels, (panels + t - 1) / t,
              [&](int64_t p0, int64_t p1) { f(0, m, p0 * width, std::min(p1 * width, n)); });
@@ -195,10 +196,8 @@ Packed::Packed(const Pool& pool, const Mat& b, int64_t k, int64_t n, DType opera
     for (int64_t j = begin; j < end; ++j)
       kernel_->pack(b.at(0, j * width), k_, std::min(width, n_ - j * width), width, data_.data() + j * size_);
   };
-  if (k * n < (1 << 18))
-    body(0, panels());
-  else
-    pool.run(panels(), 1, body);
+  if (k * n < (1 << 18)) body(0, panels());
+  else pool.run(panels(), 1, body);
 }
 
 int64_t Packed::panels() const { return (n_ + kernel_->width - 1) / kernel_->width; }

@@ -33,8 +33,7 @@ HD_BF16_INLINE __m512i both(const Bf16* even, const Bf16* odd, __mmask16 m, __mm
 }
 // n <= 32 values along k as words of two.
 HD_BF16_INLINE __m512i words(const float* p, int64_t n) {
-  return (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(lanes(n - 16), p + 16),
-                                      _mm512_maskz_loadu_ps(lanes(n), p));
+  return (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(lanes(n - 16), p + 16), _mm512_maskz_loadu_ps(lanes(n), p));
 }
 HD_BF16_INLINE __m512i words(const Bf16* p, int64_t n) {
   return _mm512_maskz_loadu_epi16(n >= 32 ? ~0u : (1u << n) - 1, p);

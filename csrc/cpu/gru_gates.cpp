@@ -18,8 +18,7 @@ namespace {
 
 // `g` is scratch for a row whose gradient is bfloat16. Sums over rows go to `dscale` and `dbias` (of this slice).
 template <class T, class O>
-HD_CLONES void backward(const GruGatesBwdArgs& a, int64_t begin, int64_t end, float* dscale, float* dbias,
-                        float* g) {
+HD_CLONES void backward(const GruGatesBwdArgs& a, int64_t begin, int64_t end, float* dscale, float* dbias, float* g) {
   const int64_t d = a.size, all = 3 * d;
   for (int64_t i = begin; i < end; ++i)
     gates_bwd_row(d, static_cast<const T*>(a.x) + i * all, a.mean[i], a.rstd[i], a.deter + i * d, a.dnext + i * d,
@@ -45,8 +44,7 @@ void gru_gates_fwd(const GruGatesFwdArgs& a, int64_t begin, int64_t end) {
     a.rstd[i] = stats[1];
     if (!a.next_copy) continue;
     const int64_t to = i * a.copy_stride;
-    if (a.copy_dtype == DType::F32)
-      std::memcpy(static_cast<float*>(a.next_copy) + to, next, d * sizeof(float));
+    if (a.copy_dtype == DType::F32) std::memcpy(static_cast<float*>(a.next_copy) + to, next, d * sizeof(float));
     else round_bf16(d, next, static_cast<Bf16*>(a.next_copy) + to);
   }
 }

@@ -19,9 +19,8 @@ struct GruRowMeans {
 template <class T>
 HD_INLINE GruRowMeans gates_bwd_front(int64_t d, const T* __restrict x, float mean, float rstd,
                                       const float* __restrict h, const float* __restrict dnext,
-                                      const float* __restrict scale, const float* __restrict bias,
-                                      float* __restrict dh, float* __restrict g, float* __restrict dscale,
-                                      float* __restrict dbias) {
+                                      const float* __restrict scale, const float* __restrict bias, float* __restrict dh,
+                                      float* __restrict g, float* __restrict dscale, float* __restrict dbias) {
   float sum = 0.f, dot = 0.f;
   for (int64_t j = 0; j < d; ++j) {
     const float xr = (load(x + j) - mean) * rstd, xc = (load(x + d + j) - mean) * rstd;
@@ -44,8 +43,8 @@ HD_INLINE GruRowMeans gates_bwd_front(int64_t d, const T* __restrict x, float me
 // dx (3d), dh (d) of one row; dscale, dbias (3d) are added to. `g` is scratch of 3d floats unless O is float.
 template <class T, class O>
 HD_INLINE void gates_bwd_row(int64_t d, const T* x, float mean, float rstd, const float* h, const float* dnext,
-                             const float* scale, const float* bias, O* dx, float* dh, float* dscale,
-                             float* dbias, float* g) {
+                             const float* scale, const float* bias, O* dx, float* dh, float* dscale, float* dbias,
+                             float* g) {
   if constexpr (std::is_same_v<O, float>) g = dx;
   const GruRowMeans m = gates_bwd_front(d, x, mean, rstd, h, dnext, scale, bias, dh, g, dscale, dbias);
   for (int64_t j = 0; j < 3 * d; ++j) store(dx + j, rstd * (g[j] - m.sum - (load(x + j) - mean) * rstd * m.dot));

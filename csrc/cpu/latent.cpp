@@ -43,8 +43,8 @@ HD_INLINE void exp_row(const T* __restrict logp, int64_t k, float* __restrict q)
 
 // dlogit = (1 - mix) s (w - sum s w), the gradient of the logits from w, that of q.
 template <class T>
-HD_INLINE void softmax_backward_row(const float* __restrict s, const float* __restrict w, int64_t k,
-                                    float mix, T* __restrict dlogit) {
+HD_INLINE void softmax_backward_row(const float* __restrict s, const float* __restrict w, int64_t k, float mix,
+                                    T* __restrict dlogit) {
   float dot = 0.f;
   for (int64_t j = 0; j < k; ++j) dot += s[j] * w[j];
   for (int64_t j = 0; j < k; ++j) store(dlogit + j, (1.f - mix) * s[j] * (w[j] - dot));

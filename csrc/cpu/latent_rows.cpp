@@ -30,8 +30,7 @@ HD_CLONES void copy_block(int64_t rows, int64_t n, const float* w, int64_t ldw, 
     if (half)
       for (int64_t j = 0; j < kWords; j += 16)
         for (int64_t l = j; l < j + 16; ++l) out[l] = rounded(row[j + l]) | rounded(row[j + l + 16]) << 16;
-    else
-      std::memcpy(out, row, sizeof(uint32_t) * kWords);
+    else std::memcpy(out, row, sizeof(uint32_t) * kWords);
   }
 }
 
@@ -126,10 +125,8 @@ LatentRows::LatentRows(const Pool& pool, int64_t s, int64_t k, const float* w, i
     for (int64_t b = begin; b < end; ++b)
       copy_block(s * k, std::min(columns, c - b * columns), w + b * columns, c, half_, words_.data() + b * block);
   };
-  if (s * k * c < (1 << 18))
-    body(0, blocks);
-  else
-    pool.run(blocks, 1, body);
+  if (s * k * c < (1 << 18)) body(0, blocks);
+  else pool.run(blocks, 1, body);
 }
 
 void LatentRows::add(int64_t rows, const int64_t* index, float* out, int64_t ldo) const {

@@ -32,9 +32,8 @@ int64_t scratch_floats(int64_t cols) { return std::max(kTogether, kMost * cols) 
 // f(0), f(1), ..., f(ROWS - 1), without a loop: arrays that are indexed so stay in registers.
 template <int ROWS, class F>
 HD_INLINE void unrolled(const F& f) {
-  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
-    (f(I), ...);
-  }(std::make_integer_sequence<int, ROWS>());
+  [&]<int... I>(std::integer_sequence<int, I...>)
+      __attribute__((always_inline)) { (f(I), ...); }(std::make_integer_sequence<int, ROWS>());
 }
 
 // Lane i is the sum of row i, of term(i, j) over its vectors at j: N rows, R of them side by side.
@@ -154,10 +153,8 @@ HD_INLINE void backward_sums(const T* __restrict x, int64_t cols, const float* m
     put<N>(dscale + j, get<N>(dscale + j) + dscales);
   });
   alignas(64) float means[ALL];
-  if constexpr (N > 1)
-    put<N>(means, fold<N>(sums) / float(cols));
-  else
-    means[0] = sums[0][0] / float(cols), means[1] = sums[1][0] / float(cols);
+  if constexpr (N > 1) put<N>(means, fold<N>(sums) / float(cols));
+  else means[0] = sums[0][0] / float(cols), means[1] = sums[1][0] / float(cols);
   std::memcpy(sum, means, R * sizeof(float));
   std::memcpy(dot, means + ALL / 2, R * sizeof(float));
 }

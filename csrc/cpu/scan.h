@@ -33,9 +33,9 @@ struct Sizes {
 // Parameters of the RSSM (T = const float) or their gradients (T = float).
 template <class T>
 struct RssmT {
-  T* initial = nullptr;                      // (D)
-  DenseT<T> img_in, gru, img_out, obs_out;   // (Z + A, U), (D + U, 3D), (D, U), (D + E, U)
-  AffineT<T> img_stats, obs_stats;           // (U, Z)
+  T* initial = nullptr;                     // (D)
+  DenseT<T> img_in, gru, img_out, obs_out;  // (Z + A, U), (D + U, 3D), (D, U), (D + E, U)
+  AffineT<T> img_stats, obs_stats;          // (U, Z)
 };
 using Rssm = RssmT<const float>;
 using RssmGrad = RssmT<float>;
@@ -49,11 +49,11 @@ struct Saved {
 
 struct Observe {
   int64_t length, batch;
-  Mat embed;                        // (N, E)
-  const float *action, *u;          // (N, A), (N, S)
-  const bool* first;                // (N)
-  float *deter, *post, *prior;      // (N, D), (N, Z), (N, Z)
-  int64_t* index;                   // (N, S)
+  Mat embed;                    // (N, E)
+  const float *action, *u;      // (N, A), (N, S)
+  const bool* first;            // (N)
+  float *deter, *post, *prior;  // (N, D), (N, Z), (N, Z)
+  int64_t* index;               // (N, S)
   Saved saved;
 };
 
@@ -69,11 +69,11 @@ void observe_scan_bwd(const Pool& pool, const Sizes& z, const Rssm& p, const Obs
                       const RssmGrad& g);
 
 struct Imagine {
-  int64_t horizon, rows, choices;   // H, N; number of sampled actions, H or H + 1
-  const float *u, *u_action;        // (H, N, S), (choices, N)
-  float *deter, *prior;             // (H + 1, N, D) with the starts in place; (H, N, Z) or null
-  int64_t *index, *action;          // (H + 1, N, S) with the starts in place; (choices, N)
-  float* pre;                       // (L, choices, N, U): what the policy's L LayerNorms read
+  int64_t horizon, rows, choices;  // H, N; number of sampled actions, H or H + 1
+  const float *u, *u_action;       // (H, N, S), (choices, N)
+  float *deter, *prior;            // (H + 1, N, D) with the starts in place; (H, N, Z) or null
+  int64_t *index, *action;         // (H + 1, N, S) with the starts in place; (choices, N)
+  float* pre;                      // (L, choices, N, U): what the policy's L LayerNorms read
 };
 
 void imagine(const Pool& pool, const Sizes& z, const Rssm& p, const std::vector<DenseT<const float>>& hidden,

@@ -51,8 +51,7 @@ void imagine(const Pool& pool, const Sizes& z, const Rssm& p, const std::vector<
         norm_silu(m, u, kept(l), hidden[l].scale, hidden[l].bias, act.data(), u, stats.data());
         const bool last = l + 1 == hidden.size();
         if (last) fill_rows(m, a, out.bias, logit.data());
-        gemm(kAlone, m, row_major(act, u), policy[l + 1], last ? logit.data() : kept(l + 1), last ? a : u,
-             last);
+        gemm(kAlone, m, row_major(act, u), policy[l + 1], last ? logit.data() : kept(l + 1), last ? a : u, last);
       }
       unimix(m, a, logit.data(), z.mix, logit.data());
       int64_t* action = x.action + n;

@@ -33,13 +33,12 @@ void over_rows(const Pool& pool, int64_t rows, int64_t width, const F& f) {
 }
 
 // Log-probabilities of the latent after an affine layer: hidden (rows, U) -> logp (rows, Z).
-void stats_head(const Pool& pool, const Sizes& z, int64_t rows, const float* hidden, const Packed& w,
-                const float* bias, float* logp) {
+void stats_head(const Pool& pool, const Sizes& z, int64_t rows, const float* hidden, const Packed& w, const float* bias,
+                float* logp) {
   fill_rows(rows, z.latent(), bias, logp);
   gemm(pool, rows, row_major(hidden, z.units), w, logp, z.latent(), true);
-  over_rows(pool, rows * z.stoch, z.classes * 4, [&](int64_t b, int64_t e) {
-    unimix(e - b, z.classes, logp + b * z.classes, z.mix, logp + b * z.classes);
-  });
+  over_rows(pool, rows * z.stoch, z.classes * 4,
+            [&](int64_t b, int64_t e) { unimix(e - b, z.classes, logp + b * z.classes, z.mix, logp + b * z.classes); });
 }
 
 void prior_head(const Pool& pool, const Sizes& z, const Rssm& p, int64_t rows, const float* deter, float* pre,
@@ -88,12 +87,11 @@ void observe_scan(const Pool& pool, const Sizes& z, const Rssm& p, const Observe
   {
     Buffer pre(u), stats(2), logp(latent);
     prior_head(pool, z, p, 1, prev.start.data(), pre.data(), stats.data(), logp.data());
-    for (int64_t g = 0; g < s; ++g)
-      keep.start[g] = std::max_element(&logp[g * k], &logp[g * k] + k) - &logp[g * k];
+    for (int64_t g = 0; g < s; ++g) keep.start[g] = std::max_element(&logp[g * k], &logp[g * k] + k) - &logp[g * k];
   }
   const Buffer action = masked_action(z, x, rows);
-  gemm(pool, rows, u, z.actions, row_major(action, z.actions), row_major(p.img_in.kernel + latent * u, u),
-       keep.pre_in, u, false, z.operands);
+  gemm(pool, rows, u, z.actions, row_major(action, z.actions), row_major(p.img_in.kernel + latent * u, u), keep.pre_in,
+       u, false, z.operands);
   gemm(pool, rows, u, z.embed, x.embed, row_major(p.obs_out.kernel + d * u, u), keep.pre_obs, u, false, z.operands);
   const Packed gru(pool, row_major(p.gru.kernel, 3 * d), d + u, 3 * d, z.operands);
   const Packed obs_out(pool, row_major(p.obs_out.kernel, u), d, u, z.operands);
@@ -128,8 +126,8 @@ void observe_scan_bwd(const Pool& pool, const Sizes& z, const Rssm& p, const Obs
 
   // A head from `from` (rows, U) hidden units to logits with gradient dlogit: gradients of the affine layer.
   auto affine_bwd = [&](const AffineT<float>& out) {
-    gemm(pool, u, latent, rows, row_major(hidden, u).t(), row_major(dlogit, latent), out.kernel, latent,
-         false, z.operands);
+    gemm(pool, u, latent, rows, row_major(hidden, u).t(), row_major(dlogit, latent), out.kernel, latent, false,
+         z.operands);
     column_sums(rows, latent, dlogit.data(), out.bias);
   };
 
@@ -139,21 +137,18 @@ void observe_scan_bwd(const Pool& pool, const Sizes& z, const Rssm& p, const Obs
     });
     norm_silu(rows, u, keep.pre_img, p.img_out.scale, p.img_out.bias, hidden.data(), u, unused.data());
     affine_bwd(g.img_stats);
-    gemm(pool, rows, u, latent, row_major(dlogit, latent), row_major(p.img_stats.kernel, latent).t(),
-         dpre.data(), u, false, z.operands);
+    gemm(pool, rows, u, latent, row_major(dlogit, latent), row_major(p.img_stats.kernel, latent).t(), dpre.data(), u,
+         false, z.operands);
     norm_silu_bwd(rows, u, dpre.data(), u, keep.pre_img, keep.stat_img, p.img_out.scale, p.img_out.bias, dpre.data(),
                   g.img_out.scale, g.img_out.bias);
-    gemm(pool, d, u, rows, row_major(x.deter, d).t(), row_major(dpre, u), g.img_out.kernel, u, false,
-         z.operands);
-    gemm(pool, rows, d, u, row_major(dpre, u), row_major(p.img_out.kernel, u).t(), ddeter.data(), d, true,
-         z.operands);
+    gemm(pool, d, u, rows, row_major(x.deter, d).t(), row_major(dpre, u), g.img_out.kernel, u, false, z.operands);
+    gemm(pool, rows, d, u, row_major(dpre, u), row_major(p.img_out.kernel, u).t(), ddeter.data(), d, true, z.operands);
   }
 
   // The loop: dpre is the gradient of obs_out's pre-activations, din of img_in's, dgru of the gates'.
   Buffer din(rows * u), dgru(rows * 3 * d), dprev(b * (d + u)), dhidden(b * u), direct(b * d), dstoch(b * latent);
   Buffer before_deter(rows * (d + u)), dstart(d);
-  for (int64_t n = 0; n < rows; ++n)
-    std::memcpy(&before_deter[n * (d + u)], prev.deter(n), sizeof(float) * d);
+  for (int64_t n = 0; n < rows; ++n) std::memcpy(&before_deter[n * (d + u)], prev.deter(n), sizeof(float) * d);
   const Packed obs_stats(pool, row_major(p.obs_stats.kernel, latent).t(), latent, u, z.operands);
   const Packed obs_out(pool, row_major(p.obs_out.kernel, u).t(), u, d, z.operands);
   const Packed gru(pool, row_major(p.gru.kernel, 3 * d).t(), 3 * d, d + u, z.operands);
@@ -164,12 +159,12 @@ void observe_scan_bwd(const Pool& pool, const Sizes& z, const Rssm& p, const Obs
     unimix_bwd(b * s, k, grad.post ? grad.post + n * latent : nullptr, dstoch.data(), x.post + n * latent, z.mix,
                dlogit.data() + n * latent);
     gemm(pool, b, row_major(dlogit.data() + n * latent, latent), obs_stats, dhidden.data(), u);
-    norm_silu_bwd(b, u, dhidden.data(), u, keep.pre_obs + n * u, keep.stat_obs + 2 * n, p.obs_out.scale,
-                  p.obs_out.bias, dpre.data() + n * u, g.obs_out.scale, g.obs_out.bias);
+    norm_silu_bwd(b, u, dhidden.data(), u, keep.pre_obs + n * u, keep.stat_obs + 2 * n, p.obs_out.scale, p.obs_out.bias,
+                  dpre.data() + n * u, g.obs_out.scale, g.obs_out.bias);
     gemm(pool, b, row_major(dpre.data() + n * u, u), obs_out, ddeter.data() + n * d, d, true);
     gates_bwd(b, d, ddeter.data() + n * d, keep.pre_gru + n * 3 * d, keep.stat_gru + 2 * n,
-              before_deter.data() + n * (d + u), d + u, p.gru.scale, p.gru.bias, dgru.data() + n * 3 * d,
-              direct.data(), g.gru.scale, g.gru.bias);
+              before_deter.data() + n * (d + u), d + u, p.gru.scale, p.gru.bias, dgru.data() + n * 3 * d, direct.data(),
+              g.gru.scale, g.gru.bias);
     gemm(pool, b, row_major(dgru.data() + n * 3 * d, 3 * d), gru, dprev.data(), d + u);
     norm_silu_bwd(b, u, dprev.data() + d, d + u, keep.pre_in + n * u, keep.stat_in + 2 * n, p.img_in.scale,
                   p.img_in.bias, din.data() + n * u, g.img_in.scale, g.img_in.bias);
@@ -186,8 +181,7 @@ void observe_scan_bwd(const Pool& pool, const Sizes& z, const Rssm& p, const Obs
   // Weight gradients over all rows.
   norm_silu(rows, u, keep.pre_obs, p.obs_out.scale, p.obs_out.bias, hidden.data(), u, unused.data());
   affine_bwd(g.obs_stats);
-  gemm(pool, d, u, rows, row_major(x.deter, d).t(), row_major(dpre, u), g.obs_out.kernel, u, false,
-       z.operands);
+  gemm(pool, d, u, rows, row_major(x.deter, d).t(), row_major(dpre, u), g.obs_out.kernel, u, false, z.operands);
   gemm(pool, z.embed, u, rows, x.embed.t(), row_major(dpre, u), g.obs_out.kernel + d * u, u, false, z.operands);
   const Mat embed_t = row_major(p.obs_out.kernel + d * u, u).t();
   if (grad.embed && x.embed.type == DType::BF16)
@@ -195,11 +189,11 @@ void observe_scan_bwd(const Pool& pool, const Sizes& z, const Rssm& p, const Obs
   else if (grad.embed)
     gemm(pool, rows, z.embed, u, row_major(dpre, u), embed_t, static_cast<float*>(grad.embed), z.embed);
   norm_silu(rows, u, keep.pre_in, p.img_in.scale, p.img_in.bias, before_deter.data() + d, d + u, unused.data());
-  gemm(pool, d + u, 3 * d, rows, row_major(before_deter, d + u).t(), row_major(dgru, 3 * d),
-       g.gru.kernel, 3 * d, false, z.operands);
+  gemm(pool, d + u, 3 * d, rows, row_major(before_deter, d + u).t(), row_major(dgru, 3 * d), g.gru.kernel, 3 * d, false,
+       z.operands);
   const Buffer action = masked_action(z, x, rows);
-  gemm(pool, z.actions, u, rows, row_major(action, z.actions).t(), row_major(din, u),
-       g.img_in.kernel + latent * u, u, false, z.operands);
+  gemm(pool, z.actions, u, rows, row_major(action, z.actions).t(), row_major(din, u), g.img_in.kernel + latent * u, u,
+       false, z.operands);
   std::vector<int64_t> index(rows * s);
   for (int64_t n = 0; n < rows; ++n) std::copy_n(prev.index(n), s, &index[n * s]);
   scatter(pool, rows, s, k, index.data(), row_major(din, u), u, g.img_in.kernel);

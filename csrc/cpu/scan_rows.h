@@ -19,8 +19,8 @@ void norm_silu(int64_t rows, int64_t c, const float* x, const float* scale, cons
 void norm_silu_bwd(int64_t rows, int64_t c, const float* dy, int64_t ldy, const float* x, const float* stats,
                    const float* scale, const float* bias, float* dx, float* dscale, float* dbias);
 // h' = u tanh(sig(r) c) + (1 - u) h, (r, c, u - 1) from LN(x) jointly over 3d; h rows ldh apart, out rows ldo apart.
-void gates(int64_t rows, int64_t d, const float* x, const float* h, int64_t ldh, const float* scale,
-           const float* bias, float* out, int64_t ldo, float* stats);
+void gates(int64_t rows, int64_t d, const float* x, const float* h, int64_t ldh, const float* scale, const float* bias,
+           float* out, int64_t ldo, float* stats);
 // dx (rows, 3d) and the direct part of dh (rows, d) from dout (rows, d).
 void gates_bwd(int64_t rows, int64_t d, const float* dout, const float* x, const float* stats, const float* h,
                int64_t ldh, const float* scale, const float* bias, float* dx, float* dh, float* dscale, float* dbias);

@@ -57,11 +57,10 @@ HD_CLONES void center_rows(const TwohotMeanArgs& a, int64_t begin, int64_t end) 
   }
 }
 
-HD_CLONES void mean_bwd_row(const float* __restrict row, const float* __restrict bins, int64_t cols,
-                            const float* stats, float center, float slope, float* __restrict out) {
+HD_CLONES void mean_bwd_row(const float* __restrict row, const float* __restrict bins, int64_t cols, const float* stats,
+                            float center, float slope, float* __restrict out) {
   const float top = stats[0], log_sum = stats[1];
-  for (int64_t k = 0; k < cols; ++k)
-    out[k] = slope * fexp(log_prob(row[k], top, log_sum)) * (bins[k] - center);
+  for (int64_t k = 0; k < cols; ++k) out[k] = slope * fexp(log_prob(row[k], top, log_sum)) * (bins[k] - center);
 }
 
 }  // namespace
@@ -79,13 +78,13 @@ HD_CLONES void symexp_fwd(const SymArgs& a, int64_t begin, int64_t end) {
 }
 
 HD_CLONES void symexp_bwd(const SymArgs& a, int64_t begin, int64_t end) {
-  const float *__restrict x = a.x, *__restrict dy = a.dy;
+  const float* __restrict x = a.x, * __restrict dy = a.dy;
   float* __restrict y = a.y;
   for (int64_t i = begin; i < end; ++i) y[i] = select(x[i] == 0.f, 0.f, dy[i] * fexp(fabs(x[i])));
 }
 
 HD_CLONES void symlog_bwd(const SymArgs& a, int64_t begin, int64_t end) {
-  const float *__restrict x = a.x, *__restrict dy = a.dy;
+  const float* __restrict x = a.x, * __restrict dy = a.dy;
   float* __restrict y = a.y;
   for (int64_t i = begin; i < end; ++i) y[i] = select(x[i] == 0.f, 0.f, dy[i] / (1.f + fabs(x[i])));
 }
@@ -97,8 +96,8 @@ void twohot_loss_fwd(const TwohotLossArgs& a, int64_t begin, int64_t end) {
       const float* row = a.logit + n * a.cols;
       const BinPair p = bin_pair(symlog(a.target[m * a.rows + n]), a.bins, a.cols);
       const float top = a.stats[2 * n], log_sum = a.stats[2 * n + 1];
-      a.loss[m * a.rows + n] = -((1.f - p.weight) * log_prob(row[p.below], top, log_sum) +
-                                 p.weight * log_prob(row[p.above], top, log_sum));
+      a.loss[m * a.rows + n] =
+          -((1.f - p.weight) * log_prob(row[p.below], top, log_sum) + p.weight * log_prob(row[p.above], top, log_sum));
     }
   }
 }

@@ -54,8 +54,7 @@ HD_INLINE void put(Bf16* p, const Vec<N>& x) {
   using Words = typename Lanes<N>::Words;
   const Words b = std::bit_cast<Words>(x), rounded = (b + 0x7fffu + ((b >> 16) & 1u)) >> 16;
   const Words bits = (b & 0x7fffffffu) > 0x7f800000u ? Words{} + 0x7fffu : rounded;
-  *reinterpret_cast<typename Lanes<N>::LooseHalves*>(p) =
-      __builtin_convertvector(bits, typename Lanes<N>::Halves);
+  *reinterpret_cast<typename Lanes<N>::LooseHalves*>(p) = __builtin_convertvector(bits, typename Lanes<N>::Halves);
 }
 
 // x without its first `count` lanes.
@@ -98,10 +97,8 @@ HD_INLINE Vec<N> fold(Vec<N>* v) {
   } else {
 #pragma GCC unroll 8
     for (int i = 0; i < N / S / 2; ++i) {
-      if constexpr (S == 1)
-        v[i] = fold_single<N>(v[2 * i], v[2 * i + 1], std::make_integer_sequence<int, N>());
-      else
-        v[i] = fold_pairs<N, S / 2>(v[2 * i], v[2 * i + 1], std::make_integer_sequence<int, N / 2>());
+      if constexpr (S == 1) v[i] = fold_single<N>(v[2 * i], v[2 * i + 1], std::make_integer_sequence<int, N>());
+      else v[i] = fold_pairs<N, S / 2>(v[2 * i], v[2 * i + 1], std::make_integer_sequence<int, N / 2>());
     }
     return fold<N, 2 * S>(v);
   }
@@ -109,12 +106,18 @@ HD_INLINE Vec<N> fold(Vec<N>* v) {
 
 #if defined(__x86_64__)
 template <class Kernel, class... Args>
-HD_TARGET("arch=x86-64-v4") void vectors_v4(const Args&... args) { Kernel::template run<16>(args...); }
+HD_TARGET("arch=x86-64-v4") void vectors_v4(const Args&... args) {
+  Kernel::template run<16>(args...);
+}
 template <class Kernel, class... Args>
-HD_TARGET("arch=x86-64-v3") void vectors_v3(const Args&... args) { Kernel::template run<8>(args...); }
+HD_TARGET("arch=x86-64-v3") void vectors_v3(const Args&... args) {
+  Kernel::template run<8>(args...);
+}
 #endif
 template <class Kernel, class... Args>
-void vectors_base(const Args&... args) { Kernel::template run<4>(args...); }
+void vectors_base(const Args&... args) {
+  Kernel::template run<4>(args...);
+}
 
 // Floats of the processor's widest vectors that the kernels are compiled for.
 inline int vector_width() {
@@ -124,8 +127,8 @@ inline int vector_width() {
     const bool v4 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                     __builtin_cpu_supports("avx512vl");
-    const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+    const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+                    __builtin_cpu_supports("bmi2");
     return v3 && v4 ? 16 : v3 ? 8 : 4;
   }();
   return width;

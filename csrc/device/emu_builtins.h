@@ -29,8 +29,7 @@ inline void hd_spin_pause() { hd::emu::spin_pause(); }
 #define HD_EMU_FIRST(a, ...) a
 #define HD_EMU_MASK(...) HD_EMU_FIRST(__VA_ARGS__ __VA_OPT__(, ) 0xffffffffu)
 #define HD_EMU_WIDTH(...) HD_EMU_FIRST(__VA_ARGS__ __VA_OPT__(, ) 32)
-#define HD_EMU_SHUFFLE(mask, value, source) \
-  ::hd::emu::shuffle(mask, value, ::hd::emu::source, __FILE__, __LINE__)
+#define HD_EMU_SHUFFLE(mask, value, source) ::hd::emu::shuffle(mask, value, ::hd::emu::source, __FILE__, __LINE__)
 #define __syncwarp(...) ::hd::emu::sync_warp(HD_EMU_MASK(__VA_ARGS__), __FILE__, __LINE__)
 #define __shfl_sync(m, v, s, ...) HD_EMU_SHUFFLE(m, v, source_index(s, HD_EMU_WIDTH(__VA_ARGS__)))
 #define __shfl_xor_sync(m, v, s, ...) HD_EMU_SHUFFLE(m, v, source_xor(s, HD_EMU_WIDTH(__VA_ARGS__)))

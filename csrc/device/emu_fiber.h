@@ -148,17 +148,15 @@ struct Quiet {  // accesses in this scope are the engine's own, not the kernel's
 // ---------------------------------------------------------------------------------------------------
 
 // Saves the callee-saved registers on the current stack and continues on another (System V x86-64).
-__attribute__((naked, noinline, no_sanitize("address", "thread", "undefined"))) inline void swap_stacks(
-    void** /*from*/, void* /*to*/) {
-  asm volatile(
-      "pushq %rbp; pushq %rbx; pushq %r12; pushq %r13; pushq %r14; pushq %r15\n"
-      "movq %rsp,(%rdi); movq %rsi,%rsp\n"
-      "popq %r15; popq %r14; popq %r13; popq %r12; popq %rbx; popq %rbp; ret\n");
+__attribute__((naked, noinline, no_sanitize("address", "thread", "undefined"))) inline void swap_stacks(void** /*from*/,
+                                                                                                        void* /*to*/) {
+  asm volatile("pushq %rbp; pushq %rbx; pushq %r12; pushq %r13; pushq %r14; pushq %r15\n"
+               "movq %rsp,(%rdi); movq %rsi,%rsp\n"
+               "popq %r15; popq %r14; popq %r13; popq %r12; popq %rbx; popq %rbp; ret\n");
 }
 
-inline void switch_stack(void** from, [[maybe_unused]] void** fake, void* to,
-                         [[maybe_unused]] const void* bottom, [[maybe_unused]] size_t bytes,
-                         [[maybe_unused]] void* tsan) {
+inline void switch_stack(void** from, [[maybe_unused]] void** fake, void* to, [[maybe_unused]] const void* bottom,
+                         [[maybe_unused]] size_t bytes, [[maybe_unused]] void* tsan) {
 #ifdef HD_EMU_ASAN
   __sanitizer_start_switch_fiber(fake, bottom, bytes);
 #endif
@@ -207,8 +205,7 @@ inline int first_ready(unsigned from, unsigned end) {
 inline Fiber* pick(bool yielding) {
   int s = -1;
   bool onward = !engine->greedy || yielding;
-  if (onward && engine->cursor + 1 < engine->fibers_used)
-    s = first_ready(engine->cursor + 1, engine->fibers_used);
+  if (onward && engine->cursor + 1 < engine->fibers_used) s = first_ready(engine->cursor + 1, engine->fibers_used);
   if (s < 0) s = first_ready(0, engine->fibers_used);
   if (s < 0) return nullptr;
   engine->cursor = unsigned(s);

@@ -56,8 +56,7 @@ inline void read_schedule(Engine* e) {
   std::string order = setting("HD_EMU_ORDER", "fwd"), policy = setting("HD_EMU_POLICY", "rr");
   if (order != "fwd" && order != "rev" && order != "rand")
     throw std::runtime_error("HD_EMU_ORDER is " + order + "; fwd, rev or rand");
-  if (policy != "rr" && policy != "greedy")
-    throw std::runtime_error("HD_EMU_POLICY is " + policy + "; rr or greedy");
+  if (policy != "rr" && policy != "greedy") throw std::runtime_error("HD_EMU_POLICY is " + policy + "; rr or greedy");
   e->priority = order == "rev" ? 1 : order == "rand" ? 2 : 0;
   e->greedy = policy == "greedy";
   e->random_state = strtoull(setting("HD_EMU_SEED", "1"), nullptr, 0) * 0x9E3779B97F4A7C15ull | 1;
@@ -75,8 +74,7 @@ inline void set_priorities(Engine* e) {
     for (unsigned w : warp) {
       unsigned begin = filled;
       for (unsigned j = w * 32; j < std::min(n, w * 32 + 32); ++j) e->order[filled++] = j;
-      for (unsigned j = filled; j > begin + 1; --j)
-        std::swap(e->order[j - 1], e->order[begin + e->random(j - begin)]);
+      for (unsigned j = filled; j > begin + 1; --j) std::swap(e->order[j - 1], e->order[begin + e->random(j - begin)]);
     }
   }
   for (unsigned s = 0; s < n; ++s) e->slot[e->order[s]] = s;
@@ -155,8 +153,7 @@ inline void reserve(Engine* e, unsigned resident) {
 #endif
 }
 
-inline void run(dim3 grid, dim3 block, size_t dynamic_bytes, bool cooperative, void (*body)(void*),
-                void* argument) {
+inline void run(dim3 grid, dim3 block, size_t dynamic_bytes, bool cooperative, void (*body)(void*), void* argument) {
   Quiet quiet;
   if (current) throw std::runtime_error("emulator: launch from inside a kernel");
   if (!engine) engine = new Engine;
@@ -166,8 +163,7 @@ inline void run(dim3 grid, dim3 block, size_t dynamic_bytes, bool cooperative, v
   e->error.clear();
   read_schedule(e);
   size_t blocks = size_t(grid.x) * grid.y * grid.z;
-  if (e->threads == 0 || e->threads > 1024 || blocks == 0 || grid.y > 65535 || grid.z > 65535 ||
-      grid.x >= 1u << 31)
+  if (e->threads == 0 || e->threads > 1024 || blocks == 0 || grid.y > 65535 || grid.z > 65535 || grid.x >= 1u << 31)
     throw std::runtime_error("emulator: invalid launch of " + std::to_string(blocks) + " blocks of " +
                              std::to_string(e->threads));
   if (dynamic_bytes > SHARED_BYTES)
@@ -200,8 +196,8 @@ inline void run(dim3 grid, dim3 block, size_t dynamic_bytes, bool cooperative, v
 }
 
 template <class... P, class... A>
-inline void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t dynamic_bytes, hdStream stream,
-                   bool cooperative, A&&... args) {
+inline void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t dynamic_bytes, hdStream stream, bool cooperative,
+                   A&&... args) {
   if (!stream)  // which would break the capture of a graph
     throw std::runtime_error("emulator: launch on the default stream; a launcher uses the one it is given");
   std::tuple<P...> exact(static_cast<P>(args)...);

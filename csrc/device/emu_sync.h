@@ -96,8 +96,7 @@ inline Lanes exchange(uint32_t mask, const T& value, const char* file, int line,
     g->arrived = 0;
     g->generation++;
     Fiber* lane0 = f - me;
-    for (uint32_t rest = expected & ~(1u << me); rest; rest &= rest - 1)
-      make_ready(lane0 + __builtin_ctz(rest));
+    for (uint32_t rest = expected & ~(1u << me); rest; rest &= rest - 1) make_ready(lane0 + __builtin_ctz(rest));
     if (engine->greedy) reschedule();
   } else {
     suspend(f, State::Warp);

@@ -31,14 +31,14 @@ using hdStream = CUstream_st*;
 namespace hd {
 inline void check_launch(cudaError_t error, const char* kernel, const char* file, int line) {
   if (error != cudaSuccess)
-    throw std::runtime_error(std::string("hdfast: launch of ") + kernel + " failed: " +
-                             cudaGetErrorString(error) + " (" + file + ":" + std::to_string(line) + ")");
+    throw std::runtime_error(std::string("hdfast: launch of ") + kernel + " failed: " + cudaGetErrorString(error) +
+                             " (" + file + ":" + std::to_string(line) + ")");
 }
 // Cooperative launch with the kernel's exact parameter types: `args` are converted before their addresses are
 // taken.
 template <class... P, class... A>
-inline cudaError_t launch_cooperative(void (*kernel)(P...), dim3 grid, dim3 block, size_t smem,
-                                      cudaStream_t stream, A... args) {
+inline cudaError_t launch_cooperative(void (*kernel)(P...), dim3 grid, dim3 block, size_t smem, cudaStream_t stream,
+                                      A... args) {
   return [&](P... exact) {
     void* pointers[sizeof...(P) + 1] = {const_cast<void*>(static_cast<const void*>(&exact))...};
     return cudaLaunchCooperativeKernel(reinterpret_cast<void*>(kernel), grid, block, pointers, smem, stream);
@@ -51,9 +51,9 @@ inline cudaError_t launch_cooperative(void (*kernel)(P...), dim3 grid, dim3 bloc
     (kernel)<<<(grid), (block), (smem), (stream)>>>(__VA_ARGS__);        \
     ::hd::check_launch(cudaGetLastError(), #kernel, __FILE__, __LINE__); \
   } while (0)
-#define HD_LAUNCH_COOP(kernel, grid, block, smem, stream, ...)                                          \
-  ::hd::check_launch(::hd::launch_cooperative(kernel, grid, block, smem, stream, __VA_ARGS__), #kernel, \
-                     __FILE__, __LINE__)
+#define HD_LAUNCH_COOP(kernel, grid, block, smem, stream, ...)                                                    \
+  ::hd::check_launch(::hd::launch_cooperative(kernel, grid, block, smem, stream, __VA_ARGS__), #kernel, __FILE__, \
+                     __LINE__)
 
 #ifdef HD_USE_GRID_SYNC  // defined by the files that need it before this include: the header takes a second
                          // to parse

@@ -10,8 +10,8 @@ namespace hd {
 
 constexpr int COLUMN_TILE = 32, COLUMN_STRIPS = 8;
 
-static __global__ void column_sum_kernel(const float* partial, float* out0, float* out1, int64_t split,
-                                         int64_t columns, int blocks) {
+static __global__ void column_sum_kernel(const float* partial, float* out0, float* out1, int64_t split, int64_t columns,
+                                         int blocks) {
   HD_SHARED(float, strips, [COLUMN_STRIPS][COLUMN_TILE]);
   int tx = threadIdx.x % COLUMN_TILE, ty = threadIdx.x / COLUMN_TILE;
   int64_t column = int64_t(blockIdx.x) * COLUMN_TILE + tx;
@@ -32,11 +32,11 @@ static __global__ void column_sum_kernel(const float* partial, float* out0, floa
 }
 
 // out0 gets the sums of the first `split` columns, out1 those of the rest.
-static inline void launch_column_sum(const float* partial, float* out0, float* out1, int64_t split,
-                                     int64_t columns, int blocks, hdStream stream) {
+static inline void launch_column_sum(const float* partial, float* out0, float* out1, int64_t split, int64_t columns,
+                                     int blocks, hdStream stream) {
   if (columns == 0) return;
-  HD_LAUNCH(column_sum_kernel, unsigned(ceil_div(columns, COLUMN_TILE)), COLUMN_TILE * COLUMN_STRIPS, 0,
-            stream, partial, out0, out1, split, columns, blocks);
+  HD_LAUNCH(column_sum_kernel, unsigned(ceil_div(columns, COLUMN_TILE)), COLUMN_TILE * COLUMN_STRIPS, 0, stream,
+            partial, out0, out1, split, columns, blocks);
 }
 
 }  // namespace hd

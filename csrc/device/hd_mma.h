@@ -14,20 +14,17 @@ namespace hd {
 
 __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #ifdef __CUDACC__
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+               "{%0,%1,%2,%3};\n"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
   struct Fragment {
     uint32_t a[4], b[2];
   } mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
   emu::Quiet quiet;
   emu::Lanes lanes = emu::exchange(0xffffffffu, mine, __FILE__, __LINE__);
-  auto half = [](uint32_t word, unsigned k) {
-    return __uint_as_float(k & 1 ? word & 0xffff0000u : word << 16);
-  };
+  auto half = [](uint32_t word, unsigned k) { return __uint_as_float(k & 1 ? word & 0xffff0000u : word << 16); };
   unsigned lane = emu::lane(), group = lane / 4, pair = lane % 4;
   for (unsigned i = 0; i < 4; ++i) {
     unsigned row = group + 8 * (i / 2), column = pair * 2 + i % 2;

@@ -33,15 +33,13 @@ void gather_rows(const uint8_t* ring, int64_t row_bytes, const int64_t* index, i
                  int threads) {
   constexpr int64_t BYTES_PER_THREAD = 1 << 20;
   const int64_t useful = count * row_bytes / BYTES_PER_THREAD;
-  const int64_t parts =
-      std::clamp<int64_t>(std::min<int64_t>(threads, useful), 1, std::max<int64_t>(count, 1));
+  const int64_t parts = std::clamp<int64_t>(std::min<int64_t>(threads, useful), 1, std::max<int64_t>(count, 1));
   Joined others;
   int64_t p = 1;
   try {
     others.threads.reserve(size_t(parts - 1));
     for (; p < parts; ++p)
-      others.threads.emplace_back(gather_part, ring, row_bytes, index, p * count / parts,
-                                  (p + 1) * count / parts, out);
+      others.threads.emplace_back(gather_part, ring, row_bytes, index, p * count / parts, (p + 1) * count / parts, out);
   } catch (const std::exception&) {  // no memory for another thread, or as many as there may be
     gather_part(ring, row_bytes, index, p * count / parts, count, out);
   }

@@ -29,8 +29,8 @@ void gather(const Bytes& ring, const Index& index, Bytes& out, int threads) {
   for (py::ssize_t d = 0; same && d < out.ndim(); ++d)
     same = out.shape(d) == (d < index.ndim() ? index.shape(d) : ring.shape(d - index.ndim() + 1));
   if (!same)
-    fail("out must have index's shape and then a row's, index " + shape_of(index) + " and ring " +
-         shape_of(ring) + ", got " + shape_of(out) + "; allocate it so");
+    fail("out must have index's shape and then a row's, index " + shape_of(index) + " and ring " + shape_of(ring) +
+         ", got " + shape_of(out) + "; allocate it so");
   if (!out.writeable()) fail("out must be writeable, got a read-only array; copy it");
   if (threads < 1) fail("threads must be at least 1, got " + std::to_string(threads) + "; give 1");
   const int64_t capacity = ring.shape(0), count = index.size();
@@ -44,8 +44,7 @@ void gather(const Bytes& ring, const Index& index, Bytes& out, int threads) {
   const uint8_t* from = ring.data();
   uint8_t* to = out.mutable_data();
   const auto overlaps = [&](const uint8_t* a, int64_t n) { return a < to + out.nbytes() && to < a + n; };
-  if (overlaps(from, ring.nbytes()) && count)
-    fail("out must not overlap ring, got a view of it; allocate it apart");
+  if (overlaps(from, ring.nbytes()) && count) fail("out must not overlap ring, got a view of it; allocate it apart");
   py::gil_scoped_release unlocked;
   hd::host::gather_rows(from, row_bytes, at, count, to, threads);
 }
@@ -61,10 +60,11 @@ PYBIND11_MODULE(_host, m) {
     }
   });
   m.doc() = "Host-side code of hdfast without torch: replay gather, build information.";
-  m.def("gather", &gather, py::arg("ring").noconvert(), py::arg("index").noconvert(),
-        py::arg("out").noconvert(), py::kw_only(), py::arg("threads") = 1,
+  m.def("gather", &gather, py::arg("ring").noconvert(), py::arg("index").noconvert(), py::arg("out").noconvert(),
+        py::kw_only(), py::arg("threads") = 1,
         "out[i] = ring[index[i]]: ring (capacity, ...) uint8, index (*I) int64, out (*I, ...) uint8.\n"
         "Runs without the interpreter's lock on up to `threads` threads; nobody may write them meanwhile.");
-  m.def("build_info", [] { return py::module_::import("json").attr("loads")(HDFAST_BUILD_INFO); },
-        "How the native part was built: version, torch, compiler, cuda ('' without CUDA kernels), archs.");
+  m.def(
+      "build_info", [] { return py::module_::import("json").attr("loads")(HDFAST_BUILD_INFO); },
+      "How the native part was built: version, torch, compiler, cuda ('' without CUDA kernels), archs.");
 }

@@ -56,10 +56,8 @@ __global__ void __launch_bounds__(ADAM_THREADS) adam_apply_kernel(AdamArgs a) {
   for (int j = 0; j < ADAM_VECTORS; ++j) {
     const int64_t i = base + 4 * (int64_t(j) * ADAM_THREADS + threadIdx.x);
     if (i + 4 <= a.size) {
-      float4 p = *reinterpret_cast<const float4*>(a.param + i),
-             g = *reinterpret_cast<const float4*>(a.grad + i);
-      float4 m = *reinterpret_cast<const float4*>(a.mean + i),
-             v = *reinterpret_cast<const float4*>(a.var + i);
+      float4 p = *reinterpret_cast<const float4*>(a.param + i), g = *reinterpret_cast<const float4*>(a.grad + i);
+      float4 m = *reinterpret_cast<const float4*>(a.mean + i), v = *reinterpret_cast<const float4*>(a.var + i);
       adam_element(p.x, g.x, m.x, v.x, s);
       adam_element(p.y, g.y, m.y, v.y, s);
       adam_element(p.z, g.z, m.z, v.z, s);

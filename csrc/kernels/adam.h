@@ -14,8 +14,7 @@
 
 namespace hd {
 
-constexpr int64_t ADAM_BLOCK =
-    4096;  // floats whose squares are summed in fp32; the blocks are summed in fp64
+constexpr int64_t ADAM_BLOCK = 4096;  // floats whose squares are summed in fp32; the blocks are summed in fp64
 
 struct AdamArgs {
   float* param;    // [size]

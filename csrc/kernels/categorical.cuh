@@ -20,8 +20,7 @@ struct Categorical {
 // 32 lanes call.
 template <int ITER, class T>
 __device__ __forceinline__ Categorical<ITER> categorical(const void* x, int64_t base, DType dtype, int64_t classes,
-                                                         float mix, bool normalised,
-                                                         const float* bias = nullptr) {
+                                                         float mix, bool normalised, const float* bias = nullptr) {
   const int lane = int(threadIdx.x) % 32;
   Categorical<ITER> c;
   float v[ITER], top = -INFINITY, total = 0.f;

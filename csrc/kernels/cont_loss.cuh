@@ -10,8 +10,7 @@ constexpr int CONT_THREADS = 256;
 
 __global__ void __launch_bounds__(CONT_THREADS) cont_loss_fwd_kernel(ContLossArgs a) {
   const int64_t i = int64_t(blockIdx.x) * CONT_THREADS + threadIdx.x;
-  if (i < HD_MUTATE(CONT_LAST, a.size, a.size - 1))
-    a.out[i] = softplus(a.cont[i] > 0.5f ? -a.logit[i] : a.logit[i]);
+  if (i < HD_MUTATE(CONT_LAST, a.size, a.size - 1)) a.out[i] = softplus(a.cont[i] > 0.5f ? -a.logit[i] : a.logit[i]);
 }
 
 __global__ void __launch_bounds__(CONT_THREADS) cont_loss_bwd_kernel(ContLossArgs a) {

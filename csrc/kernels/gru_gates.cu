@@ -4,9 +4,7 @@
 namespace hd {
 namespace {
 
-int warps_for(int64_t threads) {
-  return int(threads >= GRU_THREADS ? GRU_THREADS : ceil_div(threads, 32) * 32);
-}
+int warps_for(int64_t threads) { return int(threads >= GRU_THREADS ? GRU_THREADS : ceil_div(threads, 32) * 32); }
 
 template <class T>
 void launch_fwd(const GruGatesFwdArgs& a, hdStream stream) {

@@ -108,8 +108,7 @@ __global__ void __launch_bounds__(GRU_THREADS) gru_gates_bwd_kernel(GruGatesBwdA
       for (int g = 0; g < 3; ++g) {
 #pragma unroll
         for (int j = 0; j < GRU_VEC; ++j)
-          grad[g][j] =
-              rstd * (grad[g][j] - (sums[0] + HD_MUTATE(GRU_MEAN_TERM, xhat[g][j], 0.f) * sums[1]) * inverse);
+          grad[g][j] = rstd * (grad[g][j] - (sums[0] + HD_MUTATE(GRU_MEAN_TERM, xhat[g][j], 0.f) * sums[1]) * inverse);
         store_operand(a.dx, (row * 3 + g) * a.size + c, a.dx_dtype, grad[g]);
       }
     }
@@ -151,8 +150,7 @@ __device__ __forceinline__ GruColumn gru_column(const GruGatesBwdArgs& a, int64_
   float z[3];
 #pragma unroll
   for (int g = 0; g < 3; ++g) {
-    k.xhat[g] =
-        (to_float(static_cast<const T*>(a.x)[(row * 3 + g) * a.size + c]) - a.mean[row]) * a.rstd[row];
+    k.xhat[g] = (to_float(static_cast<const T*>(a.x)[(row * 3 + g) * a.size + c]) - a.mean[row]) * a.rstd[row];
     z[g] = k.xhat[g] * a.scale[g * a.size + c] + a.bias[g * a.size + c];
   }
   const float h = a.deter[row * a.size + c];
@@ -189,8 +187,7 @@ __global__ void __launch_bounds__(GRU_THREADS) gru_gates_bwd_row_kernel(GruGates
       const GruColumn k = gru_column<T>(a, row, c);
 #pragma unroll
       for (int g = 0; g < 3; ++g) {
-        const float v =
-            k.grad[g] * a.scale[g * a.size + c] - (sums[0] + k.xhat[g] * sums[1]) / float(3 * a.size);
+        const float v = k.grad[g] * a.scale[g * a.size + c] - (sums[0] + k.xhat[g] * sums[1]) / float(3 * a.size);
         store_operand(a.dx, (row * 3 + g) * a.size + c, a.dx_dtype, a.rstd[row] * v);
       }
     }

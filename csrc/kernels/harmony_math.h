@@ -45,8 +45,8 @@ HD_FN void harmony_gradients(const HarmonyArgs& a) {
     }
     const float share = j == 2 ? HD_MUTATE(HARMONY_SHARE, a.dyn_share, 1.f) : 1.f;
     const float slope = a.mode == HarmonyMode::Rectified ? sigmoid(a.s[j]) : 1.f;
-    const float loss = j < 2 ? harmony_weight(a, j) * a.mean[j]
-                             : harmony_weight(a, 2) * a.mean[2] + harmony_weight(a, 3) * a.mean[3];
+    const float loss =
+        j < 2 ? harmony_weight(a, j) * a.mean[j] : harmony_weight(a, 2) * a.mean[2] + harmony_weight(a, 3) * a.mean[3];
     a.ds[j] = (*a.dtotal + (a.dterms ? a.dterms[j] : 0.f)) * (share * slope - loss);
   }
 }

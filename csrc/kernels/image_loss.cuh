@@ -16,8 +16,7 @@ __global__ void __launch_bounds__(IMAGE_THREADS) image_loss_fwd_kernel(ImageLoss
   float sum = 0.f;
   if (a.cols % 4 == 0 && aligned(16, recon, image)) {
     for (int64_t i = 4 * tid; i < a.cols; i += 4 * IMAGE_THREADS) {
-      const float4 x = *reinterpret_cast<const float4*>(recon + i),
-                   y = *reinterpret_cast<const float4*>(image + i);
+      const float4 x = *reinterpret_cast<const float4*>(recon + i), y = *reinterpret_cast<const float4*>(image + i);
       const float d0 = x.x - y.x, d1 = x.y - y.y, d2 = x.z - y.z, d3 = x.w - y.w;
       sum += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
     }
@@ -36,8 +35,7 @@ __global__ void __launch_bounds__(IMAGE_THREADS) image_loss_bwd_kernel(ImageLoss
   const float scale = HD_MUTATE(IMAGE_FACTOR, 2.f, 1.f) * a.dloss[n];
   if (a.cols % 4 == 0 && aligned(16, recon, image, out)) {
     for (int64_t i = 4 * tid; i < a.cols; i += 4 * IMAGE_THREADS) {
-      const float4 x = *reinterpret_cast<const float4*>(recon + i),
-                   y = *reinterpret_cast<const float4*>(image + i);
+      const float4 x = *reinterpret_cast<const float4*>(recon + i), y = *reinterpret_cast<const float4*>(image + i);
       *reinterpret_cast<float4*>(out + i) =
           make_float4(scale * (x.x - y.x), scale * (x.y - y.y), scale * (x.z - y.z), scale * (x.w - y.w));
     }

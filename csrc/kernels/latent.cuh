@@ -70,10 +70,8 @@ __global__ void __launch_bounds__(LATENT_THREADS) latent_bwd_kernel(LatentBwdArg
 #pragma unroll
   for (int i = 0; i < ITER; ++i) {
     const int64_t k = i * 32 + lane;
-    const float dq =
-        k < a.classes && a.donehot != nullptr ? load_as<T>(a.donehot, base + k, a.dtype) : 0.f;
-    const float dlogq =
-        k < a.classes && a.dlogp != nullptr ? load_as<T>(a.dlogp, base + k, a.dtype) : 0.f;
+    const float dq = k < a.classes && a.donehot != nullptr ? load_as<T>(a.donehot, base + k, a.dtype) : 0.f;
+    const float dlogq = k < a.classes && a.dlogp != nullptr ? load_as<T>(a.dlogp, base + k, a.dtype) : 0.f;
     if (a.normalised) w[i] = dq * c.q[i] + dlogq;
     else w[i] = k < a.classes ? dq + dlogq / c.q[i] : 0.f;
   }

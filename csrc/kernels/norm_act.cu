@@ -39,11 +39,10 @@ void launch_fwd(const NormActFwdArgs& a, hdStream stream) {
 
 template <class T>
 void launch_bwd(const NormActBwdArgs& a, hdStream stream) {
-  const bool vector =
-      aligned(16, a.x, a.dy, a.dx, a.scale, a.bias) && with_tile<T>(a.cols, [&](auto lanes, auto iter) {
-        const auto kernel = norm_act_bwd_kernel<T, lanes.value, iter.value>;
-        HD_LAUNCH(kernel, unsigned(a.parts), NORM_THREADS, 0, stream, a);
-      });
+  const bool vector = aligned(16, a.x, a.dy, a.dx, a.scale, a.bias) && with_tile<T>(a.cols, [&](auto lanes, auto iter) {
+                        const auto kernel = norm_act_bwd_kernel<T, lanes.value, iter.value>;
+                        HD_LAUNCH(kernel, unsigned(a.parts), NORM_THREADS, 0, stream, a);
+                      });
   if (!vector) HD_LAUNCH(norm_act_bwd_row_kernel<T>, unsigned(a.parts), row_threads(a.cols), 0, stream, a);
   launch_column_sum(a.partial, a.dscale, a.dbias, a.cols, 2 * a.cols, int(a.parts), stream);
 }

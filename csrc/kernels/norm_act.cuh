@@ -101,8 +101,7 @@ __global__ void __launch_bounds__(NORM_THREADS) norm_act_bwd_kernel(NormActBwdAr
   const int lane = int(threadIdx.x) % LANES, slot = int(threadIdx.x) / LANES;
   const int64_t part = blockIdx.x;
   const int64_t begin = part * a.rows / a.parts;
-  const int64_t end =
-      HD_MUTATE(NORM_LAST_ROW, (part + 1) * a.rows / a.parts, (part + 1) * a.rows / a.parts - 1);
+  const int64_t end = HD_MUTATE(NORM_LAST_ROW, (part + 1) * a.rows / a.parts, (part + 1) * a.rows / a.parts - 1);
   const float inverse = 1.f / float(a.cols);
 
   float dscale[ITER][VEC] = {}, dbias[ITER][VEC] = {};

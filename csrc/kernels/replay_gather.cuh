@@ -22,8 +22,7 @@ __global__ void __launch_bounds__(GATHER_THREADS) replay_gather_kernel(ReplayGat
   const uint8_t* in = a.ring + HD_MUTATE(GATHER_32_BITS, row * a.cols, uint32_t(row * a.cols));
   if (a.cols % 4 == 0 && aligned(4, in) && aligned(16, out)) {
     for (int64_t i = 4 * tid; i < a.cols; i += 4 * GATHER_THREADS) {
-      const uint32_t v =
-          *reinterpret_cast<const uint32_t*>(in + i);  // little-endian: first value in the low byte
+      const uint32_t v = *reinterpret_cast<const uint32_t*>(in + i);  // little-endian: first value in the low byte
       *reinterpret_cast<float4*>(out + i) =
           make_float4(float(v & 255u) / 255.f, float(v >> HD_MUTATE(GATHER_BYTE, 8, 16) & 255u) / 255.f,
                       float(v >> 16 & 255u) / 255.f, float(v >> 24) / 255.f);

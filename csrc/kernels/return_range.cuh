@@ -28,8 +28,7 @@ __global__ void __launch_bounds__(RANGE_THREADS) return_range_kernel(ReturnRange
   }
   int bad = 0;
   for (int shift = 24; shift >= 0; shift -= 8) {
-    for (int i = tid; i < RANGE_RANKS * RANGE_BINS; i += RANGE_THREADS)
-      count[i / RANGE_BINS][i % RANGE_BINS] = 0;
+    for (int i = tid; i < RANGE_RANKS * RANGE_BINS; i += RANGE_THREADS) count[i / RANGE_BINS][i % RANGE_BINS] = 0;
     __syncthreads();
     const uint32_t known = shift == 24 ? 0u : ~0u << (shift + 8);
     for (int64_t i = tid; i < a.size; i += RANGE_THREADS) {

@@ -15,8 +15,7 @@ HD_FN void lambda_return_fwd_column(const LambdaReturnArgs& a, int64_t i) {
   for (int64_t h = a.horizon - 1; h >= 0; --h) {
     const int64_t at = h * a.n + i, next = at + a.n;
     const float discount = a.gamma * a.cont[next];
-    last = a.reward[at] + a.rest * discount * a.value[HD_MUTATE(RETURNS_NEXT, next, at)] +
-           a.lam * discount * last;
+    last = a.reward[at] + a.rest * discount * a.value[HD_MUTATE(RETURNS_NEXT, next, at)] + a.lam * discount * last;
     a.ret[at] = last;
   }
 }

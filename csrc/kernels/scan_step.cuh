@@ -18,9 +18,7 @@ constexpr int SCAN_THREADS = 512;
 constexpr int SCAN_UNROLL = 8;  // rows of the kernel in flight per thread
 
 // Strips of `vectors` threads that a block has room for; each keeps a row of partial sums.
-HD_FN int64_t scan_strips(int64_t threads, int64_t vectors) {
-  return vectors >= threads ? 1 : threads / vectors;
-}
+HD_FN int64_t scan_strips(int64_t threads, int64_t vectors) { return vectors >= threads ? 1 : threads / vectors; }
 
 template <class T, int VEC>
 __device__ __forceinline__ void scan_add_row(const void* kernel, int64_t first, int64_t index, int64_t count,

@@ -31,21 +31,21 @@ constexpr int64_t SCAN_MAX_CLASSES = 32;
 struct LatentFwdArgs;  // latent.h
 
 struct ScanInputFwdArgs {
-  const float* deter;           // (rows, size) state before the step; null: start everywhere
-  const int64_t* index;         // (rows, groups) of the latents; null: start_index everywhere
-  const int64_t* action;        // (rows); null: none is added
-  const bool* reset;            // (rows); null: never
-  const float* start;           // (size); null only where deter is given and reset is not
-  const int64_t* start_index;   // (groups); null likewise
-  const void* kernel;           // (groups * classes, cols) dtype
-  const void* action_kernel;    // (actions, cols) dtype
-  const float* scale;           // (cols)
-  const float* bias;            // (cols)
-  float* pre;                   // (rows, cols), read where `accumulate`
-  float* before;                // (rows, size); null where not wanted
-  void* joint;                  // (rows, stride) dtype, of which size + cols are written
-  float* mean;                  // (rows)
-  float* rstd;                  // (rows)
+  const float* deter;          // (rows, size) state before the step; null: start everywhere
+  const int64_t* index;        // (rows, groups) of the latents; null: start_index everywhere
+  const int64_t* action;       // (rows); null: none is added
+  const bool* reset;           // (rows); null: never
+  const float* start;          // (size); null only where deter is given and reset is not
+  const int64_t* start_index;  // (groups); null likewise
+  const void* kernel;          // (groups * classes, cols) dtype
+  const void* action_kernel;   // (actions, cols) dtype
+  const float* scale;          // (cols)
+  const float* bias;           // (cols)
+  float* pre;                  // (rows, cols), read where `accumulate`
+  float* before;               // (rows, size); null where not wanted
+  void* joint;                 // (rows, stride) dtype, of which size + cols are written
+  float* mean;                 // (rows)
+  float* rstd;                 // (rows)
   int64_t rows, size, cols, stride, groups, classes, actions;
   bool accumulate;
   DType dtype;

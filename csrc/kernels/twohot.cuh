@@ -50,8 +50,8 @@ __global__ void __launch_bounds__(TWOHOT_THREADS) twohot_loss_fwd_kernel(TwohotL
   for (int64_t m = lane; m < a.targets; m += 32) {
     const BinPair p = bin_pair(symlog(a.target[m * a.rows + n]), a.bins, a.cols);
     const float below = row[HD_MUTATE(TWOHOT_BELOW, p.below, p.above)];
-    a.loss[m * a.rows + n] = -((1.f - p.weight) * log_softmax(below, top, log_sum) +
-                               p.weight * log_softmax(row[p.above], top, log_sum));
+    a.loss[m * a.rows + n] =
+        -((1.f - p.weight) * log_softmax(below, top, log_sum) + p.weight * log_softmax(row[p.above], top, log_sum));
   }
 }
 

@@ -17,8 +17,7 @@ struct BinPair {
 // right for every table, O(1) for an even one.
 HD_FN BinPair bin_pair(float y, const float* bins, int64_t count) {
   const float place = (y - bins[0]) * (float(count - 1) / (bins[count - 1] - bins[0])) + 1.f;
-  int64_t above =
-      place > 0.f ? (place < float(count) ? int64_t(place) : count) : 0;  // NaN starts at 0, ends at count
+  int64_t above = place > 0.f ? (place < float(count) ? int64_t(place) : count) : 0;  // NaN starts at 0, ends at count
   while (above < count && !(bins[above] > y)) ++above;
   while (above > 0 && bins[above - 1] > y) --above;
   const int64_t below = above > 0 ? above - 1 : 0;

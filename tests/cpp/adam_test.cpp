@@ -12,13 +12,12 @@ struct Adam : testing::TestWithParam<std::tuple<int64_t, double>> {};
 
 TEST_P(Adam, MatchesReference) {
   const auto [size, clip] = GetParam();
-  const std::vector<double> g0 = normals(size, 1), m0 = normals(size, 2), v0 = uniforms(size, 3),
-                            p0 = normals(size, 4);
+  const std::vector<double> g0 = normals(size, 1), m0 = normals(size, 2), v0 = uniforms(size, 3), p0 = normals(size, 4);
   for_each_schedule([&] {
     Buffer p(p0), g(g0), m(m0), v(v0), slow(normals(size, 5)), stats(3), partial(adam_blocks(size)), scale(4);
     int64_t step = 6;
-    launch_adam({p.f32(), g.f32(), m.f32(), v.f32(), slow.f32(), &step, stats.f32(), partial.f32(),
-                 scale.f32(), size, 1e-2, 1e-8, clip, 0.9, 0.999, 0.02},
+    launch_adam({p.f32(), g.f32(), m.f32(), v.f32(), slow.f32(), &step, stats.f32(), partial.f32(), scale.f32(), size,
+                 1e-2, 1e-8, clip, 0.9, 0.999, 0.02},
                 STREAM);
     double sum = 0;
     for (double x : g0) sum += x * x;
@@ -28,8 +27,7 @@ TEST_P(Adam, MatchesReference) {
     for (int64_t i = 0; i < size; ++i) {
       clipped[i] = f * g0[i];
       mean[i] = m0[i] + 0.1 * (clipped[i] - m0[i]), var[i] = 0.999 * v0[i] + 0.001 * clipped[i] * clipped[i];
-      want[i] = p0[i] - 1e-2 / (1 - std::pow(0.9, k)) * mean[i] /
-                            (std::sqrt(var[i] / (1 - std::pow(0.999, k))) + 1e-8);
+      want[i] = p0[i] - 1e-2 / (1 - std::pow(0.9, k)) * mean[i] / (std::sqrt(var[i] / (1 - std::pow(0.999, k))) + 1e-8);
       want_slow[i] = 0.02 * want[i] + 0.98 * slow0[i];
     }
     EXPECT_EQ(step, 7);
@@ -60,8 +58,8 @@ TEST(AdamEdge, ANormThatIsNotFiniteChangesNothing) {
       std::vector<std::string> before, after;
       for (Buffer* b : all) before.push_back(b->raw());
       int64_t step = 0;
-      launch_adam({p.f32(), g.f32(), m.f32(), v.f32(), slow.f32(), &step, stats.f32(), partial.f32(),
-                   scale.f32(), size, 1e-2, 1e-8, 1.0, 0.9, 0.999, 0.02},
+      launch_adam({p.f32(), g.f32(), m.f32(), v.f32(), slow.f32(), &step, stats.f32(), partial.f32(), scale.f32(), size,
+                   1e-2, 1e-8, 1.0, 0.9, 0.999, 0.02},
                   STREAM);
       for (Buffer* b : all) after.push_back(b->raw());
       EXPECT_EQ(before, after);
@@ -77,8 +75,8 @@ TEST(AdamEdge, ANormThatIsNotFiniteChangesNothing) {
 TEST(AdamEdge, EmptyArenaStillCounts) {
   Buffer stats(3), scale(4);
   int64_t step = 0;
-  launch_adam({nullptr, nullptr, nullptr, nullptr, nullptr, &step, stats.f32(), nullptr, scale.f32(), 0, 1e-3,
-               1e-8, 1.0, 0.9, 0.999, 1.0},
+  launch_adam({nullptr, nullptr, nullptr, nullptr, nullptr, &step, stats.f32(), nullptr, scale.f32(), 0, 1e-3, 1e-8,
+               1.0, 0.9, 0.999, 1.0},
               STREAM);
   EXPECT_EQ(step, 1);
   EXPECT_EQ(stats.f32()[0], 0.f);

@@ -9,8 +9,7 @@ using namespace hd;
 using namespace hd::test;
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr bool SANITISED =
-    true;  // planted races and overruns would end the run: they are looked for below by name
+constexpr bool SANITISED = true;  // planted races and overruns would end the run: they are looked for below by name
 #else
 constexpr bool SANITISED = false;
 #endif
@@ -70,8 +69,7 @@ TEST(Emulator, Collectives) {
     Buffer sums(17), prefix(96);
     std::vector<unsigned> ballots(96);
     std::vector<int> votes(96);
-    HD_LAUNCH(collectives_kernel, 1, 96, 0, STREAM, in.f32(), sums.f32(), prefix.f32(),
-              ballots.data(), votes.data());
+    HD_LAUNCH(collectives_kernel, 1, 96, 0, STREAM, in.f32(), sums.f32(), prefix.f32(), ballots.data(), votes.data());
     double total = 0, run = 0;
     for (double v : x) total += v;
     EXPECT_NEAR(sums.f32()[0], total, 1e-5);
@@ -88,8 +86,7 @@ TEST(Emulator, Collectives) {
       for (int i = 0; i < 8; ++i) eight += x[g * 8 + i];
       EXPECT_NEAR(sums.f32()[2 + g], eight, 1e-5);
     }
-    for (int w = 0; w < 3; ++w)
-      EXPECT_EQ(sums.f32()[14 + w], float(*std::max_element(&x[w * 32], &x[w * 32] + 32)));
+    for (int w = 0; w < 3; ++w) EXPECT_EQ(sums.f32()[14 + w], float(*std::max_element(&x[w * 32], &x[w * 32] + 32)));
     return std::vector{sums.raw(), prefix.raw()};
   });
 }
@@ -166,8 +163,8 @@ TEST(Emulator, MmaAndAsyncCopy) {
   for (bool wait : {true, false}) {
     for_each_schedule([&] {
       Buffer d(128);
-      HD_LAUNCH(mma_kernel, 1, 32, 0, STREAM, static_cast<bf16*>(a.data()),
-                static_cast<bf16*>(b.data()), d.f32(), wait);
+      HD_LAUNCH(mma_kernel, 1, 32, 0, STREAM, static_cast<bf16*>(a.data()), static_cast<bf16*>(b.data()), d.f32(),
+                wait);
       if (wait) expect_close(d.values(), want, 1e-6, 128, "mma");
       else EXPECT_TRUE(std::isnan(d.f32()[0])) << "a missing cp.async wait must show";
       return std::vector{d.raw()};

@@ -17,8 +17,8 @@ struct Reference {
 
 // The definition of gru_gates.h in double. The gates' derivatives are taken by central differences of the
 // cell, so they share nothing with the kernel's formulas.
-Reference reference(const Vec& x, const Vec& deter, const Vec& dnext, const Vec& scale, const Vec& bias,
-                    size_t rows, size_t size) {
+Reference reference(const Vec& x, const Vec& deter, const Vec& dnext, const Vec& scale, const Vec& bias, size_t rows,
+                    size_t size) {
   const size_t all = 3 * size;
   Reference r{Vec(rows * size), {}, Vec(rows * size), Vec(all), Vec(all)};
   auto cell = [](const double* z, double h) {
@@ -61,13 +61,12 @@ TEST_P(GruGates, MatchesReference) {
     Buffer next(rows * size), copy(rows * size, dtype), mean(rows), rstd(rows), dx(rows * 3 * size, dtype),
         ddeter(rows * size);
     Buffer dscale(3 * size), dbias(3 * size), partial(size_t(parts) * 6 * size);
-    launch_gru_gates_fwd({x.data(), deter.f32(), scale.f32(), bias.f32(), next.f32(), copy.data(), mean.f32(),
-                          rstd.f32(), n, d, dtype},
-                         STREAM);
-    launch_gru_gates_bwd(
-        {dnext.f32(), x.data(), deter.f32(), mean.f32(), rstd.f32(), scale.f32(), bias.f32(), dx.data(),
-         ddeter.f32(), dscale.f32(), dbias.f32(), partial.f32(), parts, n, d, dtype},
+    launch_gru_gates_fwd(
+        {x.data(), deter.f32(), scale.f32(), bias.f32(), next.f32(), copy.data(), mean.f32(), rstd.f32(), n, d, dtype},
         STREAM);
+    launch_gru_gates_bwd({dnext.f32(), x.data(), deter.f32(), mean.f32(), rstd.f32(), scale.f32(), bias.f32(),
+                          dx.data(), ddeter.f32(), dscale.f32(), dbias.f32(), partial.f32(), parts, n, d, dtype},
+                         STREAM);
     expect_close(next.values(), want.next, 3e-6, size, "next");
     expect_close(copy.values(), want.next, rounding(dtype, 3e-6), size, "next_copy");
     expect_close(dx.values(), want.dx, rounding(dtype, 5e-6), 3 * size, "dx");
@@ -79,9 +78,9 @@ TEST_P(GruGates, MatchesReference) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, GruGates,
-                         testing::Combine(testing::Values(Shape{1, 1}, Shape{5, 3}, Shape{4, 8},
-                                                          Shape{13, 128}, Shape{6, 132}, Shape{3, 127},
-                                                          Shape{9, 512}, Shape{1, 2048}, Shape{1, 2052}),
+                         testing::Combine(testing::Values(Shape{1, 1}, Shape{5, 3}, Shape{4, 8}, Shape{13, 128},
+                                                          Shape{6, 132}, Shape{3, 127}, Shape{9, 512}, Shape{1, 2048},
+                                                          Shape{1, 2052}),
                                           testing::Values(DType::F32, DType::BF16)),
                          shape_name<GruGates>);
 
@@ -99,13 +98,12 @@ TEST(GruGatesEdges, OperandsOfAStep) {
       launch_gru_gates_fwd({x.data(), deter.f32(), scale.f32(), bias.f32(), next.f32(), copy.data(), mean.f32(),
                             rstd.f32(), int64_t(rows), int64_t(size), DType::F32, int64_t(stride), DType::BF16},
                            STREAM);
-      launch_gru_gates_bwd({dnext.f32(), x.data(), deter.f32(), mean.f32(), rstd.f32(), scale.f32(), bias.f32(),
-                            dx.data(), ddeter.f32(), nullptr, nullptr, partial.f32(), int64_t(rows), int64_t(rows),
-                            int64_t(size), DType::F32, DType::BF16},
-                           STREAM);
+      launch_gru_gates_bwd(
+          {dnext.f32(), x.data(), deter.f32(), mean.f32(), rstd.f32(), scale.f32(), bias.f32(), dx.data(), ddeter.f32(),
+           nullptr, nullptr, partial.f32(), int64_t(rows), int64_t(rows), int64_t(size), DType::F32, DType::BF16},
+          STREAM);
       Vec rows_of_copy, dscale(3 * size);
-      for (size_t i = 0; i < rows * size; ++i)
-        rows_of_copy.push_back(copy.values()[i / size * stride + i % size]);
+      for (size_t i = 0; i < rows * size; ++i) rows_of_copy.push_back(copy.values()[i / size * stride + i % size]);
       for (size_t i = 0; i < rows * 3 * size; ++i)
         dscale[i % (3 * size)] += partial.values()[i / (3 * size) * 6 * size + i % (3 * size)];
       EXPECT_TRUE(std::isnan(copy.values()[size]));

@@ -53,8 +53,7 @@ TEST_P(Harmony, MatchesReference) {
   for_each_schedule([&, mode = mode, size = size] {
     std::vector<Buffer> in;
     for (const Vec& x : loss) in.emplace_back(x);
-    Buffer sb(s), total(1), terms(3), means(5), dtotal(Vec{up[0]}), dterms(Vec{up[1], up[2], up[3]}), c(5),
-        d(3);
+    Buffer sb(s), total(1), terms(3), means(5), dtotal(Vec{up[0]}), dterms(Vec{up[1], up[2], up[3]}), c(5), d(3);
     HarmonyArgs a{};
     for (int i = 0; i < 5; ++i) a.loss[i] = in[i].f32(), a.scale[i] = float(SCALE[i]);
     a.s = mode == HarmonyMode::Off ? nullptr : sb.f32();
@@ -74,8 +73,7 @@ TEST_P(Harmony, MatchesReference) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Modes, Harmony,
-                         testing::Combine(testing::Values(HarmonyMode::Rectified, HarmonyMode::Plain,
-                                                          HarmonyMode::Off),
+                         testing::Combine(testing::Values(HarmonyMode::Rectified, HarmonyMode::Plain, HarmonyMode::Off),
                                           testing::Values<size_t>(1, 7, 1030)));
 
 }  // namespace

@@ -21,8 +21,8 @@ void check(size_t rows, size_t cols, size_t offset = 0) {
     std::vector<double> shifted(offset);
     shifted.insert(shifted.end(), x.begin(), x.end());
     Buffer recon(shifted), image(y), d(up), out(rows), dx(rows * cols);
-    const ImageLossArgs a{recon.f32() + offset, image.f32(), d.f32(), out.f32(),
-                          dx.f32(), int64_t(rows), int64_t(cols)};
+    const ImageLossArgs a{recon.f32() + offset, image.f32(),  d.f32(), out.f32(), dx.f32(),
+                          int64_t(rows),        int64_t(cols)};
     launch_image_loss_fwd(a, STREAM);
     launch_image_loss_bwd(a, STREAM);
     expect_close(out.values(), loss, 1e-6, 1, "loss");

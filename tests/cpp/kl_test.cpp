@@ -59,8 +59,7 @@ TEST_P(BalancedKl, MatchesReference) {
   const size_t width = groups * classes, size = rows * width;
   // Every other row has a prior close to its posterior: with free nats of half the mean KL both sides occur.
   Vec post_values = normals(size, 1, 1.5), noise = normals(size, 2, 1.5), prior_values(size);
-  for (size_t i = 0; i < size; ++i)
-    prior_values[i] = i / width % 2 ? post_values[i] + 0.01 * noise[i] : noise[i];
+  for (size_t i = 0; i < size; ++i) prior_values[i] = i / width % 2 ? post_values[i] + 0.01 * noise[i] : noise[i];
   Buffer post(log_probabilities(post_values, classes), dtype), prior(log_probabilities(prior_values, classes), dtype);
   Buffer ddyn(normals(rows, 3, 0.1, 1)), drep(normals(rows, 4, 0.1, 0.5));
   const Vec p = post.values(), q = prior.values();
@@ -98,16 +97,17 @@ TEST_P(BalancedKl, MatchesReference) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Sizes, BalancedKl,
-    testing::Values(Size{4, 32, 32, DType::F32}, Size{4, 32, 32, DType::BF16}, Size{4, 16, 16, DType::BF16},
-                    Size{3, 5, 18, DType::F32}, Size{2, 9, 33, DType::F32}, Size{2, 3, 129, DType::F32},
-                    Size{2, 1, 257, DType::F32}, Size{2, 2, 512, DType::BF16}, Size{2, 2, 512, DType::F32},
-                    Size{2, 3, 2, DType::F32}),
-    [](const auto& info) {
-      return std::to_string(info.param.rows) + "x" + std::to_string(info.param.groups) + "x" +
-             std::to_string(info.param.classes) + (info.param.dtype == DType::F32 ? "_f32" : "_bf16");
-    });
+INSTANTIATE_TEST_SUITE_P(Sizes, BalancedKl,
+                         testing::Values(Size{4, 32, 32, DType::F32}, Size{4, 32, 32, DType::BF16},
+                                         Size{4, 16, 16, DType::BF16}, Size{3, 5, 18, DType::F32},
+                                         Size{2, 9, 33, DType::F32}, Size{2, 3, 129, DType::F32},
+                                         Size{2, 1, 257, DType::F32}, Size{2, 2, 512, DType::BF16},
+                                         Size{2, 2, 512, DType::F32}, Size{2, 3, 2, DType::F32}),
+                         [](const auto& info) {
+                           return std::to_string(info.param.rows) + "x" + std::to_string(info.param.groups) + "x" +
+                                  std::to_string(info.param.classes) +
+                                  (info.param.dtype == DType::F32 ? "_f32" : "_bf16");
+                         });
 
 TEST(BalancedKlEdges, ValuesAloneAndUnitGradients) {
   Buffer post(log_probabilities(normals(64, 1), 32)), prior(log_probabilities(normals(64, 2), 32));

@@ -44,13 +44,12 @@ TEST_P(NormAct, MatchesReference) {
     const int64_t parts = norm_act_parts(int64_t(rows), int64_t(cols));
     Buffer y(size, dtype), mean(rows), rstd(rows), dx(size, dtype), dscale(cols), dbias(cols),
         partial(size_t(parts) * 2 * cols);
-    launch_norm_act_fwd({x.data(), scale.f32(), bias.f32(), y.data(), mean.f32(), rstd.f32(), int64_t(rows),
-                         int64_t(cols), dtype},
-                        STREAM);
-    launch_norm_act_bwd(
-        {dy.data(), x.data(), mean.f32(), rstd.f32(), scale.f32(), bias.f32(), dx.data(), dscale.f32(),
-         dbias.f32(), partial.f32(), parts, int64_t(rows), int64_t(cols), dtype},
+    launch_norm_act_fwd(
+        {x.data(), scale.f32(), bias.f32(), y.data(), mean.f32(), rstd.f32(), int64_t(rows), int64_t(cols), dtype},
         STREAM);
+    launch_norm_act_bwd({dy.data(), x.data(), mean.f32(), rstd.f32(), scale.f32(), bias.f32(), dx.data(), dscale.f32(),
+                         dbias.f32(), partial.f32(), parts, int64_t(rows), int64_t(cols), dtype},
+                        STREAM);
     expect_close(y.values(), want.y, tolerance, cols, "y");
     expect_close(dx.values(), want.dx, tolerance, cols, "dx");
     expect_close(dscale.values(), want.dscale, 5e-6, cols, "dscale");
@@ -61,21 +60,20 @@ TEST_P(NormAct, MatchesReference) {
 
 // Every tile (lanes x loads) in both dtypes, full and partly filled; odd, tiny and long rows; rows that fill
 // no block.
-INSTANTIATE_TEST_SUITE_P(
-    Shapes, NormAct,
-    testing::Combine(testing::Values(Shape{1, 1}, Shape{3, 3}, Shape{5, 8}, Shape{130, 16}, Shape{70, 32},
-                                     Shape{33, 40}, Shape{9, 64}, Shape{9, 128}, Shape{2, 129},
-                                     Shape{17, 256}, Shape{3, 512}, Shape{5, 520}, Shape{20, 1024},
-                                     Shape{2, 1032}, Shape{3, 1023}, Shape{7, 31}),
-                     testing::Values(DType::F32, DType::BF16)),
-    shape_name<NormAct>);
+INSTANTIATE_TEST_SUITE_P(Shapes, NormAct,
+                         testing::Combine(testing::Values(Shape{1, 1}, Shape{3, 3}, Shape{5, 8}, Shape{130, 16},
+                                                          Shape{70, 32}, Shape{33, 40}, Shape{9, 64}, Shape{9, 128},
+                                                          Shape{2, 129}, Shape{17, 256}, Shape{3, 512}, Shape{5, 520},
+                                                          Shape{20, 1024}, Shape{2, 1032}, Shape{3, 1023},
+                                                          Shape{7, 31}),
+                                          testing::Values(DType::F32, DType::BF16)),
+                         shape_name<NormAct>);
 
 TEST(NormActEdges, NoRowsGiveZeroParameterGradients) {
   Buffer scale(Vec(16, 1.0)), bias(Vec(16, 0.0)), dscale(16), dbias(16), partial(32);
-  launch_norm_act_fwd({nullptr, scale.f32(), bias.f32(), nullptr, nullptr, nullptr, 0, 16, DType::F32},
-                      STREAM);
-  launch_norm_act_bwd({nullptr, nullptr, nullptr, nullptr, scale.f32(), bias.f32(), nullptr, dscale.f32(),
-                       dbias.f32(), partial.f32(), norm_act_parts(0, 16), 0, 16, DType::F32},
+  launch_norm_act_fwd({nullptr, scale.f32(), bias.f32(), nullptr, nullptr, nullptr, 0, 16, DType::F32}, STREAM);
+  launch_norm_act_bwd({nullptr, nullptr, nullptr, nullptr, scale.f32(), bias.f32(), nullptr, dscale.f32(), dbias.f32(),
+                       partial.f32(), norm_act_parts(0, 16), 0, 16, DType::F32},
                       STREAM);
   EXPECT_EQ(dscale.values(), Vec(16, 0.0));
   EXPECT_EQ(dbias.values(), Vec(16, 0.0));
@@ -86,8 +84,7 @@ TEST(NormActEdges, ConstantAndHugeRowsStayFinite) {
   for (size_t c = 0; c < 64; ++c) values[64 + c] = c % 2 ? 1e6 : -1e6;
   Buffer x(values), scale(Vec(64, 1.0)), bias(Vec(64, 0.0)), y(128), mean(2), rstd(2);
   use(SCHEDULES[0]);
-  launch_norm_act_fwd(
-      {x.data(), scale.f32(), bias.f32(), y.data(), mean.f32(), rstd.f32(), 2, 64, DType::F32}, STREAM);
+  launch_norm_act_fwd({x.data(), scale.f32(), bias.f32(), y.data(), mean.f32(), rstd.f32(), 2, 64, DType::F32}, STREAM);
   for (size_t c = 0; c < 64; ++c) EXPECT_EQ(y.f32()[c], 0.f);
   for (size_t c = 0; c < 64; ++c) EXPECT_NEAR(y.f32()[64 + c], c % 2 ? 0.7310586f : -0.2689414f, 1e-6);
 }
@@ -101,9 +98,8 @@ TEST(NormActEdges, UnalignedRows) {
   const Vec shifted(all.begin() + 1, all.end());
   const Reference want = reference(shifted, shifted, scale.values(), bias.values(), rows, cols);
   use(SCHEDULES[0]);
-  launch_norm_act_fwd(
-      {x.f32() + 1, scale.f32(), bias.f32(), y.f32() + 1, mean.f32(), rstd.f32(), 3, 32, DType::F32},
-      STREAM);
+  launch_norm_act_fwd({x.f32() + 1, scale.f32(), bias.f32(), y.f32() + 1, mean.f32(), rstd.f32(), 3, 32, DType::F32},
+                      STREAM);
   const Vec got = y.values();
   expect_close(Vec(got.begin() + 1, got.end()), want.y, 3e-6, cols, "y");
 }

@@ -22,10 +22,8 @@ void check(int64_t cols, int64_t offset = 0) {  // of the ring in its memory
     for (size_t n = 0; n < index.size(); ++n)
       for (int64_t i = 0; i < cols; ++i) {
         const float got = out.f32()[n * cols + i];
-        if (index[n] < 0 || index[n] >= 5)
-          EXPECT_TRUE(std::isnan(got));
-        else
-          EXPECT_EQ(got, float(ring[index[n] * cols + i]) / 255.f);
+        if (index[n] < 0 || index[n] >= 5) EXPECT_TRUE(std::isnan(got));
+        else EXPECT_EQ(got, float(ring[index[n] * cols + i]) / 255.f);
       }
     return std::vector<std::string>{out.raw()};
   });
@@ -42,8 +40,8 @@ TEST(ReplayGather, ARingOffFourBytes) { check(1028, 1); }
 // A ring of 4.9 GB, of which only the last row is ever touched: its offset does not fit 32 bits.
 TEST(ReplayGather, OffsetsBeyond32Bits) {
   const int64_t rows = 400000, cols = 12288, last = rows - 1;
-  void* memory = mmap(nullptr, size_t(rows * cols), PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory =
+      mmap(nullptr, size_t(rows * cols), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   ASSERT_NE(memory, MAP_FAILED);
   uint8_t* ring = static_cast<uint8_t*>(memory);
   for (int64_t i = 0; i < cols; ++i) ring[last * cols + i] = uint8_t(1 + i % 255);

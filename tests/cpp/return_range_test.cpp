@@ -27,8 +27,7 @@ void check(const Vec& values) {
       const double next = sorted[std::min(low + 1, last)];
       EXPECT_FLOAT_EQ(float(out.values()[0]), float(sorted[low] + 0.25 * (next - sorted[low])));
       EXPECT_FLOAT_EQ(float(out.values()[1]), float(sorted[high]));
-      EXPECT_FLOAT_EQ(float(out.values()[2]),
-                      std::max(0.5f, float(out.values()[1]) - float(out.values()[0])));
+      EXPECT_FLOAT_EQ(float(out.values()[2]), std::max(0.5f, float(out.values()[1]) - float(out.values()[0])));
       return std::vector<std::string>{out.raw()};
     });
   }
@@ -48,8 +47,8 @@ TEST(ReturnRange, FindsOrderStatistics) {
 TEST(ReturnRange, MovesTheAverages) {
   for_each_schedule([&] {
     Buffer ret(Vec{3, -1, 2}), low(Vec{-10}), high(Vec{20}), out(3);
-    launch_return_range(
-        {ret.f32(), low.f32(), high.f32(), out.f32(), 3, {0, 1, 1, 2}, {0.5f, 0.5f}, 0.75f, 0.25f, 1.f}, STREAM);
+    launch_return_range({ret.f32(), low.f32(), high.f32(), out.f32(), 3, {0, 1, 1, 2}, {0.5f, 0.5f}, 0.75f, 0.25f, 1.f},
+                        STREAM);
     EXPECT_EQ(out.values(), (Vec{-7.375, 15.625, 23}));  // 0.75 * -10 + 0.25 * 0.5; 0.75 * 20 + 0.25 * 2.5
     return std::vector<std::string>{out.raw()};
   });
@@ -62,8 +61,7 @@ TEST(ReturnRange, StaysWhereAReturnIsNotFinite) {
     for_each_schedule([&] {
       Buffer ret(values), low(Vec{-2}), high(Vec{3}), out(3);
       launch_return_range(
-          {ret.f32(), low.f32(), high.f32(), out.f32(), 50, {2, 3, 46, 47}, {0.5f, 0.5f}, 0.9f, 0.1f, 1.f},
-          STREAM);
+          {ret.f32(), low.f32(), high.f32(), out.f32(), 50, {2, 3, 46, 47}, {0.5f, 0.5f}, 0.9f, 0.1f, 1.f}, STREAM);
       EXPECT_EQ(out.values(), (Vec{-2, 3, 5}));
       return std::vector<std::string>{out.raw()};
     });

@@ -23,14 +23,20 @@ struct Case {
   std::unique_ptr<bool[]> reset;
 
   Case(Shape shape, DType dtype, bool state)
-      : rows(shape.rows), cols(shape.cols), size(state ? std::max<size_t>(1, cols / 2) : 0),
-        stride(size + cols + 4), kernel(Buffer(normals(GROUPS * CLASSES * cols, 1), dtype).values()),
+      : rows(shape.rows),
+        cols(shape.cols),
+        size(state ? std::max<size_t>(1, cols / 2) : 0),
+        stride(size + cols + 4),
+        kernel(Buffer(normals(GROUPS * CLASSES * cols, 1), dtype).values()),
         action_kernel(Buffer(normals(ACTIONS * cols, 2), dtype).values()),
-        pre(Buffer(normals(rows * cols, 3)).values()), deter(Buffer(normals(rows * size, 4)).values()),
-        start(Buffer(normals(size, 5)).values()), scale(Buffer(normals(cols, 6, 0.3, 1)).values()),
+        pre(Buffer(normals(rows * cols, 3)).values()),
+        deter(Buffer(normals(rows * size, 4)).values()),
+        start(Buffer(normals(size, 5)).values()),
+        scale(Buffer(normals(cols, 6, 0.3, 1)).values()),
         bias(Buffer(normals(cols, 7, 0.3)).values()),
         djoint(Buffer(normals(rows * (size + cols), 8)).values()),
-        direct(Buffer(normals(rows * size, 9)).values()), carry(Buffer(normals(rows * size, 10)).values()),
+        direct(Buffer(normals(rows * size, 9)).values()),
+        carry(Buffer(normals(rows * size, 10)).values()),
         reset(new bool[rows]) {
     for (size_t i = 0; i < rows * GROUPS; ++i) index.push_back(int64_t(i * 7 % CLASSES));
     for (size_t i = 0; i < rows; ++i) action.push_back(int64_t(i * 5 % ACTIONS)), reset[i] = i % 3 == 1;
@@ -65,9 +71,19 @@ struct Forward {
   DType dtype;
   Buffer kernel, action_kernel, deter, start, scale, bias, pre, before, joint, mean, rstd;
   Forward(const Case& of, DType type, bool accumulate = true)
-      : k(of), dtype(type), kernel(k.kernel, dtype), action_kernel(k.action_kernel, dtype), deter(k.deter),
-        start(k.start), scale(k.scale), bias(k.bias), pre(accumulate ? k.pre : Vec(k.pre.size(), NAN)),
-        before(k.deter.size()), joint(k.rows * k.stride, dtype), mean(k.rows), rstd(k.rows) {}
+      : k(of),
+        dtype(type),
+        kernel(k.kernel, dtype),
+        action_kernel(k.action_kernel, dtype),
+        deter(k.deter),
+        start(k.start),
+        scale(k.scale),
+        bias(k.bias),
+        pre(accumulate ? k.pre : Vec(k.pre.size(), NAN)),
+        before(k.deter.size()),
+        joint(k.rows * k.stride, dtype),
+        mean(k.rows),
+        rstd(k.rows) {}
 
   ScanInputFwdArgs args(bool masks, bool gather, bool accumulate = true) {
     ScanInputFwdArgs a{};
@@ -136,11 +152,11 @@ void check_backward(const Case& k, DType dtype, bool masks, int64_t parts) {
   for_each_schedule([&] {
     Buffer got_dpre(dpre.size(), dtype), got_dmasked(dpre.size(), dtype), got_dbefore(dbefore.size()),
         got_carry(k.carry), partial(size_t(parts) * 2 * k.cols);
-    launch_scan_input_bwd({djoint.f32(), direct.f32(), masks ? k.reset.get() : nullptr, pre.f32(), mean.f32(),
-                           rstd.f32(), scale.f32(), bias.f32(), got_dpre.data(), got_dmasked.data(),
-                           got_dbefore.f32(), got_carry.f32(), partial.f32(), int64_t(k.rows), int64_t(k.size),
-                           int64_t(k.cols), parts, dtype},
-                          STREAM);
+    launch_scan_input_bwd(
+        {djoint.f32(), direct.f32(), masks ? k.reset.get() : nullptr, pre.f32(), mean.f32(), rstd.f32(), scale.f32(),
+         bias.f32(), got_dpre.data(), got_dmasked.data(), got_dbefore.f32(), got_carry.f32(), partial.f32(),
+         int64_t(k.rows), int64_t(k.size), int64_t(k.cols), parts, dtype},
+        STREAM);
     Vec sums[2] = {Vec(k.cols), Vec(k.cols)};
     const Vec slices = partial.values();
     for (size_t i = 0; i < slices.size(); ++i) sums[i / k.cols % 2][i % k.cols] += slices[i];
@@ -178,9 +194,15 @@ struct Sample {
   std::vector<int64_t> index;
 
   Sample(size_t rows, size_t groups, size_t classes, DType dtype)
-      : rows(rows), groups(groups), classes(classes), logit(normals(rows * groups * classes, 21, 2)),
-        bias(normals(groups * classes, 22)), u(uniforms(rows * groups, 23)), logp(rows * groups * classes),
-        onehot(rows * groups * classes, dtype), index(rows * groups, -7) {}
+      : rows(rows),
+        groups(groups),
+        classes(classes),
+        logit(normals(rows * groups * classes, 21, 2)),
+        bias(normals(groups * classes, 22)),
+        u(uniforms(rows * groups, 23)),
+        logp(rows * groups * classes),
+        onehot(rows * groups * classes, dtype),
+        index(rows * groups, -7) {}
 
   LatentFwdArgs args(DType dtype) {
     LatentFwdArgs a{};

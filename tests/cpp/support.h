@@ -35,8 +35,7 @@ inline void use(Schedule s) {
 // Exact-size storage in the dtype under test, seen as double from outside.
 class Buffer {
  public:
-  Buffer(size_t size, DType dtype = DType::F32)
-      : size_(size), dtype_(dtype), bytes_(new unsigned char[bytes()]) {
+  Buffer(size_t size, DType dtype = DType::F32) : size_(size), dtype_(dtype), bytes_(new unsigned char[bytes()]) {
     memset(bytes_.get(), 0xFF, bytes());  // NaN in both dtypes
   }
   Buffer(const std::vector<double>& values, DType dtype = DType::F32) : Buffer(values.size(), dtype) {
@@ -86,8 +85,7 @@ inline std::vector<double> normals(size_t n, unsigned seed, double scale = 1, do
     state ^= state << 13, state ^= state >> 7, state ^= state << 17;
     return (double(state >> 11) + 0.5) / double(1ull << 53);
   };
-  for (double& x : v)
-    x = shift + scale * std::sqrt(-2 * std::log(uniform())) * std::cos(6.283185307179586 * uniform());
+  for (double& x : v) x = shift + scale * std::sqrt(-2 * std::log(uniform())) * std::cos(6.283185307179586 * uniform());
   return v;
 }
 inline std::vector<double> uniforms(size_t n, unsigned seed) {

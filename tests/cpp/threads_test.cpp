@@ -130,10 +130,16 @@ std::vector<float> gather(const Pool& pool) {
   return out;
 }
 
-const Case CASES[] = {{"product", product<DType::F32>}, {"product_bf16", product<DType::BF16>},
-                      {"packed_product", packed_product}, {"down", down<5>}, {"down_winograd", down<20>},
-                      {"up", up<5>}, {"up_winograd", up<20>}, {"kernel_gradient", kernel_gradient<5>},
-                      {"kernel_gradient_winograd", kernel_gradient<20>}, {"gather", gather}};
+const Case CASES[] = {{"product", product<DType::F32>},
+                      {"product_bf16", product<DType::BF16>},
+                      {"packed_product", packed_product},
+                      {"down", down<5>},
+                      {"down_winograd", down<20>},
+                      {"up", up<5>},
+                      {"up_winograd", up<20>},
+                      {"kernel_gradient", kernel_gradient<5>},
+                      {"kernel_gradient_winograd", kernel_gradient<20>},
+                      {"gather", gather}};
 
 class Threads : public testing::TestWithParam<Case> {};
 

@@ -94,8 +94,7 @@ TEST_P(Twohot, MeanMatchesReference) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, Twohot,
-                         testing::Values(Case{1, 2}, Case{3, 41}, Case{9, 255}, Case{17, 300}),
+INSTANTIATE_TEST_SUITE_P(Shapes, Twohot, testing::Values(Case{1, 2}, Case{3, 41}, Case{9, 255}, Case{17, 300}),
                          [](const auto& info) {
                            return std::to_string(info.param.rows) + "x" + std::to_string(info.param.cols);
                          });
