@@ -1,6 +1,7 @@
 # make demo   train on an Atari game and compare with random play; run it again to resume. SEED=1: another seed
 # make test   lint and the whole test suite
-# make lint   ruff, and mypy on the public API
+# make lint   ruff, mypy on the public API, and clang-format on the C++
+# make format clang-format -i on the C++
 # make figures  every committed picture and the tables of docs/results.md, from the committed data
 # make cpp    kernel tests in C++: plain, ASan+UBSan and TSan, under every schedule of the emulator
 # make soak   ten minutes of training and evaluation: nothing grows, nothing slows down (SOAK=60: one minute)
@@ -30,7 +31,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY = passive
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test figures study cpp soak faults fuzz sanitize lint clean
+.PHONY: demo test figures study cpp soak faults fuzz sanitize lint format clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -73,9 +74,16 @@ sanitize: $(VENV)/.installed-dev
 study: $(VENV)/.installed
 	$(BIN)/python bench/learning/study.py --jobs $(JOBS) $(STUDY)
 
+# What .clang-format describes: the library and its kernel tests.
+CPP = $(wildcard $(foreach end,h cuh cu cpp,csrc/*/*.$(end) tests/cpp/*.$(end)))
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+format: $(VENV)/.installed-dev
+	$(BIN)/clang-format -i $(CPP)
 
 clean:
 	rm -rf $(VENV) build dist hdfast.egg-info .pytest_cache .ruff_cache .mypy_cache hdfast/*.so
