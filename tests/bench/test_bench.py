@@ -4,6 +4,7 @@ No test looks at a time: that the figures mean something is for a reader of the 
 """
 
 import ast
+import graphlib
 import importlib.util
 import json
 import mmap
@@ -49,6 +50,15 @@ def fake(tmp_path) -> Program:
 def row(name="hdfast", backend="reference", rounds=((2.0, 4.0), (2.0, 4.0), (8.0, 4.0))) -> Row:
     return Row(name, "update", "reduced", backend, "fp32", 2, rounds[0][0], 1.0, 1.0, 100.0, {"python": "3"},
                rounds=rounds)
+
+
+def test_modules_import_one_another_in_one_direction():
+    graph = {}
+    for path in Path(run.__file__).parent.glob("*.py"):
+        found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        graph[path.stem] = {name.name for node in found if node.module == "hdfast.bench" for name in node.names} | {
+            node.module.split(".")[2] for node in found if (node.module or "").startswith("hdfast.bench.")}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError naming the modules
 
 
 def test_sizes():
