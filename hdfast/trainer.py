@@ -111,18 +111,18 @@ class Trainer:
         """
         with self.stopping.listening():
             run_dir = RunDir(self.logdir, self.config, self.agent.device)
-            status = "failed"
             try:
-                with self._opened(run_dir):
-                    status = self._live()
-            except Stopped:
-                status = f"stopped by {self.stopping.reason()}"  # while loading
+                try:
+                    with self._opened(run_dir):
+                        status = self._live()
+                except Stopped:
+                    status = f"stopped by {self.stopping.reason()}"  # while loading
+                run_dir.note(status, step=self.step, finished=status == "finished")
             except BaseException as error:
-                status = f"failed: {type(error).__name__}: {error}"
+                with suppress(RunError):  # the first error is the one to raise
+                    run_dir.note(f"failed: {type(error).__name__}: {error}", step=self.step, finished=False)
                 raise
             finally:
-                with suppress(RunError):
-                    run_dir.note(status, step=self.step, finished=status == "finished")
                 run_dir.close()
         self.stopping.leave()
 

@@ -17,14 +17,14 @@ from hdfast.agent import Agent
 from hdfast.commands.dry_run import dry_run
 from hdfast.config import Config, RunConfig
 from hdfast.envs import make_envs
-from hdfast.errors import ConfigError
+from hdfast.errors import ConfigError, RunError
 from hdfast.evaluation import RandomAgent, against_random, evaluate
 from hdfast.machine import choose_algorithms, pick_device
 from hdfast.ops import library
 from hdfast.protocol import Schedule, crossed
 from hdfast.replay.ring import ACTION
 from hdfast.run import checkpoint, stopping
-from hdfast.run.directory import finished_step
+from hdfast.run.directory import RunDir, finished_step
 from hdfast.run.jsonl import read_rows
 from hdfast.spaces import ActSpace
 from hdfast.trainer import Trainer
@@ -374,3 +374,17 @@ def test_what_an_evaluation_says_beside_random_play():
     assert "average 2,500, random play's 100 average 1,600: better by 900.0 (95% interval 800.1 to 999.9)" in told
     assert "published at 7,754 after 400K frames, human play at 2,666" in told
     assert "no sign" in against_random("catch_5x5", [1.0, -1.0], [0.0, 0.0])
+
+
+def test_a_run_whose_end_cannot_be_recorded_has_failed(tmp_path, monkeypatch):
+    note = RunDir.note
+
+    def full(self, status, **options):
+        if status == "finished":
+            raise RunError("the disk is full")
+        note(self, status, **options)
+
+    monkeypatch.setattr(RunDir, "note", full)
+    with pytest.raises(RunError, match="the disk is full"):
+        run(tmp_path, small_config("dummy", **{"run.steps": 40, "run.prefill": 40}))
+    assert json.loads((tmp_path / "meta.json").read_text())["status"] == "failed: RunError: the disk is full"
