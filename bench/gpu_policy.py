@@ -2,7 +2,7 @@
 
     python bench/gpu_policy.py policy.safetensors RUN     make a run folder of it that `hdfast eval --logdir RUN` plays
 
-Encoder, RSSM and actor are rounded to float16, which has TF32's precision; everything else begins anew, so such a run
+Encoder, RSSM and actor are rounded to float16, which has TF32's precision; everything else starts fresh, so such a run
 can be evaluated and not continued.
 """
 

@@ -207,22 +207,22 @@ class Agent:
         values = {f"train/{name}": value for name, value in self._meter.means_sync().items()}
         if values:
             values |= {f"train/opt/{name}_skipped": float(self._meter.bad.get(f"opt/{name}_grad_norm", 0))
-                       for name in self.learner.optimisers}
+                       for name in self.learner.optimizers}
         return values
 
     def diagnosis_sync(self) -> str:
         """What was not finite: losses and gradient norms of the last interval, gradients of the last update."""
         parts = [f"{name} {n} times" for name, n in self._meter.bad.items()
                  if name.startswith("loss/") or name.endswith("grad_norm")]
-        for name, optimiser in self.learner.optimisers.items():
-            if found := optimiser.nonfinite_sync(optimiser.grad):
+        for name, optimizer in self.learner.optimizers.items():
+            if found := optimizer.nonfinite_sync(optimizer.grad):
                 more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
                 parts.append(f"in the last update the {name} gradient of {', '.join(found[:NAMED])}{more}")
         return "; ".join(parts)
 
     def sound_sync(self) -> bool:
         """Whether every parameter is finite; the host waits."""
-        return not any(optimiser.nonfinite_sync(optimiser.param) for optimiser in self.learner.optimisers.values())
+        return not any(optimizer.nonfinite_sync(optimizer.param) for optimizer in self.learner.optimizers.values())
 
     @torch.no_grad()
     def openloop(self, batch: Batch, context: int = 5, sequences: int = 6) -> np.ndarray:

@@ -74,8 +74,8 @@ class Team:
 
     def connect(self, learner: Learner) -> None:
         """Let a learner average its gradients, and rank its returns, over all ranks."""
-        for optimiser in learner.optimisers.values():
-            optimiser.reduce = self.mean_
+        for optimizer in learner.optimizers.values():
+            optimizer.reduce = self.mean_
         learner.actor_critic.gather = self.gather
 
     def mean_(self, flat: Tensor) -> None:
@@ -105,7 +105,7 @@ class Team:
         word, *numbers = message.tolist()
         return Word(word), numbers
 
-    def equalise(self, agent: Agent, seed: int) -> None:
+    def equalize(self, agent: Agent, seed: int) -> None:
         """Give every rank the learner of rank 0; the others draw their own uniforms from now on."""
         for value in agent.learner.state_dict().values():
             dist.broadcast(value, 0)
@@ -157,7 +157,7 @@ class LeadingAgent(Agent):
         if not self._equal:
             self._team.connect(self.learner)
             self._team.tell(Word.TAKE)
-            self._team.equalise(self, self.config.seed)
+            self._team.equalize(self, self.config.seed)
             self._equal = True
         shape = batch.reward.shape
         self._team.tell(Word.UPDATE, *shape)
@@ -187,7 +187,7 @@ def follow(config: Config, team: Team) -> None:
             agent = Agent(obs_space, ActSpace(actions), config, device=team.device)
             team.connect(agent.learner)
         elif word == Word.TAKE:
-            team.equalise(agent, config.seed)
+            team.equalize(agent, config.seed)
         elif word == Word.UPDATE:
             agent.update(team.share(agent, *numbers[:2], None))
         else:

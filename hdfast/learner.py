@@ -39,7 +39,7 @@ def draw(*shapes: tuple[int, ...], generator: torch.Generator) -> list[Tensor]:
 
 
 @dataclass(frozen=True)
-class Behaviour:
+class Behavior:
     """An imagined trajectory with its predictions: reward (H, N), cont, value, weight (H+1, N), ret (H, N),
     critic_logit (H+1, N, bins) with gradient, slow_value (H, N), low, high () the next return range, scale () the
     advantage's divisor."""
@@ -81,7 +81,7 @@ class Learner:
         self.start = self.world_model.rssm.initial_state().map(lambda x: x.detach().clone())
 
     @property
-    def optimisers(self) -> dict[str, Arena]:
+    def optimizers(self) -> dict[str, Arena]:
         return {"model": self.model_opt, "actor": self.actor_opt, "critic": self.critic_opt}
 
     def update(self, data: Sequences, u: Uniforms) -> dict[str, Tensor]:
@@ -90,7 +90,7 @@ class Learner:
         The host reads nothing and no shape depends on data, so CUDA graphs can capture it.
         """
         out, metrics = self.update_model(data, u.post)
-        return metrics | self.update_behaviour(out.observed.state, data.cont, u.prior, u.action)
+        return metrics | self.update_behavior(out.observed.state, data.cont, u.prior, u.action)
 
     def update_model(self, data: Sequences, u: Tensor) -> tuple[WorldModelOutput, dict[str, Tensor]]:
         """Step 1: world-model loss at the current parameters and its Adam step; u (T, B, S)."""
@@ -100,7 +100,7 @@ class Learner:
         self.restart()
         return out, metrics
 
-    def update_behaviour(self, post: State, cont: Tensor, u: Tensor, u_action: Tensor) -> dict[str, Tensor]:
+    def update_behavior(self, post: State, cont: Tensor, u: Tensor, u_action: Tensor) -> dict[str, Tensor]:
         """Steps 2 to 4, imagination, actor and critic; arguments as those of `imagine`.
 
         The critic's gradient does not depend on the actor's step: taking both gradients first changes no number.
@@ -111,7 +111,7 @@ class Learner:
         return metrics | self.step(self.actor_opt, "actor") | self.step(self.critic_opt, "critic")
 
     @torch.no_grad()
-    def imagine(self, post: State, cont: Tensor, u: Tensor, u_action: Tensor, *, keep_prior: bool = False) -> Behaviour:
+    def imagine(self, post: State, cont: Tensor, u: Tensor, u_action: Tensor, *, keep_prior: bool = False) -> Behavior:
         """Steps 2 and 3: imagine with the updated world model from every posterior state (T, B, ...), predict rewards,
         continuation, values and the next return range. cont (T, B) of the starts; u (H, N, S), u_action (H, N)."""
         wm, ac = self.world_model, self.actor_critic
@@ -122,18 +122,18 @@ class Learner:
         critic_logit, slow_value = ac.values(trajectory.features)
         value = ops.twohot_mean(critic_logit.detach())
         ret, weight = ac.returns(reward, value, conts)
-        return Behaviour(trajectory, reward, conts, critic_logit, value, slow_value, ret, weight, *ac.next_range(ret))
+        return Behavior(trajectory, reward, conts, critic_logit, value, slow_value, ret, weight, *ac.next_range(ret))
 
-    def actor_loss(self, b: Behaviour) -> ActorLoss:
+    def actor_loss(self, b: Behavior) -> ActorLoss:
         """Actor loss on an imagined trajectory; reuses the rollout's products with the actor's kernels."""
         t = b.trajectory
         return self.actor_critic.actor_loss(t.past, t.action[:len(b.ret)], b.ret, b.value[:-1], b.weight[:-1], b.scale)
 
-    def critic_loss(self, b: Behaviour) -> CriticLoss:
+    def critic_loss(self, b: Behavior) -> CriticLoss:
         """Critic loss against the returns and the slow critic on an imagined trajectory."""
         return self.actor_critic.critic_loss(b.critic_logit[:-1], b.ret, b.slow_value, b.weight[:-1])
 
-    def actor_gradient(self, b: Behaviour) -> dict[str, Tensor]:
+    def actor_gradient(self, b: Behavior) -> dict[str, Tensor]:
         """Step 3: actor loss on the trajectory, its gradient in the actor's arena."""
         out = self.actor_loss(b)
         self.actor_opt.backward(out.loss)
@@ -145,7 +145,7 @@ class Learner:
             "loss/actor": out.loss.detach(), "ret_scale": b.scale, "val": b.value.mean(), "weight": b.weight.mean(),
             "rand/action": metrics["ent/action"] / math.log(max(self.actions, 2))}
 
-    def critic_gradient(self, b: Behaviour) -> dict[str, Tensor]:
+    def critic_gradient(self, b: Behavior) -> dict[str, Tensor]:
         """Step 4: critic loss on the same trajectory, its gradient in the critic's arena. Its Adam step also moves the
         slow critic: a copy at the first update, `slow_fraction` of the way at later ones."""
         out = self.critic_loss(b)
@@ -153,15 +153,15 @@ class Learner:
         metrics = means({"loss/value": out.nll.detach(), "slowval": b.slow_value})
         return metrics | {"loss/critic": out.loss.detach()}
 
-    def step(self, optimiser: Arena, name: str) -> dict[str, Tensor]:
+    def step(self, optimizer: Arena, name: str) -> dict[str, Tensor]:
         """Adam step of one optimizer -> its gradient norm, clip factor and update count."""
         names = ("grad_norm", "grad_scale", "updates")
-        return dict(zip((f"opt/{name}_{what}" for what in names), optimiser.update().unbind(), strict=True))
+        return dict(zip((f"opt/{name}_{what}" for what in names), optimizer.update().unbind(), strict=True))
 
     def refresh(self) -> None:
         """Recompute what derives from the parameters; call it after writing them from outside."""
-        for optimiser in self.optimisers.values():
-            optimiser.refresh()
+        for optimizer in self.optimizers.values():
+            optimizer.refresh()
         self.restart()
 
     @torch.no_grad()
@@ -175,6 +175,6 @@ class Learner:
         """Everything that an update reads or writes, by flat name; the tensors are live views, not copies."""
         out = {f"model/{k}": v for k, v in self.world_model.state_dict().items()}
         out |= {f"behavior/{k}": v for k, v in self.actor_critic.state_dict().items()}
-        for name, optimiser in self.optimisers.items():
-            out |= {f"opt/{name}/{k}": v for k, v in optimiser.state_dict().items()}
+        for name, optimizer in self.optimizers.items():
+            out |= {f"opt/{name}/{k}": v for k, v in optimizer.state_dict().items()}
         return out

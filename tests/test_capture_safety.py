@@ -204,7 +204,7 @@ def test_faults_in_the_model_loss_are_found(monkeypatch, fault: Callable):
 
 
 @pytest.mark.parametrize("fault", FAULTS[:-1], ids=lambda f: f.__name__)
-def test_faults_in_an_optimiser_are_found(monkeypatch, fault: Callable):
+def test_faults_in_an_optimizer_are_found(monkeypatch, fault: Callable):
     agent, step = meta_agent(monkeypatch), Arena.update
     update(agent)
     monkeypatch.setattr(Arena, "update", lambda self: torch.stack([fault(x) for x in step(self)]))
@@ -255,7 +255,7 @@ def test_the_official_sizes_can_be_captured(backend, monkeypatch, precision, nod
     # Below the gate of 1,500 graph nodes by what cannot be counted here: products and convolutions of several launches.
     # An Adam step is known to be three. If torch does not add a bfloat16 product to float32, 193 are two.
     more = 193 if precision == "bf16" and not products.accumulates(META) else 0
-    assert backend == "reference" or watch.ops + 2 * len(agent.learner.optimisers) <= nodes + more
+    assert backend == "reference" or watch.ops + 2 * len(agent.learner.optimizers) <= nodes + more
     with watched(META):
         act(agent, 1)
         act(agent, 100)

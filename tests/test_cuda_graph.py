@@ -231,7 +231,7 @@ def exchanging(agent: Agent, log: list[str]) -> Agent:
         cuda_graph.between(lambda: (log.append("returns"), both.copy_(x.expand_as(both))))
         return both.flatten(0, 1)
 
-    for name, arena in agent.learner.optimisers.items():
+    for name, arena in agent.learner.optimizers.items():
         arena.reduce = lambda flat, name=name: cuda_graph.between(lambda: mean(name, flat))
     agent.learner.actor_critic.gather = gather
     return agent

@@ -98,8 +98,8 @@ def test_torch_that_cannot_add_to_float32_gets_the_same_numbers(monkeypatch):
             learner.update(make_data(), draw())
         assert ("aten.addmm.dtype_out" in seen.names) == adds
         learners.append(learner)
-    for name, arena in learners[0].optimisers.items():
-        other = learners[1].optimisers[name].grad
+    for name, arena in learners[0].optimizers.items():
+        other = learners[1].optimizers[name].grad
         assert (arena.grad - other).norm() <= 1e-3 * arena.grad.norm(), name
 
 

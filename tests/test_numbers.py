@@ -39,7 +39,7 @@ def poisoned(what: str, value: float):
 def changed(agent: Agent, batch) -> set[str]:
     """The optimizers, and 'range', in which an update changed anything; 'rest' must never be among them."""
     before = {name: x.clone() for name, x in agent.state_dict().items()}
-    shadows = {name: [copy.clone() for _, copy in o.shadows] for name, o in agent.learner.optimisers.items()}
+    shadows = {name: [copy.clone() for _, copy in o.shadows] for name, o in agent.learner.optimizers.items()}
     agent.update(batch)
     names = {name for name, x in agent.state_dict().items() if not torch.equal(x, before[name])} - {"rng/learn"}
     found = set()
@@ -50,7 +50,7 @@ def changed(agent: Agent, batch) -> set[str]:
                               ("behavior/slow", "critic")):
             part = owner if name.startswith(prefix) else part
         found.add(part)
-    for name, o in agent.learner.optimisers.items():
+    for name, o in agent.learner.optimizers.items():
         same = all(map(torch.equal, shadows[name], [copy for _, copy in o.shadows]))
         assert same or name in found
     return found
@@ -72,7 +72,7 @@ def test_a_batch_that_is_not_finite_leaves_the_world_model_alone(backend, what, 
     assert f"loss/{'rew' if what == 'reward' else 'image'} 1 times" in agent.diagnosis_sync() and agent.sound_sync()
 
 
-def test_returns_that_are_not_finite_leave_behaviour_and_range_alone(backend, monkeypatch):
+def test_returns_that_are_not_finite_leave_behavior_and_range_alone(backend, monkeypatch):
     agent, mean = make_agent(), ops.twohot_mean
     agent.update(make_batch(space=VECTOR))
 
@@ -86,17 +86,17 @@ def test_returns_that_are_not_finite_leave_behaviour_and_range_alone(backend, mo
 
 
 @pytest.mark.parametrize("name", ["model", "actor", "critic"])
-def test_each_optimiser_is_guarded_by_itself(backend, monkeypatch, name):
+def test_each_optimizer_is_guarded_by_itself(backend, monkeypatch, name):
     """Only the gradient is not finite, or only the loss."""
     agent, backward = make_agent(), Arena.backward
     agent.update(make_batch(space=VECTOR))
 
     def infinite_loss(self, loss):
-        backward(self, loss + math.inf if self is agent.learner.optimisers[name] else loss)
+        backward(self, loss + math.inf if self is agent.learner.optimizers[name] else loss)
 
     def bad_gradient(self, loss):
         backward(self, loss)
-        if self is agent.learner.optimisers[name]:
+        if self is agent.learner.optimizers[name]:
             self.grad[1] = -math.inf
 
     for fault in (infinite_loss, bad_gradient):

@@ -39,7 +39,7 @@ def twins(precision: str) -> tuple[Learner, Learner]:
     """Two learners with the same parameters, none of them at a special value: float32, and the given precision."""
     exact, other = make_learner(precision="fp32"), make_learner(precision=precision)
     rng = torch.Generator().manual_seed(1)
-    for a, b in zip(exact.optimisers.values(), other.optimisers.values(), strict=True):
+    for a, b in zip(exact.optimizers.values(), other.optimizers.values(), strict=True):
         a.param.add_(0.05 * torch.randn(a.param.shape, generator=rng))
         b.param.copy_(a.param)
     other.refresh()
@@ -75,22 +75,22 @@ def test_losses_gradients_and_parameters(backend, precision):
     exact, other = twins(precision)
     limit, data = TOLERANCE[precision], make_data()
     u = central(exact, data, draw())
-    before = {name: arena.param.clone() for name, arena in exact.optimisers.items()}
+    before = {name: arena.param.clone() for name, arena in exact.optimizers.items()}
     with ops.use("reference"):
         out, metrics = exact.update_model(data, u.post)
-        behaviour = exact.imagine(out.observed.state, data.cont, u.prior, u.action)
-        metrics |= behave(exact, behaviour)
+        behavior = exact.imagine(out.observed.state, data.cont, u.prior, u.action)
+        metrics |= behave(exact, behavior)
     got, found = other.update_model(data, u.post)
     assert torch.equal(got.observed.state.index, out.observed.state.index)
-    trajectory = replace(behaviour.trajectory, past=behaviour.trajectory.features[:-1])  # without float32 products
+    trajectory = replace(behavior.trajectory, past=behavior.trajectory.features[:-1])  # without float32 products
     with torch.enable_grad():
-        behaviour = replace(behaviour, trajectory=trajectory,
+        behavior = replace(behavior, trajectory=trajectory,
                             critic_logit=other.actor_critic.critic(trajectory.features))
-    found |= behave(other, behaviour)
+    found |= behave(other, behavior)
     for name in (name for name in metrics if name.startswith("loss/")):
         assert abs(found[name] - metrics[name]) <= limit["loss"] * max(1, abs(metrics[name])), name
-    for name, arena in other.optimisers.items():
-        want = exact.optimisers[name]
+    for name, arena in other.optimizers.items():
+        want = exact.optimizers[name]
         assert distance(arena.grad, want.grad) <= limit["gradient"], name
         assert distance(arena.param - before[name], want.param - before[name]) <= limit["parameter"], name
     if precision == "bf16":  # it is another computation
@@ -108,7 +108,7 @@ def test_bf16_rounds_operands_alone(backend):
     assert seen["encoder"].dtype == seen["reward.hidden.0"].dtype == torch.bfloat16
     heads = seen["decoder"], seen["reward"], seen["cont"], out.observed.state.deter, out.observed.post, out.total
     assert {x.dtype for x in heads} == {torch.float32}
-    for arena in learner.optimisers.values():
+    for arena in learner.optimizers.values():
         assert {x.dtype for x in (arena.param, arena.grad, arena.mean, arena.var)} == {torch.float32}
     assert {x.dtype for name, x in learner.state_dict().items() if not name.endswith("/step")} == {torch.float32}
 

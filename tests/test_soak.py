@@ -104,8 +104,8 @@ def native_library():
         pytest.skip(f"the native library is not there: {reason}")
 
 
-@pytest.mark.parametrize("door", ["ale", "gym"])
-def test_a_slice_of_a_door(door):
+@pytest.mark.parametrize("backend", ["ale", "gym"])
+def test_a_slice_of_a_backend(backend):
     """Eight times two evaluations, each opening and closing its environments."""
-    found = soak.doors(door, 0)
+    found = soak.backends(backend, 0)
     assert found["evaluations"] == 16 and lasting(found) == []

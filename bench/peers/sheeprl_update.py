@@ -1,6 +1,6 @@
 """One DreamerV3 update of sheeprl, measured: `python sheeprl_update.py PRESET THREADS [DEVICE]` where sheeprl is.
 
-Its own `train` on its own models, optimisers and configuration (experiment dreamer_v3, sizes S), with the sizes of the
+Its own `train` on its own models, optimizers and configuration (experiment dreamer_v3, sizes S), with the sizes of the
 preset; before each update the target critic moves, as in its main loop, which also turns the batch to float.
 """
 

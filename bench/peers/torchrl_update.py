@@ -1,6 +1,6 @@
 """One DreamerV3 update of TorchRL, measured: `python torchrl_update.py PRESET THREADS [DEVICE]` where TorchRL is.
 
-TorchRL ships the parts, not the learner: its networks, losses, target update and optimisation step are put together
+TorchRL ships the parts, not the learner: its networks, losses, target update and optimization step are put together
 here at the sizes of the preset, with Adam, a dense GRU and without the replay value loss, as near to ours as its
 options go. Execution is its own default: eager on a CPU; on CUDA compiled, forward and backward as a CUDA graph.
 """

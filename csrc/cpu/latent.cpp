@@ -84,11 +84,11 @@ HD_INLINE void forward_groups(const LatentFwdArgs& a, int64_t begin, int64_t end
   float s[LATENT_MAX_CLASSES], q[LATENT_MAX_CLASSES];
   for (int64_t g = begin; g < end; ++g) {
     const T* logit = static_cast<const T*>(a.logit) + g * k;
-    if (a.normalised) exp_row(logit, k, q);
+    if (a.normalized) exp_row(logit, k, q);
     else latent_softmax(a, logit, g, k, s), mix_row(s, k, a.mix, q);
     if (a.logp) {
       T* __restrict logp = static_cast<T*>(a.logp) + g * k;
-      if (a.normalised) std::memcpy(logp, logit, k * sizeof(T));
+      if (a.normalized) std::memcpy(logp, logit, k * sizeof(T));
       else
         for (int64_t j = 0; j < k; ++j) store(logp + j, flog(q[j]));
     }
@@ -112,7 +112,7 @@ HD_INLINE void backward_groups(const LatentBwdArgs& a, int64_t begin, int64_t en
     const T* __restrict dlogp = a.dlogp ? static_cast<const T*>(a.dlogp) + g * k : nullptr;
     O* __restrict dlogit = static_cast<O*>(a.dlogit) + g * k;
     for (int64_t j = 0; j < k; ++j) w[j] = donehot ? load(donehot + j) : 0.f;
-    if (a.normalised) {
+    if (a.normalized) {
       exp_row(logit, k, q);
       for (int64_t j = 0; j < k; ++j) store(dlogit + j, w[j] * q[j] + (dlogp ? load(dlogp + j) : 0.f));
     } else {

@@ -1,5 +1,5 @@
 // CPU version of returns: one trajectory (column) after the other through the shared recursions. 15 x 1024
-// cells, 16 B each, are 0.1 ms of an update of seconds; neighbouring columns share the cache lines. Equations
+// cells, 16 B each, are 0.1 ms of an update of seconds; neighboring columns share the cache lines. Equations
 // in kernels/returns.h.
 #include "kernels/returns.h"
 

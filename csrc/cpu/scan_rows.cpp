@@ -1,4 +1,4 @@
-// Row kernels of the CPU sequence loops, vectorised by the compiler: exponentials and logarithms are branch-free
+// Row kernels of the CPU sequence loops, vectorized by the compiler: exponentials and logarithms are branch-free
 // polynomials (about 1 ulp) so that the loops around them become vector code, one clone per instruction set.
 #include "cpu/scan_rows.h"
 

@@ -1,9 +1,9 @@
 // simd.h -- what the CPU kernels are made of: function clones per instruction set, branch-free elementary
-// functions that the compiler vectorises, and loads and stores of both storage types.
+// functions that the compiler vectorizes, and loads and stores of both storage types.
 //
 // HD_CLONES before a row loop compiles it for SSE2, AVX2 and AVX-512; the loader picks one. Everything called
 // inside must be HD_INLINE, or the clones would share one SSE2 copy. The functions below avoid libm (calls
-// stop the vectoriser) and rounding instructions (SSE2 has none). Relative error: fexp, flog, fsigmoid, ftanh
+// stop the vectorizer) and rounding instructions (SSE2 has none). Relative error: fexp, flog, fsigmoid, ftanh
 // 2 ulp; NaN stays NaN.
 #pragma once
 #include <bit>

@@ -1,4 +1,4 @@
-// CPU version of twohot: rows of logits with the exponential vectorised; equations in kernels/twohot.h.
+// CPU version of twohot: rows of logits with the exponential vectorized; equations in kernels/twohot.h.
 #include <algorithm>
 
 #include "cpu/simd.h"

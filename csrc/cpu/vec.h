@@ -1,5 +1,5 @@
 // vec.h -- explicit vectors, for loops over rows so short that sums across the lanes of a vector count. A plain loop
-// that computes each element alone needs none: the compiler vectorises it as well.
+// that computes each element alone needs none: the compiler vectorizes it as well.
 //
 // A kernel is a class with
 //   template <int N> static HD_INLINE void run(args...)

@@ -11,7 +11,7 @@ namespace hd {
 
 template <int ITER>
 struct Categorical {
-  float s[ITER];     // softmax; with normalised input the same as q
+  float s[ITER];     // softmax; with normalized input the same as q
   float q[ITER];     // mixed with the uniform distribution
   float logq[ITER];  // classes beyond the last have s = q = 0 and logq = 0
 };
@@ -20,7 +20,7 @@ struct Categorical {
 // 32 lanes call.
 template <int ITER, class T>
 __device__ __forceinline__ Categorical<ITER> categorical(const void* x, int64_t base, DType dtype, int64_t classes,
-                                                         float mix, bool normalised, const float* bias = nullptr) {
+                                                         float mix, bool normalized, const float* bias = nullptr) {
   const int lane = int(threadIdx.x) % 32;
   Categorical<ITER> c;
   float v[ITER], top = -INFINITY, total = 0.f;
@@ -31,7 +31,7 @@ __device__ __forceinline__ Categorical<ITER> categorical(const void* x, int64_t 
     if (here && bias != nullptr) v[i] += bias[i * 32 + lane];
     top = fmaxf(top, v[i]);
   }
-  if (normalised) {
+  if (normalized) {
 #pragma unroll
     for (int i = 0; i < ITER; ++i) {
       c.s[i] = c.q[i] = expf(v[i]);

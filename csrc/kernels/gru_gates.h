@@ -42,7 +42,7 @@ struct GruGatesBwdArgs {
   float* ddeter;       // (rows, size)
   float* dscale;       // (3, size); null: the slices' sums stay in `partial`, for the caller to add up
   float* dbias;        // (3, size)
-  float* partial;      // (parts, 2, 3 * size) scratch, uninitialised
+  float* partial;      // (parts, 2, 3 * size) scratch, uninitialized
   int64_t parts;       // from gru_gates_parts, or any number where dscale is null
   int64_t rows, size;
   DType dtype;

@@ -1,4 +1,4 @@
-// harmony.h -- harmonised mean of the world-model losses and its gradients: arguments and entry points.
+// harmony.h -- harmonized mean of the world-model losses and its gradients: arguments and entry points.
 //
 // With L the five loss means (reward, image, dyn, rep, cont) and a = dyn_share:
 //   rectified, plain : terms = e^-s0 L_reward + reg(s0), e^-s1 L_image + reg(s1),

@@ -9,7 +9,7 @@ HD_FN float harmony_reg(const HarmonyArgs& a, int j) {
   return a.mode == HarmonyMode::Rectified ? softplus(a.s[j]) : a.s[j];
 }
 
-// Weight of e^-s (or of the fixed scales) on the mean of loss i, without the regularisers.
+// Weight of e^-s (or of the fixed scales) on the mean of loss i, without the regularizers.
 HD_FN float harmony_weight(const HarmonyArgs& a, int i) {
   if (a.mode == HarmonyMode::Off) return a.scale[i];
   if (i == 4) return 1.f;

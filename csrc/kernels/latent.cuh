@@ -25,7 +25,7 @@ __device__ __forceinline__ int64_t latent_group(const LatentFwdArgs& a, int64_t 
   const int lane = int(threadIdx.x) % 32;
   const int64_t base = group * a.classes;
   const Categorical<ITER> c =
-      categorical<ITER, T>(a.logit, base, a.dtype, a.classes, a.mix, a.normalised, latent_bias(a, group));
+      categorical<ITER, T>(a.logit, base, a.dtype, a.classes, a.mix, a.normalized, latent_bias(a, group));
   int64_t index = -1;
   if (a.u != nullptr) {
     const float u = a.u[group];
@@ -65,17 +65,17 @@ __global__ void __launch_bounds__(LATENT_THREADS) latent_bwd_kernel(LatentBwdArg
   if (group >= a.groups) return;
   const int64_t base = group * a.classes;
   const Categorical<ITER> c =
-      categorical<ITER, T>(a.logit, base, a.dtype, a.classes, a.mix, a.normalised, latent_bias(a, group));
+      categorical<ITER, T>(a.logit, base, a.dtype, a.classes, a.mix, a.normalized, latent_bias(a, group));
   float w[ITER];
 #pragma unroll
   for (int i = 0; i < ITER; ++i) {
     const int64_t k = i * 32 + lane;
     const float dq = k < a.classes && a.donehot != nullptr ? load_as<T>(a.donehot, base + k, a.dtype) : 0.f;
     const float dlogq = k < a.classes && a.dlogp != nullptr ? load_as<T>(a.dlogp, base + k, a.dtype) : 0.f;
-    if (a.normalised) w[i] = dq * c.q[i] + dlogq;
+    if (a.normalized) w[i] = dq * c.q[i] + dlogq;
     else w[i] = k < a.classes ? dq + dlogq / c.q[i] : 0.f;
   }
-  if (!a.normalised) softmax_backward(c, w, HD_MUTATE(LATENT_MIX, a.mix, 0.f));
+  if (!a.normalized) softmax_backward(c, w, HD_MUTATE(LATENT_MIX, a.mix, 0.f));
 #pragma unroll
   for (int i = 0; i < ITER; ++i)
     if (i * 32 + lane < a.classes) store_operand(a.dlogit, base + i * 32 + lane, a.dlogit_dtype, w[i]);

@@ -5,9 +5,9 @@
 //   index = min(#{k : cdf_k <= u}, K - 1) with cdf the running sum of q;  onehot_index = 1
 //   backward, the sample passing its gradient to q:  w = donehot + dlogp / q
 //     dlogit = (1 - mix) s (w - sum_k s w)
-// With `normalised` the input is logp itself: q = exp(logp), no softmax and no mixing; the backward is then
+// With `normalized` the input is logp itself: q = exp(logp), no softmax and no mixing; the backward is then
 //   dlogit = donehot q + dlogp.
-// So one pair of kernels serves unimix (u null), sample_latent (normalised) and the two in one pass.
+// So one pair of kernels serves unimix (u null), sample_latent (normalized) and the two in one pass.
 //
 // Bytes moved per class: forward one read and one write for each wanted output; backward one read for each
 // gradient given, one of logit, one write.
@@ -26,7 +26,7 @@ struct LatentFwdArgs {
   int64_t* index;     // (groups); null where not wanted
   int64_t groups, classes;
   float mix;
-  bool normalised;
+  bool normalized;
   DType dtype;
   int64_t row_groups = 1, onehot_stride = classes;
   DType onehot_dtype = dtype;
@@ -40,7 +40,7 @@ struct LatentBwdArgs {
   void* dlogit;         // (groups, classes) dlogit_dtype
   int64_t groups, classes;
   float mix;
-  bool normalised;
+  bool normalized;
   DType dtype;
   DType dlogit_dtype = dtype;
   const float* bias = nullptr;  // (row_groups, classes)

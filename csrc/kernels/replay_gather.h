@@ -1,4 +1,4 @@
-// replay_gather.h -- rows of the uint8 frame ring as normalised floats: arguments and entry points.
+// replay_gather.h -- rows of the uint8 frame ring as normalized floats: arguments and entry points.
 //
 //   out[n] = ring[rows[n]] / 255      (channels last, as stored)
 //

@@ -1,7 +1,7 @@
 // returns_math.h -- one trajectory (one column) of the recursions of returns.h; shared by the kernels and the
 // CPU code.
 //
-// Columns are neighbours in memory: a thread per column reads whole lines together with its neighbours, and a
+// Columns are neighbors in memory: a thread per column reads whole lines together with its neighbors, and a
 // CPU loop over columns inside a loop over time would do the same; here time is inside because 16 steps of a
 // tile of columns stay in L1.
 #pragma once

@@ -6,16 +6,16 @@
 namespace hd::ops {
 namespace {
 
-// logit (..., K) of a storage type, 1 <= K <= LATENT_MAX_CLASSES; log-probabilities if `normalised`.
+// logit (..., K) of a storage type, 1 <= K <= LATENT_MAX_CLASSES; log-probabilities if `normalized`.
 template <class Args>
-Args classes_of(const Tensor& logit, double mix, bool normalised) {
+Args classes_of(const Tensor& logit, double mix, bool normalized) {
   HD_CHECK(logit.dim() >= 1, "logit must have an axis of classes", got(logit));
   check_layout(logit, logit, "logit");
   HD_CHECK(cols(logit) >= 1 && cols(logit) <= LATENT_MAX_CLASSES, "logit must have 1 to ", LATENT_MAX_CLASSES,
            " classes", got(logit));
   Args args{};
   args.logit = in<void>(logit), args.groups = rows(logit), args.classes = cols(logit), args.mix = float(mix);
-  args.normalised = normalised, args.dtype = storage(logit, "logit");
+  args.normalized = normalized, args.dtype = storage(logit, "logit");
   return args;
 }
 

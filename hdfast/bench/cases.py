@@ -88,7 +88,7 @@ class Shapes:
     def logit(self, *lead: int) -> Tensor:
         return self.normal(*lead, *self.latents, grad=False).log_softmax(-1).requires_grad_()
 
-    def behaviour(self, *, states: int = 0) -> Tensor:
+    def behavior(self, *, states: int = 0) -> Tensor:
         """A value for each imagined step, or with states=1 for each imagined state."""
         return self.normal(self.horizon + states, self.steps, grad=False)
 
@@ -119,19 +119,19 @@ OPS: dict[str, Op] = {
     "symlog": Op(lambda x: ops.symlog(x), lambda s: (s.normal(s.horizon, s.steps),)),
     "symexp": Op(lambda x: ops.symexp(x), lambda s: (s.normal(s.horizon, s.steps),)),
     "twohot_loss": Op(lambda *x: ops.twohot_loss(*x), lambda s: (
-        s.normal(s.horizon, s.steps, s.bins), s.behaviour())),
+        s.normal(s.horizon, s.steps, s.bins), s.behavior())),
     "twohot_mean": Op(lambda x: ops.twohot_mean(x), lambda s: (s.normal(s.horizon, s.steps, s.bins),), FWD),
     "harmony": Op(harmony, lambda s: (*(s.normal(s.steps) for _ in range(5)), s.normal(3))),
     "image_loss": Op(lambda *x: ops.image_loss(*x), _image),
     "cont_loss": Op(lambda *x: ops.cont_loss(*x), lambda s: (s.normal(s.steps), s.uniform(s.steps).round())),
     "returns": Op(lambda r, v, c: (ops.lambda_return(r, v, c, gamma=0.997, lam=0.95),
                                    ops.return_weight(c, gamma=0.997)),
-                  lambda s: (s.behaviour(), s.behaviour(states=1), s.uniform(s.horizon + 1, s.steps).round()), FWD),
+                  lambda s: (s.behavior(), s.behavior(states=1), s.uniform(s.horizon + 1, s.steps).round()), FWD),
     "return_range": Op(lambda r, low, high: ops.return_range(r, low, high), lambda s: (
-        s.behaviour(), torch.zeros(()), torch.ones(())), FWD),
+        s.behavior(), torch.zeros(()), torch.ones(())), FWD),
     "actor_loss": Op(lambda *x: ops.actor_loss(*x, entropy=3e-4)[0], lambda s: (
         s.normal(s.horizon, s.steps, workload.ACTIONS), s.uniform(s.horizon, s.steps).mul(workload.ACTIONS).long(),
-        s.behaviour(), s.uniform(s.horizon, s.steps))),
+        s.behavior(), s.uniform(s.horizon, s.steps))),
 }
 
 
@@ -164,15 +164,15 @@ def rollout(learner: Learner, config: Config) -> Callable[[], object]:
     start = State(s.normal(s.steps, m.deter, grad=False).tanh(),
                   torch.nn.functional.one_hot(index, m.classes).float(), index)
     u, u_action = s.uniform(s.horizon, s.steps, m.stoch), s.uniform(s.horizon, s.steps)
-    behaviour = learner.actor_critic
-    return lambda: imagine(learner.world_model.rssm, behaviour.actor, start, u, u_action)
+    behavior = learner.actor_critic
+    return lambda: imagine(learner.world_model.rssm, behavior.actor, start, u, u_action)
 
 
-def optimise(learner: Learner, config: Config) -> Callable[[], object]:
+def optimize(learner: Learner, config: Config) -> Callable[[], object]:
     """The Adam step of the world model: global norm, clip, moments and parameters of the flat arena."""
     learner.model_opt.grad.normal_(generator=torch.Generator().manual_seed(workload.SEED))
     return learner.model_opt.update
 
 
 LOOPS: dict[str, Callable[[Learner, Config], Callable[[], object]]] = {
-    "observe_scan": observe, "imagine": rollout, "adam": optimise}
+    "observe_scan": observe, "imagine": rollout, "adam": optimize}

@@ -136,7 +136,7 @@ def measure_stages(bench: Bench, _: str) -> None:
         learner.update(data, u)
         seconds: dict[str, float] = {}
         for name, stage in (stages.model_stages(learner, image, data, u)
-                            | stages.behaviour_stages(learner, data, u)).items():
+                            | stages.behavior_stages(learner, data, u)).items():
             def measure(name=name, stage=stage, precision=precision, seconds=seconds) -> tuple:
                 seconds[name] = bench.seconds(bench.captured(stage.run))
                 return 1e6 * (seconds[name] - seconds.get(stage.less, 0.0)), stage.predicted.get(precision), ""

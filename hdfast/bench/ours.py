@@ -69,9 +69,9 @@ def agent_and_batch(config: Config, device: torch.device) -> tuple[Agent, Batch]
 
 def compile_parts(learner: Learner) -> None:
     """Compile the parts of the reference. The whole update would be unrolled over all steps: minutes to hours."""
-    model, behaviour = learner.world_model, learner.actor_critic
-    for part in (model.encoder, model.decoder, model.reward, model.cont, behaviour.actor, behaviour.critic,
-                 behaviour.slow):
+    model, behavior = learner.world_model, learner.actor_critic
+    for part in (model.encoder, model.decoder, model.reward, model.cont, behavior.actor, behavior.critic,
+                 behavior.slow):
         part.compile(fullgraph=True)
     model.rssm.obs_step = torch.compile(model.rssm.obs_step)
     model.rssm.img_step = torch.compile(model.rssm.img_step)

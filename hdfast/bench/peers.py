@@ -27,7 +27,7 @@ TORCH = ("torch==2.13.0",)
 PEERS: dict[str, Peer] = {
     "sheeprl": Peer(
         "torch", (TORCH, ("sheeprl==0.8.4", "ale-py==0.12.1")), ("sheeprl", "torch", "lightning", "numpy"),
-        "same network, sizes and optimisers; no harmony; its metrics are computed, not aggregated"),
+        "same network, sizes and optimizers; no harmony; its metrics are computed, not aggregated"),
     "torchrl": Peer(
         "torch", (TORCH, ("torchrl==0.14.1",)), ("torchrl", "torch", "tensordict", "numpy"),
         "the later DreamerV3: RMS norms, biases, a GRU cell without norm, no learned initial state, 5 x 5 kernels "
@@ -39,7 +39,7 @@ PEERS: dict[str, Peer] = {
                 ("--no-deps", "--no-build-isolation", "dreamer==3.3.1")),
         ("dreamer", "jax", "jaxlib", "ninjax", "numpy"),
         "the later DreamerV3: RMS norms, biases, a GRU in 8 blocks behind three input layers, a decoder input in 8 "
-        "blocks; one optimiser for all with adaptive clipping; no harmony; without its replay value loss; one XLA "
+        "blocks; one optimizer for all with adaptive clipping; no harmony; without its replay value loss; one XLA "
         "program, compiled before the measurement; threads by CPU affinity"),
 }
 

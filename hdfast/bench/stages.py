@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hdfast import ops
-from hdfast.learner import Behaviour, Learner, Uniforms
+from hdfast.learner import Behavior, Learner, Uniforms
 from hdfast.model.world_model import Sequences
 from hdfast.ops.dense import Features
 
@@ -68,7 +68,7 @@ def model_stages(learner: Learner, image: Tensor, data: Sequences, u: Uniforms) 
     }
 
 
-def behaviour_stages(learner: Learner, data: Sequences, u: Uniforms) -> dict[str, Stage]:
+def behavior_stages(learner: Learner, data: Sequences, u: Uniforms) -> dict[str, Stage]:
     """The stages from imagination on."""
     from hdfast.model.imagination import imagine
 
@@ -76,7 +76,7 @@ def behaviour_stages(learner: Learner, data: Sequences, u: Uniforms) -> dict[str
     with torch.no_grad():
         seen = wm.rssm.observe(wm.encoder(data.obs), data.prev_action, data.is_first, u.post).state
     start = seen.map(lambda x: x.flatten(0, 1))
-    b: Behaviour = learner.imagine(seen, data.cont, u.prior, u.action)
+    b: Behavior = learner.imagine(seen, data.cont, u.prior, u.action)
     # Kept graphs keep their leaves' nodes, which stay on the stream of today: a capture on another one would break.
     b = replace(b, critic_logit=b.critic_logit.detach())
     t = b.trajectory
@@ -99,7 +99,7 @@ def behaviour_stages(learner: Learner, data: Sequences, u: Uniforms) -> dict[str
     def critic() -> None:
         ac.critic_loss(ac.critic(t.features)[:-1], b.ret, b.slow_value, b.weight[:-1]).loss.backward()
 
-    def optimise() -> None:
+    def optimize() -> None:
         learner.actor_opt.update()
         learner.critic_opt.update()
 
@@ -110,7 +110,7 @@ def behaviour_stages(learner: Learner, data: Sequences, u: Uniforms) -> dict[str
         "critic forward": Stage(torch.no_grad()(lambda: ac.critic(t.features)), {}),
         "critic loss and backward": Stage(critic, us(165, 296), "critic forward"),
         "actor loss and backward": Stage(lambda: learner.actor_loss(b).loss.backward(), us(147, 276)),
-        "actor and critic Adam, slow critic": Stage(optimise, us(47, 47)),
+        "actor and critic Adam, slow critic": Stage(optimize, us(47, 47)),
     }
 
 

@@ -30,21 +30,21 @@ DISK_NEEDED = 4 * 2**30
 
 
 @dataclass(frozen=True)
-class Door:
+class Backend:
     """One way to an environment: its import name, what installs it, and a task that goes through it."""
 
     name: str
     module: str
     install: str
     task: str
-    backend: str = "envpool"
+    setting: str = "envpool"  # of env.backend
     atari: bool = True
 
 
-DOORS = (
-    Door("envpool", "envpool", "pip install envpool (Linux on x86-64 only)", "atari_pong", "envpool"),
-    Door("ale", "ale_py", "pip install ale-py", "atari_pong", "ale"),
-    Door("gymnasium", "gymnasium", "pip install gymnasium", "gym_CartPole-v1", atari=False),
+BACKENDS = (
+    Backend("envpool", "envpool", "pip install envpool (Linux on x86-64 only)", "atari_pong", "envpool"),
+    Backend("ale", "ale_py", "pip install ale-py", "atari_pong", "ale"),
+    Backend("gymnasium", "gymnasium", "pip install gymnasium", "gym_CartPole-v1", atari=False),
 )
 
 
@@ -64,7 +64,7 @@ def doctor() -> int:
     """Print the report; 0 if every required check passes, otherwise 1."""
     failed = []
     for title, lines in (("Versions", versions()), ("Devices", devices()), ("Build", build()),
-                         ("Environments", doors()), ("Self-checks", self_checks())):
+                         ("Environments", backends()), ("Self-checks", self_checks())):
         print(f"\n{title}")
         for line in lines:  # printed as they come: a check that hangs or crashes has its predecessors above it
             print(f"  {line}", flush=True)
@@ -125,26 +125,26 @@ def build() -> Iterator[str]:
     yield f"{'host module':<22} {'built' if found else 'not built'}"
 
 
-def doors() -> Iterator[Outcome]:
-    """One outcome per environment door, then whether Atari can be played at all."""
+def backends() -> Iterator[Outcome]:
+    """One outcome per environment backend, then whether Atari can be played at all."""
     playable = False
-    for door in DOORS:
-        if importlib.util.find_spec(door.module) is None:
-            yield Outcome(door.name, "MISSING", door.install)
+    for backend in BACKENDS:
+        if importlib.util.find_spec(backend.module) is None:
+            yield Outcome(backend.name, "MISSING", backend.install)
             continue
-        outcome = attempt(door.name, lambda door=door: open_door(door))
-        playable |= door.atari and outcome.status == "PASS"
+        outcome = attempt(backend.name, lambda backend=backend: open_backend(backend))
+        playable |= backend.atari and outcome.status == "PASS"
         yield outcome
     if not playable:
-        yield Outcome("atari", "FAIL", "no Atari door works: install envpool or ale-py")
+        yield Outcome("atari", "FAIL", "no Atari backend works: install envpool or ale-py")
 
 
-def open_door(door: Door) -> str:
+def open_backend(backend: Backend) -> str:
     """Play a few random steps; the rate in emulator frames per second, the start-up left out."""
-    config = Config.preset(task=door.task, **{"env.backend": door.backend})
+    config = Config.preset(task=backend.task, **{"env.backend": backend.setting})
     rng = np.random.default_rng(0)
     start = time.perf_counter()
-    envs = make_envs(door.task, config.env, num_envs=1, seed=0)
+    envs = make_envs(backend.task, config.env, num_envs=1, seed=0)
     try:
         envs.reset()
         ready = time.perf_counter()
@@ -154,7 +154,7 @@ def open_door(door: Door) -> str:
     finally:
         envs.close()
     frames = DOOR_STEPS * frames_per_step(config)
-    return f"{door.task}: {frames / seconds:,.0f} frames/s in one environment, start {ready - start:.1f} s"
+    return f"{backend.task}: {frames / seconds:,.0f} frames/s in one environment, start {ready - start:.1f} s"
 
 
 def self_checks() -> Iterator[Outcome]:

@@ -31,7 +31,7 @@ def reproduce(run: Path, new: Path) -> bool:
                           "--logdir")
     config, starts = load_config(run), read_meta(run).get("starts", [])
     if not starts:
-        raise RunError(f"{run} has no meta.json that tells how it was started; start such a run anew with `hdfast "
+        raise RunError(f"{run} has no meta.json that tells how it was started; start such a run again with `hdfast "
                        "train` and the settings of its config.json")
     config = replace(config, logdir=str(new), run=replace(
         config.run, threads=config.run.threads or starts[0].get("torch_threads", 0)))

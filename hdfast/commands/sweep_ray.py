@@ -44,7 +44,7 @@ class Ending:
 def run_child(arguments: list[str], logdir: str, threads: int) -> int:
     """Run `python -m hdfast <arguments>` to its end, its output appended to output.log; returns its exit code.
 
-    Cancelled or interrupted, it asks the run to save and end, and waits for that.
+    Canceled or interrupted, it asks the run to save and end, and waits for that.
     """
     folder = Path(logdir)
     folder.mkdir(parents=True, exist_ok=True)

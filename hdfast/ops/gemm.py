@@ -26,12 +26,12 @@ def _onednn(a: Tensor, b: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
 
 
-PATHS = {"mkl": _mkl, "onednn": _onednn}
+LIBRARIES = {"mkl": _mkl, "onednn": _onednn}
 
 
 @functools.cache
 def chosen() -> str:
-    """Which of PATHS multiplies large matrices here: oneDNN on AMD's processors, where MKL is slow, else torch.mm."""
+    """Which of LIBRARIES multiplies large matrices: oneDNN on AMD's processors, where MKL is slow, else torch.mm."""
     onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     try:
         amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
@@ -47,4 +47,4 @@ def large(a: Tensor, b: Tensor) -> bool:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a (M, K) @ b (K, N), any strides, no gradient."""
-    return PATHS[chosen()](a, b) if large(a, b) else torch.mm(a, b)
+    return LIBRARIES[chosen()](a, b) if large(a, b) else torch.mm(a, b)

@@ -182,7 +182,7 @@ def vector_loss(recon: Tensor, vector: Tensor) -> Tensor:
     return (recon - symlog(vector)).square().sum(-1)
 
 
-def harmony_regulariser(s: Tensor, mode: str) -> Tensor:
+def harmony_regularizer(s: Tensor, mode: str) -> Tensor:
     """log(1 + e^s) in mode 'rectified' (paper Eq. 6), s = log sigma in mode 'plain' (paper Eq. 4); any shape."""
     return F.softplus(s) if mode == "rectified" else s
 
@@ -194,12 +194,12 @@ def harmony_loss(losses: dict[str, Tensor], s: Tensor, *, mode: str = "rectified
     losses {'reward', 'image', 'dyn', 'rep', 'cont'}, each (...) of one shape; s (3,) for reward, image, KL ->
     total (), terms (3,) = mean of each harmonized term with its regularizer.
       reward: e^-s L + reg(s);  image: likewise;  KL: a (e^-s L_dyn + reg(s)) + (1 - a) e^-s L_rep, a = dyn_share;
-      cont is added as it is.  reg is `harmony_regulariser`.
+      cont is added as it is.  reg is `harmony_regularizer`.
     Paper Eq. 4 and 6; official agent.py, WorldModel.loss (the KL's regularizer comes once, with weight 5/6).
     """
     mean = {name: value.mean() for name, value in losses.items()}
     reward, image, kl = torch.exp(-s).unbind()
-    reg_reward, reg_image, reg_kl = harmony_regulariser(s, mode).unbind()
+    reg_reward, reg_image, reg_kl = harmony_regularizer(s, mode).unbind()
     terms = torch.stack([
         reward * mean["reward"] + reg_reward,
         image * mean["image"] + reg_image,

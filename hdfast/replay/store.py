@@ -28,7 +28,7 @@ HEADER_BYTES = 512
 CHUNK_BYTES = 32 << 20  # a chunk's size; at 64x64x3 that is 2,726 steps
 READ_BYTES = 2 << 20  # read at a time when loading: stays in the cache between checksum and copy
 CHUNK_NAME = re.compile(r"chunk-([0-9]{12})\.bin")
-START_ANEW = "Bring the file back from a copy, or start anew with another --logdir."
+START_OVER = "Bring the file back from a copy, or start over with another --logdir."
 
 
 @dataclass
@@ -156,19 +156,19 @@ class ChunkStore:
                 if head != self._header(chunk):
                     raise RunError(f"replay chunk {path} begins with {head.strip()!r:.200}, this run expects "
                                    f"{self._header(chunk).strip()!r}: it is damaged, or of another run or version. "
-                                   f"{START_ANEW}")
+                                   f"{START_OVER}")
                 if size < need or (size > need and chunk is not index.chunks[-1]):
                     raise RunError(f"replay chunk {path} has {size} bytes, expected {need} for {chunk.records} steps "
-                                   f"of {self.record.itemsize} bytes. {START_ANEW}")
+                                   f"of {self.record.itemsize} bytes. {START_OVER}")
                 for start in range(0, chunk.records, len(block)):
                     part = block[:min(len(block), chunk.records - start)]
                     if file.readinto(part.view(np.uint8)) != part.nbytes:
-                        raise RunError(f"replay chunk {path} shrank while it was read. {START_ANEW}")
+                        raise RunError(f"replay chunk {path} shrank while it was read. {START_OVER}")
                     crc = self._check_records(path, part, chunk.first + start, crc)
                     yield part
             if crc != chunk.crc:
                 raise RunError(f"replay chunk {path} is not the one the checkpoint was saved with: its step "
-                               f"{chunk.end - 1} has checksum {crc}, expected {chunk.crc}. {START_ANEW}")
+                               f"{chunk.end - 1} has checksum {crc}, expected {chunk.crc}. {START_OVER}")
 
     def rewind(self, index: Index) -> None:
         """Go on from the manifest: cut off and delete whatever was appended after it. Call after `read`."""
@@ -250,6 +250,6 @@ class ChunkStore:
         wrong = (records["crc"] != expected) | (records["index"] != np.arange(first, first + len(records)))
         if wrong.any():
             raise RunError(f"replay chunk {path} is damaged: step {first + int(wrong.argmax())} does not "
-                           f"match its checksum. {START_ANEW}")
+                           f"match its checksum. {START_OVER}")
         return crc
 

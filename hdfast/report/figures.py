@@ -1,7 +1,7 @@
 """Figures of the report: matplotlib is imported here, inside `render`.
 
 A Plot is a set of panels. As a file it is one picture (PNG, SVG); on the page every panel stands alone, so that a
-narrow screen stacks them, and its colours are CSS variables, so that it follows the page's dark mode.
+narrow screen stacks them, and its colors are CSS variables, so that it follows the page's dark mode.
 """
 
 import io
@@ -32,12 +32,12 @@ from hdfast.report.summary import (
 from hdfast.run.progress import short
 
 INK, MUTED, GRID = "#1b1f27", "#6b7280", "#e3e6eb"
-# The colours of Okabe and Ito, told apart by colour-blind readers, and two more.
+# The colors of Okabe and Ito, told apart by color-blind readers, and two more.
 OTHERS = ("#0072B2", "#009E73", "#56B4E9", "#E69F00", "#882255", "#999933")
 FIXED = {"HarmonyDream": "#D55E00", "DreamerV3": "#AA4499"}
 CSS = {INK: "--ink", MUTED: "--muted", GRID: "--line",
-       **{colour: f"--c{i}" for i, colour in enumerate((*OTHERS, *FIXED.values()))}}
-"""CSS variable of every colour."""
+       **{color: f"--c{i}" for i, color in enumerate((*OTHERS, *FIXED.values()))}}
+"""CSS variable of every color."""
 RC = {"font.family": "sans-serif", "font.size": 8.5, "axes.titlesize": 9.5, "axes.titleweight": "bold",
       "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
       "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.7, "axes.edgecolor": MUTED,
@@ -55,7 +55,7 @@ class Plot:
     heading: str
     caption: str
     panels: tuple[tuple[str, Callable[[Any], None]], ...]
-    legend: tuple[tuple[str, str], ...]  # (name, colour)
+    legend: tuple[tuple[str, str], ...]  # (name, color)
     size: tuple[float, float] = (3.4, 2.4)  # inches of a panel
     columns: int = 4
     margins: tuple[float, float, float, float] | None = None  # left, bottom, right, top of one panel
@@ -63,10 +63,10 @@ class Plot:
 
 def plots(summary: Summary) -> list[Plot]:
     """Every picture that the summary has data for."""
-    colours = palette(summary.groups)
+    colors = palette(summary.groups)
     found = []
     for number, block in enumerate(summary.blocks):
-        found += _block_plots(summary, block, colours, f"-{number + 1}" if number else "")
+        found += _block_plots(summary, block, colors, f"-{number + 1}" if number else "")
     with_curves = [g for g in summary.groups if any(task in g.curves for task in summary.tasks)]
     own = [g for g in with_curves if g.kind != PUBLISHED] or with_curves
     tasks = [task for task in summary.tasks if any(task in g.curves for g in own)]
@@ -76,59 +76,59 @@ def plots(summary: Summary) -> list[Plot]:
             "Mean over the finished seeds, where there are any, with one standard deviation as band; single seeds as "
             "thin lines; published curves are means, with the range of their seeds where a score file has them. "
             "Dotted: random play as published, dash-dotted as measured beside the runs; dashed: human.",
-            tuple((f"Scores of {title(t)} over frames", partial(_game, summary, t, colours)) for t in tasks),
-            _legend(with_curves, colours), columns=min(4, len(tasks)), margins=(0.13, 0.17, 0.95, 0.9)))
+            tuple((f"Scores of {title(t)} over frames", partial(_game, summary, t, colors)) for t in tasks),
+            _legend(with_curves, colors), columns=min(4, len(tasks)), margins=(0.13, 0.17, 0.95, 0.9)))
     tuned = [g for g in summary.groups if any(run.harmony for run in g.runs)]
     if tuned:
         found.append(Plot(
             "harmony", "Harmony coefficients",
             "Learned weight of each loss over frames: geometric mean and range over runs; 1 at the start.",
-            tuple((f"Weight of the {words} loss over frames", partial(_harmony, tuned, term, colours))
-                  for term, words in TERMS.items()), _legend(tuned, colours), columns=3))
+            tuple((f"Weight of the {words} loss over frames", partial(_harmony, tuned, term, colors))
+                  for term, words in TERMS.items()), _legend(tuned, colors), columns=3))
     return found
 
 
-def _block_plots(summary: Summary, block: Block, colours: dict[str, str], suffix: str) -> list[Plot]:
+def _block_plots(summary: Summary, block: Block, colors: dict[str, str], suffix: str) -> list[Plot]:
     groups, count = [row.group for row in block.rows], len(block.tasks)
     over = f"{count} games" if count > 1 else title(block.tasks[0])
     tall = 0.8 + sum(0.2 + 0.13 * len(_wrapped(g.name)) for g in groups)
-    legend = _legend(groups, colours)
+    legend = _legend(groups, colors)
     found = [Plot(f"aggregates{suffix}", f"Aggregates over {over}",
-                  "Human-normalised, point estimate and 95% stratified bootstrap interval. Of the gap, less is better.",
-                  tuple((f"{label} over {over}", partial(_aggregate, block, name, colours))
+                  "Human-normalized, point estimate and 95% stratified bootstrap interval. Of the gap, less is better.",
+                  tuple((f"{label} over {over}", partial(_aggregate, block, name, colors))
                         for name, label in METRICS.items()), (), size=(3.4, tall))]
     if block.improvements:
         ours = dict.fromkeys(v.ours for v in block.improvements)
         found.append(Plot(f"improvement{suffix}", "Probability of improvement",
                           "Chance that a run of the method above beats one of the method on the left, on a game drawn "
                           "at random.",
-                          tuple((f"Probability that {name} beats others", partial(_improvement, block, name, colours))
+                          tuple((f"Probability that {name} beats others", partial(_improvement, block, name, colors))
                                 for name in ours), (), size=(3.4, tall + 0.2)))
     if suffix:  # the smaller sets of games come with numbers alone
         return found
     found.append(Plot("profile", "Performance profile",
-                      "Share of runs above a human-normalised score, averaged over games, with 95% band.",
-                      ((f"Performance profile over {over}", partial(_profile, block, colours, summary.samples)),),
+                      "Share of runs above a human-normalized score, averaged over games, with 95% band.",
+                      ((f"Performance profile over {over}", partial(_profile, block, colors, summary.samples)),),
                       legend, size=(4.4, 3.0), columns=1))
-    found.append(Plot("games", "Game by game", "Mean over seeds, human-normalised. 1 is human.",
-                      (("Human-normalised score of every game", partial(_games, block, colours)),), legend,
+    found.append(Plot("games", "Game by game", "Mean over seeds, human-normalized. 1 is human.",
+                      (("Human-normalized score of every game", partial(_games, block, colors)),), legend,
                       size=(4.4, 1.0 + 0.19 * count), columns=1))
     if count > 1 and all(task in g.curves for g in groups for task in block.tasks):
-        found.append(Plot("normalized", "Human-normalised score over frames",
+        found.append(Plot("normalized", "Human-normalized score over frames",
                           f"Mean and median over {over} of each game's mean curve.",
-                          tuple((f"{METRICS[name]} over frames", partial(_normalized, block, name, colours))
+                          tuple((f"{METRICS[name]} over frames", partial(_normalized, block, name, colors))
                                 for name in ("median", "mean")), legend, size=(4.4, 2.6), columns=2))
     return found
 
 
 def palette(groups: Sequence[Group]) -> dict[str, str]:
-    """{method: colour}."""
+    """{method: color}."""
     free = [group.name for group in groups if group.name not in FIXED]
     return FIXED | {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(free)}
 
 
-def _legend(groups: Sequence[Group], colours: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    return tuple((group.name, colours[group.name]) for group in groups)
+def _legend(groups: Sequence[Group], colors: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((group.name, colors[group.name]) for group in groups)
 
 
 # From plots to bytes
@@ -173,20 +173,20 @@ def _whole(plot: Plot, new_figure: Callable[..., Any]) -> Any:
     for i, (_, draw) in enumerate(plot.panels):
         draw(figure.add_subplot(rows, columns, i + 1))
     if plot.legend:
-        handles = [Line2D([], [], color=colour, linewidth=2.2, label=name) for name, colour in plot.legend]
+        handles = [Line2D([], [], color=color, linewidth=2.2, label=name) for name, color in plot.legend]
         entry = max(1.7, 0.5 + 0.066 * max(len(name) for name, _ in plot.legend))  # inches, its line and its letters
         figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), int(width / entry))))
     return figure
 
 
 def _inline(svg: str, label: str) -> str:
-    """An SVG file as element of a page: no header, no fixed size, no ids but those referred to, CSS colours."""
+    """An SVG file as element of a page: no header, no fixed size, no ids but those referred to, CSS colors."""
     svg = svg[svg.index("<svg"):]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' id="[^"]*_\d+"', "", svg)
     svg = re.sub(r"font: (\d+ )?([\d.]+px)[^;\"]*", lambda m: f"font: {m[1] or ''}{m[2]} var(--sans)", svg)
-    for colour, name in CSS.items():
-        svg = re.sub(colour, f"var({name})", svg, flags=re.IGNORECASE)
+    for color, name in CSS.items():
+        svg = re.sub(color, f"var({name})", svg, flags=re.IGNORECASE)
     label = label.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     box = re.search(r'viewBox="[^"]*"', svg)[0]
     return re.sub(r"<svg[^>]*>", lambda _: f'<svg {box} role="img" aria-label="{label}" '
@@ -195,8 +195,8 @@ def _inline(svg: str, label: str) -> str:
 
 # Panels
 
-def _aggregate(block: Block, name: str, colours: dict[str, str], axes: Any) -> None:
-    lines = [(row.group.name, colours[row.group.name], row.values[name], row.intervals[name]) for row in block.rows]
+def _aggregate(block: Block, name: str, colors: dict[str, str], axes: Any) -> None:
+    lines = [(row.group.name, colors[row.group.name], row.values[name], row.intervals[name]) for row in block.rows]
     _intervals(axes, lines)
     low, high = min(line[3][0] for line in lines), max(line[3][1] for line in lines)
     room = (high - low or abs(high) or 1.0) * 0.08
@@ -206,10 +206,10 @@ def _aggregate(block: Block, name: str, colours: dict[str, str], axes: Any) -> N
 
 
 def _intervals(axes: Any, lines: Sequence[tuple[str, str, float, tuple[float, float]]]) -> None:
-    """One bar from low to high a line, with a stroke at the value; lines are (label, colour, value, (low, high))."""
-    for place, (_, colour, value, (low, high)) in enumerate(lines):
-        axes.barh(place, high - low, left=low, height=0.5, color=colour, alpha=0.35, linewidth=0)
-        axes.plot([value] * 2, [place - 0.25, place + 0.25], color=colour, linewidth=2.2, solid_capstyle="butt")
+    """One bar from low to high a line, with a stroke at the value; lines are (label, color, value, (low, high))."""
+    for place, (_, color, value, (low, high)) in enumerate(lines):
+        axes.barh(place, high - low, left=low, height=0.5, color=color, alpha=0.35, linewidth=0)
+        axes.plot([value] * 2, [place - 0.25, place + 0.25], color=color, linewidth=2.2, solid_capstyle="butt")
     axes.set_yticks(range(len(lines)), ["\n".join(_wrapped(line[0])) for line in lines])
     axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.grid(False, axis="y")
@@ -221,29 +221,29 @@ def _wrapped(name: str) -> list[str]:
     return textwrap.wrap(name, 24)
 
 
-def _improvement(block: Block, ours: str, colours: dict[str, str], axes: Any) -> None:
+def _improvement(block: Block, ours: str, colors: dict[str, str], axes: Any) -> None:
     axes.axvline(0.5, color=MUTED, linewidth=1, linestyle="--")
-    _intervals(axes, [(v.other, colours[ours], v.value, v.interval) for v in block.improvements if v.ours == ours])
+    _intervals(axes, [(v.other, colors[ours], v.value, v.interval) for v in block.improvements if v.ours == ours])
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
     axes.set_title("\n".join(_wrapped(f"{ours} >")))
 
 
-def _profile(block: Block, colours: dict[str, str], samples: int, axes: Any) -> None:
+def _profile(block: Block, colors: dict[str, str], samples: int, axes: Any) -> None:
     values = {row.group.name: row.group.normalized(block.tasks) for row in block.rows}
     top = max(1.5, max(float(runs.max()) for games in values.values() for runs in games.values()))
     thresholds = np.concatenate([np.linspace(0, 1, 61)[:-1], np.geomspace(1, top * 1.05, 60)])
     for name, games in values.items():
         low, high = statistics.profile_band(games, thresholds, samples=min(samples, 2000))
-        axes.fill_between(thresholds, low, high, color=colours[name], alpha=0.15, linewidth=0)
-        axes.plot(thresholds, statistics.profile(games, thresholds), color=colours[name])
+        axes.fill_between(thresholds, low, high, color=colors[name], alpha=0.15, linewidth=0)
+        axes.plot(thresholds, statistics.profile(games, thresholds), color=colors[name])
     axes.axvline(1, color=MUTED, linewidth=1, linestyle="--")
     _normalized_scale(axes, 0, top * 1.05)
-    axes.set(ylim=(0, 1.02), xlabel="human-normalised score τ", ylabel="share of runs above τ")
+    axes.set(ylim=(0, 1.02), xlabel="human-normalized score τ", ylabel="share of runs above τ")
 
 
 def _normalized_scale(axes: Any, low: float, high: float) -> None:
-    """x axis of human-normalised scores: linear up to human, logarithmic beyond."""
+    """x axis of human-normalized scores: linear up to human, logarithmic beyond."""
     axes.set_xscale("symlog", linthresh=1, linscale=1.2)
     axes.set_xlim(low, high)
     shown = [tick for tick in NORMALIZED_TICKS if low <= tick <= high]
@@ -251,12 +251,12 @@ def _normalized_scale(axes: Any, low: float, high: float) -> None:
     axes.minorticks_off()
 
 
-def _normalized(block: Block, name: str, colours: dict[str, str], axes: Any) -> None:
+def _normalized(block: Block, name: str, colors: dict[str, str], axes: Any) -> None:
     last = max([run.total for row in block.rows for run in row.group.runs], default=scores.curve_frames()[-1])
     for row in reversed(block.rows):
         xs, values = normalized_curves(row.group, block.tasks)
         if len(xs):
-            axes.plot(xs[xs <= last], values[name][xs <= last], color=colours[row.group.name])
+            axes.plot(xs[xs <= last], values[name][xs <= last], color=colors[row.group.name])
     _frames_axis(axes, last)
     axes.axhline(0, color=MUTED, linewidth=1, linestyle=":")
     if axes.get_ylim()[1] > 0.8:
@@ -264,7 +264,7 @@ def _normalized(block: Block, name: str, colours: dict[str, str], axes: Any) -> 
     axes.set_title(f"{METRICS[name]} of {len(block.tasks)} games")
 
 
-def _games(block: Block, colours: dict[str, str], axes: Any) -> None:
+def _games(block: Block, colors: dict[str, str], axes: Any) -> None:
     means = {row.group.name: {task: float(runs.mean()) for task, runs in row.group.normalized(block.tasks).items()}
              for row in block.rows}
     order = sorted(block.tasks, key=lambda task: max(games[task] for games in means.values()))
@@ -272,7 +272,7 @@ def _games(block: Block, colours: dict[str, str], axes: Any) -> None:
         found = [games[task] for games in means.values()]
         axes.plot([min(found), max(found)], [place, place], color=GRID, linewidth=2.2, zorder=1)
     for name, games in reversed(means.items()):
-        axes.scatter([games[task] for task in order], range(len(order)), s=22, color=colours[name], zorder=2,
+        axes.scatter([games[task] for task in order], range(len(order)), s=22, color=colors[name], zorder=2,
                      linewidth=0)
     every = [value for games in means.values() for value in games.values()]
     axes.axvline(1, color=MUTED, linewidth=1, linestyle="--", zorder=0)
@@ -281,10 +281,10 @@ def _games(block: Block, colours: dict[str, str], axes: Any) -> None:
     _normalized_scale(axes, min(-0.05, min(every) - 0.1), max(1.2, max(every) * 1.15))
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
-    axes.set_xlabel("human-normalised score")
+    axes.set_xlabel("human-normalized score")
 
 
-def _game(summary: Summary, task: str, colours: dict[str, str], axes: Any) -> None:
+def _game(summary: Summary, task: str, colors: dict[str, str], axes: Any) -> None:
     groups = [g for g in summary.groups if task in g.curves]
     last = max([run.total for g in groups for run in g.runs if run.task == task], default=scores.curve_frames()[-1])
     seen: list[np.ndarray] = []
@@ -293,17 +293,17 @@ def _game(summary: Summary, task: str, colours: dict[str, str], axes: Any) -> No
         curves = [curve for curve in curves if len(curve[0])]
         if not curves:
             continue
-        colour = colours[group.name]
+        color = colors[group.name]
         single = [run.curve for run in group.runs if run.task == task] if group.kind != PUBLISHED else []
         for one in single if len(single) > 1 else ():
-            axes.plot(*one, color=colour, linewidth=0.6, alpha=0.45)
+            axes.plot(*one, color=color, linewidth=0.6, alpha=0.45)
         xs, mean, std = mean_curve(curves)
-        axes.plot(xs, mean, color=colour, marker="o" if len(xs) == 1 else None, markersize=4)
+        axes.plot(xs, mean, color=color, marker="o" if len(xs) == 1 else None, markersize=4)
         if group.kind != PUBLISHED:
-            axes.fill_between(xs, mean - std, mean + std, color=colour, alpha=0.16, linewidth=0)
+            axes.fill_between(xs, mean - std, mean + std, color=color, alpha=0.16, linewidth=0)
         elif seeds := group.seeds.get(task):
             xs, low, high = extent(seeds, last)
-            axes.fill_between(xs, low, high, color=colour, alpha=0.16, linewidth=0)
+            axes.fill_between(xs, low, high, color=color, alpha=0.16, linewidth=0)
             seen += [low, high]
         seen += [mean - std, mean + std, *(ys for _, ys in curves)]
     measured = random_play([run for g in groups for run in g.runs], task)
@@ -351,7 +351,7 @@ def _frames_axis(axes: Any, last: float) -> None:
     axes.set_xlabel("frames")
 
 
-def _harmony(groups: Sequence[Group], term: str, colours: dict[str, str], axes: Any) -> None:
+def _harmony(groups: Sequence[Group], term: str, colors: dict[str, str], axes: Any) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     last = 1.0
@@ -363,9 +363,9 @@ def _harmony(groups: Sequence[Group], term: str, colours: dict[str, str], axes: 
             continue
         xs, mean, _ = mean_curve(curves)
         every = np.array([np.interp(xs, *curve) for curve in curves])
-        axes.fill_between(xs, np.exp(every.min(0)), np.exp(every.max(0)), color=colours[group.name], alpha=0.16,
+        axes.fill_between(xs, np.exp(every.min(0)), np.exp(every.max(0)), color=colors[group.name], alpha=0.16,
                           linewidth=0)
-        axes.plot(xs, np.exp(mean), color=colours[group.name])
+        axes.plot(xs, np.exp(mean), color=colors[group.name])
         last = max(last, *(float(curve[0][-1]) for curve in curves))
     _frames_axis(axes, last)
     axes.set_yscale("log")

@@ -71,7 +71,7 @@ def _missing(summary: Summary) -> str:
     return f'<div class="card missing"><h2>What is missing</h2><ul>{"".join(lines[:8])}</ul>{more}</div>'
 
 
-def _block(block: Block, pictures: dict[str, tuple[Plot, list[str]]], colours: dict[str, str],
+def _block(block: Block, pictures: dict[str, tuple[Plot, list[str]]], colors: dict[str, str],
            suffix: str) -> list[str]:
     def shown(name: str, **options: bool) -> str:
         return _figure(*pictures[name + suffix], **options) if name + suffix in pictures else ""
@@ -82,15 +82,15 @@ def _block(block: Block, pictures: dict[str, tuple[Plot, list[str]]], colours: d
     few = 3 < len(block.tasks) < len(scores.tasks())
     games = f'<p class="muted">{_text(", ".join(map(title, block.tasks)))}.</p>' if few else ""
     return [f"<h2>{_text(tables.block_title(block))}</h2>{games}",
-            f'<div class="card"><div class="scroll">{_aggregates(block, colours)}</div></div>',
+            f'<div class="card"><div class="scroll">{_aggregates(block, colors)}</div></div>',
             shown("aggregates", heading=False),
             f'<div class="pair"><div>{shown("profile")}{low}</div><div>{shown("games")}{high}</div></div>',
             shown("normalized")]
 
 
 def _figure(plot: Plot, panels: list[str], *, heading: bool = True) -> str:
-    legend = "".join(f'<span><i style="background:var({CSS[colour]})"></i>{_text(name)}</span>'
-                     for name, colour in plot.legend)
+    legend = "".join(f'<span><i style="background:var({CSS[color]})"></i>{_text(name)}</span>'
+                     for name, color in plot.legend)
     width = (1240 - 2 * 40) // plot.columns - 20
     head = f"<h3>{_text(plot.heading)}</h3>" if heading else ""
     return (f"<figure>{head}<figcaption>{_text(plot.caption)}</figcaption>"
@@ -108,9 +108,9 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, sortable: bool
     return f"<table{kind}><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _aggregates(block: Block, colours: dict[str, str]) -> str:
+def _aggregates(block: Block, colors: dict[str, str]) -> str:
     head, rows = tables.aggregate_cells(block)
-    marked = [[f'<i style="background:var({CSS[colours[name]]})"></i>{_text(name)}', *cells] for name, *cells in rows]
+    marked = [[f'<i style="background:var({CSS[colors[name]]})"></i>{_text(name)}', *cells] for name, *cells in rows]
     return _table(head, marked, sortable=len(rows) > 2)
 
 
@@ -140,7 +140,7 @@ def _method(summary: Summary, files: Iterable[str]) -> str:
     links = ", ".join(f'<a href="{_text(name)}">{_text(name)}</a>' for name in files)
     published = any(group.kind == PUBLISHED for group in summary.groups)
     return ("<h2>How this is computed</h2><div class='card'>"
-            "<p>Human-normalised: (score \u2212 random) / (human \u2212 random). Mean and median are over games, of "
+            "<p>Human-normalized: (score \u2212 random) / (human \u2212 random). Mean and median are over games, of "
             "the mean over runs; IQM is the mean of the middle half of all runs; the optimality gap is the mean "
             "shortfall below human. Intervals: 95%, percentile bootstrap stratified by game, "
             f"{summary.samples:,} samples (Agarwal et al. 2021). Tables show mean ± sample standard deviation over "

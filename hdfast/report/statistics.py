@@ -1,6 +1,6 @@
 """Aggregate statistics over games and runs, as in Agarwal et al. 2021 (rliable), also for games with unequal runs.
 
-Scores are {task: (runs,) human-normalised}. With the same number of runs of every game each function equals rliable's
+Scores are {task: (runs,) human-normalized}. With the same number of runs of every game each function equals rliable's
 on the (runs x games) matrix; otherwise every game counts the same, however many runs it has.
 """
 
@@ -19,7 +19,7 @@ def aggregates(scores: Scores) -> dict[str, float]:
 
 
 def intervals(scores: Scores, *, samples: int, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """{name: (low, high)}: 95% percentile bootstrap, stratified: every game's runs are drawn anew, with replacement."""
+    """{name: (low, high)}: 95% percentile bootstrap, stratified: runs of a game are drawn with replacement."""
     found = _statistics(_resampled(scores, samples, np.random.default_rng(seed)))
     return {name: _percentiles(values) for name, values in found.items()}
 
@@ -30,7 +30,7 @@ def improvement(ours: Scores, other: Scores) -> float:
 
 
 def improvement_interval(ours: Scores, other: Scores, *, samples: int, seed: int = 0) -> tuple[float, float]:
-    """95% stratified bootstrap interval of `improvement`, both sides drawn anew."""
+    """95% stratified bootstrap interval of `improvement`, both sides drawn again."""
     rng = np.random.default_rng(seed)
     return _percentiles(_improvement(_resampled(ours, samples, rng),
                                      _resampled(_same_games(ours, other), samples, rng)))

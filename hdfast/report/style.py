@@ -2,10 +2,10 @@
 
 from hdfast.report.figures import CSS
 
-LIGHT = {name: colour for colour, name in CSS.items()}
+LIGHT = {name: color for color, name in CSS.items()}
 BRIGHT = ("#4a9be8", "#2fc79a", "#9bd8f5", "#f0b429", "#d3719b", "#c5c55a", "#f58548", "#d987cd")
 DARK = {"--ink": "#e6e8ec", "--muted": "#98a1b0", "--line": "#2b313c",
-        **{f"--c{i}": colour for i, colour in enumerate(BRIGHT)}}
+        **{f"--c{i}": color for i, color in enumerate(BRIGHT)}}
 SANS = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", "DejaVu Sans", sans-serif'
 
 

@@ -32,7 +32,7 @@ class Group:
     seeds: dict[str, list[Curve]] = field(default_factory=dict)
 
     def normalized(self, tasks: Iterable[str]) -> dict[str, np.ndarray]:
-        """{task: (runs,)} human-normalised final scores of tasks that have reference scores."""
+        """{task: (runs,)} human-normalized final scores of tasks that have reference scores."""
         return {task: _normalized(task, self.finals[task]) for task in tasks}
 
 
@@ -132,7 +132,7 @@ def mean_curve(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def normalized_curves(group: Group, tasks: Sequence[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Frames (n,) and {mean, median: (n,)} over games of the human-normalised mean curve of each game."""
+    """Frames (n,) and {mean, median: (n,)} over games of the human-normalized mean curve of each game."""
     means = {task: mean_curve(group.curves[task])[:2] for task in tasks}
     means = {task: curve for task, curve in means.items() if len(curve[0])}
     if not means:

@@ -24,7 +24,7 @@ def runs_csv(summary: Summary) -> str:
 
 
 def games_csv(summary: Summary) -> str:
-    """One line a game and method: mean, std, human-normalised mean, number of runs; random and human as methods.
+    """One line a game and method: mean, std, human-normalized mean, number of runs; random and human as methods.
 
     The std of random play that was measured is over its episodes.
     """
@@ -118,8 +118,8 @@ def terminal(summary: Summary) -> str:
 def block_title(block: Block) -> str:
     """What a block is over."""
     if len(block.tasks) > 3:
-        return f"Human-normalised scores over {len(block.tasks)} games"
-    return f"Human-normalised scores on {', '.join(map(title, block.tasks))}"
+        return f"Human-normalized scores over {len(block.tasks)} games"
+    return f"Human-normalized scores on {', '.join(map(title, block.tasks))}"
 
 
 def aggregate_cells(block: Block) -> tuple[list[str], Cells]:
@@ -140,7 +140,7 @@ def improvement_cells(block: Block) -> tuple[list[str], Cells]:
 
 
 def game_cells(summary: Summary) -> tuple[list[str], Cells]:
-    """Head and rows: game, random, human, then score and human-normalised score of every method."""
+    """Head and rows: game, random, human, then score and human-normalized score of every method."""
     head = ["Game", "Random", "Human"]
     for group in summary.groups:
         head += [group.name, "norm."]
@@ -169,7 +169,7 @@ def score_text(group: Group, task: str) -> str:
 
 
 def normalized_text(group: Group, task: str) -> str:
-    """Human-normalised mean of a method on a task."""
+    """Human-normalized mean of a method on a task."""
     value = _normalized(task, group.finals[task].mean()) if task in group.finals else None
     return "" if value is None else f"{value:.2f}"
 

@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 HARMONY_S = 10.0  # a weight of e^-10 or e^10: balance with losses as large as e^10, or as small as e^-20
-TERMS = 1e3  # one harmonised term against the two others together; in balance all are of one size
+TERMS = 1e3  # one harmonized term against the two others together; in balance all are of one size
 RANGE_LARGEST = 1e7  # points; the return range of any Atari game is far below
 RANGE_JUMP = 100.0  # from one log row to the next, or down from the largest so far
-OPTIMISERS = ("model", "actor", "critic")
+OPTIMIZERS = ("model", "actor", "critic")
 SCALARS = ("rew", "image", "kl")
 
 
@@ -47,7 +47,7 @@ class Alarms:
                 "what to look at first")
 
     def _skipped(self, row: Mapping[str, float]) -> str:
-        counts = {name: int(row.get(f"train/opt/{name}_skipped", 0)) for name in OPTIMISERS}
+        counts = {name: int(row.get(f"train/opt/{name}_skipped", 0)) for name in OPTIMIZERS}
         most = max(counts.values())
         self.skipped = self.skipped + most if most else 0
         told = ", ".join(f"{name} {n}" for name, n in counts.items() if n)

@@ -109,7 +109,7 @@ def latest(directory: Path, *, tag: str | None = None) -> Checkpoint | None:
                     return checkpoint
     if discarded:
         raise RunError(f"no checkpoint in {directory} can be used. {' '.join(discarded)} Bring one back "
-                       f"from a copy, or delete {directory} and run the command again to start anew.")
+                       f"from a copy, or delete {directory} and run the command again to start over.")
     return None
 
 
@@ -145,7 +145,7 @@ def verify(path: Path) -> dict[str, Any]:
         body = parse(file.read(MANIFEST_LIMIT))
     if body.get("format") != FORMAT:
         raise RunError(f"checkpoint {path} has format {body.get('format')}, this hdfast reads {FORMAT}. "
-                       "Use the version that wrote it, or start anew with another --logdir.")
+                       "Use the version that wrote it, or start over with another --logdir.")
     if said := fields.wrong(body, fields.CHECKPOINT):
         raise Damaged(f"{MANIFEST}: {said}")
     if body["step"] != int(NAME.fullmatch(path.name)[2]):

@@ -81,10 +81,10 @@ class RunDir:
             whole, said = _examined(self.path)
             if meta.is_file() and not whole:
                 meta.replace(meta.with_name("meta.json.damaged"))
-                self.warnings.append(f"{meta} is damaged and begins anew: earlier starts and their wall time are not "
+                self.warnings.append(f"{meta} is damaged and is recreated: earlier starts and their wall time are not "
                                      f"known. The file as it was is meta.json.damaged.{said and f' Its {said}.'}")
             elif not meta.exists() and checkpoint.existing(self.checkpoints, None):
-                self.warnings.append(f"{meta} is missing and begins anew: earlier starts and their wall time are not "
+                self.warnings.append(f"{meta} is missing and is recreated: earlier starts and their wall time are not "
                                      "known.")
 
     def note(self, status: str, *, step: int | None = None, finished: bool = False) -> None:

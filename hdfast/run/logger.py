@@ -19,11 +19,11 @@ from hdfast.run.pictures import gif_bytes, png_bytes, save_animation, strip_imag
 from hdfast.run.progress import ProgressLine
 
 CHARTS = {  # TensorBoard's page "Custom scalars": {section: {chart: the scalars in it, as patterns}}
-    "score": {"score": ("episode/score", "eval/score"), "human-normalised": ("eval/human_normalized",)},
+    "score": {"score": ("episode/score", "eval/score"), "human-normalized": ("eval/human_normalized",)},
     "world model": {"losses": (r"train/loss/(rew|con|image)",), "KL": (r"train/(kl|loss/dyn|loss/rep)",),
                     "harmony coefficients": (r"train/harmony/\w+_coeff",),
-                    "harmonised terms": (r"train/harmony/\w+_term",)},
-    "behaviour": {"return and value": (r"train/(ret|val|slowval)",), "entropy": ("train/rand/action",)},
+                    "harmonized terms": (r"train/harmony/\w+_term",)},
+    "behavior": {"return and value": (r"train/(ret|val|slowval)",), "entropy": ("train/rand/action",)},
     "speed": {"frames and updates per second": (r"fps/\w+",), "where the time goes": (r"timer/\w+",)},
 }
 MOST_PICTURES = 50  # of each kind in videos/; older ones are deleted
@@ -36,7 +36,7 @@ class Logger:
 
     `resume_step` is the agent step of the checkpoint that the run goes on from, `marks` what `mark` returned for it:
     rows written after it are dropped, so nothing counts twice, and a file that is not what it was then is named. With
-    None the run starts anew, and records that lie there are set aside as *.jsonl.old. `console`: None shows a live line
+    None the run starts over, and records that are there are set aside as *.jsonl.old. `console`: None shows a live line
     on a terminal and plain lines elsewhere, True plain lines everywhere, False nothing; console.log is written always.
     Every method that writes raises RunError, with the remedy, where the disk refuses. Usable as a context manager; not
     thread-safe.

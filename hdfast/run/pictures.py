@@ -1,6 +1,6 @@
 """Pictures of a run: animations (GIF, MP4), open-loop prediction grids and strips, the learning curve.
 
-Images are uint8 (h, w, c) with c = 1 (grey) or 3 (RGB). Pillow, imageio and matplotlib are imported here alone.
+Images are uint8 (h, w, c) with c = 1 (gray) or 3 (RGB). Pillow, imageio and matplotlib are imported here alone.
 """
 
 import io
@@ -39,7 +39,7 @@ def save_animation(path: Path, frames: np.ndarray, *, fps: float = 15, scale: in
 
 
 def gif_bytes(frames: np.ndarray, *, fps: float = 15, scale: int | None = None) -> bytes:
-    """Endless GIF of frames (T, h, w, c) uint8; one palette for all frames, lossless up to 256 colours."""
+    """Endless GIF of frames (T, h, w, c) uint8; one palette for all frames, lossless up to 256 colors."""
     from PIL import Image
 
     frames = _check_frames(frames)
@@ -72,9 +72,9 @@ def png_bytes(image: np.ndarray) -> bytes:
 def openloop_grid(truth: np.ndarray, model: np.ndarray, context: int) -> np.ndarray:
     """Truth, model and error of n sequences as frames: (T, n, h, w, c) float 0..1 twice -> (T, 3*h, n*w, 3) uint8.
 
-    The rows are truth, model and (model - truth + 1) / 2, where grey means right. The columns are the sequences; each
-    has a green border while the model sees the truth (`context` steps) and a red one where it predicts alone. Grey
-    images become RGB so that the borders have a colour. As `report` of the official agent.
+    The rows are truth, model and (model - truth + 1) / 2, where gray means right. The columns are the sequences; each
+    has a green border while the model sees the truth (`context` steps) and a red one where it predicts alone. Gray
+    images become RGB so that the borders have a color. As `report` of the official agent.
     """
     if truth.shape != model.shape or truth.ndim != 5 or truth.shape[-1] not in (1, 3):
         raise ValueError("truth and model must both be (T, n, h, w, c) with c 1 or 3, got "
@@ -92,7 +92,7 @@ def openloop_grid(truth: np.ndarray, model: np.ndarray, context: int) -> np.ndar
 
 
 def strip_image(grid: np.ndarray, *, context: int, columns: int = 12, sequences: int = 2) -> np.ndarray:
-    """Still of an open-loop grid for reading: (T, 3*h, n*h, 3) uint8 -> one labelled image (H, W, 3) uint8.
+    """Still of an open-loop grid for reading: (T, 3*h, n*h, 3) uint8 -> one labeled image (H, W, 3) uint8.
 
     Time steps run left to right, at equal distances after the last context step; a sequence is a block of three rows.
     """
@@ -110,8 +110,8 @@ def strip_image(grid: np.ndarray, *, context: int, columns: int = 12, sequences:
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=17)
     for column, t in enumerate(chosen):
         x = left + column * tile + ahead[column]
-        text, colour = (f"t={t}", _dark(GREEN)) if t < context else (f"+{t - context + 1}", _dark(RED))
-        draw.text((x + tile / 2, top / 2), text, fill=colour, font=font, anchor="mm")
+        text, color = (f"t={t}", _dark(GREEN)) if t < context else (f"+{t - context + 1}", _dark(RED))
+        draw.text((x + tile / 2, top / 2), text, fill=color, font=font, anchor="mm")
         for n in range(count):
             image = _enlarge(grid[t, :, n * side:(n + 1) * side], scale)
             canvas.paste(Image.fromarray(image), (x, top + n * (tall + gap)))
@@ -136,8 +136,8 @@ def _enlarge(image: np.ndarray, scale: int) -> np.ndarray:
     return image.repeat(scale, 0).repeat(scale, 1)
 
 
-def _dark(colour: tuple[int, int, int]) -> tuple[int, ...]:
-    return tuple(int(0.7 * channel) for channel in colour)
+def _dark(color: tuple[int, int, int]) -> tuple[int, ...]:
+    return tuple(int(0.7 * channel) for channel in color)
 
 
 def _strip_steps(steps: int, context: int, columns: int) -> list[int]:
@@ -150,7 +150,7 @@ def _strip_steps(steps: int, context: int, columns: int) -> list[int]:
 
 
 def _palette(frames: np.ndarray) -> tuple[np.ndarray, bytes]:
-    """Palette indices (T, h, w) uint8 and the RGB palette for all frames: exact up to 256 colours, an octree beyond."""
+    """Palette indices (T, h, w) uint8 and the RGB palette for all frames: exact up to 256 colors, an octree beyond."""
     from PIL import Image
 
     if frames.shape[-1] == 1:
@@ -158,13 +158,13 @@ def _palette(frames: np.ndarray) -> tuple[np.ndarray, bytes]:
     packed = frames.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
     seen = np.zeros(1 << 24, bool)
     seen[packed] = True
-    colours = np.flatnonzero(seen)
-    if len(colours) > 256:
+    colors = np.flatnonzero(seen)
+    if len(colors) > 256:
         image = Image.fromarray(frames.reshape(-1, *frames.shape[2:]))
         image = image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
         return np.asarray(image).reshape(frames.shape[:3]), bytes(image.getpalette())
-    rgb = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], -1).astype(np.uint8)
-    return np.searchsorted(colours, packed).astype(np.uint8), rgb.tobytes()
+    rgb = np.stack([colors >> 16, colors >> 8 & 255, colors & 255], -1).astype(np.uint8)
+    return np.searchsorted(colors, packed).astype(np.uint8), rgb.tobytes()
 
 
 def _save_mp4(path: Path, frames: np.ndarray, fps: float, scale: int | None) -> None:
@@ -191,8 +191,8 @@ def _save_mp4(path: Path, frames: np.ndarray, fps: float, scale: int | None) -> 
             beside.unlink(missing_ok=True)
 
 
-# The colours of Okabe and Ito, told apart by colour-blind readers; line styles differ as well.
-BLUE, SKY, VERMILION, PURPLE, GREY = "#0072B2", "#56B4E9", "#D55E00", "#AA4499", "#666666"
+# The colors of Okabe and Ito, told apart by color-blind readers; line styles differ as well.
+BLUE, SKY, VERMILION, PURPLE, GRAY = "#0072B2", "#56B4E9", "#D55E00", "#AA4499", "#666666"
 PUBLISHED = {"harmonydream": ("HarmonyDream", VERMILION, "-"), "dreamerv3": ("DreamerV3", PURPLE, "-")}
 
 
@@ -236,7 +236,7 @@ def learning_curve(path: Path, logdir: Path, *, task: str | None = None) -> Path
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if not len(steps):
-        axes.text(0.5, 0.5, "no finished episode yet", transform=axes.transAxes, ha="center", color=GREY)
+        axes.text(0.5, 0.5, "no finished episode yet", transform=axes.transAxes, ha="center", color=GRAY)
     _legend(figure, axes)
     out = io.BytesIO()
     figure.savefig(out, format="png")
@@ -291,13 +291,13 @@ def _draw_run(axes: Any, episodes: np.ndarray, evals: np.ndarray) -> np.ndarray:
 def _draw_published(axes: Any, row: dict[str, Any], last: float) -> list[np.ndarray]:
     """Draw the published mean curves up to `last` frames; returns their scores in view."""
     frames, views = np.array(curve_frames(), float), []
-    for method, (name, colour, style) in PUBLISHED.items():
+    for method, (name, color, style) in PUBLISHED.items():
         curve = np.array(row[method]["curve_mean"])
         text = f"{name}, published ({_score(row[method]['final_mean'])} at {short(frames[-1])}"
         shown = np.unique(np.minimum(frames, last)) if last >= frames[0] else frames[:0]
         scores = np.interp(shown, frames, curve)
         text += ")" if len(shown) else ", outside the plot)"
-        axes.plot(shown, scores, style, color=colour, linewidth=1.4, label=text)
+        axes.plot(shown, scores, style, color=color, linewidth=1.4, label=text)
         views.append(scores)
     return views
 
@@ -311,9 +311,9 @@ def _draw_levels(axes: Any, levels: list[tuple[str, float, str]], low: float, hi
         if near:
             margin = 0.04 * (high - low)
             low, high = min(low, level - margin), max(high, level + margin)
-            axes.axhline(level, color=GREY, linestyle=style, linewidth=1.3, label=text)
+            axes.axhline(level, color=GRAY, linestyle=style, linewidth=1.3, label=text)
         else:
-            axes.plot([], [], color=GREY, linestyle=style, linewidth=1.3, label=text)
+            axes.plot([], [], color=GRAY, linestyle=style, linewidth=1.3, label=text)
     return low, high
 
 

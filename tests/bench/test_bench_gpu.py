@@ -123,7 +123,7 @@ def test_the_stages_predictions_are_those_of_the_update(tiny):
     data = sequences(image)
     u = gpu.Uniforms.draw(3, 2, 2, 2, generator=torch.Generator())
     learner.update(data, u)
-    found = stages.model_stages(learner, image, data, u) | stages.behaviour_stages(learner, data, u)
+    found = stages.model_stages(learner, image, data, u) | stages.behavior_stages(learner, data, u)
     for precision in ("bf16", "tf32"):
         total = sum(stage.predicted.get(precision, 0.0) for stage in found.values())
         assert abs(total - stages.update_prediction(precision)) < 10

@@ -31,8 +31,8 @@ def test_a_sound_installation_passes(capsys, tmp_path, monkeypatch):
 
 @pytest.fixture
 def only_doors(monkeypatch):
-    """Doors that need no library: the checks around them are what is tested."""
-    monkeypatch.setattr(doctor, "open_door", lambda door: "opened")
+    """Backends that need no library: the checks around them are what is tested."""
+    monkeypatch.setattr(doctor, "open_backend", lambda backend: "opened")
     monkeypatch.setattr(doctor, "self_checks", lambda: iter(()))
 
 
@@ -56,12 +56,12 @@ def test_no_atari_door_fails(only_doors, monkeypatch, capsys):
 def test_a_broken_door_fails(monkeypatch):
     hide(monkeypatch)
 
-    def broken(door):
-        if door.name == "envpool":
+    def broken(backend):
+        if backend.name == "envpool":
             raise OSError("libfoo.so:\ncannot open")
         return "opened"
-    monkeypatch.setattr(doctor, "open_door", broken)
-    assert list(doctor.doors()) == [Outcome("envpool", "FAIL", "OSError: libfoo.so: cannot open"),
+    monkeypatch.setattr(doctor, "open_backend", broken)
+    assert list(doctor.backends()) == [Outcome("envpool", "FAIL", "OSError: libfoo.so: cannot open"),
                                     Outcome("ale", "PASS", "opened"), Outcome("gymnasium", "PASS", "opened")]
 
 

@@ -37,7 +37,7 @@ TEST(ImageLoss, MatchesReference) {
   check(2, 1024);
   check(2, 3076);
 }
-// Four floats at once would be a fault on the device, which the sanitizer of undefined behaviour sees here.
+// Four floats at once would be a fault on the device, which the sanitizer of undefined behavior sees here.
 TEST(ImageLoss, RowsOffSixteenBytes) { check(2, 1024, 1); }
 
 }  // namespace

@@ -15,9 +15,9 @@ struct Reference {
   Vec s, q, logp, dlogit;
 };
 
-// The definition of latent.h in double; `normalised` takes logit as log-probabilities.
+// The definition of latent.h in double; `normalized` takes logit as log-probabilities.
 Reference reference(const Vec& logit, const Vec& donehot, const Vec& dlogp, size_t groups, size_t classes,
-                    bool normalised) {
+                    bool normalized) {
   const size_t size = groups * classes;
   Reference r{Vec(size), Vec(size), Vec(size), Vec(size)};
   for (size_t n = 0; n < groups; ++n) {
@@ -27,12 +27,12 @@ Reference reference(const Vec& logit, const Vec& donehot, const Vec& dlogp, size
     for (size_t k = base; k < base + classes; ++k) total += std::exp(logit[k] - top);
     for (size_t k = base; k < base + classes; ++k) {
       r.s[k] = std::exp(logit[k] - top) / total;
-      r.q[k] = normalised ? std::exp(logit[k]) : (1 - double(MIX)) * r.s[k] + double(MIX) / double(classes);
+      r.q[k] = normalized ? std::exp(logit[k]) : (1 - double(MIX)) * r.s[k] + double(MIX) / double(classes);
       r.logp[k] = std::log(r.q[k]);
       dot += r.s[k] * (donehot[k] + dlogp[k] / r.q[k]);
     }
     for (size_t k = base; k < base + classes; ++k)
-      r.dlogit[k] = normalised ? donehot[k] * r.q[k] + dlogp[k]
+      r.dlogit[k] = normalized ? donehot[k] * r.q[k] + dlogp[k]
                                : (1 - double(MIX)) * r.s[k] * (donehot[k] + dlogp[k] / r.q[k] - dot);
   }
   return r;
@@ -57,20 +57,20 @@ void expect_sample(const Vec& q, const std::vector<int64_t>& index, const Vec& o
 
 struct Latent : testing::TestWithParam<std::tuple<Shape, DType>> {};  // Shape: groups, classes
 
-void check(size_t groups, size_t classes, DType dtype, bool normalised, double spread) {
+void check(size_t groups, size_t classes, DType dtype, bool normalized, double spread) {
   const size_t size = groups * classes;
   Vec values = normals(size, 1, spread);
-  if (normalised) values = reference(values, Vec(size), Vec(size), groups, classes, false).logp;
+  if (normalized) values = reference(values, Vec(size), Vec(size), groups, classes, false).logp;
   Buffer logit(values, dtype), u(uniforms(groups, 2)), donehot(normals(size, 3), dtype),
       dlogp(normals(size, 4, 0.1), dtype);
-  const Reference want = reference(logit.values(), donehot.values(), dlogp.values(), groups, classes, normalised);
+  const Reference want = reference(logit.values(), donehot.values(), dlogp.values(), groups, classes, normalized);
   const int64_t n = int64_t(groups), k = int64_t(classes);
   for_each_schedule([&] {
     Buffer logp(size, dtype), onehot(size, dtype), dlogit(size, dtype);
     std::vector<int64_t> index(groups, -7);
-    launch_latent_fwd({logit.data(), u.f32(), logp.data(), onehot.data(), index.data(), n, k, MIX, normalised, dtype},
+    launch_latent_fwd({logit.data(), u.f32(), logp.data(), onehot.data(), index.data(), n, k, MIX, normalized, dtype},
                       STREAM);
-    launch_latent_bwd({logit.data(), donehot.data(), dlogp.data(), dlogit.data(), n, k, MIX, normalised, dtype},
+    launch_latent_bwd({logit.data(), donehot.data(), dlogp.data(), dlogit.data(), n, k, MIX, normalized, dtype},
                       STREAM);
     expect_close(logp.values(), want.logp, rounding(dtype, 2e-6), classes, "logp");
     expect_sample(want.q, index, onehot.values(), u.values(), classes, 2e-6);
@@ -141,14 +141,14 @@ TEST(LatentEdges, ExactIndices) {
   const std::vector<int64_t> expected = {0, 0, 1, 16, 31};
   Buffer logit(Vec(5 * 32, -std::log(32.0))), u(at);
   std::vector<int64_t> index(5);
-  for (bool normalised : {false, true}) {
+  for (bool normalized : {false, true}) {
     for_each_schedule([&] {
       Buffer none(0);
-      launch_latent_fwd({logit.data(), u.f32(), nullptr, nullptr, index.data(), 5, 32, 0.f, normalised, DType::F32},
+      launch_latent_fwd({logit.data(), u.f32(), nullptr, nullptr, index.data(), 5, 32, 0.f, normalized, DType::F32},
                         STREAM);
       EXPECT_EQ(index[0], expected[0]);
       EXPECT_EQ(index[1], expected[1]);
-      if (!normalised) {
+      if (!normalized) {
         EXPECT_EQ(index, expected);  // exp(-log 32) itself is not exact
       }
       EXPECT_EQ(index[4], expected[4]);

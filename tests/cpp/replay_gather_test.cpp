@@ -34,7 +34,7 @@ TEST(ReplayGather, MatchesReference) {
   check(75);
   check(1028);
 }
-// Four bytes at once would be a fault on the device, which the sanitizer of undefined behaviour sees here.
+// Four bytes at once would be a fault on the device, which the sanitizer of undefined behavior sees here.
 TEST(ReplayGather, ARingOffFourBytes) { check(1028, 1); }
 
 // A ring of 4.9 GB, of which only the last row is ever touched: its offset does not fit 32 bits.

@@ -84,7 +84,7 @@ class Story:
         made = {int(found.tensors[f"opt/{name}/step"]) for name in ("model", "actor", "critic")}
         counted = (found.manifest["updates"], found.manifest["replay"]["steps"] * self.config.env.num_envs)
         expect(counted == (due, found.step) and made == {due},
-               f"at step {found.step} with {due} updates due: counted updates and steps {counted}, optimisers {made}")
+               f"at step {found.step} with {due} updates due: counted updates and steps {counted}, optimizers {made}")
 
     def _check_replay(self, manifest: dict[str, Any]) -> list[tuple[int, int, float | None, int]]:
         """Compare the replay with the environments; returns its episode ends as (step, env, score, length)."""

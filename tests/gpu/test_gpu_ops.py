@@ -32,7 +32,7 @@ def logp(*shape: int) -> Tensor:
     return F.log_softmax(n(*shape), -1)
 
 
-def harmonise(*args):
+def harmonize(*args):
     return ops.harmony_loss(dict(zip(LOSSES, args[:5], strict=True)), args[5])[0]
 
 
@@ -47,7 +47,7 @@ CASES = {
     "balanced_kl": (lambda p, q: ops.balanced_kl(p, q, 1.0), lambda r, c: (logp(r, 3, c), logp(r, 3, c))),
     "cont_loss": (lambda *x: ops.cont_loss(*x), lambda r, c: (n(r), u(r).round())),
     "gru_gates": (lambda *x: ops.gru_gates(*x), lambda r, c: (n(r, 3 * c), n(r, c), n(3 * c), n(3 * c))),
-    "harmony_loss": (harmonise, lambda r, c: (*(n(r) for _ in range(5)), n(3))),
+    "harmony_loss": (harmonize, lambda r, c: (*(n(r) for _ in range(5)), n(3))),
     "image_loss": (lambda *x: ops.image_loss(*x), lambda r, c: (n(r, 5, 7, 3), u(r, 5, 7, 3))),
     "kl_divergence": (lambda *x: ops.kl_divergence(*x), lambda r, c: (logp(r, 3, c), logp(r, 3, c))),
     "lambda_return": (lambda *x: ops.lambda_return(*x, gamma=0.997, lam=0.95), lambda r, c: (

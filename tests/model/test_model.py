@@ -91,7 +91,7 @@ def test_encoder_and_decoder_shapes(size, channels):
     assert decoder(torch.randn(2, 3, 10)).shape == (2, 3, *shape)
 
 
-def test_initialisers_follow_the_official_ones():
+def test_initializers_follow_the_official_ones():
     torch.manual_seed(0)
     dense, affine, conv, last = Dense(300, 500), Affine(300, 500), ConvStage(32, 64), DeconvStage(64, 3, last=True)
     for weight, fan in ((dense.kernel, 400), (conv.kernel, 16 * 48)):
@@ -179,11 +179,11 @@ def test_update_is_deterministic():
 def adam_oracle(param: Tensor, grads: list[Tensor], lr: float, eps: float, clip: float) -> Tensor:
     """torch's own clip and Adam."""
     p = torch.nn.Parameter(param.clone())
-    optimiser = torch.optim.Adam([p], lr=lr, eps=eps)
+    optimizer = torch.optim.Adam([p], lr=lr, eps=eps)
     for grad in grads:
         p.grad = grad.clone()
         torch.nn.utils.clip_grad_norm_([p], clip)
-        optimiser.step()
+        optimizer.step()
     return p.detach()
 
 
@@ -263,8 +263,8 @@ def test_the_reference_has_a_form_that_torch_can_make_deterministic(guarded):
 def assert_close_updates(got, want, one, two):
     for name, x in want.items():
         torch.testing.assert_close(got[name], x, rtol=1e-4, atol=1e-5, msg=name)
-    for name, arena in one.optimisers.items():
-        assert (arena.grad - two.optimisers[name].grad).norm() <= 1e-5 * two.optimisers[name].grad.norm()
+    for name, arena in one.optimizers.items():
+        assert (arena.grad - two.optimizers[name].grad).norm() <= 1e-5 * two.optimizers[name].grad.norm()
 
 
 def test_harmony_scalars_learn_at_their_own_speed():

@@ -28,7 +28,7 @@ def path(request):
 def learner(request):
     """A learner without special values in its parameters."""
     made = make_learner(precision=request.param, **{"model.mlp_layers": 3})
-    for arena in made.optimisers.values():
+    for arena in made.optimizers.values():
         arena.param.add_(0.05 * torch.randn(arena.param.shape, generator=torch.Generator().manual_seed(1)))
     made.refresh()
     return made
@@ -82,7 +82,7 @@ def whole_update(learner):
     b = learner.imagine(out.observed.state, make_data().cont, draw().prior, draw().action)
     metrics |= learner.actor_gradient(b) | learner.critic_gradient(b)
     metrics |= learner.step(learner.actor_opt, "actor") | learner.step(learner.critic_opt, "critic")
-    return metrics, {name: arena.grad.clone() for name, arena in learner.optimisers.items()}
+    return metrics, {name: arena.grad.clone() for name, arena in learner.optimizers.items()}
 
 
 def test_heads_on_one_input_share_a_product(path, learner, monkeypatch):
@@ -101,8 +101,8 @@ def test_heads_on_one_input_share_a_product(path, learner, monkeypatch):
 
 def copy_of(learner):
     twin = make_learner(precision=learner.config.precision, **{"model.mlp_layers": 3})
-    for name, arena in learner.optimisers.items():
-        twin.optimisers[name].param.copy_(arena.param)
+    for name, arena in learner.optimizers.items():
+        twin.optimizers[name].param.copy_(arena.param)
     twin.refresh()
     return twin
 

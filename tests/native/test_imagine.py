@@ -101,7 +101,7 @@ def test_own_matrix_product(m, k, n):
 
 
 @pytest.mark.usefixtures("library_here")
-@pytest.mark.parametrize("name", gemm.PATHS)
+@pytest.mark.parametrize("name", gemm.LIBRARIES)
 def test_every_path_of_large_products(name, monkeypatch):
     monkeypatch.setattr(gemm, "chosen", lambda: name)
     x, w, b = (torch.randn(s, requires_grad=True) for s in ((2, 300, 260), (260, 256), (256,)))

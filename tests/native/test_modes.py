@@ -22,7 +22,7 @@ def actor(*args):
     return ops.actor_loss(*args, entropy=0.1)
 
 
-def harmonise(*args):
+def harmonize(*args):
     return ops.harmony_loss(dict(zip(NAMES, args[:5], strict=True)), args[5])
 
 
@@ -75,7 +75,7 @@ CALLS = {
     "conv": [(conv, lambda: (n(BATCH, 4, 4, 8), n(5, 8, 4, 4))),
              (deconv, lambda: (n(BATCH, 2, 2, 5), n(5, 8, 4, 4)))],
     "gru_gates": [(ops.gru_gates, lambda: (n(BATCH, 3 * DETER), n(BATCH, DETER), n(3 * DETER), n(3 * DETER)))],
-    "harmony": [(harmonise, lambda: (n(4), n(4), n(4), n(4), n(4), n(3)))],
+    "harmony": [(harmonize, lambda: (n(4), n(4), n(4), n(4), n(4), n(3)))],
     "image_loss": [(ops.image_loss, lambda: (n(BATCH, 2, 2, 3), n(BATCH, 2, 2, 3)))],
     "imagine": [(rollout, rollout_tensors),
                 (gathered, lambda: (n(BATCH, DETER), n(BATCH, STOCH, CLASSES), integers(CLASSES, BATCH, STOCH),
@@ -162,7 +162,7 @@ def test_autocast_changes_nothing(there, family, half):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs g++")
 @pytest.mark.parametrize("family", CALLS)
 def test_inductor_compiles_it_whole(family):
-    """fullgraph: no break; neighbours are fused by inductor, the op is called as it is, and gradients flow through."""
+    """fullgraph: no break; neighbors are fused by inductor, the op is called as it is, and gradients flow through."""
     if reason := library.problem():
         pytest.skip(f"the native library is not there: {reason}")
     torch.manual_seed(0)

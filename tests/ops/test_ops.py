@@ -158,7 +158,7 @@ def test_weighted_loss_is_the_scaled_sum_of_means():
     torch.testing.assert_close(terms[2], 0.5 * data["dyn"].mean() + 0.1 * data["rep"].mean())
 
 
-def test_harmony_modes_share_weights_and_differ_in_the_regulariser():
+def test_harmony_modes_share_weights_and_differ_in_the_regularizer():
     """At its optimum the plain mode has e^-s L = 1; the rectified one stays below one, which bounds the weight."""
     data = {k: torch.full((1,), 0.01, dtype=torch.float64) for k in losses()}
     s = torch.tensor([math.log(0.01)] * 3, dtype=torch.float64)

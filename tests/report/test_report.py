@@ -297,11 +297,11 @@ def test_the_page_is_whole_and_fetches_nothing(written):
         assert (written / link).is_file() and (written / link).stat().st_size, link
     assert not re.search(r'(?:src|href)="(?:https?:)?//|@import|url\((?!#)', text)
     drawn = "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL)).lower()
-    assert not [colour for colour in figures.CSS if colour.lower() in drawn], "colours are variables"
+    assert not [color for color in figures.CSS if color.lower() in drawn], "colors are variables"
     marks = {}
-    for colour, name in re.findall(r'<i style="background:var\((--c\d)\)"></i>([^<]+)<', text):
-        marks.setdefault(name, set()).add(colour)
-    assert len(marks) == 5 and all(len(colours) == 1 for colours in marks.values()), "one colour a method"
+    for color, name in re.findall(r'<i style="background:var\((--c\d)\)"></i>([^<]+)<', text):
+        marks.setdefault(name, set()).add(color)
+    assert len(marks) == 5 and all(len(colors) == 1 for colors in marks.values()), "one color a method"
     assert "What is missing" in text and "Hero, seed 0 is at 40%" in text
 
 

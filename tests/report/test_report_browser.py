@@ -83,8 +83,8 @@ def test_the_page_is_painted(page, width):
         ground[mode] = np.median(image)
         lightness = image.mean(-1)
         assert 0.03 < (abs(lightness - ground[mode]) > 60).mean() < 0.3, "share of the page that is ink"
-        coloured = (image.max(-1).astype(int) - image.min(-1) > 80).mean()
-        assert coloured > 0.001, "share of the page that is coloured lines"
+        colored = (image.max(-1).astype(int) - image.min(-1) > 80).mean()
+        assert colored > 0.001, "share of the page that is colored lines"
     assert ground["light"] > 230 and ground["dark"] < 60
 
 

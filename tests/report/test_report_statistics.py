@@ -9,7 +9,7 @@ from hdfast.report import statistics
 
 
 def matrix(runs, games, seed=0):
-    """Human-normalised scores (runs, games), skewed like Atari's, with ties."""
+    """Human-normalized scores (runs, games), skewed like Atari's, with ties."""
     rng = np.random.default_rng(seed)
     return np.round(rng.lognormal(-1, 1.2, (runs, games)) * rng.lognormal(0, 1, games), 2)
 

@@ -162,11 +162,11 @@ def test_a_damaged_meta_json_is_named_set_aside_and_begun_anew(tmp_path, capsys)
     assert read_meta(tmp_path) == {} and finished_step(tmp_path) is None
     capsys.readouterr()
     train(config)
-    assert f"warning: {tmp_path / 'meta.json'} is damaged and begins anew" in capsys.readouterr().out
+    assert f"warning: {tmp_path / 'meta.json'} is damaged and is recreated" in capsys.readouterr().out
     assert finished_step(tmp_path) == 60 and b'"finished": 70' in (tmp_path / "meta.json.damaged").read_bytes()
     (tmp_path / "meta.json").unlink()
     run = open_run(tmp_path, logdir=str(tmp_path), **{"run.steps": 60, "run.prefill": 40})
-    assert "meta.json is missing and begins anew" in run.warnings[0]
+    assert "meta.json is missing and is recreated" in run.warnings[0]
     run.close()
     for content, said in {
             b"[1]": "", b"\xff": "", b'{"starts": 3}': "starts is 3, expected a list",

@@ -286,7 +286,7 @@ def test_tensorboard_groups_curves(tmp_path):
     write_run(tmp_path, [10])
     event, = board(tmp_path).Tensors(metadata.CONFIG_SUMMARY_TAG)
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
-    assert [section.title for section in layout.category] == ["score", "world model", "behaviour", "speed"]
+    assert [section.title for section in layout.category] == ["score", "world model", "behavior", "speed"]
     names = re.findall(r"^\| `([\w/]+)` \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
     patterns = [tag for section in layout.category for chart in section.chart for tag in chart.multiline.tag]
     assert len(patterns) > 10 and not [p for p in patterns if not any(re.search(p, name) for name in names)]

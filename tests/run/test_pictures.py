@@ -41,7 +41,7 @@ def moving(steps=6, size=64, channels=3):
 # Animations
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_gif_is_lossless_up_to_256_colours_and_large_enough_to_see(tmp_path, channels):
+def test_gif_is_lossless_up_to_256_colors_and_large_enough_to_see(tmp_path, channels):
     frames = moving(channels=channels)
     path = save_animation(tmp_path / "deep" / "video.gif", frames, fps=15)
     shown, durations = decode(path.read_bytes())
@@ -50,7 +50,7 @@ def test_gif_is_lossless_up_to_256_colours_and_large_enough_to_see(tmp_path, cha
     assert Image.open(path).info["loop"] == 0 and [p.name for p in path.parent.iterdir()] == ["video.gif"]
 
 
-def test_gif_of_many_colours_stays_close_and_keeps_what_is_frequent():
+def test_gif_of_many_colors_stays_close_and_keeps_what_is_frequent():
     rng = np.random.default_rng(0)
     frames = np.linspace(0, 255, 64)[None, :, None, None] * np.ones((4, 64, 64, 3))
     frames = np.clip(frames + rng.normal(0, 12, frames.shape), 0, 255).astype(np.uint8)
@@ -64,7 +64,7 @@ def test_gif_of_many_colours_stays_close_and_keeps_what_is_frequent():
 
 
 def test_gif_of_noise_is_bounded_work():
-    frames = np.random.default_rng(0).integers(0, 256, (8, 96, 96, 3), np.uint8)  # nearly every pixel its own colour
+    frames = np.random.default_rng(0).integers(0, 256, (8, 96, 96, 3), np.uint8)  # nearly every pixel its own color
     shown, _ = decode(gif_bytes(frames, scale=1))
     assert shown.shape == frames.shape and np.abs(shown.astype(int) - frames).mean() < 40
 
@@ -146,9 +146,9 @@ def test_openloop_grid(channels):
             wanted = np.broadcast_to(np.round(wanted * 255), (5, 8, 8, 3))
             np.testing.assert_array_equal(found[:, inner, inner], wanted[:, inner, inner])
         for t in range(5):
-            colour = GREEN if t < 2 else RED
+            color = GREEN if t < 2 else RED
             for edge in (column[t, 0], column[t, -1], column[t, :, 0], column[t, :, -1]):
-                assert (edge == colour).all()
+                assert (edge == color).all()
     with pytest.raises(ValueError, match=r"must both be \(T, n, h, w, c\)"):
         openloop_grid(truth, model[:4], 2)
     with pytest.raises(ValueError, match=r"must both be"):

@@ -36,7 +36,7 @@ TINY = {"env.size": 8, "env.max_episode_frames": 40, "replay.capacity": 1000, "m
         "model.stoch": 2, "model.classes": 2, "model.cnn_depth": 1, "model.bins": 3, "behavior.horizon": 1,
         "run.batch_size": 1, "run.batch_length": 2, "run.prefill": 10, "run.train_ratio": 2.0, "run.eval_episodes": 2,
         "run.eval_envs": 2}
-DOORS = {"envpool": {"task": "atari_pong"}, "ale": {"task": "atari_pong", "env.backend": "ale"},
+BACKENDS = {"envpool": {"task": "atari_pong"}, "ale": {"task": "atari_pong", "env.backend": "ale"},
          "gym": {"task": "gym_CartPole-v1"}, "dummy": {"task": "dummy"}}
 
 
@@ -158,9 +158,9 @@ def sizes(folder: Path) -> dict[str, int]:
             for path, inside in whole.items()}
 
 
-def doors(name: str, seconds: float) -> dict:
+def backends(name: str, seconds: float) -> dict:
     """Evaluate a tiny agent again and again, each time in new environments, closed afterwards."""
-    config = Config.preset("debug", device="cpu", **TINY | DOORS[name])
+    config = Config.preset("debug", device="cpu", **TINY | BACKENDS[name])
     envs = make_envs(config.task, config.env, seed=0)
     agent = Agent(envs.obs_space, envs.act_space, config)
     envs.close()
@@ -169,7 +169,7 @@ def doors(name: str, seconds: float) -> dict:
         for _ in range(EVALUATIONS):
             evaluate(agent, config, episodes=2, seed=len(samples))
         samples.append(Sample.now(EVALUATIONS * (len(samples) + 1), samples[-1] if samples else None))
-    return {"part": f"door {name}", "evaluations": samples[-1].count, "growth per evaluation": growth(samples),
+    return {"part": f"backend {name}", "evaluations": samples[-1].count, "growth per evaluation": growth(samples),
             "last": vars(samples[-1]), "found": complaints(samples, DOOR_BYTES)}
 
 
@@ -179,8 +179,8 @@ def parts(seconds: float, updates: int | None, device: str) -> Iterator[dict]:
         return
     yield train("native", device, seconds=seconds / 2)
     yield train("reference", device, seconds=seconds / 4)
-    for name in DOORS:
-        yield doors(name, seconds / 4 / len(DOORS))
+    for name in BACKENDS:
+        yield backends(name, seconds / 4 / len(BACKENDS))
 
 
 def main() -> int:

@@ -53,7 +53,7 @@ def learn(team: distributed.Team | None) -> tuple[Agent, dict[str, np.ndarray]]:
         team.connect(agent.learner)
         if team.rank:  # what rank 0 has must win
             agent.learner.model_opt.param.normal_()
-        team.equalise(agent, CONFIG.seed)
+        team.equalize(agent, CONFIG.seed)
     metrics = {}
     for update in range(UPDATES):
         batch = make_batch(update)

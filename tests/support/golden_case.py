@@ -183,7 +183,7 @@ class Runner:
         return m | balance("reward", losses["reward"], pred, data.reward, 0.1) \
             | balance("cont", losses["cont"], cont, data.cont, 0.5)
 
-    def behaviour(self) -> dict:
+    def behavior(self) -> dict:
         """imag/*, actor/*, critic/*: imagination from the phase's posteriors, losses and gradients."""
         learner, (u, u_action) = self.learner, self.uniforms("")
         b = learner.imagine(self.out.observed.state, self.data.cont, u.prior, u_action, keep_prior=True)
@@ -215,13 +215,13 @@ class Runner:
                 "margin/kl_free": (self.out.kl - 1).abs().min()}
         for name, opt in (("actor", learner.actor_opt), ("critic", learner.critic_opt)):
             out[f"{name}/grad_norm"] = torch.linalg.vector_norm(opt.grad.double())
-        metrics = self.behaviour_metrics(b, actor, critic)
+        metrics = self.behavior_metrics(b, actor, critic)
         for key, name in (("actor", "actor"), ("extr_critic_critic", "critic")):
             metrics[f"{key}_opt_grad_norm"], metrics[f"{key}_opt_grad_steps"] = out[f"{name}/grad_norm"], 1
         return {k: array(v) for k, v in out.items()} | self.metrics("ac/metric/", metrics) \
             | self.gradients("actor") | self.gradients("critic")
 
-    def behaviour_metrics(self, b, actor, critic) -> dict:
+    def behavior_metrics(self, b, actor, critic) -> dict:
         """Official scalar metrics of the actor and the critic."""
         m = stats("action", b.trajectory.action) | stats("adv", actor.advantage) | stats("extr_reward", b.reward)
         m |= stats("extr_return_raw", b.ret) | stats("extr_return_normed", (b.ret - b.low) / b.scale)
@@ -281,7 +281,7 @@ class Runner:
             cont_logit = wm.cont_logit(feat)
             for logit, uniform in ((model.observed.post, u.post), (t.prior, u.prior), (ac.policy(feat), u_action)):
                 self.margin("updates", logit, uniform)
-            metrics = self.model_metrics(model, scalars) | self.behaviour_metrics(b, actor, critic)
+            metrics = self.model_metrics(model, scalars) | self.behavior_metrics(b, actor, critic)
             ac.move_range(b.low, b.high)  # the official order: the actor's step comes before the critic's gradient
             norms |= learner.actor_gradient(b) | learner.step(learner.actor_opt, "actor")
             norms |= learner.critic_gradient(replace(b, critic_logit=ac.critic(t.features)))
@@ -338,7 +338,7 @@ class Runner:
         echo = {f"in/{k}": v for k, v in self.case.inputs.items()} | self.case.uniforms
         echo |= {f"param/{k}": v for k, v in self.case.params.items()}
         echo.pop("in/policy_first")
-        return echo | self.world_model() | self.behaviour() | self.acting() | self.updates(updates)
+        return echo | self.world_model() | self.behavior() | self.acting() | self.updates(updates)
 
 
 def entry_positions(name: str, size: int) -> np.ndarray:

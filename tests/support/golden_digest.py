@@ -33,8 +33,8 @@ def inputs(sizes: dict) -> dict[str, np.ndarray]:
     for _ in range(b * t):
         image = np.zeros((64, 64, 3)) + g.uniform(20, 120, 3)
         for _ in range(4):
-            (cy, cx), s, colour = g.uniform(0, 64, 2), g.uniform(3, 14), g.uniform(-120, 160, 3)
-            image += np.exp(-((yy - cy) ** 2 + (xx - cx) ** 2) / (2 * s ** 2))[..., None] * colour
+            (cy, cx), s, color = g.uniform(0, 64, 2), g.uniform(3, 14), g.uniform(-120, 160, 3)
+            image += np.exp(-((yy - cy) ** 2 + (xx - cx) ** 2) / (2 * s ** 2))[..., None] * color
         image += g.normal(0, 6, (64, 64, 3))
         images.append(np.clip(np.round(image), 0, 255).astype(np.uint8))
     action = np.random.Generator(np.random.PCG64(sizes["dseed"] + 1)).integers(0, sizes["A"], (b, t))

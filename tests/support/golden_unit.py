@@ -23,11 +23,11 @@ def set_norm(module, data: dict, prefix: str) -> None:
 
 def adam(p0: torch.Tensor, grads: torch.Tensor, eps: float, clip: float) -> list[torch.Tensor]:
     param = nn.Parameter(p0.clone())
-    optimiser, out = Arena({"p": param}, lr=1e-2, eps=eps, clip=clip), []
+    optimizer, out = Arena({"p": param}, lr=1e-2, eps=eps, clip=clip), []
     for grad in grads:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         param.grad.copy_(grad)
-        optimiser.update()
+        optimizer.update()
         out.append(param.detach().clone())
     return out
 
@@ -83,7 +83,7 @@ def unit_figures(official: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         for x in loss:
             value = reward_term(s, x)
             slope, = torch.autograd.grad(value, s)
-            rows.append([value.item(), (value - ops.harmony_regulariser(s, "rectified")).item(), slope.item()])
+            rows.append([value.item(), (value - ops.harmony_regularizer(s, "rectified")).item(), slope.item()])
     rows = torch.tensor(rows).view(len(d["harmonizer/s"]), len(loss), 3)
     out["harmonizer/with_reg"], out["harmonizer/no_reg"], out["harmonizer/dloss_ds_with_reg"] = rows.unbind(-1)
     return {k: v.detach().numpy() if torch.is_tensor(v) else v for k, v in out.items()}
