@@ -127,7 +127,7 @@ def test_what_presets_are_for():
     cpu, catch, debug = (Config.preset(name) for name in ("cpu", "catch", "debug"))
     assert updates(cpu) >= 10_000 and cpu.run.steps <= Config().run.steps and cpu.task == "atari_pong"
     assert catch.task == "catch_5x5"
-    assert catch.run.train_ratio / (catch.run.batch_size * catch.run.batch_length) == 1 / 16
+    assert catch.run.train_ratio / (catch.run.batch_size * catch.run.batch_length) == 1 / 8
     assert 10 <= updates(debug) <= 200 and debug.run.steps < 1000
     for task in ("dummy", "dummy_vector", "catch", "pong", "gym_CartPole-v1"):
         assert Config.preset("debug", task=task).model == debug.model
