@@ -88,7 +88,7 @@ class ProgressLine:
 
 
 class Eta:
-    """Seconds left, from the steps of the later half of this session: evaluations count, the distant past does not."""
+    """Seconds left, by the later half of the steps since this start: evaluations count, the distant past does not."""
 
     def __init__(self) -> None:
         self._points: deque[tuple[float, int]] = deque()
