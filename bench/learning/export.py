@@ -5,7 +5,8 @@
 Folders are searched for runs as by `hdfast report`, which reads the file in turn. Beside that schema a record holds
 evaluations (xs, mean, std), training (xs, ys: mean score of training episodes in 20 spans of frames), lengths of the
 last evaluation's episodes, steps, updates, wall_seconds and cpu_seconds of the whole run, command (without its logdir),
-commit, processor, hdfast and torch (versions). An unfinished run has "finished": false.
+commit, processor, hdfast and torch (versions). An unfinished run has "finished": false. A record that is already in the
+file stays, unless a run of the same task, method and seed replaces it.
 """
 
 import argparse
@@ -98,18 +99,35 @@ def _command(words: Sequence[str]) -> str:
     return shlex.join(kept)
 
 
+def _key(found: Mapping[str, Any]) -> tuple[str, str, int]:
+    return found["task"], found["method"], found["seed"]
+
+
+def _earlier(out: Path) -> list[dict[str, Any]]:
+    """The records that `out` holds already; ConfigError if it is another file."""
+    if not out.exists():
+        return []
+    try:
+        found = json.loads(out.read_text())
+        list(map(_key, found))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ConfigError(f"{out} holds no records of runs ({error}); name another file with --out") from error
+    return found
+
+
 def write(folders: Sequence[Path], out: Path) -> list[str]:
     """Write the records of all runs below `folders`, one a line; returns what was missing or is not finished.
 
-    Raises ConfigError if a folder does not exist, RunError if there is nothing to write or the disk refuses.
+    Records in `out` stay unless one of the same task, method and seed replaces them. Raises ConfigError if a folder
+    does not exist or `out` is no list of records, RunError if there is nothing to write or the disk refuses.
     """
     runs, notes = collect(folders)
     runs = [run for run in runs if Path(run.path).is_dir() and len(run.curve[0])]
     if not runs:
         raise RunError(f"no run with a score lies below {', '.join(map(str, folders))}; give the --logdir of "
                        f"bench/learning/run.py{''.join(f'; {note}' for note in notes)}")
-    records = [json.dumps(record(run)) for run in runs]
-    replace(out, ("[\n" + ",\n".join(records) + "\n]\n").encode())
+    records = {_key(found): found for found in [*_earlier(out), *map(record, runs)]}
+    replace(out, ("[\n" + ",\n".join(map(json.dumps, records.values())) + "\n]\n").encode())
     return notes + [f"{run.path}: not finished, at {run.progress:.0%}" for run in runs if not run.finished]
 
 

@@ -140,6 +140,20 @@ def test_what_an_older_run_does_not_know_is_left_out(tmp_path, capsys):
     assert "no run with a score lies below" in capsys.readouterr().err and not (tmp_path / "two.json").exists()
 
 
+def test_records_of_runs_that_are_gone_stay(tmp_path, capsys):
+    """A machine that is thrown away takes its run directories with it; the next one adds its runs to the file."""
+    out = tmp_path / "cpu.json"
+    for folder, seed, share in (("first", 0, 1.0), ("first", 1, 0.4), ("second", 1, 1.0), ("second", 2, 1.0)):
+        write_run(tmp_path / folder, "krull", seed, share=share, finished=share == 1)
+    for folder in ("first", "second"):
+        assert export.main([str(tmp_path / folder), "--out", str(out)]) == 0
+    assert [(record["seed"], record["finished"]) for record in json.loads(out.read_text())] == [
+        (0, True), (1, True), (2, True)]
+    out.write_text('[{"task": "krull"}]')
+    assert export.main([str(tmp_path / "first"), "--out", str(out)]) == 2
+    assert "holds no records of runs" in capsys.readouterr().err and out.read_text() == '[{"task": "krull"}]'
+
+
 def test_curves_are_thinned_with_their_ends():
     xs = np.arange(1000.0)
     kept, ys = export.thinned((xs, 2 * xs))
