@@ -27,12 +27,8 @@ struct ActorLossArgs {
   float entropy;
 };
 
-void launch_actor_loss_fwd(const ActorLossArgs& args, hdStream stream);
-void launch_actor_loss_bwd(const ActorLossArgs& args, hdStream stream);
-
-namespace cpu {  // rows [begin, end)
-void actor_loss_fwd(const ActorLossArgs& args, int64_t begin, int64_t end);
-void actor_loss_bwd(const ActorLossArgs& args, int64_t begin, int64_t end);
-}  // namespace cpu
+// Ranges are of rows.
+HD_ENTRY(actor_loss_fwd, ActorLossArgs)
+HD_ENTRY(actor_loss_bwd, ActorLossArgs)
 
 }  // namespace hd

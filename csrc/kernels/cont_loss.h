@@ -19,12 +19,8 @@ struct ContLossArgs {
   int64_t size;
 };
 
-void launch_cont_loss_fwd(const ContLossArgs& args, hdStream stream);
-void launch_cont_loss_bwd(const ContLossArgs& args, hdStream stream);
-
-namespace cpu {  // elements [begin, end)
-void cont_loss_fwd(const ContLossArgs& args, int64_t begin, int64_t end);
-void cont_loss_bwd(const ContLossArgs& args, int64_t begin, int64_t end);
-}  // namespace cpu
+// Ranges are of elements.
+HD_ENTRY(cont_loss_fwd, ContLossArgs)
+HD_ENTRY(cont_loss_bwd, ContLossArgs)
 
 }  // namespace hd

@@ -51,15 +51,13 @@ struct GruGatesBwdArgs {
 
 // rows == 0 or size == 0 is allowed (dscale and dbias become 0). The parts depend on the shape alone.
 int64_t gru_gates_parts(int64_t rows, int64_t size);
-void launch_gru_gates_fwd(const GruGatesFwdArgs& args, hdStream stream);
-void launch_gru_gates_bwd(const GruGatesBwdArgs& args, hdStream stream);
+HD_ENTRY(gru_gates_fwd, GruGatesFwdArgs)
+HD_ENTRY(gru_gates_bwd, GruGatesBwdArgs)
 
 namespace cpu {
 // The forward pass takes a range of rows; the backward pass a range of slices, then `gru_gates_bwd_finish`
 // once.
 int64_t gru_gates_parts(int64_t rows, int64_t size);
-void gru_gates_fwd(const GruGatesFwdArgs& args, int64_t row_begin, int64_t row_end);
-void gru_gates_bwd(const GruGatesBwdArgs& args, int64_t part_begin, int64_t part_end);
 void gru_gates_bwd_finish(const GruGatesBwdArgs& args);
 }  // namespace cpu
 

@@ -18,12 +18,8 @@ struct ImageLossArgs {
   int64_t rows, cols;
 };
 
-void launch_image_loss_fwd(const ImageLossArgs& args, hdStream stream);
-void launch_image_loss_bwd(const ImageLossArgs& args, hdStream stream);
-
-namespace cpu {  // rows [begin, end)
-void image_loss_fwd(const ImageLossArgs& args, int64_t begin, int64_t end);
-void image_loss_bwd(const ImageLossArgs& args, int64_t begin, int64_t end);
-}  // namespace cpu
+// Ranges are of rows.
+HD_ENTRY(image_loss_fwd, ImageLossArgs)
+HD_ENTRY(image_loss_bwd, ImageLossArgs)
 
 }  // namespace hd

@@ -29,11 +29,7 @@ struct BalancedKlArgs {
   DType dtype;
 };
 
-// At most KL_MAX_CLASSES classes; rows == 0 is allowed.
-void launch_balanced_kl(const BalancedKlArgs& args, hdStream stream);
-
-namespace cpu {
-void balanced_kl(const BalancedKlArgs& args, int64_t row_begin, int64_t row_end);
-}  // namespace cpu
+// At most KL_MAX_CLASSES classes; rows == 0 is allowed. Ranges are of rows.
+HD_ENTRY(balanced_kl, BalancedKlArgs)
 
 }  // namespace hd

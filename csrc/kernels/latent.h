@@ -47,13 +47,8 @@ struct LatentBwdArgs {
   int64_t row_groups = 1;
 };
 
-// At most LATENT_MAX_CLASSES classes; groups == 0 is allowed.
-void launch_latent_fwd(const LatentFwdArgs& args, hdStream stream);
-void launch_latent_bwd(const LatentBwdArgs& args, hdStream stream);
-
-namespace cpu {
-void latent_fwd(const LatentFwdArgs& args, int64_t group_begin, int64_t group_end);
-void latent_bwd(const LatentBwdArgs& args, int64_t group_begin, int64_t group_end);
-}  // namespace cpu
+// At most LATENT_MAX_CLASSES classes; groups == 0 is allowed. Ranges are of groups.
+HD_ENTRY(latent_fwd, LatentFwdArgs)
+HD_ENTRY(latent_bwd, LatentBwdArgs)
 
 }  // namespace hd

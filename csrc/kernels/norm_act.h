@@ -44,15 +44,13 @@ struct NormActBwdArgs {
 // Device: rows == 0 or cols == 0 is allowed (dscale and dbias become 0). `norm_act_parts` depends on the
 // shape alone, so that sums come in the same order on every device.
 int64_t norm_act_parts(int64_t rows, int64_t cols);
-void launch_norm_act_fwd(const NormActFwdArgs& args, hdStream stream);
-void launch_norm_act_bwd(const NormActBwdArgs& args, hdStream stream);
+HD_ENTRY(norm_act_fwd, NormActFwdArgs)
+HD_ENTRY(norm_act_bwd, NormActBwdArgs)
 
 namespace cpu {
 // The forward pass takes a range of rows; the backward pass a range of slices, then `norm_act_bwd_finish`
 // once.
 int64_t norm_act_parts(int64_t rows, int64_t cols);
-void norm_act_fwd(const NormActFwdArgs& args, int64_t row_begin, int64_t row_end);
-void norm_act_bwd(const NormActBwdArgs& args, int64_t part_begin, int64_t part_end);
 void norm_act_bwd_finish(const NormActBwdArgs& args);
 }  // namespace cpu
 

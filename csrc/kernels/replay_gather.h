@@ -15,10 +15,7 @@ struct ReplayGatherArgs {
   int64_t rows, cols, capacity;
 };
 
-void launch_replay_gather(const ReplayGatherArgs& args, hdStream stream);
-
-namespace cpu {  // rows [begin, end)
-void replay_gather(const ReplayGatherArgs& args, int64_t begin, int64_t end);
-}  // namespace cpu
+// Ranges are of rows.
+HD_ENTRY(replay_gather, ReplayGatherArgs)
 
 }  // namespace hd

@@ -37,16 +37,10 @@ struct ReturnWeightArgs {
   float gamma;
 };
 
-void launch_lambda_return_fwd(const LambdaReturnArgs& args, hdStream stream);
-void launch_lambda_return_bwd(const LambdaReturnArgs& args, hdStream stream);
-void launch_return_weight_fwd(const ReturnWeightArgs& args, hdStream stream);
-void launch_return_weight_bwd(const ReturnWeightArgs& args, hdStream stream);
-
-namespace cpu {  // columns [begin, end)
-void lambda_return_fwd(const LambdaReturnArgs& args, int64_t begin, int64_t end);
-void lambda_return_bwd(const LambdaReturnArgs& args, int64_t begin, int64_t end);
-void return_weight_fwd(const ReturnWeightArgs& args, int64_t begin, int64_t end);
-void return_weight_bwd(const ReturnWeightArgs& args, int64_t begin, int64_t end);
-}  // namespace cpu
+// Ranges are of columns.
+HD_ENTRY(lambda_return_fwd, LambdaReturnArgs)
+HD_ENTRY(lambda_return_bwd, LambdaReturnArgs)
+HD_ENTRY(return_weight_fwd, ReturnWeightArgs)
+HD_ENTRY(return_weight_bwd, ReturnWeightArgs)
 
 }  // namespace hd

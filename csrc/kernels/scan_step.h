@@ -74,13 +74,12 @@ struct ScanInputBwdArgs {
 //
 // `sample`, of float logits and `row_groups` groups a row, at most the numbers above, is taken first, and the step
 // goes on from it: it is the action where there are any, else the latents. Its `index` must be args.action or
-// args.index. Null: nothing is sampled.
+// args.index. Null: nothing is sampled. On the CPU the caller samples; ranges are of rows, or of parts.
 void launch_scan_input_fwd(const ScanInputFwdArgs& args, const LatentFwdArgs* sample, hdStream stream);
-void launch_scan_input_bwd(const ScanInputBwdArgs& args, hdStream stream);
+HD_ENTRY(scan_input_bwd, ScanInputBwdArgs)
 
-namespace cpu {  // the caller samples
+namespace cpu {
 void scan_input_fwd(const ScanInputFwdArgs& args, int64_t row_begin, int64_t row_end);
-void scan_input_bwd(const ScanInputBwdArgs& args, int64_t part_begin, int64_t part_end);
 }  // namespace cpu
 
 }  // namespace hd

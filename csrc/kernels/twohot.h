@@ -47,24 +47,14 @@ struct TwohotMeanArgs {
   int64_t rows, cols;
 };
 
-void launch_symlog_fwd(const SymArgs& args, hdStream stream);
-void launch_symlog_bwd(const SymArgs& args, hdStream stream);
-void launch_symexp_fwd(const SymArgs& args, hdStream stream);
-void launch_symexp_bwd(const SymArgs& args, hdStream stream);
-void launch_twohot_loss_fwd(const TwohotLossArgs& args, hdStream stream);
-void launch_twohot_loss_bwd(const TwohotLossArgs& args, hdStream stream);
-void launch_twohot_mean_fwd(const TwohotMeanArgs& args, hdStream stream);
-void launch_twohot_mean_bwd(const TwohotMeanArgs& args, hdStream stream);
-
-namespace cpu {  // each on elements or rows [begin, end)
-void symlog_fwd(const SymArgs& args, int64_t begin, int64_t end);
-void symlog_bwd(const SymArgs& args, int64_t begin, int64_t end);
-void symexp_fwd(const SymArgs& args, int64_t begin, int64_t end);
-void symexp_bwd(const SymArgs& args, int64_t begin, int64_t end);
-void twohot_loss_fwd(const TwohotLossArgs& args, int64_t begin, int64_t end);
-void twohot_loss_bwd(const TwohotLossArgs& args, int64_t begin, int64_t end);
-void twohot_mean_fwd(const TwohotMeanArgs& args, int64_t begin, int64_t end);
-void twohot_mean_bwd(const TwohotMeanArgs& args, int64_t begin, int64_t end);
-}  // namespace cpu
+// Ranges are of elements, or of rows.
+HD_ENTRY(symlog_fwd, SymArgs)
+HD_ENTRY(symlog_bwd, SymArgs)
+HD_ENTRY(symexp_fwd, SymArgs)
+HD_ENTRY(symexp_bwd, SymArgs)
+HD_ENTRY(twohot_loss_fwd, TwohotLossArgs)
+HD_ENTRY(twohot_loss_bwd, TwohotLossArgs)
+HD_ENTRY(twohot_mean_fwd, TwohotMeanArgs)
+HD_ENTRY(twohot_mean_bwd, TwohotMeanArgs)
 
 }  // namespace hd

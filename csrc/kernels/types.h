@@ -14,4 +14,11 @@ namespace hd {
 // Storage type of activations. Parameters, statistics, gradients of parameters and all sums are float.
 enum class DType : int32_t { F32 = 0, BF16 = 1 };
 
+// The entry points of an op: launch_<op>(args, stream), and cpu::<op>(args, begin, end) for a range of its items.
+#define HD_ENTRY(op, Args)                               \
+  void launch_##op(const Args& args, hdStream stream);   \
+  namespace cpu {                                        \
+  void op(const Args& args, int64_t begin, int64_t end); \
+  }
+
 }  // namespace hd

@@ -18,30 +18,24 @@ ActorLossArgs actor_args(const Tensor& logit, const Tensor& action, const Tensor
 }
 
 // logit (N, A) log-probabilities, action (N,) int64, advantage, weight (N,) -> loss, logp, ent (N,)
-std::tuple<Tensor, Tensor, Tensor> actor_loss_fwd(Tensor logit, Tensor action, Tensor advantage, Tensor weight,
-                                                  double entropy) {
+HD_OP(Results<3>, actor_loss_fwd, (Tensor logit, Tensor action, Tensor advantage, Tensor weight, double entropy)) {
   ActorLossArgs args = actor_args(logit, action, advantage, weight, entropy);
-  Tensor loss = new_rows(logit), logp = new_rows(logit), ent = new_rows(logit);
-  args.loss = out(loss), args.logp = out(logp), args.ent = out(ent);
+  Tensor loss = new_rows(logit, args.loss), logp = new_rows(logit, args.logp), ent = new_rows(logit, args.ent);
   HD_RUN(actor_loss_fwd, logit, args, args.rows, 4 * args.actions);
   return {loss, logp, ent};
 }
-HD_OP(actor_loss_fwd, "(Tensor logit, Tensor action, Tensor advantage, Tensor weight, float entropy) -> (Tensor loss, "
-                      "Tensor logp, Tensor ent)")
 
 // dloss, dlogp or none, dent or none (N,), then the inputs of the forward -> dlogit (N, A)
-Tensor actor_loss_bwd(Tensor dloss, Maybe dlogp, Maybe dent, Tensor logit, Tensor action, Tensor advantage,
-                      Tensor weight, double entropy) {
+HD_OP(Tensor, actor_loss_bwd,
+      (Tensor dloss, Maybe dlogp, Maybe dent, Tensor logit, Tensor action, Tensor advantage, Tensor weight,
+       double entropy)) {
   ActorLossArgs args = actor_args(logit, action, advantage, weight, entropy);
   args.dloss = take(dloss, {args.rows}, logit, "dloss");
   args.dlogp = take(dlogp, {args.rows}, logit, "dlogp"), args.dent = take(dent, {args.rows}, logit, "dent");
-  Tensor dlogit = new_like(logit);
-  args.dlogit = out(dlogit);
+  Tensor dlogit = new_like(logit, args.dlogit);
   HD_RUN(actor_loss_bwd, logit, args, args.rows, 4 * args.actions);
   return dlogit;
 }
-HD_OP(actor_loss_bwd, "(Tensor dloss, Tensor? dlogp, Tensor? dent, Tensor logit, Tensor action, Tensor advantage, "
-                      "Tensor weight, float entropy) -> Tensor")
 
 }  // namespace
 }  // namespace hd::ops

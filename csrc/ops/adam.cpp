@@ -15,8 +15,9 @@ float* arena(const Tensor& t, const Tensor& param, const char* what) {
 
 // param, grad, mean, var (size,) float32 and step () int64, all changed in place; slow (size,) or none ->
 // (norm, min(1, clip / norm), step)
-Tensor adam_step(Tensor param, Tensor grad, Tensor mean, Tensor var, Tensor step, Maybe slow, double lr, double eps,
-                 double clip, double beta1, double beta2, double slow_fraction) {
+HD_OP(Tensor, adam_step,
+      (Out param, Out grad, Out mean, Out var, Out step, MaybeOut slow, double lr, double eps, double clip,
+       double beta1, double beta2, double slow_fraction)) {
   HD_CHECK(param.dim() == 1, "param must be a flat arena, (n,)", got(param));
   AdamArgs args{};
   args.param = arena(param, param, "param"), args.grad = arena(grad, param, "grad");
@@ -26,9 +27,9 @@ Tensor adam_step(Tensor param, Tensor grad, Tensor mean, Tensor var, Tensor step
   check_type(step, ScalarType::Long, "step");
   HD_CHECK(step.numel() == 1, "step must have 1 element", got(step));
   const int64_t blocks = adam_blocks(param.numel());
-  Tensor stats = empty(param, {3}), scratch = empty(param, {blocks + 4});
-  args.step = out<int64_t>(step), args.stats = out(stats);
-  args.partial = out(scratch), args.scale = out(scratch) + blocks;
+  Tensor stats = empty(param, {3}, args.stats), scratch = empty(param, {blocks + 4}, args.partial);
+  args.step = out<int64_t>(step);
+  args.scale = out(scratch) + blocks;
   args.size = param.numel();
   args.lr = lr, args.eps = eps, args.clip = clip, args.beta1 = beta1, args.beta2 = beta2;
   args.slow_fraction = slow_fraction;
@@ -41,9 +42,6 @@ Tensor adam_step(Tensor param, Tensor grad, Tensor mean, Tensor var, Tensor step
       });
   return stats;
 }
-HD_OP(adam_step, "(Tensor(a!) param, Tensor(b!) grad, Tensor(c!) mean, Tensor(d!) var, Tensor(e!) step, "
-                 "Tensor(f!)? slow, float lr, float eps, float clip, float beta1, float beta2, "
-                 "float slow_fraction) -> Tensor")
 
 }  // namespace
 }  // namespace hd::ops

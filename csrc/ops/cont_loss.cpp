@@ -14,25 +14,21 @@ ContLossArgs cont_args(const Tensor& logit, const Tensor& cont) {
 }
 
 // logit, cont (...) float32 -> loss (...)
-Tensor cont_loss_fwd(Tensor logit, Tensor cont) {
+HD_OP(Tensor, cont_loss_fwd, (Tensor logit, Tensor cont)) {
   ContLossArgs args = cont_args(logit, cont);
-  Tensor loss = new_like(logit);
-  args.out = out(loss);
+  Tensor loss = new_like(logit, args.out);
   HD_RUN(cont_loss_fwd, logit, args, args.size, 20);
   return loss;
 }
-HD_OP(cont_loss_fwd, "(Tensor logit, Tensor cont) -> Tensor")
 
 // dloss, logit, cont (...) -> dlogit (...)
-Tensor cont_loss_bwd(Tensor dloss, Tensor logit, Tensor cont) {
+HD_OP(Tensor, cont_loss_bwd, (Tensor dloss, Tensor logit, Tensor cont)) {
   ContLossArgs args = cont_args(logit, cont);
   args.dloss = take_float(dloss, logit, "dloss");
-  Tensor dlogit = new_like(logit);
-  args.out = out(dlogit);
+  Tensor dlogit = new_like(logit, args.out);
   HD_RUN(cont_loss_bwd, logit, args, args.size, 20);
   return dlogit;
 }
-HD_OP(cont_loss_bwd, "(Tensor dloss, Tensor logit, Tensor cont) -> Tensor")
 
 }  // namespace
 }  // namespace hd::ops

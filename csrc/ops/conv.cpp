@@ -30,7 +30,7 @@ const float* taps(const Tensor& kernel, const cpu::ConvSizes& z) {
 
 // x (N, 2h, 2w, C), kernel (D, C, 4, 4) float32 -> (N, h, w, D); with `round` operands are rounded to bf16, the result
 // is bfloat16 with `half`.
-Tensor conv_down(Tensor x, Tensor kernel, bool round, bool half) {
+HD_OP(Tensor, conv_down, (Tensor x, Tensor kernel, Flag round, Flag half)) {
   HD_CHECK(kernel.dim() == 4, "kernel must be (D, C, 4, 4)", got(kernel));
   check_sizes(kernel, "kernel");
   const cpu::ConvSizes z = down_sizes(x, kernel.size(0), round);
@@ -38,10 +38,9 @@ Tensor conv_down(Tensor x, Tensor kernel, bool round, bool half) {
   cpu::conv_down(torch_pool(), z, big(x, z), taps(kernel, z), small(y, z));
   return y;
 }
-HD_OP(conv_down, "(Tensor x, Tensor kernel, bool round=False, bool half=False) -> Tensor")
 
 // y (N, h, w, D), kernel (D, C, 4, 4) -> (N, 2h, 2w, C); types as conv_down's
-Tensor conv_up(Tensor y, Tensor kernel, bool round, bool half) {
+HD_OP(Tensor, conv_up, (Tensor y, Tensor kernel, Flag round, Flag half)) {
   HD_CHECK(y.dim() == 4 && kernel.dim() == 4, "y must be (N, h, w, D), kernel (D, C, 4, 4)", got(y, kernel));
   for (const Tensor& t : {y, kernel}) check_sizes(t, "y or kernel");
   const cpu::ConvSizes z{y.size(0), y.size(1), y.size(2), kernel.size(1), y.size(3), round ? DType::BF16 : DType::F32};
@@ -49,10 +48,9 @@ Tensor conv_up(Tensor y, Tensor kernel, bool round, bool half) {
   cpu::conv_up(torch_pool(), z, small(y, z), taps(kernel, z), big(x, z));
   return x;
 }
-HD_OP(conv_up, "(Tensor y, Tensor kernel, bool round=False, bool half=False) -> Tensor")
 
 // x (N, 2h, 2w, C), y (N, h, w, D) -> (D, C, 4, 4) float32
-Tensor conv_kernel(Tensor x, Tensor y, bool round) {
+HD_OP(Tensor, conv_kernel, (Tensor x, Tensor y, Flag round)) {
   HD_CHECK(y.dim() == 4, "y must be (N, h, w, D)", got(y));
   check_sizes(y, "y");
   const cpu::ConvSizes z = down_sizes(x, y.size(3), round);
@@ -61,7 +59,6 @@ Tensor conv_kernel(Tensor x, Tensor y, bool round) {
   cpu::conv_kernel(torch_pool(), z, big(x, z), small(y, z), out(dkernel));
   return dkernel;
 }
-HD_OP(conv_kernel, "(Tensor x, Tensor y, bool round=False) -> Tensor")
 
 }  // namespace
 }  // namespace hd::ops

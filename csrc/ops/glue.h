@@ -1,26 +1,19 @@
 // glue.h -- from tensors to raw pointers: the pattern every csrc/ops/<family>.cpp follows.
 //
-// A family is one file: one function per op, which checks its tensors while it fills the family's argument struct and
-// hands it to HD_RUN, which picks the device launcher or the CPU code; and HD_OP behind it, which registers the op. The
-// file is compiled twice: into the shipped library (namespace `hdfast`), and with -DHD_EMU into the test library
-// (`hdfast_emu`), where tensors are on the CPU and the launchers are those of the very same .cu files compiled for the
-// emulator. The families of a library are one translation unit (two, if some lack kernels), so that torch's headers are
-// read once: names in their anonymous namespaces must differ, or differ in their arguments.
+// A family is one file: one HD_OP per op, a function that checks its tensors while it fills the family's argument
+// struct and hands it to HD_RUN, which picks the device launcher or the CPU code. The file is compiled twice: into the
+// shipped library (namespace `hdfast`), and with -DHD_EMU into the test library (`hdfast_emu`), where tensors are on
+// the CPU and the launchers are those of the very same .cu files compiled for the emulator. The families of a library
+// are one translation unit (two, if some lack kernels), so that torch's headers are read once: names in their anonymous
+// namespaces must differ, or differ in their arguments.
 //
 // Only the stable ABI of libtorch is used here, target 2.11: no at::Tensor, no pybind11, no c10/cuda. Checks in this
 // layer guard memory, and say what was expected, what came and what to do; those that know the caller's names are in
 // hdfast/ops/<family>.py and come first.
 #pragma once
 
-// The name the 2.11 headers give to the macro that later ones call STABLE_TORCH_ERROR_CODE_CHECK.
-#include <torch/headeronly/util/shim_utils.h>
-#ifndef STABLE_TORCH_ERROR_CODE_CHECK
-#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
-#endif
 #include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
 #include <atomic>
@@ -28,50 +21,18 @@
 #include <exception>
 #include <initializer_list>
 #include <new>
-#include <optional>
 #include <stdexcept>
 #include <string>
-#include <tuple>
 #include <type_traits>
 #include <vector>
 
 #include "kernels/types.h"
-
-#ifdef HD_EMU
-#define HD_NAMESPACE hdfast_emu
-#else
-#define HD_NAMESPACE hdfast
-#endif
-// 1 where the launchers of this file's family are linked in: set per file by CMakeLists.txt.
-#ifndef HD_DEVICE_KERNELS
-#define HD_DEVICE_KERNELS 0
-#endif
-
-// HD_OP(op, "(Tensor x) -> Tensor"): the op of this name and schema, computed by the function `op`, for the CPU key
-// and, if the device kernels are linked in, for the CUDA key. Messages of the function's checks begin with the op's
-// name.
-#define HD_OP(op, schema)                                                      \
-  STABLE_TORCH_LIBRARY_FRAGMENT(HD_NAMESPACE, m) { m.def(#op schema); }        \
-  STABLE_TORCH_LIBRARY_IMPL(HD_NAMESPACE, CPU, m) { m.impl(#op, HD_BOX(op)); } \
-  HD_OP_CUDA(op)
-#if HD_DEVICE_KERNELS && !defined(HD_EMU)
-#define HD_OP_CUDA(op) \
-  STABLE_TORCH_LIBRARY_IMPL(HD_NAMESPACE, CUDA, m) { m.impl(#op, HD_BOX(op)); }
-#else
-#define HD_OP_CUDA(op)
-#endif
-#define HD_BOX(op)                                                   \
-  [](StableIValue* stack, uint64_t arguments, uint64_t results) {    \
-    named(#op, [&] { TORCH_BOX (&op)(stack, arguments, results); }); \
-  }
+#include "ops/op.h"
 
 namespace hd::ops {
 
 using torch::headeronly::IntHeaderOnlyArrayRef;
 using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using Maybe = std::optional<Tensor>;
-using Tensors = std::vector<Tensor>;
 using Shape = std::initializer_list<int64_t>;
 
 // torch's current CUDA stream of a device; looked up at run time because libtorch_cuda may not be there at
@@ -220,12 +181,7 @@ inline Tensor empty(const Tensor& like, Shape shape, ScalarType type = ScalarTyp
 }
 // Contiguous, of the shape, type and device of `like`.
 inline Tensor new_like(const Tensor& like) { return allocate(like, sizes_of(like), like.scalar_type()); }
-// The same without its last `trailing` dimensions.
-inline Tensor new_rows(const Tensor& like, int64_t trailing = 1, ScalarType type = ScalarType::Float) {
-  std::vector<int64_t> shape(like.dim() - trailing);
-  for (int64_t d = 0; d < like.dim() - trailing; ++d) shape[d] = like.size(d);
-  return allocate(like, shape, type);
-}
+
 // An empty tensor has no address, where memset and pointer arithmetic want one even for nothing.
 inline void* address(const Tensor& t) {
   alignas(64) static char nothing[64];
@@ -247,6 +203,29 @@ constexpr ScalarType type_of() {
   if (std::is_same_v<T, bool>) return ScalarType::Bool;
   return std::is_same_v<T, uint8_t> ? ScalarType::Byte : ScalarType::Float;
 }
+// New tensors whose numbers are those of `slot`, a field of the op's arguments.
+template <class T>
+Tensor empty(const Tensor& like, Shape shape, T*& slot) {
+  Tensor t = empty(like, shape, type_of<T>());
+  slot = out<T>(t);
+  return t;
+}
+template <class T>
+Tensor new_like(const Tensor& like, T*& slot) {
+  Tensor t = new_like(like);
+  slot = out<T>(t);
+  return t;
+}
+// Of the shape of `like` without its last `trailing` dimensions.
+template <class T>
+Tensor new_rows(const Tensor& like, T*& slot, int64_t trailing = 1) {
+  std::vector<int64_t> shape = sizes_of(like);
+  shape.resize(like.dim() - trailing);
+  Tensor t = allocate(like, shape, type_of<T>());
+  slot = out<T>(t);
+  return t;
+}
+
 // The numbers of a contiguous tensor of this shape and of type T on the device of `like`; null for an absent one.
 inline void* take_as(ScalarType type, const Tensor& t, Shape shape, const Tensor& like, const char* what) {
   check_layout(t, like, what);

@@ -24,27 +24,24 @@ Args gates_args(const Tensor& x, const Tensor& deter, const Tensor& scale, const
 }
 
 // -> next like deter, mean (...), rstd (...)
-std::tuple<Tensor, Tensor, Tensor> gru_gates_fwd(Tensor x, Tensor deter, Tensor scale, Tensor bias) {
+HD_OP(Results<3>, gru_gates_fwd, (Tensor x, Tensor deter, Tensor scale, Tensor bias)) {
   auto args = gates_args<GruGatesFwdArgs>(x, deter, scale, bias);
-  Tensor next = new_like(deter), mean = new_rows(x), rstd = new_rows(x);
-  args.next = out(next), args.mean = out(mean), args.rstd = out(rstd);
+  Tensor next = new_like(deter, args.next), mean = new_rows(x, args.mean), rstd = new_rows(x, args.rstd);
   HD_RUN(gru_gates_fwd, x, args, args.rows, 6 * args.size);
   return {next, mean, rstd};
 }
-HD_OP(gru_gates_fwd, "(Tensor x, Tensor deter, Tensor scale, Tensor bias) -> (Tensor next, Tensor mean, Tensor rstd)")
 
 // dnext (..., D) float32; mean, rstd (...) -> dx like x, ddeter like deter, dscale (3D,), dbias (3D,)
-std::tuple<Tensor, Tensor, Tensor, Tensor> gru_gates_bwd(Tensor dnext, Tensor x, Tensor deter, Tensor mean, Tensor rstd,
-                                                         Tensor scale, Tensor bias) {
+HD_OP(Results<4>, gru_gates_bwd,
+      (Tensor dnext, Tensor x, Tensor deter, Tensor mean, Tensor rstd, Tensor scale, Tensor bias)) {
   auto args = gates_args<GruGatesBwdArgs>(x, deter, scale, bias);
   const int64_t n = args.rows, d = args.size;
   args.dnext = take_float(dnext, deter, "dnext"), args.dx_dtype = args.dtype;
   args.mean = take_count(mean, n, x, "mean"), args.rstd = take_count(rstd, n, x, "rstd");
   args.parts = pick(x, [&](auto) { return gru_gates_parts(n, d); }, [&](auto) { return cpu::gru_gates_parts(n, d); });
-  Tensor dx = new_like(x), ddeter = new_like(deter), dscale = empty(x, {3 * d}), dbias = empty(x, {3 * d});
-  Tensor partial = empty(x, {args.parts, 2, 3 * d});
-  args.dx = out<void>(dx), args.ddeter = out(ddeter), args.partial = out(partial);
-  args.dscale = out(dscale), args.dbias = out(dbias);
+  Tensor dx = new_like(x, args.dx), ddeter = new_like(deter, args.ddeter), dscale = empty(x, {3 * d}, args.dscale),
+         dbias = empty(x, {3 * d}, args.dbias);
+  Tensor partial = empty(x, {args.parts, 2, 3 * d}, args.partial);
   run(
       x, [&](auto stream) { launch_gru_gates_bwd(args, stream); },
       [&](auto threads) {
@@ -54,8 +51,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> gru_gates_bwd(Tensor dnext, Tensor x,
       });
   return {dx, ddeter, dscale, dbias};
 }
-HD_OP(gru_gates_bwd, "(Tensor dnext, Tensor x, Tensor deter, Tensor mean, Tensor rstd, Tensor scale, "
-                     "Tensor bias) -> (Tensor dx, Tensor ddeter, Tensor dscale, Tensor dbias)")
 
 }  // namespace
 }  // namespace hd::ops

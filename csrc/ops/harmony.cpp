@@ -23,33 +23,30 @@ HarmonyArgs harmony_args(const Tensor& like, const Maybe& s, int64_t mode, doubl
 }
 
 // five losses (N,) float32, s (3,) or none -> total (), terms (3,), loss means (5,)
-std::tuple<Tensor, Tensor, Tensor> harmony_fwd(Tensor reward, Tensor image, Tensor dyn, Tensor rep, Tensor cont,
-                                               Maybe s, int64_t mode, double dyn_share, std::vector<double> scales) {
+HD_OP(Results<3>, harmony_fwd,
+      (Tensor reward, Tensor image, Tensor dyn, Tensor rep, Tensor cont, Maybe s, int64_t mode, double dyn_share,
+       Numbers scales)) {
   const int64_t size = reward.numel();
   HarmonyArgs args = harmony_args(reward, s, mode, dyn_share, scales, size);
   int i = 0;
   for (const Tensor& t : {reward, image, dyn, rep, cont}) args.loss[i++] = take(t, {size}, reward, "a loss");
-  Tensor total = empty(reward, {}), terms = empty(reward, {HARMONY_TERMS}), mean = empty(reward, {HARMONY_LOSSES});
-  args.total = out(total), args.terms = out(terms), args.mean = out(mean);
+  Tensor total = empty(reward, {}, args.total), terms = empty(reward, {HARMONY_TERMS}, args.terms),
+         mean = empty(reward, {HARMONY_LOSSES}, args.mean);
   run(reward, [&](auto stream) { launch_harmony_fwd(args, stream); }, [&](auto) { cpu::harmony_fwd(args); });
   return {total, terms, mean};
 }
-HD_OP(harmony_fwd, "(Tensor reward, Tensor image, Tensor dyn, Tensor rep, Tensor cont, Tensor? s, int mode, "
-                   "float dyn_share, float[] scales) -> (Tensor total, Tensor terms, Tensor mean)")
 
 // dtotal (), dterms (3,) or none, means (5,) of `size` elements -> coef (5,) the gradient of each element, ds (3,)
-std::tuple<Tensor, Tensor> harmony_bwd(Tensor dtotal, Maybe dterms, Tensor mean, Maybe s, int64_t size, int64_t mode,
-                                       double dyn_share, std::vector<double> scales) {
+HD_OP(Results<2>, harmony_bwd,
+      (Tensor dtotal, Maybe dterms, Tensor mean, Maybe s, int64_t size, int64_t mode, double dyn_share,
+       Numbers scales)) {
   HarmonyArgs args = harmony_args(mean, s, mode, dyn_share, scales, size);
   args.mean = take(mean, {HARMONY_LOSSES}, mean, "mean"), args.dtotal = take(dtotal, {}, mean, "dtotal");
   args.dterms = take(dterms, {HARMONY_TERMS}, mean, "dterms");
-  Tensor coef = empty(mean, {HARMONY_LOSSES}), ds = empty(mean, {HARMONY_TERMS});
-  args.coef = out(coef), args.ds = out(ds);
+  Tensor coef = empty(mean, {HARMONY_LOSSES}, args.coef), ds = empty(mean, {HARMONY_TERMS}, args.ds);
   run(mean, [&](auto stream) { launch_harmony_bwd(args, stream); }, [&](auto) { cpu::harmony_bwd(args); });
   return {coef, ds};
 }
-HD_OP(harmony_bwd, "(Tensor dtotal, Tensor? dterms, Tensor mean, Tensor? s, int size, int mode, float dyn_share, "
-                   "float[] scales) -> (Tensor coef, Tensor ds)")
 
 }  // namespace
 }  // namespace hd::ops

@@ -15,25 +15,21 @@ ImageLossArgs image_args(const Tensor& recon, const Tensor& image) {
 }
 
 // recon, image (N, P) -> loss (N,)
-Tensor image_loss_fwd(Tensor recon, Tensor image) {
+HD_OP(Tensor, image_loss_fwd, (Tensor recon, Tensor image)) {
   ImageLossArgs args = image_args(recon, image);
-  Tensor loss = new_rows(recon);
-  args.loss = out(loss);
+  Tensor loss = new_rows(recon, args.loss);
   HD_RUN(image_loss_fwd, recon, args, args.rows, args.cols / 2);
   return loss;
 }
-HD_OP(image_loss_fwd, "(Tensor recon, Tensor image) -> Tensor")
 
 // dloss (N,), recon, image (N, P) -> drecon (N, P)
-Tensor image_loss_bwd(Tensor dloss, Tensor recon, Tensor image) {
+HD_OP(Tensor, image_loss_bwd, (Tensor dloss, Tensor recon, Tensor image)) {
   ImageLossArgs args = image_args(recon, image);
   args.dloss = take(dloss, {args.rows}, recon, "dloss");
-  Tensor drecon = new_like(recon);
-  args.drecon = out(drecon);
+  Tensor drecon = new_like(recon, args.drecon);
   HD_RUN(image_loss_bwd, recon, args, args.rows, args.cols / 2);
   return drecon;
 }
-HD_OP(image_loss_bwd, "(Tensor dloss, Tensor recon, Tensor image) -> Tensor")
 
 }  // namespace
 }  // namespace hd::ops

@@ -9,9 +9,9 @@ namespace {
 // deter (N, D), index (N, S), u (H, N, S), u_action (H or H + 1, N); actor: kernel, scale, bias of each hidden layer,
 // then kernel and bias; half: bf16 products -> deter (H+1, N, D), index (H+1, N, S), prior (H, N, S, K) or empty,
 // action like u_action, pre (L, H or H + 1, N, U) of the actor's LayerNorms
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> imagine(Tensor deter, Tensor index, Tensor u, Tensor u_action,
-                                                           Tensors params, Tensors actor, int64_t classes, double mix,
-                                                           bool keep_prior, bool half) {
+HD_OP(Results<5>, imagine,
+      (Tensor deter, Tensor index, Tensor u, Tensor u_action, Tensors params, Tensors actor, int64_t classes,
+       double mix, bool keep_prior, Flag half)) {
   HD_CHECK(deter.dim() == 2 && u.dim() == 3 && u_action.dim() == 2,
            "deter must be (N, D), u (H, N, S), u_action (H, N), got ", shape_of(deter), ", ", shape_of(u), " and ",
            shape_of(u_action), "; reshape them");
@@ -58,9 +58,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> imagine(Tensor deter, Tensor 
   cpu::imagine(torch_pool(), z, p, hidden, last, x);
   return {deters, indexes, prior, action, pre};
 }
-HD_OP(imagine, "(Tensor deter, Tensor index, Tensor u, Tensor u_action, Tensor[] params, Tensor[] actor, int classes, "
-               "float mix, bool keep_prior, bool half=False) -> (Tensor deter, Tensor index, Tensor prior, "
-               "Tensor action, Tensor pre)")
 
 }  // namespace
 }  // namespace hd::ops

@@ -26,36 +26,29 @@ void compute(const Tensor& post, const BalancedKlArgs& args) {
 }
 
 // -> dyn, rep, kl, each (...) float32
-std::tuple<Tensor, Tensor, Tensor> balanced_kl_fwd(Tensor post, Tensor prior, double free_nats) {
+HD_OP(Results<3>, balanced_kl_fwd, (Tensor post, Tensor prior, double free_nats)) {
   BalancedKlArgs args = kl_args(post, prior, free_nats);
-  Tensor dyn = new_rows(post, 2), rep = new_rows(post, 2), kl = new_rows(post, 2);
-  args.dyn = out(dyn), args.rep = out(rep), args.kl = out(kl);
+  Tensor dyn = new_rows(post, args.dyn, 2), rep = new_rows(post, args.rep, 2), kl = new_rows(post, args.kl, 2);
   compute(post, args);
   return {dyn, rep, kl};
 }
-HD_OP(balanced_kl_fwd, "(Tensor post, Tensor prior, float free_nats) -> (Tensor dyn, Tensor rep, Tensor kl)")
 
 // ddyn, drep (...) float32 -> dpost, dprior like post
-std::tuple<Tensor, Tensor> balanced_kl_bwd(Tensor ddyn, Tensor drep, Tensor post, Tensor prior, double free_nats) {
+HD_OP(Results<2>, balanced_kl_bwd, (Tensor ddyn, Tensor drep, Tensor post, Tensor prior, double free_nats)) {
   BalancedKlArgs args = kl_args(post, prior, free_nats);
   args.ddyn = take_count(ddyn, args.rows, post, "ddyn"), args.drep = take_count(drep, args.rows, post, "drep");
-  Tensor dpost = new_like(post), dprior = new_like(post);
-  args.dpost = out<void>(dpost), args.dprior = out<void>(dprior);
+  Tensor dpost = new_like(post, args.dpost), dprior = new_like(post, args.dprior);
   compute(post, args);
   return {dpost, dprior};
 }
-HD_OP(balanced_kl_bwd, "(Tensor ddyn, Tensor drep, Tensor post, Tensor prior, float free_nats) -> (Tensor dpost, "
-                       "Tensor dprior)")
 
 // KL(p || q) (...) float32; its gradient is balanced_kl_bwd without free nats.
-Tensor kl_divergence_fwd(Tensor p, Tensor q) {
+HD_OP(Tensor, kl_divergence_fwd, (Tensor p, Tensor q)) {
   BalancedKlArgs args = kl_args(p, q, -std::numeric_limits<double>::infinity());
-  Tensor kl = new_rows(p, 2);
-  args.kl = out(kl);
+  Tensor kl = new_rows(p, args.kl, 2);
   compute(p, args);
   return kl;
 }
-HD_OP(kl_divergence_fwd, "(Tensor p, Tensor q) -> Tensor")
 
 }  // namespace
 }  // namespace hd::ops

@@ -33,57 +33,49 @@ LatentFwdArgs sample_of(const Tensor& logp, const Tensor& u) {
 void forward(const Tensor& x, const LatentFwdArgs& args) { HD_RUN(latent_fwd, x, args, args.groups, 2 * args.classes); }
 
 Tensor backward(const Tensor& logit, LatentBwdArgs args) {
-  Tensor dlogit = new_like(logit);
-  args.dlogit = out<void>(dlogit), args.dlogit_dtype = args.dtype;
+  Tensor dlogit = new_like(logit, args.dlogit);
+  args.dlogit_dtype = args.dtype;
   HD_RUN(latent_bwd, logit, args, args.groups, 2 * args.classes);
   return dlogit;
 }
 
 // logit (..., K) -> log-probabilities like it
-Tensor unimix_fwd(Tensor logit, double mix) {
+HD_OP(Tensor, unimix_fwd, (Tensor logit, double mix)) {
   auto args = classes_of<LatentFwdArgs>(logit, mix, false);
-  Tensor logp = new_like(logit);
-  args.logp = out<void>(logp);
+  Tensor logp = new_like(logit, args.logp);
   forward(logit, args);
   return logp;
 }
-HD_OP(unimix_fwd, "(Tensor logit, float mix) -> Tensor")
 
 // dlogp, logit (..., K) -> dlogit like logit
-Tensor unimix_bwd(Tensor dlogp, Tensor logit, double mix) {
+HD_OP(Tensor, unimix_bwd, (Tensor dlogp, Tensor logit, double mix)) {
   auto args = classes_of<LatentBwdArgs>(logit, mix, false);
   args.dlogp = take_like(dlogp, logit, "dlogp");
   return backward(logit, args);
 }
-HD_OP(unimix_bwd, "(Tensor dlogp, Tensor logit, float mix) -> Tensor")
 
 // logp (..., K), u (...) -> index (...) int64
-Tensor sample_index(Tensor logp, Tensor u) {
+HD_OP(Tensor, sample_index, (Tensor logp, Tensor u)) {
   LatentFwdArgs args = sample_of(logp, u);
-  Tensor index = new_rows(logp, 1, ScalarType::Long);
-  args.index = out<int64_t>(index);
+  Tensor index = new_rows(logp, args.index);
   forward(logp, args);
   return index;
 }
-HD_OP(sample_index, "(Tensor logp, Tensor u) -> Tensor")
 
 // logp (..., K), u (...) -> onehot like logp, index (...) int64
-std::tuple<Tensor, Tensor> sample_latent_fwd(Tensor logp, Tensor u) {
+HD_OP(Results<2>, sample_latent_fwd, (Tensor logp, Tensor u)) {
   LatentFwdArgs args = sample_of(logp, u);
-  Tensor onehot = new_like(logp), index = new_rows(logp, 1, ScalarType::Long);
-  args.onehot = out<void>(onehot), args.index = out<int64_t>(index);
+  Tensor onehot = new_like(logp, args.onehot), index = new_rows(logp, args.index);
   forward(logp, args);
   return {onehot, index};
 }
-HD_OP(sample_latent_fwd, "(Tensor logp, Tensor u) -> (Tensor onehot, Tensor index)")
 
 // donehot, logp (..., K) -> dlogp like logp
-Tensor sample_latent_bwd(Tensor donehot, Tensor logp) {
+HD_OP(Tensor, sample_latent_bwd, (Tensor donehot, Tensor logp)) {
   auto args = classes_of<LatentBwdArgs>(logp, 0, true);
   args.donehot = take_like(donehot, logp, "donehot");
   return backward(logp, args);
 }
-HD_OP(sample_latent_bwd, "(Tensor donehot, Tensor logp) -> Tensor")
 
 }  // namespace
 }  // namespace hd::ops

@@ -14,21 +14,18 @@ int64_t normalized(const Tensor& x) {
 }
 
 // x (..., C) float32 or bfloat16; scale (C,), bias (C,) -> y like x, mean (...), rstd (...)
-std::tuple<Tensor, Tensor, Tensor> norm_act_fwd(Tensor x, Tensor scale, Tensor bias) {
+HD_OP(Results<3>, norm_act_fwd, (Tensor x, Tensor scale, Tensor bias)) {
   const int64_t c = normalized(x);
   NormActFwdArgs args{};
   args.x = in<void>(x), args.scale = take(scale, {c}, x, "scale"), args.bias = take(bias, {c}, x, "bias");
   args.rows = rows(x), args.cols = c, args.dtype = storage(x, "x");
-  Tensor y = new_like(x), mean = new_rows(x), rstd = new_rows(x);
-  args.y = out<void>(y), args.mean = out(mean), args.rstd = out(rstd);
+  Tensor y = new_like(x, args.y), mean = new_rows(x, args.mean), rstd = new_rows(x, args.rstd);
   HD_RUN(norm_act_fwd, x, args, args.rows, c);
   return {y, mean, rstd};
 }
-HD_OP(norm_act_fwd, "(Tensor x, Tensor scale, Tensor bias) -> (Tensor y, Tensor mean, Tensor rstd)")
 
 // dy, x (..., C); mean, rstd (...); scale, bias (C,) -> dx like x, dscale (C,), dbias (C,)
-std::tuple<Tensor, Tensor, Tensor> norm_act_bwd(Tensor dy, Tensor x, Tensor mean, Tensor rstd, Tensor scale,
-                                                Tensor bias) {
+HD_OP(Results<3>, norm_act_bwd, (Tensor dy, Tensor x, Tensor mean, Tensor rstd, Tensor scale, Tensor bias)) {
   const int64_t c = normalized(x), n = rows(x);
   NormActBwdArgs args{};
   args.dy = take_like(dy, x, "dy"), args.x = in<void>(x);
@@ -36,8 +33,8 @@ std::tuple<Tensor, Tensor, Tensor> norm_act_bwd(Tensor dy, Tensor x, Tensor mean
   args.scale = take(scale, {c}, x, "scale"), args.bias = take(bias, {c}, x, "bias");
   args.rows = n, args.cols = c, args.dtype = storage(x, "x");
   args.parts = pick(x, [&](auto) { return norm_act_parts(n, c); }, [&](auto) { return cpu::norm_act_parts(n, c); });
-  Tensor dx = new_like(x), dscale = empty(x, {c}), dbias = empty(x, {c}), partial = empty(x, {args.parts, 2, c});
-  args.dx = out<void>(dx), args.dscale = out(dscale), args.dbias = out(dbias), args.partial = out(partial);
+  Tensor dx = new_like(x, args.dx), dscale = empty(x, {c}, args.dscale), dbias = empty(x, {c}, args.dbias),
+         partial = empty(x, {args.parts, 2, c}, args.partial);
   run(
       x, [&](auto stream) { launch_norm_act_bwd(args, stream); },
       [&](auto threads) {
@@ -47,8 +44,6 @@ std::tuple<Tensor, Tensor, Tensor> norm_act_bwd(Tensor dy, Tensor x, Tensor mean
       });
   return {dx, dscale, dbias};
 }
-HD_OP(norm_act_bwd, "(Tensor dy, Tensor x, Tensor mean, Tensor rstd, Tensor scale, Tensor bias) -> (Tensor dx, "
-                    "Tensor dscale, Tensor dbias)")
 
 }  // namespace
 }  // namespace hd::ops

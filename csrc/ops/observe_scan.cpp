@@ -48,10 +48,8 @@ cpu::Observe arguments(const cpu::Sizes& z, const Tensor& embed, const Tensor& a
 
 // Products are in the type of embed. -> deter (T, B, D), stoch one-hot (T, B, S, K), index (T, B, S), post, prior
 // (T, B, S, K), saved, start
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> observe_scan_fwd(Tensor embed, Tensor action,
-                                                                                    Tensor is_first, Tensor u,
-                                                                                    Tensors params, int64_t classes,
-                                                                                    double mix) {
+HD_OP(Results<7>, observe_scan_fwd,
+      (Tensor embed, Tensor action, Tensor is_first, Tensor u, Tensors params, int64_t classes, double mix)) {
   const cpu::Sizes z = sizes(embed, action, params, classes, mix);
   const cpu::Rssm p = rssm(params, z, true);
   const int64_t t = embed.size(0), b = embed.size(1);
@@ -69,14 +67,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> observe_scan_
   cpu::one_hot(t * b * z.stoch, classes, x.index, out(stoch));
   return {deter, stoch, index, post, prior, saved, start};
 }
-HD_OP(observe_scan_fwd, "(Tensor embed, Tensor action, Tensor is_first, Tensor u, Tensor[] params, int classes, "
-                        "float mix) -> (Tensor deter, Tensor stoch, Tensor index, Tensor post, Tensor prior, "
-                        "Tensor saved, Tensor start)")
 
 // inputs = [embed, action, is_first], kept = [deter, index, post, prior, saved, start] of the forward. Gradients of
 // embed (empty where not wanted) and of the 17 parameters, in their order.
-Tensors observe_scan_bwd(Maybe ddeter, Maybe dstoch, Maybe dpost, Maybe dprior, Tensors inputs, Tensors params,
-                         Tensors kept, int64_t classes, double mix, bool need_embed) {
+HD_OP(Tensors, observe_scan_bwd,
+      (Maybe ddeter, Maybe dstoch, Maybe dpost, Maybe dprior, Tensors inputs, Tensors params, Tensors kept,
+       int64_t classes, double mix, bool need_embed)) {
   HD_CHECK(inputs.size() == 3 && kept.size() == 6, "inputs and kept must be 3 and 6 tensors, got ", inputs.size(),
            " and ", kept.size(), "; give them all");
   const Tensor &embed = inputs[0], &action = inputs[1], &is_first = inputs[2];
@@ -110,8 +106,6 @@ Tensors observe_scan_bwd(Maybe ddeter, Maybe dstoch, Maybe dpost, Maybe dprior, 
   cpu::observe_scan_bwd(torch_pool(), z, p, x, d, g);
   return grads;
 }
-HD_OP(observe_scan_bwd, "(Tensor? ddeter, Tensor? dstoch, Tensor? dpost, Tensor? dprior, Tensor[] inputs, "
-                        "Tensor[] params, Tensor[] kept, int classes, float mix, bool need_embed) -> Tensor[]")
 
 }  // namespace
 }  // namespace hd::ops

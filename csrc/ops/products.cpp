@@ -24,11 +24,9 @@ Tensor product(const Tensor& a, const Tensor& b, DType operands, bool half) {
   return y;
 }
 
-Tensor mm(Tensor a, Tensor b) { return product(a, b, DType::F32, false); }
-HD_OP(mm, "(Tensor a, Tensor b) -> Tensor")
+HD_OP(Tensor, mm, (Tensor a, Tensor b)) { return product(a, b, DType::F32, false); }
 
-Tensor mm_bf16(Tensor a, Tensor b, bool half) { return product(a, b, DType::BF16, half); }
-HD_OP(mm_bf16, "(Tensor a, Tensor b, bool half) -> Tensor")
+HD_OP(Tensor, mm_bf16, (Tensor a, Tensor b, bool half)) { return product(a, b, DType::BF16, half); }
 
 // deter (N, D), index (N, S) below classes, kernel (D + S*K, C).
 struct States {
@@ -77,30 +75,25 @@ std::tuple<Tensor, Tensor, Tensor> state_product_bwd(const Tensor& dy, const Ten
 }
 
 // stoch only carries a gradient
-Tensor state_mm_fwd(Tensor deter, Maybe, Tensor index, Tensor kernel, int64_t classes) {
+HD_OP(Tensor, state_mm_fwd, (Tensor deter, Maybe stoch, Tensor index, Tensor kernel, int64_t classes)) {
   return state_product(deter, index, kernel, classes, DType::F32, false);
 }
-HD_OP(state_mm_fwd, "(Tensor deter, Tensor? stoch, Tensor index, Tensor kernel, int classes) -> Tensor")
 
-std::tuple<Tensor, Tensor, Tensor> state_mm_bwd(Tensor dy, Tensor deter, Tensor index, Tensor kernel, int64_t classes,
-                                                bool need_deter, bool need_stoch, bool need_kernel) {
+HD_OP(Results<3>, state_mm_bwd,
+      (Tensor dy, Tensor deter, Tensor index, Tensor kernel, int64_t classes, bool need_deter, bool need_stoch,
+       bool need_kernel)) {
   return state_product_bwd(dy, deter, index, kernel, classes, need_deter, need_stoch, need_kernel, DType::F32);
 }
-HD_OP(state_mm_bwd, "(Tensor dy, Tensor deter, Tensor index, Tensor kernel, int classes, bool need_deter, "
-                    "bool need_stoch, bool need_kernel) -> (Tensor ddeter, Tensor dstoch, Tensor dkernel)")
 
-Tensor state_mm_bf16_fwd(Tensor deter, Maybe, Tensor index, Tensor kernel, int64_t classes, bool half) {
+HD_OP(Tensor, state_mm_bf16_fwd, (Tensor deter, Maybe stoch, Tensor index, Tensor kernel, int64_t classes, bool half)) {
   return state_product(deter, index, kernel, classes, DType::BF16, half);
 }
-HD_OP(state_mm_bf16_fwd, "(Tensor deter, Tensor? stoch, Tensor index, Tensor kernel, int classes, bool half) -> Tensor")
 
-std::tuple<Tensor, Tensor, Tensor> state_mm_bf16_bwd(Tensor dy, Tensor deter, Tensor index, Tensor kernel,
-                                                     int64_t classes, bool need_deter, bool need_stoch,
-                                                     bool need_kernel) {
+HD_OP(Results<3>, state_mm_bf16_bwd,
+      (Tensor dy, Tensor deter, Tensor index, Tensor kernel, int64_t classes, bool need_deter, bool need_stoch,
+       bool need_kernel)) {
   return state_product_bwd(dy, deter, index, kernel, classes, need_deter, need_stoch, need_kernel, DType::BF16);
 }
-HD_OP(state_mm_bf16_bwd, "(Tensor dy, Tensor deter, Tensor index, Tensor kernel, int classes, bool need_deter, "
-                         "bool need_stoch, bool need_kernel) -> (Tensor ddeter, Tensor dstoch, Tensor dkernel)")
 
 }  // namespace
 }  // namespace hd::ops

@@ -7,7 +7,7 @@ namespace hd::ops {
 namespace {
 
 // ring (R, P) uint8, index (N,) int64 -> (N, P) float32 in [0, 1]
-Tensor replay_gather(Tensor ring, Tensor index) {
+HD_OP(Tensor, replay_gather, (Tensor ring, Tensor index)) {
   HD_CHECK(ring.dim() == 2 && index.dim() == 1, "ring must be (rows, pixels), index (n,)", got(ring, index));
   const uint8_t* pixels = take<uint8_t>(ring, {ring.size(0), ring.size(1)}, ring, "ring");
   const int64_t* places = take<int64_t>(index, {index.size(0)}, ring, "index");
@@ -16,7 +16,6 @@ Tensor replay_gather(Tensor ring, Tensor index) {
   HD_RUN(replay_gather, ring, args, args.rows, args.cols / 2);
   return result;
 }
-HD_OP(replay_gather, "(Tensor ring, Tensor index) -> Tensor")
 
 }  // namespace
 }  // namespace hd::ops

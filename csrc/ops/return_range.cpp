@@ -9,8 +9,9 @@ namespace hd::ops {
 namespace {
 
 // ret (N,), low (), high (), percentiles in [0, 100] -> (3,): new low, new high, scale
-Tensor return_range(Tensor ret, Tensor low, Tensor high, double decay, double low_percentile, double high_percentile,
-                    double floor) {
+HD_OP(Tensor, return_range,
+      (Tensor ret, Tensor low, Tensor high, double decay, double low_percentile, double high_percentile,
+       double floor)) {
   HD_CHECK(ret.dim() == 1 && ret.numel() >= 1, "ret must be (n,), not empty", got(ret));
   ReturnRangeArgs args{};
   args.ret = take_float(ret, ret, "ret"), args.size = ret.numel();
@@ -25,13 +26,10 @@ Tensor return_range(Tensor ret, Tensor low, Tensor high, double decay, double lo
     args.rank[2 * i + 1] = std::min(int64_t(std::ceil(place)), args.size - 1);
     args.fraction[i] = place - below;
   }
-  Tensor result = empty(ret, {3});
-  args.out = out(result);
+  Tensor result = empty(ret, {3}, args.out);
   run(ret, [&](auto stream) { launch_return_range(args, stream); }, [&](auto) { cpu::return_range(args); });
   return result;
 }
-HD_OP(return_range, "(Tensor ret, Tensor low, Tensor high, float decay, float low_percentile, float high_percentile, "
-                    "float floor) -> Tensor")
 
 }  // namespace
 }  // namespace hd::ops

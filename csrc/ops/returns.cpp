@@ -19,28 +19,23 @@ LambdaReturnArgs lambda_args(const Tensor& like, const Tensor& value, const Tens
 }
 
 // reward (H, N), value, cont (H+1, N) -> returns (H, N)
-Tensor lambda_return_fwd(Tensor reward, Tensor value, Tensor cont, double gamma, double lam) {
+HD_OP(Tensor, lambda_return_fwd, (Tensor reward, Tensor value, Tensor cont, double gamma, double lam)) {
   LambdaReturnArgs args = lambda_args(reward, value, cont, gamma, lam);
   args.reward = take_float(reward, reward, "reward");
-  Tensor ret = new_like(reward);
-  args.ret = out(ret);
+  Tensor ret = new_like(reward, args.ret);
   HD_RUN(lambda_return_fwd, reward, args, args.n, 4 * args.horizon);
   return ret;
 }
-HD_OP(lambda_return_fwd, "(Tensor reward, Tensor value, Tensor cont, float gamma, float lam) -> Tensor")
 
 // dret (H, N), value, cont (H+1, N), ret (H, N) -> dreward (H, N), dvalue, dcont (H+1, N)
-std::tuple<Tensor, Tensor, Tensor> lambda_return_bwd(Tensor dret, Tensor value, Tensor cont, Tensor ret, double gamma,
-                                                     double lam) {
+HD_OP(Results<3>, lambda_return_bwd, (Tensor dret, Tensor value, Tensor cont, Tensor ret, double gamma, double lam)) {
   LambdaReturnArgs args = lambda_args(dret, value, cont, gamma, lam);
   args.dret = take_float(dret, dret, "dret"), args.ret = take_float(ret, dret, "ret");
-  Tensor dreward = new_like(dret), dvalue = new_like(value), dcont = new_like(cont);
-  args.dreward = out(dreward), args.dvalue = out(dvalue), args.dcont = out(dcont);
+  Tensor dreward = new_like(dret, args.dreward), dvalue = new_like(value, args.dvalue),
+         dcont = new_like(cont, args.dcont);
   HD_RUN(lambda_return_bwd, dret, args, args.n, 4 * args.horizon);
   return {dreward, dvalue, dcont};
 }
-HD_OP(lambda_return_bwd, "(Tensor dret, Tensor value, Tensor cont, Tensor ret, float gamma, "
-                         "float lam) -> (Tensor dreward, Tensor dvalue, Tensor dcont)")
 
 // cont (T, N). Without a step there is nothing in its columns, however many: they take no time.
 ReturnWeightArgs weight_args(const Tensor& cont, double gamma) {
@@ -52,25 +47,21 @@ ReturnWeightArgs weight_args(const Tensor& cont, double gamma) {
 }
 
 // cont (T, N) -> weight (T, N)
-Tensor return_weight_fwd(Tensor cont, double gamma) {
+HD_OP(Tensor, return_weight_fwd, (Tensor cont, double gamma)) {
   ReturnWeightArgs args = weight_args(cont, gamma);
-  Tensor weight = new_like(cont);
-  args.weight = out(weight);
+  Tensor weight = new_like(cont, args.weight);
   HD_RUN(return_weight_fwd, cont, args, args.n, 4 * args.time);
   return weight;
 }
-HD_OP(return_weight_fwd, "(Tensor cont, float gamma) -> Tensor")
 
 // dweight, cont, weight (T, N) -> dcont (T, N)
-Tensor return_weight_bwd(Tensor dweight, Tensor cont, Tensor weight, double gamma) {
+HD_OP(Tensor, return_weight_bwd, (Tensor dweight, Tensor cont, Tensor weight, double gamma)) {
   ReturnWeightArgs args = weight_args(cont, gamma);
   args.dweight = take_float(dweight, cont, "dweight"), args.weight = take_float(weight, cont, "weight");
-  Tensor dcont = new_like(cont);
-  args.dcont = out(dcont);
+  Tensor dcont = new_like(cont, args.dcont);
   HD_RUN(return_weight_bwd, cont, args, args.n, 4 * args.time);
   return dcont;
 }
-HD_OP(return_weight_bwd, "(Tensor dweight, Tensor cont, Tensor weight, float gamma) -> Tensor")
 
 }  // namespace
 }  // namespace hd::ops

@@ -132,25 +132,24 @@ void run_input(const Tensor& pre, const ScanInputFwdArgs& a, const LatentFwdArgs
       });
 }
 
-void scan_norm_fwd(Tensor x, Tensor scale, Tensor bias, Tensor y, Tensor stats) {
+HD_OP(void, scan_norm_fwd, (Tensor x, Tensor scale, Tensor bias, Out y, Out stats)) {
   const ScanInputFwdArgs a = input_args(x, scale, bias, y, stats);
   HD_CHECK(a.size == 0, "y must be as wide as x", got(x, y));
   run_input(x, a);
 }
-HD_OP(scan_norm_fwd, "(Tensor x, Tensor scale, Tensor bias, Tensor(a!) y, Tensor(b!) stats) -> ()")
 
-void scan_start_fwd(Tensor pre, Tensor start, Tensor start_index, Tensor kernel, Tensor scale, Tensor bias,
-                    Tensor before, Tensor joint, Tensor stats) {
+HD_OP(void, scan_start_fwd,
+      (Out pre, Tensor start, Tensor start_index, Tensor kernel, Tensor scale, Tensor bias, Out before, Out joint,
+       Out stats)) {
   ScanInputFwdArgs a = input_args(pre, scale, bias, joint, stats);
   take_start(a, start, start_index, kernel, before, joint);
   run_input(pre, a);
 }
-HD_OP(scan_start_fwd, "(Tensor(a!) pre, Tensor start, Tensor start_index, Tensor kernel, Tensor scale, Tensor bias, "
-                      "Tensor(b!) before, Tensor(c!) joint, Tensor(d!) stats) -> ()")
 
 // state = [deter (B, D), start (D,), start_index (S,)]; drawn = [logp, onehot, index].
-void scan_next_fwd(Tensor pre, Tensors state, Tensor reset, Tensors draw, double mix, Tensors drawn, Tensor kernel,
-                   Tensor scale, Tensor bias, Tensor before, Tensor joint, Tensor stats) {
+HD_OP(void, scan_next_fwd,
+      (Out pre, Tensors state, Tensor reset, Tensors draw, double mix, Outs drawn, Tensor kernel, Tensor scale,
+       Tensor bias, Out before, Out joint, Out stats)) {
   HD_CHECK(state.size() == 3 && drawn.size() == 3, "state and drawn must be three tensors each, got ", state.size(),
            " and ", drawn.size(), "; give the three");
   ScanInputFwdArgs a = input_args(pre, scale, bias, joint, stats);
@@ -163,12 +162,10 @@ void scan_next_fwd(Tensor pre, Tensors state, Tensor reset, Tensors draw, double
   a.index = sample.index;
   run_input(pre, a, &sample);
 }
-HD_OP(scan_next_fwd, "(Tensor(a!) pre, Tensor[] state, Tensor reset, Tensor[] draw, float mix, Tensor(b!)[] drawn, "
-                     "Tensor kernel, Tensor scale, Tensor bias, Tensor(c!) before, Tensor(d!) joint, "
-                     "Tensor(e!) stats) -> ()")
 
-void scan_gather(Tensor pre, Tensor deter, Tensor index, Tensors draw, double mix, Tensor action, Tensor kernel,
-                 Tensor action_kernel, Tensor scale, Tensor bias, Tensor joint, Tensor stats) {
+HD_OP(void, scan_gather,
+      (Out pre, Tensor deter, Tensor index, Tensors draw, double mix, Out action, Tensor kernel, Tensor action_kernel,
+       Tensor scale, Tensor bias, Out joint, Out stats)) {
   ScanInputFwdArgs a = input_args(pre, scale, bias, joint, stats);
   a.accumulate = false;
   a.deter = take(deter, {a.rows, a.size}, pre, "deter");
@@ -178,19 +175,15 @@ void scan_gather(Tensor pre, Tensor deter, Tensor index, Tensors draw, double mi
   const LatentFwdArgs sample = take_action(a, draw, mix, action, action_kernel, joint);
   run_input(pre, a, &sample);
 }
-HD_OP(scan_gather, "(Tensor(a!) pre, Tensor deter, Tensor index, Tensor[] draw, float mix, Tensor(b!) action, "
-                   "Tensor kernel, Tensor action_kernel, Tensor scale, Tensor bias, Tensor(c!) joint, "
-                   "Tensor(d!) stats) -> ()")
 
-void scan_act(Tensor pre, Tensor deter, Tensors draw, double mix, Tensor action, Tensor action_kernel, Tensor scale,
-              Tensor bias, Tensor joint, Tensor stats) {
+HD_OP(void, scan_act,
+      (Out pre, Tensor deter, Tensors draw, double mix, Out action, Tensor action_kernel, Tensor scale, Tensor bias,
+       Out joint, Out stats)) {
   ScanInputFwdArgs a = input_args(pre, scale, bias, joint, stats);
   a.deter = take(deter, {a.rows, a.size}, pre, "deter");
   const LatentFwdArgs sample = take_action(a, draw, mix, action, action_kernel, joint);
   run_input(pre, a, &sample);
 }
-HD_OP(scan_act, "(Tensor(a!) pre, Tensor deter, Tensor[] draw, float mix, Tensor(b!) action, Tensor action_kernel, "
-                "Tensor scale, Tensor bias, Tensor(c!) joint, Tensor(d!) stats) -> ()")
 
 // dpre (B, U), partial (parts, 2, U).
 ScanInputBwdArgs input_bwd_args(const Tensor& djoint, const Tensor& pre, const Tensor& stats, const Tensor& scale,
@@ -206,26 +199,24 @@ void run_input_bwd(const Tensor& pre, const ScanInputBwdArgs& a) {
   HD_RUN(scan_input_bwd, pre, a, a.parts, 6 * (a.cols + a.size) * std::max<int64_t>(1, a.rows / a.parts));
 }
 
-void scan_norm_bwd(Tensor dy, Tensor x, Tensor stats, Tensor scale, Tensor bias, Tensor dx, Tensor partial) {
+HD_OP(void, scan_norm_bwd, (Tensor dy, Tensor x, Tensor stats, Tensor scale, Tensor bias, Out dx, Out partial)) {
   const ScanInputBwdArgs a = input_bwd_args(dy, x, stats, scale, bias, dx, partial);
   HD_CHECK(a.size == 0, "dy must be as wide as x", got(x, dy));
   run_input_bwd(x, a);
 }
-HD_OP(scan_norm_bwd, "(Tensor dy, Tensor x, Tensor stats, Tensor scale, Tensor bias, Tensor(a!) dx, "
-                     "Tensor(b!) partial) -> ()")
 
-void scan_start_bwd(Tensor djoint, Tensor direct, Tensor pre, Tensor stats, Tensor scale, Tensor bias, Tensor dpre,
-                    Tensor dbefore, Tensor partial) {
+HD_OP(void, scan_start_bwd,
+      (Tensor djoint, Tensor direct, Tensor pre, Tensor stats, Tensor scale, Tensor bias, Out dpre, Out dbefore,
+       Out partial)) {
   ScanInputBwdArgs a = input_bwd_args(djoint, pre, stats, scale, bias, dpre, partial);
   a.direct = take(direct, {a.rows, a.size}, pre, "direct");
   a.dbefore = take(dbefore, {a.rows, a.size}, pre, "dbefore");
   run_input_bwd(pre, a);
 }
-HD_OP(scan_start_bwd, "(Tensor djoint, Tensor direct, Tensor pre, Tensor stats, Tensor scale, Tensor bias, "
-                      "Tensor(a!) dpre, Tensor(b!) dbefore, Tensor(c!) partial) -> ()")
 
-void scan_next_bwd(Tensor djoint, Tensor direct, Tensor reset, Tensor pre, Tensor stats, Tensor scale, Tensor bias,
-                   Tensor dpre, Tensor dmasked, Tensor dbefore, Tensor carry, Tensor partial) {
+HD_OP(void, scan_next_bwd,
+      (Tensor djoint, Tensor direct, Tensor reset, Tensor pre, Tensor stats, Tensor scale, Tensor bias, Out dpre,
+       Out dmasked, Out dbefore, Out carry, Out partial)) {
   ScanInputBwdArgs a = input_bwd_args(djoint, pre, stats, scale, bias, dpre, partial);
   a.direct = take(direct, {a.rows, a.size}, pre, "direct");
   a.reset = take<bool>(reset, {a.rows}, pre, "reset");
@@ -234,9 +225,6 @@ void scan_next_bwd(Tensor djoint, Tensor direct, Tensor reset, Tensor pre, Tenso
   a.carry = take(carry, {a.rows, a.size}, pre, "carry");
   run_input_bwd(pre, a);
 }
-HD_OP(scan_next_bwd, "(Tensor djoint, Tensor direct, Tensor reset, Tensor pre, Tensor stats, Tensor scale, "
-                     "Tensor bias, Tensor(a!) dpre, Tensor(b!) dmasked, Tensor(c!) dbefore, Tensor(d!) carry, "
-                     "Tensor(e!) partial) -> ()")
 
 // x (B, 3D), deter (B, D), scale and bias (3D,), stats (2, B).
 template <class Args>
@@ -253,7 +241,8 @@ Args step_gates_args(const Tensor& x, const Tensor& deter, const Tensor& scale, 
   return a;
 }
 
-void scan_gates_fwd(Tensor x, Tensor deter, Tensor scale, Tensor bias, Tensor following, Maybe copy, Tensor stats) {
+HD_OP(void, scan_gates_fwd,
+      (Tensor x, Tensor deter, Tensor scale, Tensor bias, Out following, MaybeOut copy, Out stats)) {
   auto a = step_gates_args<GruGatesFwdArgs>(x, deter, scale, bias, stats);
   a.next = take(following, {a.rows, a.size}, deter, "following");
   if (copy) {
@@ -262,36 +251,31 @@ void scan_gates_fwd(Tensor x, Tensor deter, Tensor scale, Tensor bias, Tensor fo
   }
   HD_RUN(gru_gates_fwd, deter, a, a.rows, 6 * a.size);
 }
-HD_OP(scan_gates_fwd, "(Tensor x, Tensor deter, Tensor scale, Tensor bias, Tensor(a!) following, Tensor(b!)? copy, "
-                      "Tensor(c!) stats) -> ()")
 
-void scan_gates_bwd(Tensor dnext, Tensor x, Tensor deter, Tensor stats, Tensor scale, Tensor bias, Tensor dx,
-                    Tensor ddeter, Tensor partial) {
+HD_OP(void, scan_gates_bwd,
+      (Tensor dnext, Tensor x, Tensor deter, Tensor stats, Tensor scale, Tensor bias, Out dx, Out ddeter,
+       Out partial)) {
   auto a = step_gates_args<GruGatesBwdArgs>(x, deter, scale, bias, stats);
   a.dnext = take(dnext, {a.rows, a.size}, deter, "dnext"), a.ddeter = take(ddeter, {a.rows, a.size}, deter, "ddeter");
   a.dx_dtype = storage(dx, "dx"), a.dx = take_as(dx.scalar_type(), dx, {a.rows, 3 * a.size}, deter, "dx");
   a.partial = take_parts(partial, a.parts, 3 * a.size, deter);
   HD_RUN(gru_gates_bwd, deter, a, a.parts, 20 * a.size * std::max<int64_t>(1, a.rows / a.parts));
 }
-HD_OP(scan_gates_bwd, "(Tensor dnext, Tensor x, Tensor deter, Tensor stats, Tensor scale, Tensor bias, Tensor(a!) dx, "
-                      "Tensor(b!) ddeter, Tensor(c!) partial) -> ()")
 
 void run_latent(const Tensor& logit, const LatentFwdArgs& a) { HD_RUN(latent_fwd, logit, a, a.groups, 2 * a.classes); }
 
-void scan_logp_fwd(Tensor logit, Tensor bias, double mix, Tensor logp) {
+HD_OP(void, scan_logp_fwd, (Tensor logit, Tensor bias, double mix, Out logp)) {
   auto a = latent_args<LatentFwdArgs>(logit, bias, mix);
   a.logp = take(logp, {logit.size(0), a.row_groups, a.classes}, logit, "logp");
   run_latent(logit, a);
 }
-HD_OP(scan_logp_fwd, "(Tensor logit, Tensor bias, float mix, Tensor(a!) logp) -> ()")
 
-void scan_sample_fwd(Tensors draw, double mix, Maybe logp, Maybe onehot, Tensor index) {
+HD_OP(void, scan_sample_fwd, (Tensors draw, double mix, MaybeOut logp, MaybeOut onehot, Out index)) {
   const LatentFwdArgs a = draw_args(draw, mix, logp, onehot, index);
   run_latent(draw[0], a);
 }
-HD_OP(scan_sample_fwd, "(Tensor[] draw, float mix, Tensor(a!)? logp, Tensor(b!)? onehot, Tensor(c!) index) -> ()")
 
-void scan_sample_bwd(Tensor logit, Tensor bias, Maybe donehot, Maybe dlogp, double mix, Tensor dlogit) {
+HD_OP(void, scan_sample_bwd, (Tensor logit, Tensor bias, Maybe donehot, Maybe dlogp, double mix, Out dlogit)) {
   auto a = latent_args<LatentBwdArgs>(logit, bias, mix);
   const int64_t b = logit.size(0), s = a.row_groups, k = a.classes;
   a.donehot = take(donehot, {b, s, k}, logit, "donehot"), a.dlogp = take(dlogp, {b, s, k}, logit, "dlogp");
@@ -299,8 +283,6 @@ void scan_sample_bwd(Tensor logit, Tensor bias, Maybe donehot, Maybe dlogp, doub
   a.dlogit = take_as(dlogit.scalar_type(), dlogit, {b, s, k}, logit, "dlogit");
   HD_RUN(latent_bwd, logit, a, a.groups, 2 * k);
 }
-HD_OP(scan_sample_bwd, "(Tensor logit, Tensor bias, Tensor? donehot, Tensor? dlogp, float mix, "
-                       "Tensor(a!) dlogit) -> ()")
 
 }  // namespace
 }  // namespace hd::ops

@@ -13,38 +13,30 @@ SymArgs elements(const Tensor& x, const Tensor& dy) {
   return args;
 }
 
-Tensor symlog_fwd(Tensor x) {
+HD_OP(Tensor, symlog_fwd, (Tensor x)) {
   SymArgs args = elements(x, x);
-  Tensor y = new_like(x);
-  args.y = out(y);
+  Tensor y = new_like(x, args.y);
   HD_RUN(symlog_fwd, x, args, args.size, 2);
   return y;
 }
-HD_OP(symlog_fwd, "(Tensor x) -> Tensor")
-Tensor symlog_bwd(Tensor dy, Tensor x) {
+HD_OP(Tensor, symlog_bwd, (Tensor dy, Tensor x)) {
   SymArgs args = elements(x, dy);
-  Tensor dx = new_like(x);
-  args.y = out(dx);
+  Tensor dx = new_like(x, args.y);
   HD_RUN(symlog_bwd, x, args, args.size, 2);
   return dx;
 }
-HD_OP(symlog_bwd, "(Tensor dy, Tensor x) -> Tensor")
-Tensor symexp_fwd(Tensor x) {
+HD_OP(Tensor, symexp_fwd, (Tensor x)) {
   SymArgs args = elements(x, x);
-  Tensor y = new_like(x);
-  args.y = out(y);
+  Tensor y = new_like(x, args.y);
   HD_RUN(symexp_fwd, x, args, args.size, 2);
   return y;
 }
-HD_OP(symexp_fwd, "(Tensor x) -> Tensor")
-Tensor symexp_bwd(Tensor dy, Tensor x) {
+HD_OP(Tensor, symexp_bwd, (Tensor dy, Tensor x)) {
   SymArgs args = elements(x, dy);
-  Tensor dx = new_like(x);
-  args.y = out(dx);
+  Tensor dx = new_like(x, args.y);
   HD_RUN(symexp_bwd, x, args, args.size, 2);
   return dx;
 }
-HD_OP(symexp_bwd, "(Tensor dy, Tensor x) -> Tensor")
 
 // logit (N, K), bins (K,), K at least 2.
 template <class Args>
@@ -65,47 +57,40 @@ TwohotLossArgs loss_args(const Tensor& logit, const Tensor& target, const Tensor
 }
 
 // -> loss (M, N), stats (N, 2)
-std::tuple<Tensor, Tensor> twohot_loss_fwd(Tensor logit, Tensor target, Tensor bins) {
+HD_OP(Results<2>, twohot_loss_fwd, (Tensor logit, Tensor target, Tensor bins)) {
   TwohotLossArgs args = loss_args(logit, target, bins);
-  Tensor loss = new_like(target), stats = empty(logit, {args.rows, 2});
-  args.loss = out(loss), args.stats = out(stats);
+  Tensor loss = new_like(target, args.loss), stats = empty(logit, {args.rows, 2}, args.stats);
   HD_RUN(twohot_loss_fwd, logit, args, args.rows, 2 * args.cols);
   return {loss, stats};
 }
-HD_OP(twohot_loss_fwd, "(Tensor logit, Tensor target, Tensor bins) -> (Tensor loss, Tensor stats)")
 
 // dloss (M, N), logit (N, K), target (M, N), bins (K,), stats (N, 2) -> dlogit (N, K)
-Tensor twohot_loss_bwd(Tensor dloss, Tensor logit, Tensor target, Tensor bins, Tensor stats) {
+HD_OP(Tensor, twohot_loss_bwd, (Tensor dloss, Tensor logit, Tensor target, Tensor bins, Tensor stats)) {
   TwohotLossArgs args = loss_args(logit, target, bins);
   args.dloss = take_float(dloss, target, "dloss"), args.stats = take(stats, {args.rows, 2}, logit, "stats");
-  Tensor dlogit = new_like(logit);
-  args.dlogit = out(dlogit);
+  Tensor dlogit = new_like(logit, args.dlogit);
   HD_RUN(twohot_loss_bwd, logit, args, args.rows, 2 * args.cols);
   return dlogit;
 }
-HD_OP(twohot_loss_bwd, "(Tensor dloss, Tensor logit, Tensor target, Tensor bins, Tensor stats) -> Tensor")
 
 // logit (N, K), bins (K,) -> mean (N,) in reward units, center (N,) in symlog units, stats (N, 2)
-std::tuple<Tensor, Tensor, Tensor> twohot_mean_fwd(Tensor logit, Tensor bins) {
+HD_OP(Results<3>, twohot_mean_fwd, (Tensor logit, Tensor bins)) {
   auto args = bins_args<TwohotMeanArgs>(logit, bins);
-  Tensor mean = new_rows(logit), center = new_rows(logit), stats = empty(logit, {args.rows, 2});
-  args.mean = out(mean), args.center = out(center), args.stats = out(stats);
+  Tensor mean = new_rows(logit, args.mean), center = new_rows(logit, args.center),
+         stats = empty(logit, {args.rows, 2}, args.stats);
   HD_RUN(twohot_mean_fwd, logit, args, args.rows, 2 * args.cols);
   return {mean, center, stats};
 }
-HD_OP(twohot_mean_fwd, "(Tensor logit, Tensor bins) -> (Tensor mean, Tensor center, Tensor stats)")
 
 // dmean (N,), logit (N, K), bins (K,), center (N,), stats (N, 2) -> dlogit (N, K)
-Tensor twohot_mean_bwd(Tensor dmean, Tensor logit, Tensor bins, Tensor center, Tensor stats) {
+HD_OP(Tensor, twohot_mean_bwd, (Tensor dmean, Tensor logit, Tensor bins, Tensor center, Tensor stats)) {
   auto args = bins_args<TwohotMeanArgs>(logit, bins);
   args.dmean = take(dmean, {args.rows}, logit, "dmean"), args.center = take(center, {args.rows}, logit, "center");
   args.stats = take(stats, {args.rows, 2}, logit, "stats");
-  Tensor dlogit = new_like(logit);
-  args.dlogit = out(dlogit);
+  Tensor dlogit = new_like(logit, args.dlogit);
   HD_RUN(twohot_mean_bwd, logit, args, args.rows, 2 * args.cols);
   return dlogit;
 }
-HD_OP(twohot_mean_bwd, "(Tensor dmean, Tensor logit, Tensor bins, Tensor center, Tensor stats) -> Tensor")
 
 }  // namespace
 }  // namespace hd::ops
