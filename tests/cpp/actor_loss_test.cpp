@@ -9,34 +9,32 @@ using namespace hd::test;
 
 namespace {
 
-void check(size_t rows, size_t actions) {
-  using Vec = std::vector<double>;
+void check(int64_t rows, int64_t actions) {
   Vec logit = normals(rows * actions, 1), adv = normals(rows, 2), weight = uniforms(rows, 3), dloss = normals(rows, 4),
       dlogp = normals(rows, 5), dent = normals(rows, 6), loss(rows), logp(rows), ent(rows), grad(rows * actions);
   std::vector<int64_t> action(rows);
   const double eta = 0.03;
-  for (size_t n = 0; n < rows; ++n) {
-    action[n] = int64_t((7 * n) % actions);
+  for (int64_t n = 0; n < rows; ++n) {
+    action[n] = 7 * n % actions;
     const double* row = &logit[n * actions];
     logp[n] = row[action[n]];
-    for (size_t k = 0; k < actions; ++k) ent[n] -= std::exp(row[k]) * row[k];
+    for (int64_t k = 0; k < actions; ++k) ent[n] -= std::exp(row[k]) * row[k];
     loss[n] = weight[n] * (-logp[n] * adv[n] - eta * ent[n]);
     const double to_logp = dlogp[n] - dloss[n] * weight[n] * adv[n], to_ent = dent[n] - dloss[n] * weight[n] * eta;
-    for (size_t k = 0; k < actions; ++k)
-      grad[n * actions + k] = (int64_t(k) == action[n] ? to_logp : 0) - to_ent * std::exp(row[k]) * (row[k] + 1);
+    for (int64_t k = 0; k < actions; ++k)
+      grad[n * actions + k] = (k == action[n] ? to_logp : 0) - to_ent * std::exp(row[k]) * (row[k] + 1);
   }
   for_each_schedule([&] {
     Buffer l(logit), a(adv), w(weight), d1(dloss), d2(dlogp), d3(dent), out(rows), lp(rows), en(rows),
         dl(rows * actions);
-    ActorLossArgs args{l.f32(),  action.data(), a.f32(),  w.f32(),  out.f32(),     lp.f32(),         en.f32(),
-                       d1.f32(), d2.f32(),      d3.f32(), dl.f32(), int64_t(rows), int64_t(actions), float(eta)};
+    ActorLossArgs args{l, action.data(), a, w, out, lp, en, d1, d2, d3, dl, rows, actions, float(eta)};
     launch_actor_loss_fwd(args, STREAM);
     launch_actor_loss_bwd(args, STREAM);
-    expect_close(out.values(), loss, 3e-6, rows, "loss");
-    expect_close(lp.values(), logp, 1e-6, rows, "logp");
-    expect_close(en.values(), ent, 3e-6, rows, "ent");
-    expect_close(dl.values(), grad, 3e-6, rows * actions, "dlogit");
-    return std::vector<std::string>{out.raw(), lp.raw(), en.raw(), dl.raw()};
+    expect_close(out, loss, 3e-6, rows, "loss");
+    expect_close(lp, logp, 1e-6, rows, "logp");
+    expect_close(en, ent, 3e-6, rows, "ent");
+    expect_close(dl, grad, 3e-6, rows * actions, "dlogit");
+    return bits_of(out, lp, en, dl);
   });
 }
 

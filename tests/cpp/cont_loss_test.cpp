@@ -9,10 +9,10 @@ using namespace hd::test;
 namespace {
 
 TEST(ContLoss, MatchesReference) {
-  const size_t size = 300;
-  const std::vector<double> logit = normals(size, 1, 8), up = normals(size, 2);
-  std::vector<double> cont(size), loss(size), grad(size);
-  for (size_t i = 0; i < size; ++i) {
+  const int64_t size = 300;
+  const Vec logit = normals(size, 1, 8), up = normals(size, 2);
+  Vec cont(size), loss(size), grad(size);
+  for (int64_t i = 0; i < size; ++i) {
     cont[i] = double(i % 2);
     const double z = cont[i] > 0.5 ? -logit[i] : logit[i];
     loss[i] = std::log1p(std::exp(z));
@@ -20,11 +20,11 @@ TEST(ContLoss, MatchesReference) {
   }
   for_each_schedule([&] {
     Buffer l(logit), c(cont), d(up), out(size), dl(size);
-    launch_cont_loss_fwd({l.f32(), c.f32(), nullptr, out.f32(), int64_t(size)}, STREAM);
-    launch_cont_loss_bwd({l.f32(), c.f32(), d.f32(), dl.f32(), int64_t(size)}, STREAM);
-    expect_close(out.values(), loss, 1e-6, 1, "loss");
-    expect_close(dl.values(), grad, 3e-6, 1, "dlogit");
-    return std::vector<std::string>{out.raw(), dl.raw()};
+    launch_cont_loss_fwd({l, c, nullptr, out, size}, STREAM);
+    launch_cont_loss_bwd({l, c, d, dl, size}, STREAM);
+    expect_close(out, loss, 1e-6, 1, "loss");
+    expect_close(dl, grad, 3e-6, 1, "dlogit");
+    return bits_of(out, dl);
   });
 }
 

@@ -20,7 +20,7 @@ static void check(Launch launch, unsigned blocks, int steps, unsigned threads, d
     std::vector<uint32_t> flags(blocks, 0xfffffff0u);  // near the end, so that they run over
     std::vector<uint64_t> slots(2 * EXCHANGE_WORDS, 0);
     Buffer data(2 * EXCHANGE_WORDS), sums(blocks * threads);
-    ExchangeArgs args{flags.data(), data.f32(), slots.data(), sums.f32(), 0xfffffff0u, steps};
+    ExchangeArgs args{flags.data(), data, slots.data(), sums, 0xfffffff0u, steps};
     for (int turn = 0; turn < 2; ++turn, args.first += uint32_t(steps)) {
       launch(args, blocks, STREAM);
       double want = 0;
@@ -28,11 +28,11 @@ static void check(Launch launch, unsigned blocks, int steps, unsigned threads, d
         for (uint32_t b = 0; b < blocks; ++b) want += words * exchanged(args.first + s + 1, b);
       for (unsigned b = 0; b < blocks; ++b) {
         double got = 0;
-        for (unsigned t = 0; t < threads; ++t) got += sums.f32()[b * threads + t];
+        for (unsigned t = 0; t < threads; ++t) got += sums[b * threads + t];
         EXPECT_EQ(got, want) << "block " << b << " in launch " << turn;
       }
     }
-    return std::vector{sums.raw()};
+    return bits_of(sums);
   });
 }
 
@@ -51,21 +51,21 @@ TEST(Exchange, PushOfMoreBlocksThanWarps) { check(push, 17, 1, PUSH_THREADS, PUS
 TEST(Exchange, Barriers) {
   for_each_schedule([] {
     Buffer sums(2 * 4 * EXCHANGE_THREADS);
-    launch_grid_barrier({nullptr, nullptr, nullptr, sums.f32(), 0, 3}, 4, STREAM);
-    launch_cluster_barrier({nullptr, nullptr, nullptr, sums.f32() + 4 * EXCHANGE_THREADS, 0, 3}, 4, 4, STREAM);
-    EXPECT_EQ(sums.values(), std::vector<double>(2 * 4 * EXCHANGE_THREADS, 3.0));
-    return std::vector{sums.raw()};
+    launch_grid_barrier({nullptr, nullptr, nullptr, sums, 0, 3}, 4, STREAM);
+    launch_cluster_barrier({nullptr, nullptr, nullptr, sums + 4 * EXCHANGE_THREADS, 0, 3}, 4, 4, STREAM);
+    EXPECT_EQ(sums.values(), Vec(2 * 4 * EXCHANGE_THREADS, 3.0));
+    return bits_of(sums);
   });
 }
 
 TEST(Exchange, L2Read) {
   for_each_schedule([] {
-    Buffer data(std::vector<double>(4 * 1000, 0.5)), sums(2 * L2_THREADS);
-    launch_l2_read({data.f32(), sums.f32(), 4 * 1000, 3}, 2, STREAM);
+    Buffer data(Vec(4 * 1000, 0.5)), sums(2 * L2_THREADS);
+    launch_l2_read({data, sums, 4 * 1000, 3}, 2, STREAM);
     double total = 0;
     for (double x : sums.values()) total += x;
     EXPECT_EQ(total, 3 * 4 * 1000 * 0.5);
-    return std::vector{sums.raw()};
+    return bits_of(sums);
   });
 }
 

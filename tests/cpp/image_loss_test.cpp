@@ -10,24 +10,23 @@ using namespace hd::test;
 namespace {
 
 // `recon` is a part of a buffer that starts `offset` numbers before.
-void check(size_t rows, size_t cols, size_t offset = 0) {
-  const std::vector<double> x = normals(rows * cols, 1), y = normals(rows * cols, 2), up = normals(rows, 3);
-  std::vector<double> loss(rows), grad(rows * cols);
-  for (size_t i = 0; i < rows * cols; ++i) {
+void check(int64_t rows, int64_t cols, int64_t offset = 0) {
+  const Vec x = normals(rows * cols, 1), y = normals(rows * cols, 2), up = normals(rows, 3);
+  Vec loss(rows), grad(rows * cols);
+  for (int64_t i = 0; i < rows * cols; ++i) {
     loss[i / cols] += (x[i] - y[i]) * (x[i] - y[i]);
     grad[i] = 2 * up[i / cols] * (x[i] - y[i]);
   }
   for_each_schedule([&] {
-    std::vector<double> shifted(offset);
+    Vec shifted(offset);
     shifted.insert(shifted.end(), x.begin(), x.end());
     Buffer recon(shifted), image(y), d(up), out(rows), dx(rows * cols);
-    const ImageLossArgs a{recon.f32() + offset, image.f32(),  d.f32(), out.f32(), dx.f32(),
-                          int64_t(rows),        int64_t(cols)};
+    const ImageLossArgs a{recon + offset, image, d, out, dx, rows, cols};
     launch_image_loss_fwd(a, STREAM);
     launch_image_loss_bwd(a, STREAM);
-    expect_close(out.values(), loss, 1e-6, 1, "loss");
-    expect_close(dx.values(), grad, 1e-6, cols, "drecon");
-    return std::vector<std::string>{out.raw(), dx.raw()};
+    expect_close(out, loss, 1e-6, 1, "loss");
+    expect_close(dx, grad, 1e-6, cols, "drecon");
+    return bits_of(out, dx);
   });
 }
 

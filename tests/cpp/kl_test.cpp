@@ -9,11 +9,10 @@ using namespace hd::test;
 
 namespace {
 
-using Vec = std::vector<double>;
 constexpr float MIX = 0.01f;
 
 // Log-probabilities of every group: log of the mixed softmax.
-Vec log_probabilities(const Vec& x, size_t classes) {
+Vec log_probabilities(const Vec& x, int64_t classes) {
   Vec out(x.size());
   for (size_t base = 0; base < x.size(); base += classes) {
     double top = -1e300, total = 0;
@@ -32,68 +31,50 @@ double group_kl(const Vec& p, const Vec& q) {
   return kl;
 }
 
-// d kl / d x[k] of one group by central differences; the posterior's or the prior's side.
-Vec numeric_gradient(Vec post, Vec prior, bool of_post) {
-  Vec grad(post.size());
-  Vec& x = of_post ? post : prior;
-  const double step = 1e-5;
-  for (size_t k = 0; k < x.size(); ++k) {
-    const double at = x[k];
-    x[k] = at + step;
-    const double up = group_kl(post, prior);
-    x[k] = at - step;
-    grad[k] = (up - group_kl(post, prior)) / (2 * step);
-    x[k] = at;
-  }
-  return grad;
-}
-
 struct Size {
-  size_t rows, groups, classes;
+  int64_t rows, groups, classes;
   DType dtype;
 };
 struct BalancedKl : testing::TestWithParam<Size> {};
 
 TEST_P(BalancedKl, MatchesReference) {
   const auto [rows, groups, classes, dtype] = GetParam();
-  const size_t width = groups * classes, size = rows * width;
+  const int64_t width = groups * classes, size = rows * width;
   // Every other row has a prior close to its posterior: with free nats of half the mean KL both sides occur.
   Vec post_values = normals(size, 1, 1.5), noise = normals(size, 2, 1.5), prior_values(size);
-  for (size_t i = 0; i < size; ++i) prior_values[i] = i / width % 2 ? post_values[i] + 0.01 * noise[i] : noise[i];
+  for (int64_t i = 0; i < size; ++i) prior_values[i] = i / width % 2 ? post_values[i] + 0.01 * noise[i] : noise[i];
   Buffer post(log_probabilities(post_values, classes), dtype), prior(log_probabilities(prior_values, classes), dtype);
   Buffer ddyn(normals(rows, 3, 0.1, 1)), drep(normals(rows, 4, 0.1, 0.5));
   const Vec p = post.values(), q = prior.values();
 
+  const auto group = [&, classes = classes](const Vec& x, int64_t i) { return Vec(&x[i], &x[i] + classes); };
   Vec kl(rows), want_post(size), want_prior(size);
-  for (size_t i = 0; i < size; i += classes)
-    kl[i / width] += group_kl(Vec(&p[i], &p[i] + classes), Vec(&q[i], &q[i] + classes));
+  for (int64_t i = 0; i < size; i += classes) kl[i / width] += group_kl(group(p, i), group(q, i));
   double mean = 0;
   for (double v : kl) mean += v / double(rows);
   const float free_nats = float(0.5 * mean);
-  for (size_t i = 0; i < size; i += classes) {
+  for (int64_t i = 0; i < size; i += classes) {
     const double on = kl[i / width] >= double(free_nats) ? 1 : 0;
-    const Vec gp = numeric_gradient(Vec(&p[i], &p[i] + classes), Vec(&q[i], &q[i] + classes), true);
-    const Vec gq = numeric_gradient(Vec(&p[i], &p[i] + classes), Vec(&q[i], &q[i] + classes), false);
-    for (size_t k = 0; k < classes; ++k) {
-      want_post[i + k] = on * double(drep.f32()[i / width]) * gp[k];
-      want_prior[i + k] = on * double(ddyn.f32()[i / width]) * gq[k];
+    const Vec gp = gradient(group(p, i), [&](auto& x) { return group_kl(x, group(q, i)); });
+    const Vec gq = gradient(group(q, i), [&](auto& x) { return group_kl(group(p, i), x); });
+    for (int64_t k = 0; k < classes; ++k) {
+      want_post[i + k] = on * double(drep[i / width]) * gp[k];
+      want_prior[i + k] = on * double(ddyn[i / width]) * gq[k];
     }
   }
   Vec loss(rows);
-  for (size_t n = 0; n < rows; ++n) loss[n] = std::max(kl[n], double(free_nats));
+  for (int64_t n = 0; n < rows; ++n) loss[n] = std::max(kl[n], double(free_nats));
 
   for_each_schedule([&] {
     Buffer dyn(rows), rep(rows), raw(rows), dpost(size, dtype), dprior(size, dtype);
-    launch_balanced_kl(
-        {post.data(), prior.data(), ddyn.f32(), drep.f32(), dyn.f32(), rep.f32(), raw.f32(), dpost.data(),
-         dprior.data(), int64_t(rows), int64_t(groups), int64_t(classes), free_nats, dtype},
-        STREAM);
-    expect_close(raw.values(), kl, 1e-5, rows, "kl");
-    expect_close(dyn.values(), loss, 1e-5, rows, "dyn");
-    expect_close(rep.values(), loss, 1e-5, rows, "rep");
-    expect_close(dpost.values(), want_post, rounding(dtype, 1e-5), width, "dpost");
-    expect_close(dprior.values(), want_prior, rounding(dtype, 1e-5), width, "dprior");
-    return std::vector{dyn.raw(), rep.raw(), raw.raw(), dpost.raw(), dprior.raw()};
+    launch_balanced_kl({post, prior, ddyn, drep, dyn, rep, raw, dpost, dprior, rows, groups, classes, free_nats, dtype},
+                       STREAM);
+    expect_close(raw, kl, 1e-5, rows, "kl");
+    expect_close(dyn, loss, 1e-5, rows, "dyn");
+    expect_close(rep, loss, 1e-5, rows, "rep");
+    expect_close(dpost, want_post, rounding(dtype, 1e-5), width, "dpost");
+    expect_close(dprior, want_prior, rounding(dtype, 1e-5), width, "dprior");
+    return bits_of(dyn, rep, raw, dpost, dprior);
   });
 }
 
@@ -114,13 +95,13 @@ TEST(BalancedKlEdges, ValuesAloneAndUnitGradients) {
   Buffer kl(2), dpost(64), dpost_unit(64), one(Vec{1, 1});
   use(SCHEDULES[0]);
   BalancedKlArgs args{};
-  args.post = post.data(), args.prior = prior.data(), args.kl = kl.f32();
+  args.post = post, args.prior = prior, args.kl = kl;
   args.rows = 2, args.groups = 1, args.classes = 32;
   launch_balanced_kl(args, STREAM);
-  EXPECT_GT(kl.f32()[0], 0.f);
-  args.dpost = dpost.data();
+  EXPECT_GT(kl[0], 0.f);
+  args.dpost = dpost;
   launch_balanced_kl(args, STREAM);
-  args.drep = one.f32(), args.dpost = dpost_unit.data();
+  args.drep = one, args.dpost = dpost_unit;
   launch_balanced_kl(args, STREAM);
   EXPECT_EQ(dpost.raw(), dpost_unit.raw());
   args.rows = 0;

@@ -18,14 +18,14 @@ void check(int64_t cols, int64_t offset = 0) {  // of the ring in its memory
   const std::vector<int64_t> index{4, 0, 5, 2, -1};
   for_each_schedule([&] {
     Buffer out(index.size() * cols);
-    launch_replay_gather({ring, index.data(), out.f32(), int64_t(index.size()), cols, 5}, STREAM);
+    launch_replay_gather({ring, index.data(), out, int64_t(index.size()), cols, 5}, STREAM);
     for (size_t n = 0; n < index.size(); ++n)
       for (int64_t i = 0; i < cols; ++i) {
-        const float got = out.f32()[n * cols + i];
+        const float got = out[n * cols + i];
         if (index[n] < 0 || index[n] >= 5) EXPECT_TRUE(std::isnan(got));
         else EXPECT_EQ(got, float(ring[index[n] * cols + i]) / 255.f);
       }
-    return std::vector<std::string>{out.raw()};
+    return bits_of(out);
   });
 }
 
@@ -46,8 +46,8 @@ TEST(ReplayGather, OffsetsBeyond32Bits) {
   uint8_t* ring = static_cast<uint8_t*>(memory);
   for (int64_t i = 0; i < cols; ++i) ring[last * cols + i] = uint8_t(1 + i % 255);
   Buffer out(cols);
-  launch_replay_gather({ring, &last, out.f32(), 1, cols, rows}, STREAM);
-  for (int64_t i = 0; i < cols; ++i) EXPECT_EQ(out.f32()[i], float(1 + i % 255) / 255.f);
+  launch_replay_gather({ring, &last, out, 1, cols, rows}, STREAM);
+  for (int64_t i = 0; i < cols; ++i) EXPECT_EQ(out[i], float(1 + i % 255) / 255.f);
   munmap(memory, size_t(rows * cols));
 }
 

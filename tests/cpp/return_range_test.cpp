@@ -8,8 +8,6 @@ using namespace hd::test;
 
 namespace {
 
-using Vec = std::vector<double>;
-
 // Order statistics `rank` of `values` as the kernel finds them: fractions 0 and 1 show them one by one.
 void check(const Vec& values) {
   Vec sorted(values);
@@ -20,15 +18,14 @@ void check(const Vec& values) {
     for_each_schedule([&] {
       Buffer ret(values), zero(Vec{0}), out(3);
       const int64_t high = last - low;
-      ReturnRangeArgs a{
-          ret.f32(),    zero.f32(), zero.f32(), out.f32(), size, {low, std::min(low + 1, last), high, high},
-          {0.25f, 0.f}, 0.f,        1.f,        0.5f};
+      ReturnRangeArgs a{ret,          zero, zero, out, size, {low, std::min(low + 1, last), high, high},
+                        {0.25f, 0.f}, 0.f,  1.f,  0.5f};
       launch_return_range(a, STREAM);
       const double next = sorted[std::min(low + 1, last)];
       EXPECT_FLOAT_EQ(float(out.values()[0]), float(sorted[low] + 0.25 * (next - sorted[low])));
       EXPECT_FLOAT_EQ(float(out.values()[1]), float(sorted[high]));
       EXPECT_FLOAT_EQ(float(out.values()[2]), std::max(0.5f, float(out.values()[1]) - float(out.values()[0])));
-      return std::vector<std::string>{out.raw()};
+      return bits_of(out);
     });
   }
 }
@@ -47,10 +44,9 @@ TEST(ReturnRange, FindsOrderStatistics) {
 TEST(ReturnRange, MovesTheAverages) {
   for_each_schedule([&] {
     Buffer ret(Vec{3, -1, 2}), low(Vec{-10}), high(Vec{20}), out(3);
-    launch_return_range({ret.f32(), low.f32(), high.f32(), out.f32(), 3, {0, 1, 1, 2}, {0.5f, 0.5f}, 0.75f, 0.25f, 1.f},
-                        STREAM);
+    launch_return_range({ret, low, high, out, 3, {0, 1, 1, 2}, {0.5f, 0.5f}, 0.75f, 0.25f, 1.f}, STREAM);
     EXPECT_EQ(out.values(), (Vec{-7.375, 15.625, 23}));  // 0.75 * -10 + 0.25 * 0.5; 0.75 * 20 + 0.25 * 2.5
-    return std::vector<std::string>{out.raw()};
+    return bits_of(out);
   });
 }
 
@@ -60,10 +56,9 @@ TEST(ReturnRange, StaysWhereAReturnIsNotFinite) {
     values[20] = bad;
     for_each_schedule([&] {
       Buffer ret(values), low(Vec{-2}), high(Vec{3}), out(3);
-      launch_return_range(
-          {ret.f32(), low.f32(), high.f32(), out.f32(), 50, {2, 3, 46, 47}, {0.5f, 0.5f}, 0.9f, 0.1f, 1.f}, STREAM);
+      launch_return_range({ret, low, high, out, 50, {2, 3, 46, 47}, {0.5f, 0.5f}, 0.9f, 0.1f, 1.f}, STREAM);
       EXPECT_EQ(out.values(), (Vec{-2, 3, 5}));
-      return std::vector<std::string>{out.raw()};
+      return bits_of(out);
     });
   }
 }

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,8 @@
 #include "kernels/types.h"
 
 namespace hd::test {
+
+using Vec = std::vector<double>;
 
 // What launchers are given: the emulator refuses the default stream.
 inline const hdStream STREAM = reinterpret_cast<hdStream>(16);
@@ -32,23 +35,23 @@ inline void use(Schedule s) {
   setenv("HD_EMU_POLICY", s.policy, 1);
 }
 
-// Exact-size storage in the dtype under test, seen as double from outside.
+// Exact-size storage in the dtype under test, seen as double from outside; in a kernel's arguments, its address.
 class Buffer {
  public:
   Buffer(size_t size, DType dtype = DType::F32) : size_(size), dtype_(dtype), bytes_(new unsigned char[bytes()]) {
     memset(bytes_.get(), 0xFF, bytes());  // NaN in both dtypes
   }
-  Buffer(const std::vector<double>& values, DType dtype = DType::F32) : Buffer(values.size(), dtype) {
+  Buffer(const Vec& values, DType dtype = DType::F32) : Buffer(values.size(), dtype) {
     for (size_t i = 0; i < size_; ++i) {
       if (dtype_ == DType::F32) reinterpret_cast<float*>(bytes_.get())[i] = float(values[i]);
       else reinterpret_cast<bf16*>(bytes_.get())[i] = bf16(float(values[i]));
     }
   }
-  void* data() { return bytes_.get(); }
-  float* f32() { return reinterpret_cast<float*>(bytes_.get()); }
+  operator void*() { return bytes_.get(); }
+  operator float*() { return reinterpret_cast<float*>(bytes_.get()); }
   size_t bytes() const { return size_ * (dtype_ == DType::F32 ? 4 : 2); }
-  std::vector<double> values() const {  // as stored, that is after rounding
-    std::vector<double> v(size_);
+  Vec values() const {  // as stored, that is after rounding
+    Vec v(size_);
     for (size_t i = 0; i < size_; ++i)
       v[i] = dtype_ == DType::F32 ? double(reinterpret_cast<const float*>(bytes_.get())[i])
                                   : double(float(reinterpret_cast<const bf16*>(bytes_.get())[i]));
@@ -62,14 +65,20 @@ class Buffer {
   std::unique_ptr<unsigned char[]> bytes_;
 };
 
-// `run` executes once and returns the buffers to compare; checked for equal bits over the schedules.
+using Bits = std::vector<std::string>;
+template <class... Buffers>
+Bits bits_of(const Buffers&... buffers) {
+  return {buffers.raw()...};
+}
+
+// `run` executes once and returns the bits to compare; checked for equality over the schedules.
 template <class Run>
 inline void for_each_schedule(const Run& run) {
-  std::vector<std::string> first;
+  Bits first;
   for (Schedule s : SCHEDULES) {
     SCOPED_TRACE(std::string(s.order) + " " + s.policy);
     use(s);
-    std::vector<std::string> bits = run();
+    const Bits bits = run();
     if (first.empty()) first = bits;
     ASSERT_EQ(bits.size(), first.size());
     for (size_t i = 0; i < bits.size(); ++i)
@@ -78,8 +87,8 @@ inline void for_each_schedule(const Run& run) {
 }
 
 // Deterministic normal numbers times `scale` plus `shift`, the same on every machine.
-inline std::vector<double> normals(size_t n, unsigned seed, double scale = 1, double shift = 0) {
-  std::vector<double> v(n);
+inline Vec normals(size_t n, unsigned seed, double scale = 1, double shift = 0) {
+  Vec v(n);
   uint64_t state = seed * 0x9E3779B97F4A7C15ull + 1;
   auto uniform = [&] {
     state ^= state << 13, state ^= state >> 7, state ^= state << 17;
@@ -88,22 +97,44 @@ inline std::vector<double> normals(size_t n, unsigned seed, double scale = 1, do
   for (double& x : v) x = shift + scale * std::sqrt(-2 * std::log(uniform())) * std::cos(6.283185307179586 * uniform());
   return v;
 }
-inline std::vector<double> uniforms(size_t n, unsigned seed) {
-  std::vector<double> v = normals(n, seed);
+inline Vec uniforms(size_t n, unsigned seed) {
+  Vec v = normals(n, seed);
   for (double& x : v) x = std::min(0.5 * std::erfc(-x / std::sqrt(2.0)), 0.99999);
   return v;
 }
 
-struct Shape {
-  size_t rows, cols;
-};
-// "3x512_bf16": the name of a case whose parameter is (Shape, DType).
-template <class Fixture>
-std::string shape_name(const testing::TestParamInfo<typename Fixture::ParamType>& info) {
-  const Shape shape = std::get<0>(info.param);
-  return std::to_string(shape.rows) + "x" + std::to_string(shape.cols) +
-         (std::get<1>(info.param) == DType::F32 ? "_f32" : "_bf16");
+inline double dot(const Vec& a, const Vec& b) { return std::inner_product(a.begin(), a.end(), b.begin(), 0.0); }
+
+// The derivative of a number by each element of x, by central differences.
+template <class F>
+Vec gradient(Vec x, const F& f, double step = 1e-5) {
+  Vec grad;
+  for (double& at : x) {
+    const double middle = at;
+    at = middle + step;
+    const double high = f(x);
+    at = middle - step;
+    grad.push_back((high - f(x)) / (2 * step));
+    at = middle;
+  }
+  return grad;
 }
+
+struct Shape {
+  int64_t rows, cols;
+};
+// A suite whose cases have a shape and a dtype.
+using ShapeTest = testing::TestWithParam<std::tuple<Shape, DType>>;
+// "3x512_bf16".
+inline std::string shape_name(const testing::TestParamInfo<ShapeTest::ParamType>& info) {
+  const auto [shape, dtype] = info.param;
+  return std::to_string(shape.rows) + "x" + std::to_string(shape.cols) + (dtype == DType::F32 ? "_f32" : "_bf16");
+}
+// The cases of `suite`: these shapes in both dtypes.
+#define HD_SHAPES(suite, ...)                                                                                        \
+  INSTANTIATE_TEST_SUITE_P(Shapes, suite,                                                                            \
+                           testing::Combine(testing::Values(__VA_ARGS__), testing::Values(DType::F32, DType::BF16)), \
+                           shape_name)
 
 // Error allowed for one value stored in `dtype`, relative to the largest of its row: `f32` is the kernel's
 // own error in fp32, to which bf16 adds half a unit in its 8th binary digit.
@@ -111,8 +142,7 @@ inline double rounding(DType dtype, double f32) { return dtype == DType::F32 ? f
 
 // |got - want| <= tolerance * (largest |want| of the row of `width`, at least 1e-3 of the largest of all);
 // NaN fails.
-inline void expect_close(const std::vector<double>& got, const std::vector<double>& want, double tolerance,
-                         size_t width, const char* what) {
+inline void expect_close(const Vec& got, const Vec& want, double tolerance, size_t width, const char* what) {
   ASSERT_EQ(got.size(), want.size()) << what;
   double overall = 0;
   for (double w : want) overall = std::max(overall, std::fabs(w));
@@ -124,6 +154,9 @@ inline void expect_close(const std::vector<double>& got, const std::vector<doubl
       ASSERT_TRUE(std::fabs(got[i] - want[i]) <= tolerance * scale)
           << what << "[" << row << "][" << i - row * width << "] = " << got[i] << ", reference " << want[i];
   }
+}
+inline void expect_close(const Buffer& got, const Vec& want, double tolerance, size_t width, const char* what) {
+  expect_close(got.values(), want, tolerance, width, what);
 }
 
 }  // namespace hd::test

@@ -35,22 +35,14 @@ namespace {
 using namespace hd;
 using namespace hd::cpu;
 
-// Joins what was started, also when starting the next one fails.
-struct Joined {
-  std::vector<std::thread> threads;
-  ~Joined() {
-    for (std::thread& t : threads) t.join();
-  }
-};
-
 // A pool of threads for one call; what a piece throws comes out, as it does of torch's.
 void run_on_threads(int64_t n, int64_t grain, const Range& body) {
   std::exception_ptr failure;
   std::atomic<bool> failed{false};
   {
-    Joined pool;
+    std::vector<std::jthread> pool;  // joined, also when starting the next one fails
     for (int64_t begin = 0; begin < n; begin += grain)
-      pool.threads.emplace_back([&, begin] {
+      pool.emplace_back([&, begin] {
         try {
           body(begin, std::min(n, begin + grain));
         } catch (...) {
