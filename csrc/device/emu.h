@@ -17,7 +17,7 @@
 // NaN.
 //
 // Deadlock, divergent barriers, exit past a waiting barrier, bad shuffle masks or sources, mismatched
-// collectives, misaligned cp.async and more than 48 KiB of shared memory raise std::runtime_error naming kernel
+// collectives and more than 48 KiB of shared memory raise std::runtime_error naming kernel
 // file:line, block and thread.
 //
 // Limits: x86-64; at most 64 bytes per lane in a collective; synchronous launches; no clusters, TMA or

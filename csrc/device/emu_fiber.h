@@ -10,6 +10,8 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <random>
+#include <source_location>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -40,17 +42,13 @@ constexpr size_t STACK_BYTES = 256 << 10;  // per CUDA thread, above one guard p
 constexpr size_t GUARD_BYTES = 4096;
 constexpr unsigned MAX_FIBERS = 1 << 16;   // 64 co-resident blocks of 1024 threads
 constexpr size_t SHARED_BYTES = 48 << 10;  // of a block, static and dynamic: no launcher asks for more
-constexpr unsigned MAX_ASYNC_COPIES = 64;  // cp.async in flight per thread
 constexpr size_t LANE_BYTES = 64;          // largest value of a warp collective
+
+using Place = std::source_location;  // of a barrier or a warp collective
+inline bool same(Place a, Place b) { return a.line() == b.line() && !strcmp(a.file_name(), b.file_name()); }
 
 struct Block;
 enum class State : uint8_t { Run, Barrier, Warp, Grid, Done };
-
-struct AsyncCopy {
-  void* to;
-  const void* from;
-  unsigned bytes, group;
-};
 
 struct Fiber {
   void* sp;              // saved stack pointer while suspended
@@ -59,18 +57,14 @@ struct Fiber {
   uint3 thread;         // threadIdx
   unsigned linear, id;  // linear thread number in the block; index in Engine::fibers
   State state;
-  const char* file;  // last collective or barrier
-  int line;
+  Place place;  // of the last collective or barrier
   void *fake_stack, *tsan;
-  AsyncCopy copies[MAX_ASYNC_COPIES];
-  unsigned copies_pending, copy_group;
 };
 
 struct Collective {  // lanes of one warp meeting under one mask; double buffered by generation
   uint32_t mask = 0, arrived = 0;
   unsigned generation = 0;
-  const char* file = nullptr;
-  int line = 0;
+  Place place;
   alignas(16) unsigned char lane[2][32][LANE_BYTES];
 };
 struct Warp {
@@ -83,8 +77,7 @@ struct SharedVariable {
 struct Block {
   uint3 index;
   unsigned live = 0, waiting = 0, generation = 0;
-  const char* file = nullptr;  // call site of the barrier being waited at
-  int line = 0;
+  Place place;            // of the barrier being waited at
   int votes[2] = {0, 0};  // __syncthreads_count, by generation
   char order[2];          // TSan tokens of the barrier, by generation
   std::vector<SharedVariable> shared;
@@ -105,7 +98,7 @@ struct Engine {  // one per OS thread, kept between launches
   std::vector<unsigned> order, slot;  // priority slot -> fiber, fiber -> slot
   unsigned cursor = 0;
   int priority = 0;  // 0 forward, 1 reverse, 2 random
-  uint64_t random_state = 1;
+  std::mt19937_64 random;
   void *host_sp = nullptr, *host_fake = nullptr, *host_tsan = nullptr;
   const void* host_stack = nullptr;
   size_t host_stack_bytes = 0;
@@ -113,13 +106,6 @@ struct Engine {  // one per OS thread, kept between launches
   void (*body)(void*) = nullptr;
   void* argument = nullptr;
   std::string error;
-
-  unsigned random(unsigned below) {
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return unsigned(random_state % below);
-  }
 };
 
 inline thread_local Engine* engine = nullptr;
@@ -223,14 +209,12 @@ inline void reschedule(bool yielding = false) {
 // ---- errors
 // ------------------------------------------------------------------------------------------------------
 
-inline std::string site(const char* file, int line) {
-  return std::string(file ? file : "?") + ":" + std::to_string(line);
-}
+inline std::string site(Place p) { return std::string(p.file_name()) + ":" + std::to_string(p.line()); }
 inline std::string where(const Fiber* f) {
   char text[160];
   const uint3 &b = f->block->index, &t = f->thread;
   snprintf(text, sizeof text, "block (%u,%u,%u) thread (%u,%u,%u) at ", b.x, b.y, b.z, t.x, t.y, t.z);
-  return text + site(f->file, f->line);
+  return text + site(f->place);
 }
 // Leaves a kernel for good: the launch ends with engine->error. The fiber's frames are never unwound, so
 // callers own no heap memory at this point.
@@ -240,12 +224,11 @@ inline std::string where(const Fiber* f) {
   __builtin_trap();
 }
 // Ends the launch naming the mistake, the place of this thread and, for a mismatch, the other call site.
-[[noreturn]] inline void fail(const char* mistake, const Fiber* f, const char* other_file = nullptr,
-                              int other_line = 0) {
+[[noreturn]] inline void fail(const char* mistake, const Fiber* f, const Place* other = nullptr) {
   {
     std::string& text = engine->error;
     text = std::string("emulator: ") + mistake + ": ";
-    if (other_file) text += site(other_file, other_line) + " and ";
+    if (other) text += site(*other) + " and ";
     text += where(f);
   }
   abandon();

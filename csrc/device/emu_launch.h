@@ -1,6 +1,7 @@
 // emu_launch.h -- builds the fibers of a launch, runs its blocks, reports what went wrong.
 #pragma once
 #include <algorithm>
+#include <numeric>
 #include <tuple>
 
 #include "emu_sync.h"
@@ -26,7 +27,7 @@ inline void fiber_main() {
     engine->live--;
     b->live--;
     release(&engine->order_end);
-    if (b->waiting) fail("a thread exits while others wait at __syncthreads", f, b->file, b->line);
+    if (b->waiting) fail("a thread exits while others wait at __syncthreads", f, &b->place);
     reschedule();
   }
 }
@@ -59,7 +60,7 @@ inline void read_schedule(Engine* e) {
   if (policy != "rr" && policy != "greedy") throw std::runtime_error("HD_EMU_POLICY is " + policy + "; rr or greedy");
   e->priority = order == "rev" ? 1 : order == "rand" ? 2 : 0;
   e->greedy = policy == "greedy";
-  e->random_state = strtoull(setting("HD_EMU_SEED", "1"), nullptr, 0) * 0x9E3779B97F4A7C15ull | 1;
+  e->random.seed(strtoull(setting("HD_EMU_SEED", "1"), nullptr, 0));
 }
 
 // Priorities of this wave's fibers. Random: whole warps are shuffled, then the lanes inside each.
@@ -67,14 +68,14 @@ inline void set_priorities(Engine* e) {
   unsigned n = e->fibers_used;
   for (unsigned i = 0; i < n; ++i) e->order[i] = e->priority == 1 ? n - 1 - i : i;
   if (e->priority == 2) {
-    unsigned warps = (n + 31) / 32, filled = 0;
-    std::vector<unsigned> warp(warps);
-    for (unsigned i = 0; i < warps; ++i) warp[i] = i;
-    for (unsigned i = warps; i > 1; --i) std::swap(warp[i - 1], warp[e->random(i)]);
-    for (unsigned w : warp) {
-      unsigned begin = filled;
-      for (unsigned j = w * 32; j < std::min(n, w * 32 + 32); ++j) e->order[filled++] = j;
-      for (unsigned j = filled; j > begin + 1; --j) std::swap(e->order[j - 1], e->order[begin + e->random(j - begin)]);
+    std::vector<unsigned> warps((n + 31) / 32);
+    std::iota(warps.begin(), warps.end(), 0);
+    std::shuffle(warps.begin(), warps.end(), e->random);
+    auto filled = e->order.begin();
+    for (unsigned w : warps) {
+      const auto begin = filled;
+      for (unsigned j = w * 32; j < std::min(n, w * 32 + 32); ++j) *filled++ = j;
+      std::shuffle(begin, filled, e->random);
     }
   }
   for (unsigned s = 0; s < n; ++s) e->slot[e->order[s]] = s;
@@ -98,9 +99,7 @@ inline void place_block(Engine* e, unsigned k, unsigned number, size_t dynamic_b
     f.linear = t;
     f.id = k * e->threads + t;
     f.thread = {t % d.x, t / d.x % d.y, t / (d.x * d.y)};
-    f.file = nullptr;
-    f.line = 0;
-    f.copies_pending = f.copy_group = 0;
+    f.place = {};
     make_ready(&f);
   }
 }

@@ -15,18 +15,15 @@ inline void open_barrier(Block* b) {  // every live thread has arrived
 }
 
 // Returns how many threads voted; all of them must stand at the same source line.
-inline int sync_block(const char* file, int line, bool vote = false) {
+inline int sync_block(Place place, bool vote = false) {
   Quiet quiet;
   Fiber* f = current;
   Block* b = f->block;
   unsigned generation = b->generation & 1;
-  f->file = file, f->line = line;
+  f->place = place;
   if (b->live != engine->threads) fail("__syncthreads after some threads of the block exited", f);
-  if (b->waiting == 0) {
-    b->file = file, b->line = line, b->votes[generation] = 0;
-  } else if (b->line != line || strcmp(b->file, file)) {
-    fail("divergent __syncthreads", f, b->file, b->line);
-  }
+  if (b->waiting == 0) b->place = place, b->votes[generation] = 0;
+  else if (!same(b->place, place)) fail("divergent __syncthreads", f, &b->place);
   b->votes[generation] += vote;
   release(&b->order[generation]);
   suspend(f, State::Barrier);
@@ -36,10 +33,10 @@ inline int sync_block(const char* file, int line, bool vote = false) {
   return b->votes[generation];
 }
 
-inline void sync_grid(const char* file, int line) {
+inline void sync_grid(Place place) {
   Quiet quiet;
   Fiber* f = current;
-  f->file = file, f->line = line;
+  f->place = place;
   unsigned generation = engine->grid_generation & 1;
   if (!engine->cooperative) fail("grid barrier in an ordinary launch", f);
   release(&engine->order_grid[generation]);
@@ -78,15 +75,15 @@ inline Collective* group_of(Warp& warp, uint32_t mask) {
 }
 
 template <class T>
-inline Lanes exchange(uint32_t mask, const T& value, const char* file, int line, bool orders_memory = false) {
+inline Lanes exchange(uint32_t mask, const T& value, Place place, bool orders_memory = false) {
   static_assert(sizeof(T) <= LANE_BYTES, "value too large for a warp collective");
   Fiber* f = current;
-  f->file = file, f->line = line;
+  f->place = place;
   unsigned me = lane();
   if (!(mask >> me & 1)) fail("lane is not in its own warp mask", f);
   Collective* g = group_of(f->block->warps[f->linear >> 5], mask);
-  if (!g->arrived) g->file = file, g->line = line;
-  else if (g->line != line || strcmp(g->file, file)) fail("mismatched warp collectives", f, g->file, g->line);
+  if (!g->arrived) g->place = place;
+  else if (!same(g->place, place)) fail("mismatched warp collectives", f, &g->place);
   unsigned buffer = g->generation & 1;
   memcpy(g->lane[buffer][me], &value, sizeof(T));
   g->arrived |= 1u << me;
@@ -106,42 +103,27 @@ inline Lanes exchange(uint32_t mask, const T& value, const char* file, int line,
   return g->lane[buffer];
 }
 
-inline void sync_warp(uint32_t mask, const char* file, int line) {
+inline void sync_warp(Place place) {
   Quiet quiet;
-  exchange(mask, 0, file, line, true);
+  exchange(~0u, 0, place, true);
 }
 template <class T>
-inline T shuffle(uint32_t mask, T value, int source, const char* file, int line) {
+inline T shuffle(uint32_t mask, T value, int source, Place place) {
   Quiet quiet;
-  Lanes lanes = exchange(mask, value, file, line);
+  Lanes lanes = exchange(mask, value, place);
   if (!((mask & warp_lanes(current)) >> source & 1)) fail("shuffle reads a lane outside the mask", current);
   T result;
   memcpy(&result, lanes[source], sizeof(T));
   return result;
 }
-inline uint32_t ballot(uint32_t mask, bool predicate, const char* file, int line) {
+inline uint32_t ballot(uint32_t mask, bool predicate, Place place) {
   Quiet quiet;
-  Lanes lanes = exchange(mask, predicate, file, line);
+  Lanes lanes = exchange(mask, predicate, place);
   uint32_t result = 0;
   for (uint32_t rest = mask & warp_lanes(current); rest; rest &= rest - 1)
     result |= uint32_t(lanes[__builtin_ctz(rest)][0]) << __builtin_ctz(rest);
   return result;
 }
-// Source lane of each shuffle flavour within segments of `width` lanes; out of range means one's own value.
-inline int source_index(int from, int width) { return (int(lane()) & ~(width - 1)) + (from & (width - 1)); }
-inline int source_xor(int bits, int width) {
-  int me = int(lane()), to = me ^ bits;
-  return to >= (me & ~(width - 1)) + width ? me : to;
-}
-inline int source_down(int by, int width) {
-  int me = int(lane());
-  return (me & (width - 1)) + by >= width ? me : me + by;
-}
-inline int source_up(int by, int width) {
-  int me = int(lane());
-  return (me & (width - 1)) < by ? me : me - by;
-}
-
 // ---- shared memory: exact size per block, filled with NaN
 // -----------------------------------------------------------
 

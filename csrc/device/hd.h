@@ -5,9 +5,8 @@
 //   * launches through HD_LAUNCH / HD_LAUNCH_COOP (a kernel template is named through a function pointer
 //   first);
 //   * hd_grid_sync() for a grid barrier, hd_spin_pause() inside every spin loop;
-//   * inline PTX only inside the wrappers of hd_mma.h and hd_async.h;
-//   * warp collectives and barriers written as direct calls: under emulation they are macros that record
-//   file:line.
+//   * no inline PTX outside small wrappers that have an emulation beside it;
+//   * warp collectives and barriers written as direct calls: under emulation they record file:line.
 #pragma once
 #include <cstdint>
 
