@@ -48,6 +48,23 @@ __global__ void __launch_bounds__(ADAM_FINISH_THREADS) adam_finish_kernel(AdamAr
   if (tid == 0) adam_scalars(a, sums[0]);
 }
 
+// N consecutive parameters from `i` on.
+template <int N>
+__device__ __forceinline__ void adam_elements(const AdamArgs& a, int64_t i, const AdamStep& s) {
+  float p[N], g[N], m[N], v[N];
+  load(a.param + i, p), load(a.grad + i, g), load(a.mean + i, m), load(a.var + i, v);
+#pragma unroll
+  for (int j = 0; j < N; ++j) adam_element(p[j], g[j], m[j], v[j], s);
+  store(a.param + i, p), store(a.mean + i, m), store(a.var + i, v);
+  if (HD_MUTATE(ADAM_CLIPPED, s.factor != 1.f, false)) store(a.grad + i, g);
+  if (a.slow == nullptr) return;
+  float q[N];
+  load(a.slow + i, q);
+#pragma unroll
+  for (int j = 0; j < N; ++j) q[j] = s.mix * p[j] + (1.f - s.mix) * q[j];
+  store(a.slow + i, q);
+}
+
 __global__ void __launch_bounds__(ADAM_THREADS) adam_apply_kernel(AdamArgs a) {
   if (adam_skipped(a)) return;
   const AdamStep s = adam_step(a);
@@ -55,36 +72,9 @@ __global__ void __launch_bounds__(ADAM_THREADS) adam_apply_kernel(AdamArgs a) {
 #pragma unroll
   for (int j = 0; j < ADAM_VECTORS; ++j) {
     const int64_t i = base + 4 * (int64_t(j) * ADAM_THREADS + threadIdx.x);
-    if (i + 4 <= a.size) {
-      float4 p = *reinterpret_cast<const float4*>(a.param + i), g = *reinterpret_cast<const float4*>(a.grad + i);
-      float4 m = *reinterpret_cast<const float4*>(a.mean + i), v = *reinterpret_cast<const float4*>(a.var + i);
-      adam_element(p.x, g.x, m.x, v.x, s);
-      adam_element(p.y, g.y, m.y, v.y, s);
-      adam_element(p.z, g.z, m.z, v.z, s);
-      adam_element(p.w, g.w, m.w, v.w, s);
-      *reinterpret_cast<float4*>(a.param + i) = p;
-      *reinterpret_cast<float4*>(a.mean + i) = m;
-      *reinterpret_cast<float4*>(a.var + i) = v;
-      if (HD_MUTATE(ADAM_CLIPPED, s.factor != 1.f, false)) *reinterpret_cast<float4*>(a.grad + i) = g;
-      if (a.slow != nullptr) {
-        float4 q = *reinterpret_cast<const float4*>(a.slow + i);
-        q.x = s.mix * p.x + (1.f - s.mix) * q.x;
-        q.y = s.mix * p.y + (1.f - s.mix) * q.y;
-        q.z = s.mix * p.z + (1.f - s.mix) * q.z;
-        q.w = s.mix * p.w + (1.f - s.mix) * q.w;
-        *reinterpret_cast<float4*>(a.slow + i) = q;
-      }
-    } else {
-      for (int64_t k = i; k < HD_MUTATE(ADAM_TAIL, a.size, a.size - 1); ++k) {
-        float p = a.param[k], g = a.grad[k], m = a.mean[k], v = a.var[k];
-        adam_element(p, g, m, v, s);
-        a.param[k] = p;
-        a.mean[k] = m;
-        a.var[k] = v;
-        if (s.factor != 1.f) a.grad[k] = g;
-        if (a.slow != nullptr) a.slow[k] = s.mix * p + (1.f - s.mix) * a.slow[k];
-      }
-    }
+    if (i + 4 <= a.size) adam_elements<4>(a, i, s);
+    else
+      for (int64_t k = i; k < HD_MUTATE(ADAM_TAIL, a.size, a.size - 1); ++k) adam_elements<1>(a, k, s);
   }
 }
 

@@ -28,20 +28,26 @@ __global__ void __launch_bounds__(IMAGE_THREADS) image_loss_fwd_kernel(ImageLoss
   if (tid == 0) a.loss[n] = sum;
 }
 
+// One row, N pixels a load.
+template <int N>
+__device__ __forceinline__ void image_loss_grad(const float* recon, const float* image, float* out, int64_t cols,
+                                                float scale) {
+  for (int64_t i = N * int64_t(threadIdx.x); i < cols; i += N * IMAGE_THREADS) {
+    float x[N], y[N];
+    load(recon + i, x), load(image + i, y);
+#pragma unroll
+    for (int j = 0; j < N; ++j) x[j] = scale * (x[j] - y[j]);
+    store(out + i, x);
+  }
+}
+
 __global__ void __launch_bounds__(IMAGE_THREADS) image_loss_bwd_kernel(ImageLossArgs a) {
-  const int64_t n = blockIdx.x, tid = threadIdx.x;
+  const int64_t n = blockIdx.x;
   const float *recon = a.recon + n * a.cols, *image = a.image + n * a.cols;
   float* out = a.drecon + n * a.cols;
   const float scale = HD_MUTATE(IMAGE_FACTOR, 2.f, 1.f) * a.dloss[n];
-  if (a.cols % 4 == 0 && aligned(16, recon, image, out)) {
-    for (int64_t i = 4 * tid; i < a.cols; i += 4 * IMAGE_THREADS) {
-      const float4 x = *reinterpret_cast<const float4*>(recon + i), y = *reinterpret_cast<const float4*>(image + i);
-      *reinterpret_cast<float4*>(out + i) =
-          make_float4(scale * (x.x - y.x), scale * (x.y - y.y), scale * (x.z - y.z), scale * (x.w - y.w));
-    }
-  } else {
-    for (int64_t i = tid; i < a.cols; i += IMAGE_THREADS) out[i] = scale * (recon[i] - image[i]);
-  }
+  if (a.cols % 4 == 0 && aligned(16, recon, image, out)) image_loss_grad<4>(recon, image, out, a.cols, scale);
+  else image_loss_grad<1>(recon, image, out, a.cols, scale);
 }
 
 }  // namespace hd
