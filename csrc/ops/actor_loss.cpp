@@ -11,8 +11,8 @@ ActorLossArgs actor_args(const Tensor& logit, const Tensor& action, const Tensor
   HD_CHECK(logit.dim() == 2 && cols(logit) >= 1, "logit must be (rows, actions), at least one action", got(logit));
   const int64_t n = rows(logit);
   ActorLossArgs args{};
-  args.logit = take_float(logit, logit, "logit"), args.action = take<int64_t>(action, {n}, logit, "action");
-  args.advantage = take(advantage, {n}, logit, "advantage"), args.weight = take(weight, {n}, logit, "weight");
+  HD_TAKE(args, logit, logit), HD_TAKE(args, action, {n}, logit);
+  HD_TAKE(args, advantage, {n}, logit), HD_TAKE(args, weight, {n}, logit);
   args.rows = n, args.actions = cols(logit), args.entropy = float(entropy);
   return args;
 }
@@ -30,8 +30,8 @@ HD_OP(Tensor, actor_loss_bwd,
       (Tensor dloss, Maybe dlogp, Maybe dent, Tensor logit, Tensor action, Tensor advantage, Tensor weight,
        double entropy)) {
   ActorLossArgs args = actor_args(logit, action, advantage, weight, entropy);
-  args.dloss = take(dloss, {args.rows}, logit, "dloss");
-  args.dlogp = take(dlogp, {args.rows}, logit, "dlogp"), args.dent = take(dent, {args.rows}, logit, "dent");
+  HD_TAKE(args, dloss, {args.rows}, logit);
+  HD_TAKE(args, dlogp, {args.rows}, logit), HD_TAKE(args, dent, {args.rows}, logit);
   Tensor dlogit = new_like(logit, args.dlogit);
   HD_RUN(actor_loss_bwd, logit, args, args.rows, 4 * args.actions);
   return dlogit;

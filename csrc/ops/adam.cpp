@@ -7,7 +7,8 @@ namespace hd::ops {
 namespace {
 
 float* arena(const Tensor& t, const Tensor& param, const char* what) {
-  float* p = take_float(t, param, what);
+  float* p;
+  take_into(p, t, param, what);
   HD_CHECK(reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0, what,
            " must start on 16 bytes, got an offset; copy the view");
   return p;

@@ -8,7 +8,7 @@ namespace {
 
 ContLossArgs cont_args(const Tensor& logit, const Tensor& cont) {
   ContLossArgs args{};
-  args.logit = take_float(logit, logit, "logit"), args.cont = take_float(cont, logit, "cont");
+  HD_TAKE(args, logit, logit), HD_TAKE(args, cont, logit);
   args.size = logit.numel();
   return args;
 }
@@ -24,7 +24,7 @@ HD_OP(Tensor, cont_loss_fwd, (Tensor logit, Tensor cont)) {
 // dloss, logit, cont (...) -> dlogit (...)
 HD_OP(Tensor, cont_loss_bwd, (Tensor dloss, Tensor logit, Tensor cont)) {
   ContLossArgs args = cont_args(logit, cont);
-  args.dloss = take_float(dloss, logit, "dloss");
+  HD_TAKE(args, dloss, logit);
   Tensor dlogit = new_like(logit, args.out);
   HD_RUN(cont_loss_bwd, logit, args, args.size, 20);
   return dlogit;

@@ -241,18 +241,22 @@ template <class T = float>
 T* take(const Maybe& t, Shape shape, const Tensor& like, const char* what) {
   return t ? take<T>(*t, shape, like, what) : nullptr;
 }
-// The same of the shape and type of `like`, whose type is known to be good.
-inline void* take_like(const Tensor& t, const Tensor& like, const char* what) {
+// Fills args.name from the tensor `name`: HD_TAKE(args, name, shape, like), of the field's type, null for an absent
+// one; or HD_TAKE(args, name, like), of the shape and type of `like`, float32 unless the field is void*.
+#define HD_TAKE(args, name, ...) take_into(args.name, name, __VA_ARGS__, #name)
+template <class T>
+void take_into(T*& slot, const Maybe& t, Shape shape, const Tensor& like, const char* what) {
+  slot = take<std::remove_const_t<T>>(t, shape, like, what);
+}
+template <class T>
+void take_into(T*& slot, const Tensor& t, const Tensor& like, const char* what) {
+  if (!std::is_void_v<T>) check_type(t, ScalarType::Float, what);
   check_layout(t, like, what);
   check_type(t, like.scalar_type(), what);
   check_same_shape(t, like, what);
-  return out<void>(t);
+  slot = out<T>(t);
 }
-// Float32 of the shape of `like`, which is float32; or of any shape with so many elements.
-inline float* take_float(const Tensor& t, const Tensor& like, const char* what) {
-  check_type(t, ScalarType::Float, what);
-  return static_cast<float*>(take_like(t, like, what));
-}
+// Float32 of any shape with so many elements.
 inline float* take_count(const Tensor& t, int64_t count, const Tensor& like, const char* what) {
   check_type(t, ScalarType::Float, what);
   check_layout(t, like, what);

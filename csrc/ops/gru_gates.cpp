@@ -19,7 +19,7 @@ Args gates_args(const Tensor& x, const Tensor& deter, const Tensor& scale, const
   Args args{};
   args.rows = rows(deter), args.size = cols(deter), args.dtype = storage(x, "x");
   args.x = in<void>(x), args.deter = in(deter);
-  args.scale = take(scale, {cols(x)}, x, "scale"), args.bias = take(bias, {cols(x)}, x, "bias");
+  HD_TAKE(args, scale, {cols(x)}, x), HD_TAKE(args, bias, {cols(x)}, x);
   return args;
 }
 
@@ -36,7 +36,7 @@ HD_OP(Results<4>, gru_gates_bwd,
       (Tensor dnext, Tensor x, Tensor deter, Tensor mean, Tensor rstd, Tensor scale, Tensor bias)) {
   auto args = gates_args<GruGatesBwdArgs>(x, deter, scale, bias);
   const int64_t n = args.rows, d = args.size;
-  args.dnext = take_float(dnext, deter, "dnext"), args.dx_dtype = args.dtype;
+  HD_TAKE(args, dnext, deter), args.dx_dtype = args.dtype;
   args.mean = take_count(mean, n, x, "mean"), args.rstd = take_count(rstd, n, x, "rstd");
   args.parts = pick(x, [&](auto) { return gru_gates_parts(n, d); }, [&](auto) { return cpu::gru_gates_parts(n, d); });
   Tensor dx = new_like(x, args.dx), ddeter = new_like(deter, args.ddeter), dscale = empty(x, {3 * d}, args.dscale),
@@ -45,7 +45,7 @@ HD_OP(Results<4>, gru_gates_bwd,
   run(
       x, [&](auto stream) { launch_gru_gates_bwd(args, stream); },
       [&](auto threads) {
-        threads.split(args.parts, 12 * (n * d / std::max<int64_t>(1, args.parts)),
+        threads.split(args.parts, 12 * n * d / args.parts,
                       [&](int64_t begin, int64_t end) { cpu::gru_gates_bwd(args, begin, end); });
         cpu::gru_gates_bwd_finish(args);
       });

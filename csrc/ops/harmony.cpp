@@ -15,7 +15,7 @@ HarmonyArgs harmony_args(const Tensor& like, const Maybe& s, int64_t mode, doubl
            mode, "; give the other");
   HD_CHECK(size >= 1, "losses must have at least one element, got ", size, "; leave the call out");
   HarmonyArgs args{};
-  args.s = take(s, {HARMONY_TERMS}, like, "s");
+  HD_TAKE(args, s, {HARMONY_TERMS}, like);
   args.size = size, args.mode = HarmonyMode(int32_t(mode));
   args.dyn_share = float(dyn_share), args.rep_share = float(1.0 - dyn_share);
   for (size_t i = 0; i < scales.size() && i < HARMONY_LOSSES; ++i) args.scale[i] = float(scales[i]);
@@ -41,8 +41,8 @@ HD_OP(Results<2>, harmony_bwd,
       (Tensor dtotal, Maybe dterms, Tensor mean, Maybe s, int64_t size, int64_t mode, double dyn_share,
        Numbers scales)) {
   HarmonyArgs args = harmony_args(mean, s, mode, dyn_share, scales, size);
-  args.mean = take(mean, {HARMONY_LOSSES}, mean, "mean"), args.dtotal = take(dtotal, {}, mean, "dtotal");
-  args.dterms = take(dterms, {HARMONY_TERMS}, mean, "dterms");
+  HD_TAKE(args, mean, {HARMONY_LOSSES}, mean), HD_TAKE(args, dtotal, {}, mean);
+  HD_TAKE(args, dterms, {HARMONY_TERMS}, mean);
   Tensor coef = empty(mean, {HARMONY_LOSSES}, args.coef), ds = empty(mean, {HARMONY_TERMS}, args.ds);
   run(mean, [&](auto stream) { launch_harmony_bwd(args, stream); }, [&](auto) { cpu::harmony_bwd(args); });
   return {coef, ds};

@@ -9,7 +9,7 @@ namespace {
 ImageLossArgs image_args(const Tensor& recon, const Tensor& image) {
   HD_CHECK(recon.dim() == 2, "recon must be (rows, pixels)", got(recon));
   ImageLossArgs args{};
-  args.recon = take_float(recon, recon, "recon"), args.image = take_float(image, recon, "image");
+  HD_TAKE(args, recon, recon), HD_TAKE(args, image, recon);
   args.rows = rows(recon), args.cols = cols(recon);
   return args;
 }
@@ -25,7 +25,7 @@ HD_OP(Tensor, image_loss_fwd, (Tensor recon, Tensor image)) {
 // dloss (N,), recon, image (N, P) -> drecon (N, P)
 HD_OP(Tensor, image_loss_bwd, (Tensor dloss, Tensor recon, Tensor image)) {
   ImageLossArgs args = image_args(recon, image);
-  args.dloss = take(dloss, {args.rows}, recon, "dloss");
+  HD_TAKE(args, dloss, {args.rows}, recon);
   Tensor drecon = new_like(recon, args.drecon);
   HD_RUN(image_loss_bwd, recon, args, args.rows, args.cols / 2);
   return drecon;

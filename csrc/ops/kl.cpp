@@ -15,7 +15,7 @@ BalancedKlArgs kl_args(const Tensor& post, const Tensor& prior, double free_nats
   check_layout(post, post, "post");
   HD_CHECK(cols(post) <= KL_MAX_CLASSES, "post must have up to ", KL_MAX_CLASSES, " classes", got(post));
   BalancedKlArgs args{};
-  args.post = in<void>(post), args.prior = take_like(prior, post, "prior");
+  args.post = in<void>(post), HD_TAKE(args, prior, post);
   args.rows = rows(post, 2), args.groups = post.size(post.dim() - 2), args.classes = cols(post);
   args.free_nats = float(free_nats), args.dtype = storage(post, "post");
   return args;

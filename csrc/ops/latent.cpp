@@ -50,7 +50,7 @@ HD_OP(Tensor, unimix_fwd, (Tensor logit, double mix)) {
 // dlogp, logit (..., K) -> dlogit like logit
 HD_OP(Tensor, unimix_bwd, (Tensor dlogp, Tensor logit, double mix)) {
   auto args = classes_of<LatentBwdArgs>(logit, mix, false);
-  args.dlogp = take_like(dlogp, logit, "dlogp");
+  HD_TAKE(args, dlogp, logit);
   return backward(logit, args);
 }
 
@@ -73,7 +73,7 @@ HD_OP(Results<2>, sample_latent_fwd, (Tensor logp, Tensor u)) {
 // donehot, logp (..., K) -> dlogp like logp
 HD_OP(Tensor, sample_latent_bwd, (Tensor donehot, Tensor logp)) {
   auto args = classes_of<LatentBwdArgs>(logp, 0, true);
-  args.donehot = take_like(donehot, logp, "donehot");
+  HD_TAKE(args, donehot, logp);
   return backward(logp, args);
 }
 

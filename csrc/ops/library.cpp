@@ -2,8 +2,6 @@
 // of.
 #include <dlfcn.h>
 
-#include <mutex>
-
 #include "build_info.h"  // written by CMake
 #include "ops/glue.h"
 

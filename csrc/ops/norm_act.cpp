@@ -17,7 +17,7 @@ int64_t normalized(const Tensor& x) {
 HD_OP(Results<3>, norm_act_fwd, (Tensor x, Tensor scale, Tensor bias)) {
   const int64_t c = normalized(x);
   NormActFwdArgs args{};
-  args.x = in<void>(x), args.scale = take(scale, {c}, x, "scale"), args.bias = take(bias, {c}, x, "bias");
+  args.x = in<void>(x), HD_TAKE(args, scale, {c}, x), HD_TAKE(args, bias, {c}, x);
   args.rows = rows(x), args.cols = c, args.dtype = storage(x, "x");
   Tensor y = new_like(x, args.y), mean = new_rows(x, args.mean), rstd = new_rows(x, args.rstd);
   HD_RUN(norm_act_fwd, x, args, args.rows, c);
@@ -28,9 +28,9 @@ HD_OP(Results<3>, norm_act_fwd, (Tensor x, Tensor scale, Tensor bias)) {
 HD_OP(Results<3>, norm_act_bwd, (Tensor dy, Tensor x, Tensor mean, Tensor rstd, Tensor scale, Tensor bias)) {
   const int64_t c = normalized(x), n = rows(x);
   NormActBwdArgs args{};
-  args.dy = take_like(dy, x, "dy"), args.x = in<void>(x);
+  HD_TAKE(args, dy, x), args.x = in<void>(x);
   args.mean = take_count(mean, n, x, "mean"), args.rstd = take_count(rstd, n, x, "rstd");
-  args.scale = take(scale, {c}, x, "scale"), args.bias = take(bias, {c}, x, "bias");
+  HD_TAKE(args, scale, {c}, x), HD_TAKE(args, bias, {c}, x);
   args.rows = n, args.cols = c, args.dtype = storage(x, "x");
   args.parts = pick(x, [&](auto) { return norm_act_parts(n, c); }, [&](auto) { return cpu::norm_act_parts(n, c); });
   Tensor dx = new_like(x, args.dx), dscale = empty(x, {c}, args.dscale), dbias = empty(x, {c}, args.dbias),
@@ -38,7 +38,7 @@ HD_OP(Results<3>, norm_act_bwd, (Tensor dy, Tensor x, Tensor mean, Tensor rstd, 
   run(
       x, [&](auto stream) { launch_norm_act_bwd(args, stream); },
       [&](auto threads) {
-        threads.split(args.parts, 3 * (n * c / std::max<int64_t>(1, args.parts)),
+        threads.split(args.parts, 3 * n * c / args.parts,
                       [&](int64_t begin, int64_t end) { cpu::norm_act_bwd(args, begin, end); });
         cpu::norm_act_bwd_finish(args);
       });

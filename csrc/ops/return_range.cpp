@@ -14,7 +14,7 @@ HD_OP(Tensor, return_range,
        double floor)) {
   HD_CHECK(ret.dim() == 1 && ret.numel() >= 1, "ret must be (n,), not empty", got(ret));
   ReturnRangeArgs args{};
-  args.ret = take_float(ret, ret, "ret"), args.size = ret.numel();
+  HD_TAKE(args, ret, ret), args.size = ret.numel();
   args.low = take_count(low, 1, ret, "low"), args.high = take_count(high, 1, ret, "high");
   args.decay = float(decay), args.rest = float(1.0 - decay), args.floor = float(floor);
   const double percentile[2] = {low_percentile, high_percentile};

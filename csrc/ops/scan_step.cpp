@@ -39,8 +39,8 @@ Args latent_args(const Tensor& logit, const Tensor& bias, double mix) {
            " classes", got(logit));
   Args a{};
   a.groups = times(b, s, "logit"), a.classes = k, a.mix = float(mix), a.dtype = DType::F32;
-  a.logit = take(logit, {b, s, k}, logit, "logit");
-  a.bias = take(bias, {s * k}, logit, "bias"), a.row_groups = s;
+  HD_TAKE(a, logit, {b, s, k}, logit);
+  HD_TAKE(a, bias, {s * k}, logit), a.row_groups = s;
   return a;
 }
 
@@ -51,8 +51,8 @@ LatentFwdArgs draw_args(const Tensors& draw, double mix, const Maybe& logp, cons
   auto a = latent_args<LatentFwdArgs>(logit, draw[1], mix);
   const int64_t b = logit.size(0), s = a.row_groups, k = a.classes;
   a.u = take(draw[2], {b, s}, logit, "u");
-  a.logp = take(logp, {b, s, k}, logit, "logp");
-  a.index = take<int64_t>(index, {b, s}, logit, "index");
+  HD_TAKE(a, logp, {b, s, k}, logit);
+  HD_TAKE(a, index, {b, s}, logit);
   if (onehot) {
     a.onehot_dtype = check_operand(*onehot, b, s * k, logit, "onehot");
     a.onehot = out<void>(*onehot), a.onehot_stride = onehot->stride(0);
@@ -71,8 +71,8 @@ Args step_args(const Tensor& pre, const Tensor& joint, const Tensor& scale, cons
            " columns, no more than joint or djoint", got(pre, joint));
   Args a{};
   a.rows = b, a.size = d, a.cols = u;
-  a.pre = take(pre, {b, u}, pre, "pre");
-  a.scale = take(scale, {u}, pre, "scale"), a.bias = take(bias, {u}, pre, "bias");
+  HD_TAKE(a, pre, {b, u}, pre);
+  HD_TAKE(a, scale, {u}, pre), HD_TAKE(a, bias, {u}, pre);
   a.mean = take(stats, {2, b}, pre, "stats"), a.rstd = a.mean + b;
   return a;
 }
@@ -97,10 +97,10 @@ void take_kernel(ScanInputFwdArgs& a, const Tensor& kernel, int64_t groups, cons
 // The state that rows start from: start (D,), start_index (S,), whose rows of kernel are added; before (B, D).
 void take_start(ScanInputFwdArgs& a, const Tensor& start, const Tensor& start_index, const Tensor& kernel,
                 const Tensor& before, const Tensor& joint) {
-  a.start = take(start, {a.size}, joint, "start");
+  HD_TAKE(a, start, {a.size}, joint);
   take_kernel(a, kernel, start_index.numel(), joint);
-  a.start_index = take<int64_t>(start_index, {a.groups}, joint, "start_index");
-  a.before = take(before, {a.rows, a.size}, joint, "before");
+  HD_TAKE(a, start_index, {a.groups}, joint);
+  HD_TAKE(a, before, {a.rows, a.size}, joint);
 }
 
 // The action that is drawn, draw = [logit (B, 1, A), bias, u] -> action (B, 1), and its row of action_kernel (A, U).
@@ -154,7 +154,7 @@ HD_OP(void, scan_next_fwd,
            " and ", drawn.size(), "; give the three");
   ScanInputFwdArgs a = input_args(pre, scale, bias, joint, stats);
   a.deter = take(state[0], {a.rows, a.size}, pre, "deter");
-  a.reset = take<bool>(reset, {a.rows}, pre, "reset");
+  HD_TAKE(a, reset, {a.rows}, pre);
   take_start(a, state[1], state[2], kernel, before, joint);
   const LatentFwdArgs sample = draw_args(draw, mix, drawn[0], drawn[1], drawn[2]);
   check_device(draw[0], pre, "logit");
@@ -168,10 +168,10 @@ HD_OP(void, scan_gather,
        Tensor scale, Tensor bias, Out joint, Out stats)) {
   ScanInputFwdArgs a = input_args(pre, scale, bias, joint, stats);
   a.accumulate = false;
-  a.deter = take(deter, {a.rows, a.size}, pre, "deter");
+  HD_TAKE(a, deter, {a.rows, a.size}, pre);
   HD_CHECK(index.dim() == 2, "index must be (B, S)", got(index));
   take_kernel(a, kernel, index.size(1), joint);
-  a.index = take<int64_t>(index, {a.rows, a.groups}, pre, "index");
+  HD_TAKE(a, index, {a.rows, a.groups}, pre);
   const LatentFwdArgs sample = take_action(a, draw, mix, action, action_kernel, joint);
   run_input(pre, a, &sample);
 }
@@ -180,7 +180,7 @@ HD_OP(void, scan_act,
       (Out pre, Tensor deter, Tensors draw, double mix, Out action, Tensor action_kernel, Tensor scale, Tensor bias,
        Out joint, Out stats)) {
   ScanInputFwdArgs a = input_args(pre, scale, bias, joint, stats);
-  a.deter = take(deter, {a.rows, a.size}, pre, "deter");
+  HD_TAKE(a, deter, {a.rows, a.size}, pre);
   const LatentFwdArgs sample = take_action(a, draw, mix, action, action_kernel, joint);
   run_input(pre, a, &sample);
 }
@@ -189,14 +189,14 @@ HD_OP(void, scan_act,
 ScanInputBwdArgs input_bwd_args(const Tensor& djoint, const Tensor& pre, const Tensor& stats, const Tensor& scale,
                                 const Tensor& bias, const Tensor& dpre, const Tensor& partial) {
   auto a = step_args<ScanInputBwdArgs>(pre, djoint, scale, bias, stats);
-  a.djoint = take(djoint, {a.rows, a.size + a.cols}, pre, "djoint");
+  HD_TAKE(a, djoint, {a.rows, a.size + a.cols}, pre);
   a.dtype = storage(dpre, "dpre"), a.dpre = take_as(dpre.scalar_type(), dpre, {a.rows, a.cols}, pre, "dpre");
   a.partial = take_parts(partial, a.parts, a.cols, pre);
   return a;
 }
 
 void run_input_bwd(const Tensor& pre, const ScanInputBwdArgs& a) {
-  HD_RUN(scan_input_bwd, pre, a, a.parts, 6 * (a.cols + a.size) * std::max<int64_t>(1, a.rows / a.parts));
+  HD_RUN(scan_input_bwd, pre, a, a.parts, 6 * (a.cols + a.size) * a.rows / a.parts);
 }
 
 HD_OP(void, scan_norm_bwd, (Tensor dy, Tensor x, Tensor stats, Tensor scale, Tensor bias, Out dx, Out partial)) {
@@ -209,8 +209,8 @@ HD_OP(void, scan_start_bwd,
       (Tensor djoint, Tensor direct, Tensor pre, Tensor stats, Tensor scale, Tensor bias, Out dpre, Out dbefore,
        Out partial)) {
   ScanInputBwdArgs a = input_bwd_args(djoint, pre, stats, scale, bias, dpre, partial);
-  a.direct = take(direct, {a.rows, a.size}, pre, "direct");
-  a.dbefore = take(dbefore, {a.rows, a.size}, pre, "dbefore");
+  HD_TAKE(a, direct, {a.rows, a.size}, pre);
+  HD_TAKE(a, dbefore, {a.rows, a.size}, pre);
   run_input_bwd(pre, a);
 }
 
@@ -218,11 +218,11 @@ HD_OP(void, scan_next_bwd,
       (Tensor djoint, Tensor direct, Tensor reset, Tensor pre, Tensor stats, Tensor scale, Tensor bias, Out dpre,
        Out dmasked, Out dbefore, Out carry, Out partial)) {
   ScanInputBwdArgs a = input_bwd_args(djoint, pre, stats, scale, bias, dpre, partial);
-  a.direct = take(direct, {a.rows, a.size}, pre, "direct");
-  a.reset = take<bool>(reset, {a.rows}, pre, "reset");
+  HD_TAKE(a, direct, {a.rows, a.size}, pre);
+  HD_TAKE(a, reset, {a.rows}, pre);
   a.dmasked = take_as(dpre.scalar_type(), dmasked, {a.rows, a.cols}, pre, "dmasked");
-  a.dbefore = take(dbefore, {a.rows, a.size}, pre, "dbefore");
-  a.carry = take(carry, {a.rows, a.size}, pre, "carry");
+  HD_TAKE(a, dbefore, {a.rows, a.size}, pre);
+  HD_TAKE(a, carry, {a.rows, a.size}, pre);
   run_input_bwd(pre, a);
 }
 
@@ -235,8 +235,8 @@ Args step_gates_args(const Tensor& x, const Tensor& deter, const Tensor& scale, 
   const int64_t b = deter.size(0), d = deter.size(1);
   Args a{};
   a.rows = b, a.size = d, a.dtype = DType::F32;
-  a.x = take(x, {b, 3 * d}, deter, "x"), a.deter = take(deter, {b, d}, deter, "deter");
-  a.scale = take(scale, {3 * d}, deter, "scale"), a.bias = take(bias, {3 * d}, deter, "bias");
+  HD_TAKE(a, x, {b, 3 * d}, deter), HD_TAKE(a, deter, {b, d}, deter);
+  HD_TAKE(a, scale, {3 * d}, deter), HD_TAKE(a, bias, {3 * d}, deter);
   a.mean = take(stats, {2, b}, deter, "stats"), a.rstd = a.mean + b;
   return a;
 }
@@ -256,17 +256,17 @@ HD_OP(void, scan_gates_bwd,
       (Tensor dnext, Tensor x, Tensor deter, Tensor stats, Tensor scale, Tensor bias, Out dx, Out ddeter,
        Out partial)) {
   auto a = step_gates_args<GruGatesBwdArgs>(x, deter, scale, bias, stats);
-  a.dnext = take(dnext, {a.rows, a.size}, deter, "dnext"), a.ddeter = take(ddeter, {a.rows, a.size}, deter, "ddeter");
+  HD_TAKE(a, dnext, {a.rows, a.size}, deter), HD_TAKE(a, ddeter, {a.rows, a.size}, deter);
   a.dx_dtype = storage(dx, "dx"), a.dx = take_as(dx.scalar_type(), dx, {a.rows, 3 * a.size}, deter, "dx");
   a.partial = take_parts(partial, a.parts, 3 * a.size, deter);
-  HD_RUN(gru_gates_bwd, deter, a, a.parts, 20 * a.size * std::max<int64_t>(1, a.rows / a.parts));
+  HD_RUN(gru_gates_bwd, deter, a, a.parts, 20 * a.size * a.rows / a.parts);
 }
 
 void run_latent(const Tensor& logit, const LatentFwdArgs& a) { HD_RUN(latent_fwd, logit, a, a.groups, 2 * a.classes); }
 
 HD_OP(void, scan_logp_fwd, (Tensor logit, Tensor bias, double mix, Out logp)) {
   auto a = latent_args<LatentFwdArgs>(logit, bias, mix);
-  a.logp = take(logp, {logit.size(0), a.row_groups, a.classes}, logit, "logp");
+  HD_TAKE(a, logp, {logit.size(0), a.row_groups, a.classes}, logit);
   run_latent(logit, a);
 }
 
@@ -278,7 +278,7 @@ HD_OP(void, scan_sample_fwd, (Tensors draw, double mix, MaybeOut logp, MaybeOut 
 HD_OP(void, scan_sample_bwd, (Tensor logit, Tensor bias, Maybe donehot, Maybe dlogp, double mix, Out dlogit)) {
   auto a = latent_args<LatentBwdArgs>(logit, bias, mix);
   const int64_t b = logit.size(0), s = a.row_groups, k = a.classes;
-  a.donehot = take(donehot, {b, s, k}, logit, "donehot"), a.dlogp = take(dlogp, {b, s, k}, logit, "dlogp");
+  HD_TAKE(a, donehot, {b, s, k}, logit), HD_TAKE(a, dlogp, {b, s, k}, logit);
   a.dlogit_dtype = storage(dlogit, "dlogit");
   a.dlogit = take_as(dlogit.scalar_type(), dlogit, {b, s, k}, logit, "dlogit");
   HD_RUN(latent_bwd, logit, a, a.groups, 2 * k);

@@ -9,7 +9,7 @@ namespace {
 // x (...) float32 -> (...); dy, of its shape, is read by a backward alone.
 SymArgs elements(const Tensor& x, const Tensor& dy) {
   SymArgs args{};
-  args.x = take_float(x, x, "x"), args.dy = take_float(dy, x, "dy"), args.size = x.numel();
+  HD_TAKE(args, x, x), HD_TAKE(args, dy, x), args.size = x.numel();
   return args;
 }
 
@@ -44,7 +44,7 @@ Args bins_args(const Tensor& logit, const Tensor& bins) {
   HD_CHECK(logit.dim() == 2 && cols(logit) >= 2, "logit must be (rows, bins), at least two bins", got(logit));
   Args args{};
   args.rows = rows(logit), args.cols = cols(logit);
-  args.logit = take_float(logit, logit, "logit"), args.bins = take(bins, {args.cols}, logit, "bins");
+  HD_TAKE(args, logit, logit), HD_TAKE(args, bins, {args.cols}, logit);
   return args;
 }
 // target (M, N).
@@ -52,7 +52,7 @@ TwohotLossArgs loss_args(const Tensor& logit, const Tensor& target, const Tensor
   auto args = bins_args<TwohotLossArgs>(logit, bins);
   HD_CHECK(target.dim() == 2, "target must be (targets, rows)", got(target, logit));
   args.targets = target.size(0);
-  args.target = take(target, {args.targets, args.rows}, logit, "target");
+  HD_TAKE(args, target, {args.targets, args.rows}, logit);
   return args;
 }
 
@@ -67,7 +67,7 @@ HD_OP(Results<2>, twohot_loss_fwd, (Tensor logit, Tensor target, Tensor bins)) {
 // dloss (M, N), logit (N, K), target (M, N), bins (K,), stats (N, 2) -> dlogit (N, K)
 HD_OP(Tensor, twohot_loss_bwd, (Tensor dloss, Tensor logit, Tensor target, Tensor bins, Tensor stats)) {
   TwohotLossArgs args = loss_args(logit, target, bins);
-  args.dloss = take_float(dloss, target, "dloss"), args.stats = take(stats, {args.rows, 2}, logit, "stats");
+  HD_TAKE(args, dloss, target), HD_TAKE(args, stats, {args.rows, 2}, logit);
   Tensor dlogit = new_like(logit, args.dlogit);
   HD_RUN(twohot_loss_bwd, logit, args, args.rows, 2 * args.cols);
   return dlogit;
@@ -85,8 +85,8 @@ HD_OP(Results<3>, twohot_mean_fwd, (Tensor logit, Tensor bins)) {
 // dmean (N,), logit (N, K), bins (K,), center (N,), stats (N, 2) -> dlogit (N, K)
 HD_OP(Tensor, twohot_mean_bwd, (Tensor dmean, Tensor logit, Tensor bins, Tensor center, Tensor stats)) {
   auto args = bins_args<TwohotMeanArgs>(logit, bins);
-  args.dmean = take(dmean, {args.rows}, logit, "dmean"), args.center = take(center, {args.rows}, logit, "center");
-  args.stats = take(stats, {args.rows, 2}, logit, "stats");
+  HD_TAKE(args, dmean, {args.rows}, logit), HD_TAKE(args, center, {args.rows}, logit);
+  HD_TAKE(args, stats, {args.rows, 2}, logit);
   Tensor dlogit = new_like(logit, args.dlogit);
   HD_RUN(twohot_mean_bwd, logit, args, args.rows, 2 * args.cols);
   return dlogit;
