@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hdfast.report.figures import FIXED as METHODS
-from hdfast.report.figures import INK, MUTED, OTHERS
+from hdfast.report.style import INK, METHODS, MUTED, OTHERS
 from hdfast.run.jsonl import replace
 
 MODEL, BEHAVIOR, DATA, DISK = OTHERS[0], METHODS["HarmonyDream"], OTHERS[1], MUTED

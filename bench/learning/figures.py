@@ -20,8 +20,9 @@ from learning_records import Result, interval, methods, of, official, read, task
 from results_table import put
 
 from hdfast import scores
-from hdfast.report.figures import FIXED, INK, MUTED, OTHERS, RC
+from hdfast.report.figures import RC
 from hdfast.report.run import OURS
+from hdfast.report.style import INK, METHODS, MUTED, OTHERS
 from hdfast.report.summary import mean_curve, random_play, title
 from hdfast.run.jsonl import replace
 from hdfast.run.progress import short
@@ -95,8 +96,8 @@ def palette(names: Sequence[str]) -> dict[str, str]:
     found, free = {}, iter(OTHERS * 10)
     for name in names:
         base = name.removeprefix(OURS).partition(" [")[0]
-        taken = name.startswith(OURS) and base in FIXED and FIXED[base] not in found.values()
-        found[name] = FIXED[base] if taken else next(free)
+        taken = name.startswith(OURS) and base in METHODS and METHODS[base] not in found.values()
+        found[name] = METHODS[base] if taken else next(free)
     return found
 
 
@@ -212,7 +213,7 @@ def _bars(axes: Any, heading: str, bars: Sequence[tuple[str, float, str]], *, ro
     for place, (name, value, words) in enumerate(bars):
         ours = name.startswith("hdfast")
         weight = "bold" if ours else "normal"
-        axes.barh(place, value, height=0.66, color=FIXED["HarmonyDream"] if ours else GRAY, linewidth=0)
+        axes.barh(place, value, height=0.66, color=METHODS["HarmonyDream"] if ours else GRAY, linewidth=0)
         axes.annotate(words, (value, place), (4, 0), textcoords="offset points", va="center", fontsize=10,
                       fontweight=weight)
         axes.annotate(name, (0, place), (-5, 0), textcoords="offset points", va="center", ha="right", fontsize=10,

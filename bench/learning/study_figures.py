@@ -14,8 +14,8 @@ import numpy as np
 from study_arms import ARMS, TERMS
 
 from hdfast.errors import RunError
-from hdfast.report.figures import FIXED as METHODS
-from hdfast.report.figures import INK, MUTED, OTHERS, RC
+from hdfast.report.figures import RC
+from hdfast.report.style import INK, METHODS, MUTED, OTHERS
 from hdfast.run.jsonl import replace
 
 Records = dict[str, list[dict[str, Any]]]  # by arm, in the order of ARMS

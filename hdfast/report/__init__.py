@@ -8,5 +8,6 @@
     tables       CSV, Markdown, LaTeX, terminal
     figures      matplotlib, nowhere else
     page         the HTML page
+    style        colors, the page's style sheet and script
     build        the verb: reads, computes, writes
 """

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ import numpy as np
 from hdfast import scores
 from hdfast.report import statistics
 from hdfast.report.run import TERMS, Curve
+from hdfast.report.statistics import Estimate
+from hdfast.report.style import CSS, GRID, INK, MUTED
 from hdfast.report.summary import (
     METRICS,
     PUBLISHED,
@@ -31,19 +34,14 @@ from hdfast.report.summary import (
 )
 from hdfast.run.progress import short
 
-INK, MUTED, GRID = "#1b1f27", "#6b7280", "#e3e6eb"
-# The colors of Okabe and Ito, told apart by color-blind readers, and two more.
-OTHERS = ("#0072B2", "#009E73", "#56B4E9", "#E69F00", "#882255", "#999933")
-FIXED = {"HarmonyDream": "#D55E00", "DreamerV3": "#AA4499"}
-CSS = {INK: "--ink", MUTED: "--muted", GRID: "--line",
-       **{color: f"--c{i}" for i, color in enumerate((*OTHERS, *FIXED.values()))}}
-"""CSS variable of every color."""
 RC = {"font.family": "sans-serif", "font.size": 8.5, "axes.titlesize": 9.5, "axes.titleweight": "bold",
       "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
       "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.7, "axes.edgecolor": MUTED,
       "axes.labelcolor": INK, "text.color": INK, "axes.titlecolor": INK, "xtick.color": MUTED, "ytick.color": MUTED,
       "xtick.labelcolor": INK, "ytick.labelcolor": INK, "legend.frameon": False, "lines.linewidth": 1.8,
       "lines.solid_capstyle": "round", "svg.hashsalt": "hdfast", "axes.linewidth": 0.8, "figure.dpi": 200}
+DASHED = {"color": MUTED, "linewidth": 1, "linestyle": "--"}
+DOTTED = DASHED | {"linestyle": ":"}
 NORMALIZED_TICKS = (0, 0.25, 0.5, 1, 2, 5, 10, 20, 50)
 
 
@@ -55,7 +53,7 @@ class Plot:
     heading: str
     caption: str
     panels: tuple[tuple[str, Callable[[Any], None]], ...]
-    legend: tuple[tuple[str, str], ...]  # (name, color)
+    legend: Sequence[Group]
     size: tuple[float, float] = (3.4, 2.4)  # inches of a panel
     columns: int = 4
     margins: tuple[float, float, float, float] | None = None  # left, bottom, right, top of one panel
@@ -63,10 +61,9 @@ class Plot:
 
 def plots(summary: Summary) -> list[Plot]:
     """Every picture that the summary has data for."""
-    colors = palette(summary.groups)
     found = []
     for number, block in enumerate(summary.blocks):
-        found += _block_plots(summary, block, colors, f"-{number + 1}" if number else "")
+        found += _block_plots(block, summary.samples, f"-{number + 1}" if number else "")
     with_curves = [g for g in summary.groups if any(task in g.curves for task in summary.tasks)]
     own = [g for g in with_curves if g.kind != PUBLISHED] or with_curves
     tasks = [task for task in summary.tasks if any(task in g.curves for g in own)]
@@ -76,59 +73,48 @@ def plots(summary: Summary) -> list[Plot]:
             "Mean over the finished seeds, where there are any, with one standard deviation as band; single seeds as "
             "thin lines; published curves are means, with the range of their seeds where a score file has them. "
             "Dotted: random play as published, dash-dotted as measured beside the runs; dashed: human.",
-            tuple((f"Scores of {title(t)} over frames", partial(_game, summary, t, colors)) for t in tasks),
-            _legend(with_curves, colors), columns=min(4, len(tasks)), margins=(0.13, 0.17, 0.95, 0.9)))
+            tuple((f"Scores of {title(t)} over frames", partial(_game, summary, t)) for t in tasks),
+            with_curves, columns=min(4, len(tasks)), margins=(0.13, 0.17, 0.95, 0.9)))
     tuned = [g for g in summary.groups if any(run.harmony for run in g.runs)]
     if tuned:
         found.append(Plot(
             "harmony", "Harmony coefficients",
             "Learned weight of each loss over frames: geometric mean and range over runs; 1 at the start.",
-            tuple((f"Weight of the {words} loss over frames", partial(_harmony, tuned, term, colors))
-                  for term, words in TERMS.items()), _legend(tuned, colors), columns=3))
+            tuple((f"Weight of the {words} loss over frames", partial(_harmony, tuned, term))
+                  for term, words in TERMS.items()), tuned, columns=3))
     return found
 
 
-def _block_plots(summary: Summary, block: Block, colors: dict[str, str], suffix: str) -> list[Plot]:
+def _block_plots(block: Block, samples: int, suffix: str) -> list[Plot]:
     groups, count = [row.group for row in block.rows], len(block.tasks)
     over = f"{count} games" if count > 1 else title(block.tasks[0])
     tall = 0.8 + sum(0.2 + 0.13 * len(_wrapped(g.name)) for g in groups)
-    legend = _legend(groups, colors)
     found = [Plot(f"aggregates{suffix}", f"Aggregates over {over}",
                   "Human-normalized, point estimate and 95% stratified bootstrap interval. Of the gap, less is better.",
-                  tuple((f"{label} over {over}", partial(_aggregate, block, name, colors))
+                  tuple((f"{label} over {over}", partial(_aggregate, block, name))
                         for name, label in METRICS.items()), (), size=(3.4, tall))]
     if block.improvements:
-        ours = dict.fromkeys(v.ours for v in block.improvements)
+        ours = {v.ours for v in block.improvements}
         found.append(Plot(f"improvement{suffix}", "Probability of improvement",
                           "Chance that a run of the method above beats one of the method on the left, on a game drawn "
                           "at random.",
-                          tuple((f"Probability that {name} beats others", partial(_improvement, block, name, colors))
-                                for name in ours), (), size=(3.4, tall + 0.2)))
+                          tuple((f"Probability that {g.name} beats others", partial(_improvement, block, g))
+                                for g in groups if g.name in ours), (), size=(3.4, tall + 0.2)))
     if suffix:  # the smaller sets of games come with numbers alone
         return found
     found.append(Plot("profile", "Performance profile",
                       "Share of runs above a human-normalized score, averaged over games, with 95% band.",
-                      ((f"Performance profile over {over}", partial(_profile, block, colors, summary.samples)),),
-                      legend, size=(4.4, 3.0), columns=1))
+                      ((f"Performance profile over {over}", partial(_profile, block, samples)),),
+                      groups, size=(4.4, 3.0), columns=1))
     found.append(Plot("games", "Game by game", "Mean over seeds, human-normalized. 1 is human.",
-                      (("Human-normalized score of every game", partial(_games, block, colors)),), legend,
+                      (("Human-normalized score of every game", partial(_games, block)),), groups,
                       size=(4.4, 1.0 + 0.19 * count), columns=1))
     if count > 1 and all(task in g.curves for g in groups for task in block.tasks):
         found.append(Plot("normalized", "Human-normalized score over frames",
                           f"Mean and median over {over} of each game's mean curve.",
-                          tuple((f"{METRICS[name]} over frames", partial(_normalized, block, name, colors))
-                                for name in ("median", "mean")), legend, size=(4.4, 2.6), columns=2))
+                          tuple((f"{METRICS[name]} over frames", partial(_normalized, block, name))
+                                for name in ("median", "mean")), groups, size=(4.4, 2.6), columns=2))
     return found
-
-
-def palette(groups: Sequence[Group]) -> dict[str, str]:
-    """{method: color}."""
-    free = [group.name for group in groups if group.name not in FIXED]
-    return FIXED | {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(free)}
-
-
-def _legend(groups: Sequence[Group], colors: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    return tuple((group.name, colors[group.name]) for group in groups)
 
 
 # From plots to bytes
@@ -144,11 +130,7 @@ def render(plot: Plot) -> tuple[dict[str, bytes], list[str]]:
         figure = _whole(plot, Figure)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once, for both files
-        files = {}
-        for ending, extra in (("png", {"dpi": 200}), ("svg", {"metadata": {"Date": None, "Creator": None}})):
-            out = io.BytesIO()
-            figure.savefig(out, format=ending, **extra)
-            files[ending] = out.getvalue()
+        files = {ending: _saved(figure, ending) for ending in ("png", "svg")}
     with rc_context(RC | {"svg.fonttype": "none"}):
         panels = []
         for label, draw in plot.panels:
@@ -156,10 +138,14 @@ def render(plot: Plot) -> tuple[dict[str, bytes], list[str]]:
             if plot.margins:
                 figure.subplots_adjust(*plot.margins)
             draw(figure.add_subplot())
-            out = io.BytesIO()
-            figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-            panels.append(_inline(out.getvalue().decode(), label))
+            panels.append(_inline(_saved(figure, "svg", transparent=True).decode(), label))
     return files, panels
+
+
+def _saved(figure: Any, ending: str, **options: bool) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format=ending, metadata={"Date": None, "Creator": None}, **options)
+    return out.getvalue()
 
 
 def _whole(plot: Plot, new_figure: Callable[..., Any]) -> Any:
@@ -173,8 +159,8 @@ def _whole(plot: Plot, new_figure: Callable[..., Any]) -> Any:
     for i, (_, draw) in enumerate(plot.panels):
         draw(figure.add_subplot(rows, columns, i + 1))
     if plot.legend:
-        handles = [Line2D([], [], color=color, linewidth=2.2, label=name) for name, color in plot.legend]
-        entry = max(1.7, 0.5 + 0.066 * max(len(name) for name, _ in plot.legend))  # inches, its line and its letters
+        handles = [Line2D([], [], color=group.color, linewidth=2.2, label=group.name) for group in plot.legend]
+        entry = max(1.7, 0.5 + 0.066 * max(len(group.name) for group in plot.legend))  # inches: its line, its letters
         figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), int(width / entry))))
     return figure
 
@@ -187,57 +173,62 @@ def _inline(svg: str, label: str) -> str:
     svg = re.sub(r"font: (\d+ )?([\d.]+px)[^;\"]*", lambda m: f"font: {m[1] or ''}{m[2]} var(--sans)", svg)
     for color, name in CSS.items():
         svg = re.sub(color, f"var({name})", svg, flags=re.IGNORECASE)
-    label = label.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     box = re.search(r'viewBox="[^"]*"', svg)[0]
-    return re.sub(r"<svg[^>]*>", lambda _: f'<svg {box} role="img" aria-label="{label}" '
+    return re.sub(r"<svg[^>]*>", lambda _: f'<svg {box} role="img" aria-label="{escape(label)}" '
                   'xmlns:xlink="http://www.w3.org/1999/xlink">', svg, count=1, flags=re.DOTALL)
 
 
 # Panels
 
-def _aggregate(block: Block, name: str, colors: dict[str, str], axes: Any) -> None:
-    lines = [(row.group.name, colors[row.group.name], row.values[name], row.intervals[name]) for row in block.rows]
-    _intervals(axes, lines)
-    low, high = min(line[3][0] for line in lines), max(line[3][1] for line in lines)
+def _aggregate(block: Block, name: str, axes: Any) -> None:
+    found = [row.aggregates[name] for row in block.rows]
+    _intervals(axes, [(row.group.name, row.group.color) for row in block.rows], found)
+    low, high = min(x.low for x in found), max(x.high for x in found)
     room = (high - low or abs(high) or 1.0) * 0.08
     axes.set_xlim(low - room, high + room)
     axes.locator_params(axis="x", nbins=5)
     axes.set_title(METRICS[name])
 
 
-def _intervals(axes: Any, lines: Sequence[tuple[str, str, float, tuple[float, float]]]) -> None:
-    """One bar from low to high a line, with a stroke at the value; lines are (label, color, value, (low, high))."""
-    for place, (_, color, value, (low, high)) in enumerate(lines):
+def _intervals(axes: Any, names: Sequence[tuple[str, str]], found: Sequence[Estimate]) -> None:
+    """A line for each (name, color): a bar from low to high, with a stroke at the value."""
+    for place, ((_, color), (value, low, high)) in enumerate(zip(names, found, strict=True)):
         axes.barh(place, high - low, left=low, height=0.5, color=color, alpha=0.35, linewidth=0)
         axes.plot([value] * 2, [place - 0.25, place + 0.25], color=color, linewidth=2.2, solid_capstyle="butt")
-    axes.set_yticks(range(len(lines)), ["\n".join(_wrapped(line[0])) for line in lines])
-    axes.set_ylim(len(lines) - 0.4, -0.6)
+    axes.set_yticks(range(len(names)), ["\n".join(_wrapped(name)) for name, _ in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    _names_alone(axes)
+    axes.spines["left"].set_visible(False)
+
+
+def _names_alone(axes: Any) -> None:
+    """A y axis of names: no grid, no ticks."""
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
 
 
 def _wrapped(name: str) -> list[str]:
     return textwrap.wrap(name, 24)
 
 
-def _improvement(block: Block, ours: str, colors: dict[str, str], axes: Any) -> None:
-    axes.axvline(0.5, color=MUTED, linewidth=1, linestyle="--")
-    _intervals(axes, [(v.other, colors[ours], v.value, v.interval) for v in block.improvements if v.ours == ours])
+def _improvement(block: Block, group: Group, axes: Any) -> None:
+    against = [v for v in block.improvements if v.ours == group.name]
+    axes.axvline(0.5, **DASHED)
+    _intervals(axes, [(v.other, group.color) for v in against], [v.chance for v in against])
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
-    axes.set_title("\n".join(_wrapped(f"{ours} >")))
+    axes.set_title("\n".join(_wrapped(f"{group.name} >")))
 
 
-def _profile(block: Block, colors: dict[str, str], samples: int, axes: Any) -> None:
-    values = {row.group.name: row.group.normalized(block.tasks) for row in block.rows}
-    top = max(1.5, max(float(runs.max()) for games in values.values() for runs in games.values()))
+def _profile(block: Block, samples: int, axes: Any) -> None:
+    values = [(row.group, row.group.normalized(block.tasks)) for row in block.rows]
+    top = max(1.5, *(float(runs.max()) for _, games in values for runs in games.values()))
     thresholds = np.concatenate([np.linspace(0, 1, 61)[:-1], np.geomspace(1, top * 1.05, 60)])
-    for name, games in values.items():
-        low, high = statistics.profile_band(games, thresholds, samples=min(samples, 2000))
-        axes.fill_between(thresholds, low, high, color=colors[name], alpha=0.15, linewidth=0)
-        axes.plot(thresholds, statistics.profile(games, thresholds), color=colors[name])
-    axes.axvline(1, color=MUTED, linewidth=1, linestyle="--")
+    for group, games in values:
+        share, low, high = statistics.profile(games, thresholds, samples=min(samples, 2000))
+        axes.fill_between(thresholds, low, high, color=group.color, alpha=0.15, linewidth=0)
+        axes.plot(thresholds, share, color=group.color)
+    axes.axvline(1, **DASHED)
     _normalized_scale(axes, 0, top * 1.05)
     axes.set(ylim=(0, 1.02), xlabel="human-normalized score τ", ylabel="share of runs above τ")
 
@@ -251,40 +242,37 @@ def _normalized_scale(axes: Any, low: float, high: float) -> None:
     axes.minorticks_off()
 
 
-def _normalized(block: Block, name: str, colors: dict[str, str], axes: Any) -> None:
+def _normalized(block: Block, name: str, axes: Any) -> None:
     last = max([run.total for row in block.rows for run in row.group.runs], default=scores.curve_frames()[-1])
     for row in reversed(block.rows):
         xs, values = normalized_curves(row.group, block.tasks)
         if len(xs):
-            axes.plot(xs[xs <= last], values[name][xs <= last], color=colors[row.group.name])
+            axes.plot(xs[xs <= last], values[name][xs <= last], color=row.group.color)
     _frames_axis(axes, last)
-    axes.axhline(0, color=MUTED, linewidth=1, linestyle=":")
+    axes.axhline(0, **DOTTED)
     if axes.get_ylim()[1] > 0.8:
-        axes.axhline(1, color=MUTED, linewidth=1, linestyle="--")
+        axes.axhline(1, **DASHED)
     axes.set_title(f"{METRICS[name]} of {len(block.tasks)} games")
 
 
-def _games(block: Block, colors: dict[str, str], axes: Any) -> None:
-    means = {row.group.name: {task: float(runs.mean()) for task, runs in row.group.normalized(block.tasks).items()}
-             for row in block.rows}
-    order = sorted(block.tasks, key=lambda task: max(games[task] for games in means.values()))
-    for place, task in enumerate(order):
-        found = [games[task] for games in means.values()]
-        axes.plot([min(found), max(found)], [place, place], color=GRID, linewidth=2.2, zorder=1)
-    for name, games in reversed(means.items()):
-        axes.scatter([games[task] for task in order], range(len(order)), s=22, color=colors[name], zorder=2,
-                     linewidth=0)
-    every = [value for games in means.values() for value in games.values()]
-    axes.axvline(1, color=MUTED, linewidth=1, linestyle="--", zorder=0)
+def _games(block: Block, axes: Any) -> None:
+    means = [{task: float(runs.mean()) for task, runs in row.group.normalized(block.tasks).items()}
+             for row in block.rows]
+    order = sorted(block.tasks, key=lambda task: max(games[task] for games in means))
+    every = np.array([[games[task] for task in order] for games in means])  # (methods, games)
+    for place, found in enumerate(every.T):
+        axes.plot([found.min(), found.max()], [place, place], color=GRID, linewidth=2.2, zorder=1)
+    for row, found in reversed(list(zip(block.rows, every, strict=True))):
+        axes.scatter(found, range(len(order)), s=22, color=row.group.color, zorder=2, linewidth=0)
+    axes.axvline(1, **DASHED, zorder=0)
     axes.set_yticks(range(len(order)), list(map(title, order)))
     axes.set_ylim(-0.7, len(order) - 0.3)
-    _normalized_scale(axes, min(-0.05, min(every) - 0.1), max(1.2, max(every) * 1.15))
-    axes.tick_params(axis="y", length=0)
-    axes.grid(False, axis="y")
+    _normalized_scale(axes, min(-0.05, every.min() - 0.1), max(1.2, every.max() * 1.15))
+    _names_alone(axes)
     axes.set_xlabel("human-normalized score")
 
 
-def _game(summary: Summary, task: str, colors: dict[str, str], axes: Any) -> None:
+def _game(summary: Summary, task: str, axes: Any) -> None:
     groups = [g for g in summary.groups if task in g.curves]
     last = max([run.total for g in groups for run in g.runs if run.task == task], default=scores.curve_frames()[-1])
     seen: list[np.ndarray] = []
@@ -293,7 +281,7 @@ def _game(summary: Summary, task: str, colors: dict[str, str], axes: Any) -> Non
         curves = [curve for curve in curves if len(curve[0])]
         if not curves:
             continue
-        color = colors[group.name]
+        color = group.color
         single = [run.curve for run in group.runs if run.task == task] if group.kind != PUBLISHED else []
         for one in single if len(single) > 1 else ():
             axes.plot(*one, color=color, linewidth=0.6, alpha=0.45)
@@ -309,7 +297,7 @@ def _game(summary: Summary, task: str, colors: dict[str, str], axes: Any) -> Non
     measured = random_play([run for g in groups for run in g.runs], task)
     if len(measured):
         seen.append(np.array([measured.mean()]))
-        axes.axhline(measured.mean(), color=MUTED, linewidth=1, linestyle="-.")
+        axes.axhline(measured.mean(), **DASHED | {"linestyle": "-."})
     _levels(axes, task, np.concatenate(seen) if seen else np.zeros(1))
     _frames_axis(axes, last)
     axes.set_title(title(task))
@@ -330,9 +318,9 @@ def _levels(axes: Any, task: str, values: np.ndarray) -> None:
         low, high = min(low, row["random"]), max(high, row["random"])
         if high - low < 0.01 * abs(row["human"] - row["random"]):  # noise around random play is not blown up
             high = low + 0.1 * abs(row["human"] - row["random"])
-        axes.axhline(row["random"], color=MUTED, linewidth=1, linestyle=":")
+        axes.axhline(row["random"], **DOTTED)
         if row["human"] < low + 2 * (high - low):
-            axes.axhline(row["human"], color=MUTED, linewidth=1, linestyle="--")
+            axes.axhline(row["human"], **DASHED)
             high = max(high, row["human"])
         else:
             axes.set_title(f"human {row['human']:,.0f} ↑", loc="right", color=MUTED, fontsize=7.5, fontweight="normal")
@@ -341,18 +329,18 @@ def _levels(axes: Any, task: str, values: np.ndarray) -> None:
 
 
 def _frames_axis(axes: Any, last: float) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import MaxNLocator
 
     axes.set_xlim(0, last * 1.01)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 4, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short(x)))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: short(y)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda x, _: short(x))
     axes.set_xlabel("frames")
 
 
-def _harmony(groups: Sequence[Group], term: str, colors: dict[str, str], axes: Any) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+def _harmony(groups: Sequence[Group], term: str, axes: Any) -> None:
+    from matplotlib.ticker import LogLocator
 
     last = 1.0
     for group in groups:
@@ -363,14 +351,14 @@ def _harmony(groups: Sequence[Group], term: str, colors: dict[str, str], axes: A
             continue
         xs, mean, _ = mean_curve(curves)
         every = np.array([np.interp(xs, *curve) for curve in curves])
-        axes.fill_between(xs, np.exp(every.min(0)), np.exp(every.max(0)), color=colors[group.name], alpha=0.16,
+        axes.fill_between(xs, np.exp(every.min(0)), np.exp(every.max(0)), color=group.color, alpha=0.16,
                           linewidth=0)
-        axes.plot(xs, np.exp(mean), color=colors[group.name])
+        axes.plot(xs, np.exp(mean), color=group.color)
         last = max(last, *(float(curve[0][-1]) for curve in curves))
     _frames_axis(axes, last)
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.axhline(1, color=MUTED, linewidth=1, linestyle="--")
+    axes.minorticks_off()
+    axes.axhline(1, **DASHED)
     axes.set_title(f"{TERMS[term].capitalize()} loss")

@@ -5,6 +5,7 @@ on the (runs x games) matrix; otherwise every game counts the same, however many
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,48 +14,42 @@ CONFIDENCE = 0.95
 TRIM = 0.25
 
 
-def aggregates(scores: Scores) -> dict[str, float]:
-    """{name: value} of mean, median, iqm and optimality_gap of one or more games."""
-    return {name: float(values[0]) for name, values in _statistics(_stacked(scores)).items()}
+class Estimate(NamedTuple):
+    """A statistic with its 95% percentile bootstrap interval; runs of a game are drawn with replacement."""
+
+    value: Any
+    low: Any
+    high: Any
 
 
-def intervals(scores: Scores, *, samples: int, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """{name: (low, high)}: 95% percentile bootstrap, stratified: runs of a game are drawn with replacement."""
-    found = _statistics(_resampled(scores, samples, np.random.default_rng(seed)))
-    return {name: _percentiles(values) for name, values in found.items()}
-
-
-def improvement(ours: Scores, other: Scores) -> float:
-    """Probability that a run of ours beats a run of the other on a game drawn at random; ties count half."""
-    return float(_improvement(_stacked(ours), _stacked(_same_games(ours, other)))[0])
-
-
-def improvement_interval(ours: Scores, other: Scores, *, samples: int, seed: int = 0) -> tuple[float, float]:
-    """95% stratified bootstrap interval of `improvement`, both sides drawn again."""
+def aggregates(scores: Scores, *, samples: int, seed: int = 0) -> dict[str, Estimate]:
+    """Mean, median, iqm and optimality_gap of one or more games, by name."""
     rng = np.random.default_rng(seed)
-    return _percentiles(_improvement(_resampled(ours, samples, rng),
-                                     _resampled(_same_games(ours, other), samples, rng)))
+    points, drawn = _statistics(_stacked(scores)), _statistics(_resampled(scores, samples, rng))
+    return {name: _estimate(points[name], drawn[name]) for name in points}
 
 
-def profile(scores: Scores, thresholds: Sequence[float]) -> np.ndarray:
-    """Share of runs above each threshold, averaged over games: (thresholds,)."""
-    return _profile(_stacked(scores), np.asarray(thresholds, float))[0]
+def improvement(ours: Scores, other: Scores, *, samples: int, seed: int = 0) -> Estimate:
+    """Probability that a run of ours beats a run of the other on a game drawn at random; ties count half.
+
+    Runs of both sides are drawn again; the other may have more games.
+    """
+    rng = np.random.default_rng(seed)
+    other = {task: other[task] for task in ours}
+    return _estimate(_improvement(_stacked(ours), _stacked(other)),
+                     _improvement(_resampled(ours, samples, rng), _resampled(other, samples, rng)))
 
 
-def profile_band(scores: Scores, thresholds: Sequence[float], *, samples: int,
-                 seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Pointwise 95% stratified bootstrap band of `profile`: low and high, (thresholds,) each."""
-    found = _profile(_resampled(scores, samples, np.random.default_rng(seed)), np.asarray(thresholds, float))
-    low, high = np.percentile(found, _TAILS, axis=0)
-    return low, high
+def profile(scores: Scores, thresholds: Sequence[float], *, samples: int, seed: int = 0) -> Estimate:
+    """Share of runs above each threshold, averaged over games, with a pointwise band: (thresholds,) each."""
+    rng, levels = np.random.default_rng(seed), np.asarray(thresholds, float)
+    return _estimate(_profile(_stacked(scores), levels), _profile(_resampled(scores, samples, rng), levels))
 
 
-_TAILS = (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE))
-
-
-def _percentiles(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(values, _TAILS)
-    return float(low), float(high)
+def _estimate(point: np.ndarray, drawn: np.ndarray) -> Estimate:
+    """From a statistic of one sample, (1, ...), and of the resampled ones, (samples, ...)."""
+    low, high = np.percentile(drawn, (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)), axis=0)
+    return Estimate(point[0], low, high)
 
 
 def _stacked(scores: Scores) -> list[np.ndarray]:
@@ -65,10 +60,6 @@ def _stacked(scores: Scores) -> list[np.ndarray]:
 def _resampled(scores: Scores, samples: int, rng: np.random.Generator) -> list[np.ndarray]:
     """One (samples, runs) array a game, runs drawn with replacement."""
     return [np.asarray(runs, float)[rng.integers(0, len(runs), (samples, len(runs)))] for runs in scores.values()]
-
-
-def _same_games(ours: Scores, other: Scores) -> Scores:
-    return {task: other[task] for task in ours}
 
 
 def _statistics(games: list[np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,8 +1,14 @@
-"""Style sheet and script of the report's page."""
+"""Colors of the report, and the style sheet and script of its page."""
 
-from hdfast.report.figures import CSS
-
-LIGHT = {name: color for color, name in CSS.items()}
+INK, MUTED, GRID = "#1b1f27", "#6b7280", "#e3e6eb"
+# The colors of Okabe and Ito, told apart by color-blind readers, and two more.
+OTHERS = ("#0072B2", "#009E73", "#56B4E9", "#E69F00", "#882255", "#999933")
+METHODS = {"HarmonyDream": "#D55E00", "DreamerV3": "#AA4499"}
+"""Colors of the published methods; `OTHERS` are of all others, in their order."""
+LIGHT = {"--ink": INK, "--muted": MUTED, "--line": GRID,
+         **{f"--c{i}": color for i, color in enumerate((*OTHERS, *METHODS.values()))}}
+CSS = {color: name for name, color in LIGHT.items()}
+"""CSS variable of every color."""
 BRIGHT = ("#4a9be8", "#2fc79a", "#9bd8f5", "#f0b429", "#d3719b", "#c5c55a", "#f58548", "#d987cd")
 DARK = {"--ink": "#e6e8ec", "--muted": "#98a1b0", "--line": "#2b313c",
         **{f"--c{i}": color for i, color in enumerate(BRIGHT)}}

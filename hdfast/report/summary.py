@@ -1,13 +1,16 @@
 """Everything a report shows, computed: methods as groups of runs, aggregates per set of games, what is missing."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import cycle
 
 import numpy as np
 
 from hdfast import scores
 from hdfast.report import statistics
 from hdfast.report.run import OURS, Curve, Run
+from hdfast.report.statistics import Estimate
+from hdfast.report.style import METHODS, OTHERS
 from hdfast.tasks import ATARI26
 
 NAMES = {"dreamerv3": "DreamerV3", "harmonydream": "HarmonyDream"}
@@ -22,6 +25,7 @@ class Group:
     """One method: its final scores and curves by task, those of unfinished runs only where there are no others.
 
     Published curves are means over seeds, one a task; `seeds` are those of single seeds, where a score file has them.
+    `color` is that of the method in every figure.
     """
 
     name: str
@@ -30,6 +34,7 @@ class Group:
     curves: dict[str, list[Curve]]
     runs: tuple[Run, ...] = ()
     seeds: dict[str, list[Curve]] = field(default_factory=dict)
+    color: str = ""
 
     def normalized(self, tasks: Iterable[str]) -> dict[str, np.ndarray]:
         """{task: (runs,)} human-normalized final scores of tasks that have reference scores."""
@@ -38,22 +43,20 @@ class Group:
 
 @dataclass(frozen=True)
 class Row:
-    """Aggregates of one method over the games of a block, each with its 95% interval."""
+    """Aggregates of one method over the games of a block."""
 
     group: Group
-    values: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
+    aggregates: dict[str, Estimate]
     runs: tuple[int, int]  # fewest and most runs of a game
 
 
 @dataclass(frozen=True)
 class Versus:
-    """Probability that a run of `ours` beats one of `other`, with its 95% interval."""
+    """Probability that a run of `ours` beats one of `other`."""
 
     ours: str
     other: str
-    value: float
-    interval: tuple[float, float]
+    chance: Estimate
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ def summarize(own: Sequence[Run], peers: Sequence[Run], notes: Sequence[str], *,
     groups = [*_groups(own, OWN, unfinished, set()),
               *_groups(peers, FILE, unfinished, {run.method for run in own} | set(NAMES.values())),
               *(_published(method, single) for method in scores.METHODS)]
+    free = cycle(OTHERS)
+    groups = [replace(group, color=METHODS.get(group.name) or next(free)) for group in groups]
     tasks = tuple(sorted({run.task for run in (*own, *peers)})) or scores.tasks()
     return Summary(tuple(groups), tasks, tuple(_blocks(groups, samples)),
                    (*notes, *(line for g in groups if g.kind == OWN for line in _missing(g, unfinished))),
@@ -198,16 +203,17 @@ def _blocks(groups: Sequence[Group], samples: int) -> list[Block]:
 def _block(tasks: tuple[str, ...], groups: Sequence[Group], samples: int) -> Block:
     members = [g for g in groups if set(tasks) <= set(g.finals)]
     values = {g.name: g.normalized(tasks) for g in members}
-    rows = [Row(g, statistics.aggregates(values[g.name]), statistics.intervals(values[g.name], samples=samples),
-                (min(map(len, values[g.name].values())), max(map(len, values[g.name].values())))) for g in members]
+    counts = {g.name: [len(runs) for runs in values[g.name].values()] for g in members}
+    rows = [Row(g, statistics.aggregates(values[g.name], samples=samples), (min(counts[g.name]), max(counts[g.name])))
+            for g in members]
     pairs = [(a, b) for i, a in enumerate(members) for b in members[i + 1:]]
     if len(members) > len(NAMES):  # the published pair has nothing to do with the runs
         pairs = [(a, b) for a, b in pairs if a.kind != PUBLISHED]
     else:
         pairs = [(b, a) for a, b in pairs]
     return Block(tasks, tuple(rows), tuple(
-        Versus(a.name, b.name, statistics.improvement(values[a.name], values[b.name]),
-               statistics.improvement_interval(values[a.name], values[b.name], samples=samples)) for a, b in pairs))
+        Versus(a.name, b.name, statistics.improvement(values[a.name], values[b.name], samples=samples))
+        for a, b in pairs))
 
 
 def _missing(group: Group, unfinished: bool) -> list[str]:

@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +17,10 @@ Cells = list[list[str]]
 
 def runs_csv(summary: Summary) -> str:
     """One line a run of the user's own and of the score files."""
-    rows = [[run.method, run.task, run.seed, _exact(run.final), _exact(_normalized(run.task, run.final)),
-             run.how, str(run.frames), str(run.total), str(run.finished), run.path]
-            for group in summary.groups for run in group.runs]
     return _csv(["method", "task", "seed", "final", "human_normalized", "final_is", "frames", "total_frames",
-                 "finished", "path"], rows)
+                 "finished", "path"],
+                [[run.method, run.task, run.seed, run.final, _normalized(run.task, run.final), run.how, run.frames,
+                  run.total, run.finished, run.path] for group in summary.groups for run in group.runs])
 
 
 def games_csv(summary: Summary) -> str:
@@ -28,21 +28,16 @@ def games_csv(summary: Summary) -> str:
 
     The std of random play that was measured is over its episodes.
     """
-    rows = []
+    rows: list[list[Any]] = []
     for task in summary.tasks:
         row = scores.reference(task)
         if row:
-            rows += [[task, name, _exact(row[name]), "", str(level), ""]
-                     for name, level in (("random", 0.0), ("human", 1.0))]
+            rows += [[task, name, row[name], "", level, ""] for name, level in (("random", "0.0"), ("human", "1.0"))]
         measured = random_play([run for group in summary.groups for run in group.runs], task)
-        if len(measured):
-            rows.append([task, "random, measured", _exact(measured.mean()), _exact(spread(measured)),
-                         _exact(_normalized(task, measured.mean())), ""])
-        for group in summary.groups:
-            if task in group.finals:
-                found = group.finals[task]
-                rows.append([task, group.name, _exact(found.mean()), _exact(spread(found)),
-                             _exact(_normalized(task, found.mean())), str(len(found))])
+        found = [("random, measured", measured, "")] if len(measured) else []
+        found += [(g.name, g.finals[task], len(g.finals[task])) for g in summary.groups if task in g.finals]
+        rows += [[task, name, values.mean(), spread(values), _normalized(task, values.mean()), count]
+                 for name, values, count in found]
     return _csv(["task", "method", "mean", "std", "human_normalized", "runs"], rows)
 
 
@@ -50,10 +45,10 @@ def aggregates_csv(summary: Summary) -> str:
     """One line a block of games, method and aggregate, with its interval; probabilities of improvement at the end."""
     rows = []
     for block in summary.blocks:
-        rows += [[str(len(block.tasks)), row.group.name, name, _exact(row.values[name]),
-                  *map(_exact, row.intervals[name])] for row in block.rows for name in METRICS]
-        rows += [[str(len(block.tasks)), v.ours, f"probability_of_improvement over {v.other}", _exact(v.value),
-                  *map(_exact, v.interval)] for v in block.improvements]
+        rows += [[len(block.tasks), row.group.name, name, *row.aggregates[name]]
+                 for row in block.rows for name in METRICS]
+        rows += [[len(block.tasks), v.ours, f"probability_of_improvement over {v.other}", *v.chance]
+                 for v in block.improvements]
     return _csv(["games", "method", "statistic", "value", "low_95", "high_95"], rows)
 
 
@@ -76,32 +71,28 @@ def latex(summary: Summary) -> str:
     parts = ["% Needs \\usepackage{booktabs}.\n"]
     for number, block in enumerate(summary.blocks):
         head, rows = aggregate_cells(block)
-        parts.append(_latex([head], [list(map(_escaped, row)) for row in rows], [],
+        parts.append(_latex(head, [list(map(_escaped, row)) for row in rows], [],
                             f"{block_title(block)}, with 95\\% stratified bootstrap intervals.",
                             f"aggregates{number or ''}"))
-    parts.append(_latex([["Game", "Random", "Human", *(g.name for g in summary.groups)]],
-                        [_latex_game(summary, task) for task in summary.tasks], _latex_foot(summary),
+    head, rows = game_cells(summary, escape=_escaped, bold="\\textbf{{{}}}".format)
+    parts.append(_latex(_without_normalized(head), list(map(_without_normalized, rows)), _latex_foot(summary),
                         "Final scores, mean and standard deviation over seeds.", "games"))
     return "\n".join(parts)
 
 
-def _latex_game(summary: Summary, task: str) -> list[str]:
-    row = scores.reference(task) or {}
-    winner = best(summary, task)
-    cells = [_escaped(score_text(g, task)) for g in summary.groups]
-    return [_escaped(title(task)), *(points(row[key]) if row else "" for key in ("random", "human")),
-            *(f"\\textbf{{{cell}}}" if g.name == winner else cell
-              for g, cell in zip(summary.groups, cells, strict=True))]
+def _without_normalized(row: list[str]) -> list[str]:
+    """A row of `game_cells`: game, random, human and the scores of the methods."""
+    return row[:3] + row[3::2]
 
 
 def _latex_foot(summary: Summary) -> Cells:
     """The aggregates of the largest block, as last lines of the table of games."""
     if not summary.blocks:
         return []
-    rows = {row.group.name: row for row in summary.blocks[0].rows}
+    rows = {row.group.name: row.aggregates for row in summary.blocks[0].rows}
     level = {"mean": 1, "median": 1, "iqm": 1, "optimality_gap": 0}
     return [[f"{label} ({len(summary.blocks[0].tasks)} games)", f"{1 - level[name]:.3f}", f"{level[name]:.3f}",
-             *(f"{rows[g.name].values[name]:.3f}" if g.name in rows else "" for g in summary.groups)]
+             *(f"{rows[g.name][name].value:.3f}" if g.name in rows else "" for g in summary.groups)]
             for name, label in METRICS.items()]
 
 
@@ -127,29 +118,35 @@ def aggregate_cells(block: Block) -> tuple[list[str], Cells]:
     rows = []
     for row in block.rows:
         low, high = row.runs
-        cells = [f"{row.values[name]:.4f} [{row.intervals[name][0]:.3f}, {row.intervals[name][1]:.3f}]"
-                 for name in METRICS]
-        rows.append([row.group.name, f"{low}" if low == high else f"{low}-{high}", *cells])
+        found = [row.aggregates[name] for name in METRICS]
+        rows.append([row.group.name, f"{low}" if low == high else f"{low}-{high}",
+                     *(f"{x.value:.4f} [{x.low:.3f}, {x.high:.3f}]" for x in found)])
     return ["Method", "Runs", *METRICS.values()], rows
 
 
 def improvement_cells(block: Block) -> tuple[list[str], Cells]:
     """Head and rows: two methods, and the probability that the first beats the second."""
     return ["Method", "Over", "Probability"], [
-        [v.ours, v.other, f"{v.value:.3f} [{v.interval[0]:.3f}, {v.interval[1]:.3f}]"] for v in block.improvements]
+        [v.ours, v.other, f"{v.chance.value:.3f} [{v.chance.low:.3f}, {v.chance.high:.3f}]"]
+        for v in block.improvements]
 
 
-def game_cells(summary: Summary) -> tuple[list[str], Cells]:
-    """Head and rows: game, random, human, then score and human-normalized score of every method."""
+def game_cells(summary: Summary, *, escape: Callable[[str], str] = str,
+               bold: Callable[[str], str] = str) -> tuple[list[str], Cells]:
+    """Head and rows: game, random, human, then score and human-normalized score of every method.
+
+    Every cell but the head is escaped, then the best score of a game made bold.
+    """
     head = ["Game", "Random", "Human"]
     for group in summary.groups:
         head += [group.name, "norm."]
     rows = []
     for task in summary.tasks:
-        row = scores.reference(task) or {}
-        cells = [title(task), *(points(row[key]) if row else "" for key in ("random", "human"))]
+        row, winner = scores.reference(task) or {}, best(summary, task)
+        cells = [escape(title(task)), *(points(row[key]) if row else "" for key in ("random", "human"))]
         for group in summary.groups:
-            cells += [score_text(group, task), normalized_text(group, task)]
+            text = escape(score_text(group, task))
+            cells += [bold(text) if group.name == winner else text, normalized_text(group, task)]
         rows.append(cells)
     return head, rows
 
@@ -185,14 +182,15 @@ def _normalized(task: str, score: float | None) -> float | None:
     return None if score is None else scores.human_normalized(task, float(score))
 
 
-def _exact(value: float | None) -> str:
-    return "" if value is None else f"{value:.10g}"
-
-
-def _csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _csv(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([head, *(map(cell, row) for row in rows)])
+    csv.writer(out, lineterminator="\n").writerows([head, *(map(_csv_cell, row) for row in rows)])
     return out.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    """Ten digits of a float, no formula in a text."""
+    return f"{value:.10g}" if isinstance(value, float) else cell(value) if isinstance(value, str) else value
 
 
 def _markdown(head: list[str], rows: Cells) -> str:
@@ -202,13 +200,13 @@ def _markdown(head: list[str], rows: Cells) -> str:
     return line(head) + "|" + " --- |" + " ---: |" * (len(head) - 1) + "\n" + "".join(map(line, rows))
 
 
-def _latex(head: Cells, rows: Cells, foot: Cells, caption: str, label: str) -> str:
+def _latex(head: list[str], rows: Cells, foot: Cells, caption: str, label: str) -> str:
     """One table; the cells of `rows` are LaTeX already."""
     def lines(cells: Cells) -> str:
         return "".join(" & ".join(row) + " \\\\\n" for row in cells)
 
-    columns = "l" + "r" * (len(head[0]) - 1)
-    body = [lines([[_escaped(cell) for cell in row] for row in head]), lines(rows), *([lines(foot)] if foot else [])]
+    columns = "l" + "r" * (len(head) - 1)
+    body = [lines([list(map(_escaped, head))]), lines(rows), *([lines(foot)] if foot else [])]
     return (f"\\begin{{table}}\n\\centering\n\\small\n\\caption{{{caption}}}\n\\label{{tab:{label}}}\n"
             f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n" + "\\midrule\n".join(body) +
             "\\bottomrule\n\\end{tabular}\n\\end{table}\n")

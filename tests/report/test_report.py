@@ -18,7 +18,7 @@ from hdfast import cli, scores
 from hdfast.bench import report as bench_report
 from hdfast.config import Config
 from hdfast.errors import cell
-from hdfast.report import build, figures, score_files, tables
+from hdfast.report import build, figures, score_files, style, tables
 from hdfast.report.collect import collect
 from hdfast.report.summary import mean_curve, normalized_curves, summarize
 from scripted_sweep import write_run, write_sweep
@@ -184,7 +184,7 @@ def test_blocks_compare_methods_on_the_same_games(sweep):
     row = found.blocks[1].rows[1]
     expected = np.mean([(group.finals[task].mean() - (ref := scores.reference(task))["random"])
                         / (ref["human"] - ref["random"]) for task in found.blocks[1].tasks])
-    assert row.values["mean"] == pytest.approx(expected) and row.runs == (2, 2)
+    assert row.aggregates["mean"].value == pytest.approx(expected) and row.runs == (2, 2)
 
 
 def test_a_task_without_human_score_is_shown_but_not_aggregated(tmp_path):
@@ -221,7 +221,7 @@ def test_the_tables_say_the_same(sweep):
     assert float(row["mean"]) == pytest.approx(group.finals["atari_alien"].mean())
     assert float(row["std"]) == pytest.approx(group.finals["atari_alien"].std(ddof=1)) and row["runs"] == "2"
     assert [r["mean"] for r in rows[:2]] == ["227.8", "7127.7"]
-    value = f"{found.blocks[0].rows[0].values['iqm']:.4f}"
+    value = f"{found.blocks[0].rows[0].aggregates['iqm'].value:.4f}"
     text = tables.score_text(group, "atari_alien")
     for output in (tables.markdown(found), tables.latex(found).replace("$\\pm$", "±")):
         assert value in output and text in output and "at 40\\%" in output.replace("%", "\\%").replace("\\\\", "\\")
@@ -297,7 +297,7 @@ def test_the_page_is_whole_and_fetches_nothing(written):
         assert (written / link).is_file() and (written / link).stat().st_size, link
     assert not re.search(r'(?:src|href)="(?:https?:)?//|@import|url\((?!#)', text)
     drawn = "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL)).lower()
-    assert not [color for color in figures.CSS if color.lower() in drawn], "colors are variables"
+    assert not [color for color in style.CSS if color.lower() in drawn], "colors are variables"
     marks = {}
     for color, name in re.findall(r'<i style="background:var\((--c\d)\)"></i>([^<]+)<', text):
         marks.setdefault(name, set()).add(color)
