@@ -108,26 +108,26 @@ def _image(s: Shapes) -> tuple[Tensor, ...]:
 
 
 OPS: dict[str, Op] = {
-    "norm_act_dense": Op(lambda *x: ops.norm_act(*x), lambda s: (
+    "norm_act_dense": Op(ops.norm_act, lambda s: (
         s.normal(s.steps, s.units), s.normal(s.units), s.normal(s.units))),
-    "norm_act_pixels": Op(lambda *x: ops.norm_act(*x), _norm_pixels),
-    "gru_gates": Op(lambda *x: ops.gru_gates(*x), lambda s: (
+    "norm_act_pixels": Op(ops.norm_act, _norm_pixels),
+    "gru_gates": Op(ops.gru_gates, lambda s: (
         s.normal(s.steps, 3 * s.deter), s.normal(s.steps, s.deter), s.normal(3 * s.deter), s.normal(3 * s.deter))),
     "latent": Op(lambda raw, u: ops.sample_latent(ops.unimix(raw, 0.01), u)[0], lambda s: (
         s.normal(s.steps, *s.latents), s.uniform(s.steps, s.latents[0]))),
     "balanced_kl": Op(lambda p, q: ops.balanced_kl(p, q, 1.0), lambda s: (s.logit(s.steps), s.logit(s.steps))),
-    "symlog": Op(lambda x: ops.symlog(x), lambda s: (s.normal(s.horizon, s.steps),)),
-    "symexp": Op(lambda x: ops.symexp(x), lambda s: (s.normal(s.horizon, s.steps),)),
-    "twohot_loss": Op(lambda *x: ops.twohot_loss(*x), lambda s: (
+    "symlog": Op(ops.symlog, lambda s: (s.normal(s.horizon, s.steps),)),
+    "symexp": Op(ops.symexp, lambda s: (s.normal(s.horizon, s.steps),)),
+    "twohot_loss": Op(ops.twohot_loss, lambda s: (
         s.normal(s.horizon, s.steps, s.bins), s.behavior())),
-    "twohot_mean": Op(lambda x: ops.twohot_mean(x), lambda s: (s.normal(s.horizon, s.steps, s.bins),), FWD),
+    "twohot_mean": Op(ops.twohot_mean, lambda s: (s.normal(s.horizon, s.steps, s.bins),), FWD),
     "harmony": Op(harmony, lambda s: (*(s.normal(s.steps) for _ in range(5)), s.normal(3))),
-    "image_loss": Op(lambda *x: ops.image_loss(*x), _image),
-    "cont_loss": Op(lambda *x: ops.cont_loss(*x), lambda s: (s.normal(s.steps), s.uniform(s.steps).round())),
+    "image_loss": Op(ops.image_loss, _image),
+    "cont_loss": Op(ops.cont_loss, lambda s: (s.normal(s.steps), s.uniform(s.steps).round())),
     "returns": Op(lambda r, v, c: (ops.lambda_return(r, v, c, gamma=0.997, lam=0.95),
                                    ops.return_weight(c, gamma=0.997)),
                   lambda s: (s.behavior(), s.behavior(states=1), s.uniform(s.horizon + 1, s.steps).round()), FWD),
-    "return_range": Op(lambda r, low, high: ops.return_range(r, low, high), lambda s: (
+    "return_range": Op(ops.return_range, lambda s: (
         s.behavior(), torch.zeros(()), torch.ones(())), FWD),
     "actor_loss": Op(lambda *x: ops.actor_loss(*x, entropy=3e-4)[0], lambda s: (
         s.normal(s.horizon, s.steps, workload.ACTIONS), s.uniform(s.horizon, s.steps).mul(workload.ACTIONS).long(),

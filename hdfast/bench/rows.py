@@ -27,8 +27,16 @@ TURN = 0.5  # seconds a row runs in one turn, if one run of it is shorter
 BURN_IN = 2
 
 
+class Labeled:
+    """How a row and its program go by in tables; a precision is named where it is not float32."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} {self.backend}" + (f" {self.precision}" if self.precision != "fp32" else "")
+
+
 @dataclass(frozen=True)
-class Row:
+class Row(Labeled):
     """One measured row: wall and CPU seconds of one run, over all rounds. Ratios are against `against`."""
 
     name: str
@@ -51,28 +59,15 @@ class Row:
         """The row on one line, without the rounds."""
         return json.dumps({k: v for k, v in vars(self).items() if k != "rounds"})
 
-    @property
-    def label(self) -> str:
-        return label(self)
-
 
 @dataclass(frozen=True)
-class Program:
+class Program(Labeled):
     """What to start for a row: the command and the name it goes by."""
 
     name: str
     backend: str
     command: tuple[str, ...]
     precision: str = "fp32"
-
-    @property
-    def label(self) -> str:
-        return label(self)
-
-
-def label(of: "Row | Program") -> str:
-    """How a row goes by in tables; its precision is named where it is not float32."""
-    return f"{of.name} {of.backend}" + (f" {of.precision}" if of.precision != "fp32" else "")
 
 
 def ours(preset: str, backend: str, threads: int, precision: str) -> Program:
@@ -126,14 +121,11 @@ class Measured:
                        f"was measured: {last[0] if last else 'it said nothing'}")
 
     def run(self, case: str, count: int) -> dict[str, Any]:
+        """Run a case: seconds and cpu of every time, peak_rss_mb; RunError where the answer is none."""
         try:
             print(json.dumps({"case": case, "count": count}), file=self.process.stdin, flush=True)
         except BrokenPipeError:
             pass  # it has ended: `answer` says why
-        return self.timings()
-
-    def timings(self) -> dict[str, Any]:
-        """The answer to a request: seconds and cpu of every run, peak_rss_mb; RunError where it is none."""
         found = self.answer()
         times = [found.get(name) for name in ("seconds", "cpu")]
         if not all(isinstance(values, list) and values for values in times) or \
@@ -160,38 +152,26 @@ def started(stack: ExitStack, programs: Iterable[Program], threads: int,
     return found
 
 
-@dataclass
-class _Samples:
-    """What one row has gathered."""
-
-    process: Measured
-    count: int
-    seconds: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-    rounds: list[tuple[float, float]] = field(default_factory=list)
-    peak: float = 0.0
-
-    def turn(self, case: str) -> None:
-        found = self.process.run(case, self.count)
-        self.seconds += found["seconds"]
-        self.cpu += found["cpu"]
-        self.rounds.append((statistics.median(found["seconds"]), statistics.median(found["cpu"])))
-        self.peak = max(self.peak, found["peak_rss_mb"])
-
-
 def measure(processes: Sequence[Measured], case: str, *, preset: str, threads: int, rounds: int) -> list[Row]:
     """One row a process: burn in, then `rounds` turns each, in an order that turns back every other round."""
-    samples = []
+    turns = []
     for process in processes:
         once = min(process.run(case, BURN_IN)["seconds"])
-        samples.append(_Samples(process, max(1, round(TURN / max(once, 1e-6)))))
+        turns.append((process, max(1, round(TURN / max(once, 1e-6))), []))
     for number in range(rounds):
-        for sample in samples[::-1 if number % 2 else 1]:
-            sample.turn(case)
-    return [Row(s.process.program.name, case, preset, s.process.program.backend, s.process.program.precision,
-                threads,
-                statistics.median(s.seconds), min(s.seconds), statistics.mean(s.cpu), s.peak, s.process.versions,
-                rounds=tuple(s.rounds)) for s in samples]
+        for process, count, answers in turns[::-1 if number % 2 else 1]:
+            answers.append(process.run(case, count))
+    return [_row(process, answers, case, preset, threads) for process, _, answers in turns]
+
+
+def _row(process: Measured, answers: Sequence[dict[str, Any]], case: str, preset: str, threads: int) -> Row:
+    """Of the answers of a process, one a round."""
+    program = process.program
+    seconds, cpu = ([x for answer in answers for x in answer[name]] for name in ("seconds", "cpu"))
+    rounds = [(statistics.median(answer["seconds"]), statistics.median(answer["cpu"])) for answer in answers]
+    return Row(program.name, case, preset, program.backend, program.precision, threads, statistics.median(seconds),
+               min(seconds), statistics.mean(cpu), max(answer["peak_rss_mb"] for answer in answers), process.versions,
+               rounds=tuple(rounds))
 
 
 def with_ratios(rows: Sequence[Row]) -> list[Row]:

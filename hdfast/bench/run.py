@@ -22,14 +22,12 @@ def bench(preset: str, *, threads: int, with_peers: bool, only: str, rounds: int
     target = None if json in ("", "-") else expanded(json)
     if target is not None and not is_folder(target.parent):
         raise ConfigError(f"--json must name a file in a directory that exists, or -, got {target}")
-    for name in backends:
-        if name not in ours.BACKENDS:
-            raise ConfigError(f"--backends must be of {', '.join(ours.BACKENDS)}, got '{name}'")
+    for flag, names, known in (("backends", backends, ours.BACKENDS), ("precision", precision, ours.PRECISIONS)):
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"--{flag} must be of {', '.join(known)}, got '{name}'")
     if "native" in backends and not ours.native_is_there():
         raise ConfigError("--backends native: the native library is not here; `hdfast doctor` says why")
-    for name in precision:
-        if name not in ours.PRECISIONS:
-            raise ConfigError(f"--precision must be of {', '.join(ours.PRECISIONS)}, got '{name}'")
     if "bf16" in precision and not multiplies_bf16():
         print(f"warning: {cpu_name()} has no bfloat16 products; bf16 rows measure their emulation", file=sys.stderr)
     installed = installed_peers() if with_peers else []

@@ -6,14 +6,14 @@ import numpy as np
 
 from hdfast.config import EnvConfig
 from hdfast.envs.atari import episode_steps
-from hdfast.envs.pool import thread_count
 from hdfast.envs.stream import env_seeds
+from hdfast.envs.vector import VectorBackend, thread_count
 from hdfast.errors import RunError
 from hdfast.spaces import ActSpace, ObsSpace
 from hdfast.tasks import rom_name
 
 
-class AleBackend:
+class AleBackend(VectorBackend):
     """ale-py's Atari with every protocol option spelled out; its own defaults are another protocol.
 
     The no-op frames at reset are 0..noop_max-1, exactly the official draw. One difference to the official environment
@@ -22,7 +22,7 @@ class AleBackend:
     """
 
     def __init__(self, task: str, env: EnvConfig, num_envs: int, seed: int):
-        self._envs = _import_ale(task)(
+        envs = _import_ale(task)(
             rom_name(task), num_envs,
             batch_size=num_envs,  # synchronous: rows in environment order
             num_threads=env.num_threads or thread_count(num_envs),
@@ -43,29 +43,10 @@ class AleBackend:
             continuous=False,
             autoreset_mode="NextStep",
         )
-        self._seeds: np.ndarray | None = np.array(env_seeds(seed, num_envs))
-        self.num_envs = num_envs
-        self.obs_space = ObsSpace((env.size, env.size, 1 if env.grayscale else 3), "uint8")
-        self.act_space = ActSpace(int(self._envs.single_action_space.n))
-
-    def reset(self) -> np.ndarray:
-        obs, _ = self._envs.reset(seed=self._seeds)
-        self._seeds = None  # later resets continue the same random streams
-        return self._drop_stack(obs)
-
-    def send(self, action: np.ndarray) -> None:
-        self._envs.send(action)
-
-    def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        obs, reward, terminated, truncated, _ = self._envs.recv()
-        return self._drop_stack(obs), reward, terminated, truncated
-
-    def close(self) -> None:
-        self._envs.close()
-        self._envs = None
-
-    def _drop_stack(self, obs: np.ndarray) -> np.ndarray:  # (N, 1, h, w[, 3]) -> (N, h, w, c)
-        return obs.reshape(self.num_envs, *self.obs_space.shape)
+        space = ObsSpace((env.size, env.size, 1 if env.grayscale else 3), "uint8")
+        super().__init__(envs, num_envs, space, ActSpace(int(envs.single_action_space.n)),
+                         lambda obs, _: obs.reshape(num_envs, *space.shape),  # from (N, 1, h, w[, 3])
+                         seed=np.array(env_seeds(seed, num_envs)))
 
 
 def _import_ale(task: str) -> Any:

@@ -48,7 +48,7 @@ def episode_steps(env: EnvConfig) -> int:
     return steps
 
 
-def channels_last(obs: np.ndarray) -> np.ndarray:
+def channels_last(obs: np.ndarray, _: np.ndarray) -> np.ndarray:
     """(N, c, h, w) -> (N, h, w, c), contiguous."""
     n, c, h, w = obs.shape
     if c == 1:

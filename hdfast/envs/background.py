@@ -5,9 +5,6 @@ What the texture adds to the reconstruction loss says nothing about rewards: the
 
 import numpy as np
 
-from hdfast.envs.stream import Backend, env_seeds
-from hdfast.spaces import ObsSpace
-
 BLOBS = 4  # of one color each, along either side of the image
 PALETTE = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255], [0, 255, 255]],
                    np.uint8)
@@ -17,43 +14,13 @@ FASTEST = 8  # an image's side over the largest shift of a record along one axis
 _STREAM = 1  # beside an environment's own seed: its texture is no function of its game's random numbers
 
 
-class BackgroundBackend:
-    """The images (N, size, size, 1) of `backend`, lit if not 0, in front of textures -> (N, size, size, 3) uint8.
+class Textures:
+    """One texture an environment, record by record, (side, side) pixels.
 
     kind 'noise': a fresh texture every record. 'moving': one texture an episode, which drifts by a whole number of
     pixels a record and comes back in at the other side; the first record's place, direction and speed are new per
-    episode. Textures of environment i follow from the seed, i and the records it has had, not from actions.
+    episode. Textures of an environment follow from its seed and the records it has had, not from actions.
     """
-
-    def __init__(self, backend: Backend, kind: str, seed: int):
-        self._backend, self.num_envs, self.act_space = backend, backend.num_envs, backend.act_space
-        side = backend.obs_space.shape[0]
-        self.obs_space = ObsSpace((side, side, 3), "uint8")
-        self._textures = Textures(kind, side, env_seeds(seed, backend.num_envs))
-        self._over = np.zeros(backend.num_envs, bool)
-
-    def reset(self) -> np.ndarray:
-        self._over[:] = False
-        return self._behind(self._backend.reset(), np.ones(self.num_envs, bool))
-
-    def send(self, action: np.ndarray) -> None:
-        self._backend.send(action)
-
-    def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        board, reward, terminated, truncated = self._backend.recv()
-        image = self._behind(board, self._over)
-        self._over = terminated | truncated
-        return image, reward, terminated, truncated
-
-    def close(self) -> None:
-        self._backend.close()
-
-    def _behind(self, board: np.ndarray, is_first: np.ndarray) -> np.ndarray:
-        return np.where(board != 0, BOARD, self._textures.next(is_first))
-
-
-class Textures:
-    """One texture an environment, record by record; each environment draws from a generator of its own."""
 
     def __init__(self, kind: str, side: int, seeds: list[int]):
         self._moving, self._side, self._most = kind == "moving", side, max(1, side // FASTEST)

@@ -3,15 +3,15 @@
 import numpy as np
 
 from hdfast.config import EnvConfig
-from hdfast.envs.background import BackgroundBackend
+from hdfast.envs.background import BOARD, Textures
 from hdfast.envs.pool import PoolBackend
-from hdfast.envs.stream import Backend
+from hdfast.envs.stream import env_seeds
 from hdfast.errors import ConfigError
 from hdfast.spaces import ObsSpace
 from hdfast.tasks import board_shape
 
 
-def catch_backend(task: str, env: EnvConfig, num_envs: int, seed: int) -> Backend:
+def catch_backend(task: str, env: EnvConfig, num_envs: int, seed: int) -> PoolBackend:
     """`catch_HxW`: the H x W board enlarged to (size, size, 1) uint8, 0 or 255; actions left, stay, right.
 
     With env.background the image is (size, size, 3): lit cells white, the texture elsewhere. An episode has H records;
@@ -23,11 +23,13 @@ def catch_backend(task: str, env: EnvConfig, num_envs: int, seed: int) -> Backen
                           "take a larger image or a smaller board")
     pixel = np.arange(env.size)
     cell = (pixel * height // env.size)[:, None] * width + pixel * width // env.size  # (size, size)
+    behind = None if env.background == "none" else Textures(env.background, env.size, env_seeds(seed, num_envs))
 
-    def enlarge(board: np.ndarray) -> np.ndarray:  # (N, H, W) float 0/1 -> (N, size, size, 1)
+    def enlarge(board: np.ndarray, fresh: np.ndarray) -> np.ndarray:  # (N, H, W) float 0/1 -> (N, size, size, 1 or 3)
         lit = (board.reshape(-1, height * width) != 0) * np.uint8(255)
-        return np.take(lit, cell, axis=1)[..., None]
+        image = np.take(lit, cell, axis=1)[..., None]
+        return image if behind is None else np.where(image != 0, BOARD, behind.next(fresh))
 
-    backend = PoolBackend("Catch-v0", num_envs, seed, env.num_threads, ObsSpace((env.size, env.size, 1), "uint8"),
-                          enlarge, without="choose another task", height=height, width=width)
-    return backend if env.background == "none" else BackgroundBackend(backend, env.background, seed)
+    return PoolBackend("Catch-v0", num_envs, seed, env.num_threads,
+                       ObsSpace((env.size, env.size, 1 if behind is None else 3), "uint8"), enlarge,
+                       without="choose another task", height=height, width=width)

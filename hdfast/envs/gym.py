@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 
 from hdfast.envs.stream import env_seeds
+from hdfast.envs.vector import Convert, Record, VectorBackend
 from hdfast.errors import ConfigError, RunError
 from hdfast.spaces import ActSpace, ObsSpace
 
 MakeEnv = Callable[[], Any]  # a function that returns a gymnasium.Env
 
 
-class GymnasiumBackend:
+class GymnasiumBackend(VectorBackend):
     """Gymnasium's SyncVectorEnv, stepped in `recv`, which `Stream` calls on a thread of its own: environments and
     resizing run beside the caller while they release the interpreter lock.
 
@@ -29,28 +30,16 @@ class GymnasiumBackend:
             raise ConfigError(f"num_envs and size must be at least 1, got num_envs={num_envs}, size={size}; "
                               "size=None keeps the environment's own image size")
         self.current = 0  # the environment at work
-        self._envs = SyncVectorEnv([self._telling(make, i) for i in range(num_envs)],
-                                   autoreset_mode=AutoresetMode.NEXT_STEP)
-        self._action: np.ndarray | None = None
-        self._seeds: list[int | None] | None = [*env_seeds(seed, num_envs)]
-        self.num_envs = num_envs
-        self.obs_space, self._convert = _observations(self._envs.single_observation_space, size)
-        self.act_space, self._first_action = _actions(self._envs.single_action_space)
-
-    def reset(self) -> np.ndarray:
-        obs, _ = self._envs.reset(seed=self._seeds)
-        self._seeds = None  # later resets continue the same random streams
-        return self._convert(obs)
+        envs = SyncVectorEnv([self._telling(make, i) for i in range(num_envs)], autoreset_mode=AutoresetMode.NEXT_STEP)
+        obs_space, convert = _observations(envs.single_observation_space, size)
+        act_space, self._first_action = _actions(envs.single_action_space)
+        super().__init__(envs, num_envs, obs_space, act_space, convert, seed=env_seeds(seed, num_envs))
 
     def send(self, action: np.ndarray) -> None:
         self._action = action + self._first_action
 
-    def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        obs, reward, terminated, truncated, _ = self._envs.step(self._action)
-        return self._convert(obs), reward, terminated, truncated
-
-    def close(self) -> None:
-        self._envs.close()
+    def _received(self) -> Record:
+        return self._envs.step(self._action)[:4]
 
     def _telling(self, make: MakeEnv, index: int) -> MakeEnv:
         """`make`, of an environment that reports to the backend when it is at work."""
@@ -88,22 +77,23 @@ def registered(env_id: str) -> MakeEnv:
     return make
 
 
-def _observations(space: Any, size: tuple[int, int] | None) -> tuple[ObsSpace, Callable[[np.ndarray], np.ndarray]]:
+def _observations(space: Any, size: tuple[int, int] | None) -> tuple[ObsSpace, Convert]:
     """Our observation space, and the function that turns a batch of theirs into ours."""
     from gymnasium.spaces import Box, Discrete
     if isinstance(space, Discrete):
         values = np.arange(space.start, space.start + space.n)
-        return ObsSpace(values.shape, "float32"), lambda obs: (obs[:, None] == values).astype(np.float32)
+        return ObsSpace(values.shape, "float32"), lambda obs, _: (obs[:, None] == values).astype(np.float32)
     if isinstance(space, Box) and len(space.shape) <= 1:
         shape = space.shape or (1,)
-        return ObsSpace(shape, "float32"), lambda obs: obs.astype(np.float32).reshape(-1, *shape)
+        return ObsSpace(shape, "float32"), lambda obs, _: obs.astype(np.float32).reshape(-1, *shape)
     if isinstance(space, Box) and space.dtype == np.uint8 and (*space.shape, 1)[2] <= 4 and len(space.shape) <= 3:
         height, width, channels = (*space.shape, 1)[:3]
         out = (*(size or (height, width)), channels)
         if out == (height, width, channels):
-            return ObsSpace(out, "uint8"), lambda obs: obs.reshape(-1, *out)
+            return ObsSpace(out, "uint8"), lambda obs, _: obs.reshape(-1, *out)
         down, across = area_weights(height, out[0]), area_weights(width, out[1])
-        return ObsSpace(out, "uint8"), lambda obs: area_resize(obs.reshape(-1, height, width, channels), down, across)
+        given = (-1, height, width, channels)
+        return ObsSpace(out, "uint8"), lambda obs, _: area_resize(obs.reshape(given), down, across)
     raise ConfigError(f"observations must be uint8 images (h, w) or (h, w, c) with c <= 4, vectors, or Discrete; got "
                       f"{space}; convert them with a Gymnasium wrapper such as FlattenObservation or "
                       "TransformObservation")

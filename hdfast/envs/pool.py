@@ -1,27 +1,21 @@
 """EnvPool behind a `Backend`: C++ environments on a pool of threads. The only file that imports envpool."""
 
-import os
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from hdfast.envs.stream import env_seeds
+from hdfast.envs.vector import Convert, Record, VectorBackend, thread_count
 from hdfast.errors import RunError
 from hdfast.spaces import ActSpace, ObsSpace
 
 
-class PoolBackend:
-    """`num_envs` environments of one EnvPool id; `convert` turns its batch of observations into (N, *shape).
-
-    EnvPool's synchronous mode is used: rows come in environment order and runs are reproducible for any number of
-    threads. `send` returns at once there too; the environments step on their threads until `recv`.
-    """
+class PoolBackend(VectorBackend):
+    """Environments of one EnvPool id, in its synchronous mode: rows come in environment order and runs are reproducible
+    for any number of threads. `send` returns at once there too; the environments step on their threads until `recv`."""
 
     def __init__(self, pool_id: str, num_envs: int, seed: int, num_threads: int, obs_space: ObsSpace,
-                 convert: Callable[[np.ndarray], np.ndarray], *, without: str, **options: Any):
+                 convert: Convert, *, without: str, **options: Any):
         envpool = _import_envpool(pool_id, without)
-        self._pool = envpool.make_gymnasium(
+        pool = envpool.make_gymnasium(
             pool_id,
             num_envs=num_envs,
             batch_size=num_envs,  # synchronous
@@ -29,33 +23,13 @@ class PoolBackend:
             seed=env_seeds(seed, num_envs),  # a single number s would give environment i the seed s + i
             **options,
         )
-        self._convert = convert
-        self.num_envs = num_envs
-        self.obs_space = obs_space
-        self.act_space = ActSpace(int(self._pool.action_space.n))
+        super().__init__(pool, num_envs, obs_space, ActSpace(int(pool.action_space.n)), convert)
 
-    def reset(self) -> np.ndarray:
-        obs, _ = self._pool.reset()
-        return self._convert(obs)
-
-    def send(self, action: np.ndarray) -> None:
-        self._pool.send(action)
-
-    def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        obs, reward, terminated, truncated, info = self._pool.recv()
+    def _received(self) -> Record:
+        obs, reward, terminated, truncated, info = self._envs.recv()
         if "terminated" in info:  # Atari: a game over on the very step of the time limit is flagged truncated alone
             terminated = terminated | (info["terminated"] != 0)
-        return self._convert(obs), reward, terminated, truncated
-
-    def close(self) -> None:
-        self._pool.close()
-        self._pool = None  # the worker threads end with the last reference
-
-
-def thread_count(num_envs: int) -> int:
-    """One thread per environment, at most one per core this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(num_envs, cores)
+        return obs, reward, terminated, truncated
 
 
 def _import_envpool(pool_id: str, without: str) -> Any:

@@ -99,12 +99,10 @@ def _read(path: Path, names: "_Names", notes: list[str]) -> Run | None:
     meta = read_object(path / "meta.json")
     frames = max([int(xs[-1]) for xs, _ in (evals, episodes, points(rows["metrics.jsonl"], "step")) if len(xs)],
                  default=0)
-    curve, curve_of = (evals, "evaluations") if len(evals[0]) > 1 else (binned(episodes), "training episodes")
-    if not len(curve[0]):
-        curve, curve_of = evals, "evaluations"
+    curve = binned(episodes) if len(evals[0]) <= 1 and len(episodes[0]) else evals
     harmony = {term: found for term in TERMS
                if len((found := points(rows["metrics.jsonl"], f"train/harmony/{term}_coeff"))[0])}
-    return Run(config.task, names.of(config), str(config.seed), final, how, curve, curve_of, frames,
+    return Run(config.task, names.of(config), str(config.seed), final, how, curve, frames,
                config.run.steps * frames_per_step(config), isinstance(meta.get("finished"), int), str(path), harmony,
                last, numbers(read_object(path / RANDOM_PLAY).get("scores")))
 

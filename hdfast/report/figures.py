@@ -282,18 +282,16 @@ def _game(summary: Summary, task: str, axes: Any) -> None:
         if not curves:
             continue
         color = group.color
-        single = [run.curve for run in group.runs if run.task == task] if group.kind != PUBLISHED else []
+        single = [run.curve for run in group.runs if run.task == task]
         for one in single if len(single) > 1 else ():
             axes.plot(*one, color=color, linewidth=0.6, alpha=0.45)
         xs, mean, std = mean_curve(curves)
         axes.plot(xs, mean, color=color, marker="o" if len(xs) == 1 else None, markersize=4)
-        if group.kind != PUBLISHED:
-            axes.fill_between(xs, mean - std, mean + std, color=color, alpha=0.16, linewidth=0)
-        elif seeds := group.seeds.get(task):
-            xs, low, high = extent(seeds, last)
+        seeds = group.seeds.get(task)
+        xs, low, high = extent(seeds, last) if seeds else (xs, mean - std, mean + std)
+        if seeds or group.kind != PUBLISHED:
             axes.fill_between(xs, low, high, color=color, alpha=0.16, linewidth=0)
-            seen += [low, high]
-        seen += [mean - std, mean + std, *(ys for _, ys in curves)]
+        seen += [low, high, *(ys for _, ys in curves)]
     measured = random_play([run for g in groups for run in g.runs], task)
     if len(measured):
         seen.append(np.array([measured.mean()]))
@@ -350,9 +348,8 @@ def _harmony(groups: Sequence[Group], term: str, axes: Any) -> None:
         if not curves:
             continue
         xs, mean, _ = mean_curve(curves)
-        every = np.array([np.interp(xs, *curve) for curve in curves])
-        axes.fill_between(xs, np.exp(every.min(0)), np.exp(every.max(0)), color=group.color, alpha=0.16,
-                          linewidth=0)
+        _, low, high = extent(curves, np.inf)
+        axes.fill_between(xs, np.exp(low), np.exp(high), color=group.color, alpha=0.16, linewidth=0)
         axes.plot(xs, np.exp(mean), color=group.color)
         last = max(last, *(float(curve[0][-1]) for curve in curves))
     _frames_axis(axes, last)

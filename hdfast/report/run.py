@@ -27,7 +27,6 @@ class Run:
     final: float | None
     how: str
     curve: Curve
-    curve_of: str
     frames: int
     total: int
     finished: bool

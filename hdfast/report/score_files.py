@@ -102,7 +102,7 @@ def _run(record: Any, path: str, unused: list[str]) -> Run:
     frames, episodes = max(int(curve[0][-1]), more.get("frames", 0)), more.get("episodes", ())
     final, how = (math.fsum(episodes) / len(episodes), evaluated(len(episodes), frames)) if episodes else (
         float(curve[1][-1]), f"last point of the curve, at {int(curve[0][-1]):,} frames")
-    return Run(canonical_task(task), method, seed, final, how, curve, "score file", frames,
+    return Run(canonical_task(task), method, seed, final, how, curve, frames,
                max(frames, more.get("total", frames)), more.get("finished", True), path, more.get("harmony", {}),
                episodes, more.get("random", ()))
 

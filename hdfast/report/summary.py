@@ -77,7 +77,7 @@ class Summary:
     blocks: tuple[Block, ...]
     missing: tuple[str, ...]
     samples: int
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...]
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -152,22 +152,17 @@ def _normalized(task: str, values: np.ndarray) -> np.ndarray:
 
 
 def _groups(runs: Sequence[Run], kind: str, unfinished: bool, taken: set[str]) -> list[Group]:
-    by_method: dict[str, list[Run]] = {}
-    for run in runs:
-        by_method.setdefault(run.method, []).append(run)
     groups = []
-    for method in sorted(by_method, key=_rank):
-        members = by_method[method]
-        finals: dict[str, list[float]] = {}
-        curves: dict[str, list[Curve]] = {}
-        for run in members:
-            if run.final is not None and (run.finished or unfinished):
-                finals.setdefault(run.task, []).append(run.final)
+    for method in sorted({run.method for run in runs}, key=_rank):
+        members = [run for run in runs if run.method == method]
+        finals, curves = {}, {}
         for task in sorted({run.task for run in members}):
-            found = [run.curve for run in ended([run for run in members if run.task == task and len(run.curve[0])])]
-            curves |= {task: found} if found else {}
-        groups.append(Group(f"{method} (file)" if method in taken else method, kind,
-                            {task: np.array(values) for task, values in finals.items()}, curves, tuple(members)))
+            of_task = [run for run in members if run.task == task]
+            if values := [run.final for run in of_task if run.final is not None and (run.finished or unfinished)]:
+                finals[task] = np.array(values)
+            if found := [run.curve for run in ended([run for run in of_task if len(run.curve[0])])]:
+                curves[task] = found
+        groups.append(Group(f"{method} (file)" if method in taken else method, kind, finals, curves, tuple(members)))
     return groups
 
 

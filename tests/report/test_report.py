@@ -87,7 +87,7 @@ def test_without_evaluations_the_last_training_episodes_count(tmp_path):
     rows = [json.loads(line)["episode/score"] for line in (path / "scores.jsonl").read_text().splitlines()]
     (run,), _ = collect([path])
     assert run.final == pytest.approx(np.mean(rows[-20:])) and run.how == "last 20 training episodes"
-    assert run.curve_of == "training episodes"
+    assert len(run.curve[0]) == 20, "spans of training episodes"
     assert "1 of 1 final scores are means of the last training episodes" in " ".join(summary(path).notes)
 
 
