@@ -294,6 +294,6 @@ def test_the_page_runs_nothing_of_a_name(tmp_path, monkeypatch):
     runs, notes = collect([folder])
     peers, more = score_files.read(tmp_path / "peer.json")
     assert len(runs) == len(peers) == 1 and any("onerror" in note for note in notes)
-    summary = summarize(runs, peers, [*notes, *more], samples=100, unfinished=False)
+    summary = summarize(runs, peers, [*notes, *more], samples=100)
     page = build.write(summary, tmp_path / "out").read_text()
     assert page.count("<script>") == 1 and "<img" not in page and "&lt;img" in page

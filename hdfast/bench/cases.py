@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hdfast import ops
 from hdfast.bench import workload
+from hdfast.bench.serve import Work
 from hdfast.config import Config
 from hdfast.learner import Learner
 from hdfast.model.imagination import imagine
@@ -26,7 +27,7 @@ FWD, BOTH = ("fwd",), ("fwd", "fwd_bwd")
 class Built:
     """An op ready to run: the function to time, the bytes it has to move, and its largest input's shape."""
 
-    run: Callable[[], object]
+    run: Work
     bytes: int
     shape: tuple[int, ...]
 
@@ -40,17 +41,13 @@ class Op:
     modes: tuple[str, ...] = BOTH
 
     def build(self, config: Config, mode: str, *, compiled: bool = False) -> Built:
-        inputs = self.inputs(Shapes(config, torch.Generator().manual_seed(workload.SEED)))
+        inputs = self.inputs(Shapes(config))
         call = torch.compile(self.call, fullgraph=True, dynamic=False) if compiled else self.call
         with torch.no_grad():
             outputs = tensors_of(self.call(*(x.clone() for x in inputs)))
         moved, shape = size(inputs) + size(outputs), tuple(max(inputs, key=Tensor.numel).shape)
         if mode == "fwd":
-            def forward() -> object:
-                with torch.no_grad():
-                    return call(*inputs)
-
-            return Built(forward, moved, shape)
+            return Built(torch.no_grad()(lambda: call(*inputs)), moved, shape)
         wanted = [x for x in inputs if x.requires_grad]
         given = [torch.ones_like(y) for y in tensors_of(self.call(*inputs)) if y.requires_grad]
 
@@ -73,8 +70,8 @@ def tensors_of(result: Any) -> list[Tensor]:
 class Shapes:
     """Random inputs by their place in the learner: steps N = T * B, imagined states H * N."""
 
-    def __init__(self, config: Config, generator: torch.Generator):
-        m, self.config, self.generator = config.model, config, generator
+    def __init__(self, config: Config):
+        m, self.config, self.generator = config.model, config, torch.Generator().manual_seed(workload.SEED)
         self.steps = config.run.batch_length * config.run.batch_size
         self.horizon, self.latents, self.bins = config.behavior.horizon, (m.stoch, m.classes), m.bins
         self.deter, self.units, self.depth = m.deter, m.units, m.cnn_depth
@@ -135,11 +132,11 @@ OPS: dict[str, Op] = {
 }
 
 
-def observe(learner: Learner, config: Config) -> Callable[[], object]:
+def observe(learner: Learner, config: Config) -> Work:
     """Posterior scan, forward and backward: gradients of its parameters and of the embedding."""
     model, m = learner.world_model, config.model
     length, batch = config.run.batch_length, config.run.batch_size
-    s = Shapes(config, torch.Generator().manual_seed(workload.SEED))
+    s = Shapes(config)
     embed = s.normal(length, batch, model.encoder.size, grad=False)
     embed = (embed.bfloat16() if config.precision == "bf16" else embed).requires_grad_()
     action = torch.nn.functional.one_hot((s.uniform(length, batch) * workload.ACTIONS).long(), workload.ACTIONS)
@@ -156,10 +153,10 @@ def observe(learner: Learner, config: Config) -> Callable[[], object]:
     return run
 
 
-def rollout(learner: Learner, config: Config) -> Callable[[], object]:
+def rollout(learner: Learner, config: Config) -> Work:
     """Imagination of H steps from every state of a batch, actor inside."""
     m = config.model
-    s = Shapes(config, torch.Generator().manual_seed(workload.SEED))
+    s = Shapes(config)
     index = (s.uniform(s.steps, m.stoch) * m.classes).long()
     start = State(s.normal(s.steps, m.deter, grad=False).tanh(),
                   torch.nn.functional.one_hot(index, m.classes).float(), index)
@@ -168,11 +165,12 @@ def rollout(learner: Learner, config: Config) -> Callable[[], object]:
     return lambda: imagine(learner.world_model.rssm, behavior.actor, start, u, u_action)
 
 
-def optimize(learner: Learner, config: Config) -> Callable[[], object]:
+def optimize(learner: Learner, config: Config) -> Work:
     """The Adam step of the world model: global norm, clip, moments and parameters of the flat arena."""
     learner.model_opt.grad.normal_(generator=torch.Generator().manual_seed(workload.SEED))
     return learner.model_opt.update
 
 
-LOOPS: dict[str, Callable[[Learner, Config], Callable[[], object]]] = {
+Loop = Callable[[Learner, Config], Work]
+LOOPS: dict[str, Loop] = {
     "observe_scan": observe, "imagine": rollout, "adam": optimize}

@@ -19,6 +19,7 @@ from hdfast import cuda_graph, ops
 from hdfast.bench import gpu_peers, micro, stages, workload
 from hdfast.bench.ours import agent_and_batch, build_learner, compile_parts, tensors
 from hdfast.bench.rows import Program
+from hdfast.bench.serve import Work
 from hdfast.config import Config
 from hdfast.envs import Step
 from hdfast.learner import Uniforms
@@ -40,7 +41,7 @@ class Bench:
     def __init__(self, step: str, out: Path, device: torch.device, preset: str):
         self.step, self.out, self.device, self.preset = step, out, device, preset
 
-    def row(self, case: str, precision: str, value: float | None, unit: str, expected: float | None = None,
+    def row(self, case: str, precision: str, unit: str, value: float | None, expected: float | None = None,
             note: str = "") -> None:
         if self.device.type != "cuda" or self.preset != "full":
             expected = None  # predictions are of the official sizes on a GPU
@@ -55,10 +56,10 @@ class Bench:
     def attempt(self, case: str, precision: str, unit: str, measure: Callable[[], tuple]) -> None:
         """A row of what `measure` returns, (value, expected, note), or one that says why there is none."""
         try:
-            value, expected, note = measure()
+            found = measure()
         except Exception as error:  # the next case may work
-            value, expected, note = None, None, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        self.row(case, precision, value, unit, expected, note)
+            found = None, None, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        self.row(case, precision, unit, *found)
 
     def config(self, precision: str, **overrides: Any) -> Config:
         """The settings of the preset; the precision is put in force too, 'tf32' being float32 on the CPU."""
@@ -70,11 +71,11 @@ class Bench:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def seconds(self, run: Callable[[], object]) -> float:
+    def seconds(self, run: Work) -> float:
         """Of one run: the median of rounds of ENOUGH seconds or more, by the host's clock."""
         return self.rounds(run, ENOUGH)[ROUNDS // 2]
 
-    def rounds(self, run: Callable[[], object], enough: float) -> list[float]:
+    def rounds(self, run: Work, enough: float) -> list[float]:
         """Seconds of one run in ROUNDS rounds of `enough` seconds or more, the fastest first."""
         run()
         self.wait()
@@ -91,7 +92,7 @@ class Bench:
                 found.append(taken / count)
         return sorted(found)
 
-    def captured(self, run: Callable[[], object]) -> Callable[[], object]:
+    def captured(self, run: Work) -> Work:
         """`run` as a graph, which has no cost on the host; on the CPU itself."""
         if self.device.type != "cuda":
             return run
@@ -107,11 +108,10 @@ class Bench:
 
 def measure_facts(bench: Bench, _: str) -> None:
     """What the machine is, into facts.json."""
-    ops.set_backend("auto", bench.device)
     found = facts(bench.device) | {"build": library.build_info(), "torch": torch.__version__}
     (bench.out / "facts.json").write_text(json.dumps(found, indent=2) + "\n")
-    bench.row("native library has CUDA code", "", float(library.runs_on(torch.device("cuda"))), "")
-    bench.row("torch adds bfloat16 products to float32", "bf16", float(products.accumulates(bench.device)), "")
+    bench.row("native library has CUDA code", "", "", float(library.runs_on(torch.device("cuda"))))
+    bench.row("torch adds bfloat16 products to float32", "bf16", "", float(products.accumulates(bench.device)))
 
 
 def measure_micro(bench: Bench, _: str) -> None:
@@ -125,7 +125,6 @@ def measure_micro(bench: Bench, _: str) -> None:
 
 def measure_stages(bench: Bench, _: str) -> None:
     """Each stage of an update in a graph of its own, beside its prediction."""
-    ops.set_backend("auto", bench.device)
     for precision in PRECISIONS:
         config = bench.config(precision)
         learner = build_learner(config, bench.device)
@@ -172,7 +171,6 @@ def measure_update(bench: Bench, rung: str) -> None:
 
 def measure_policy(bench: Bench, _: str) -> None:
     """ms of an acting step, image in host memory to action in host memory."""
-    ops.set_backend("auto", bench.device)
     for graphs in (False, True):
         for count in ACTING:
             def measure(graphs=graphs, count=count) -> tuple:
@@ -197,11 +195,11 @@ def measure_policy(bench: Bench, _: str) -> None:
 def measure_peers(bench: Bench, _: str) -> None:
     """ms of a whole update, ours and of the peers that are installed here, in turns."""
     def failed(program: Program, why: str) -> None:
-        bench.row(f"update, {program.name}", program.precision, None, "ms", None, why)
+        bench.row(f"update, {program.name}", program.precision, "ms", None, None, why)
 
     for row in gpu_peers.measure(gpu_peers.programs(bench.preset, bench.device.type), bench.preset, ROUNDS, failed):
         note = "" if row.ratio is None else f"{row.ratio:.3f} of {row.against}; "
-        bench.row(f"update, {row.name}", row.precision, 1e3 * row.median_s, "ms", None,
+        bench.row(f"update, {row.name}", row.precision, "ms", 1e3 * row.median_s, None,
                   note + ", ".join(f"{name} {version}" for name, version in row.versions.items()))
 
 
@@ -224,7 +222,9 @@ def main(words: list[str] | None = None) -> None:
     given = arguments(words)
     if given.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("hdfast.bench.gpu: no usable CUDA device; --device cpu runs everything without one")
-    STEPS[given.step](Bench(given.step, given.out, torch.device(given.device), given.preset), given.rung)
+    device = torch.device(given.device)
+    ops.set_backend("auto", device)
+    STEPS[given.step](Bench(given.step, given.out, device, given.preset), given.rung)
 
 
 if __name__ == "__main__":

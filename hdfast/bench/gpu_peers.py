@@ -44,7 +44,7 @@ def measure(started: Iterable[rows.Program], preset: str, rounds: int,
         return rows.with_ratios(rows.measure(processes, "update", preset=preset, threads=threads, rounds=rounds))
 
 
-def build(preset: str, precision: str, device: str) -> Callable[[], None]:
+def build(preset: str, precision: str, device: str) -> serve.Work:
     """Our update, which returns when the device is done."""
     where = torch.device(device)
     ops.set_backend("auto", where)

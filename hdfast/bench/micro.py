@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hdfast.bench.serve import Work
+
 DTYPES = {"tf32": torch.float32, "bf16": torch.bfloat16}
 REPEATS = 100  # dependent runs in one measurement of something short
 
@@ -18,7 +20,7 @@ REPEATS = 100  # dependent runs in one measurement of something short
 class Micro:
     """A measurement: what runs, how often inside one run, how seconds become its figure, and the assumed figure."""
 
-    run: Callable[[], object]
+    run: Work
     repeats: int
     unit: str
     figure: Callable[[float], float]
@@ -34,7 +36,7 @@ def tera(amount: float) -> Callable[[float], float]:
     return lambda seconds: 1e-12 * amount / seconds
 
 
-def chain(step: Callable[[], object]) -> Callable[[], None]:
+def chain(step: Work) -> Work:
     def run() -> None:
         for _ in range(REPEATS):
             step()
@@ -42,12 +44,12 @@ def chain(step: Callable[[], object]) -> Callable[[], None]:
     return run
 
 
-def matmuls(device: torch.device, dtype: torch.dtype, name: str, large: int, many: int) -> dict[str, Micro]:
+def matmuls(dtype: torch.dtype, name: str, large: int, many: int) -> dict[str, Micro]:
     """Products of one scan step and of a head on a trajectory of `many` states, and one as fast as the machine goes."""
-    a, w = torch.randn(16, 1024, device=device, dtype=dtype), torch.randn(1024, 1536, device=device, dtype=dtype)
-    out = torch.empty(16, 1536, device=device, dtype=dtype)
-    big = torch.randn(large, large, device=device, dtype=dtype)
-    rows, kernel = (torch.randn(*shape, device=device, dtype=dtype) for shape in ((many, 1536), (1536, 512)))
+    a, w = torch.randn(16, 1024, dtype=dtype), torch.randn(1024, 1536, dtype=dtype)
+    out = torch.empty(16, 1536, dtype=dtype)
+    big = torch.randn(large, large, dtype=dtype)
+    rows, kernel = (torch.randn(*shape, dtype=dtype) for shape in ((many, 1536), (1536, 512)))
     return {
         f"product 16 x 1536 x 1024, {name}": Micro(chain(lambda: torch.mm(a, w, out=out)), REPEATS, "us",
                                                    microseconds, 4.5),
@@ -57,16 +59,16 @@ def matmuls(device: torch.device, dtype: torch.dtype, name: str, large: int, man
                                                     37.0 if name == "bf16" else None)}
 
 
-def convolutions(device: torch.device, dtype: torch.dtype, name: str, images: int) -> dict[str, Micro]:
+def convolutions(dtype: torch.dtype, name: str, images: int) -> dict[str, Micro]:
     """Each layer of encoder and decoder in channels-last: forward, input gradient, weight gradient."""
     out = {}
     for side, a, b in ((64, 3, 32), (32, 32, 64), (16, 64, 128), (8, 128, 256)):
         for transposed in (False, True):
             ins, outs, size = (b, a, side // 2) if transposed else (a, b, side)
             label = f"{'deconv' if transposed else 'conv'} {size}, {ins}->{outs}, {name}"
-            x = torch.randn(images, ins, size, size, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+            x = torch.randn(images, ins, size, size, dtype=dtype).to(memory_format=torch.channels_last)
             shape = (ins, outs, 4, 4) if transposed else (outs, ins, 4, 4)
-            w = torch.randn(shape, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+            w = torch.randn(shape, dtype=dtype).to(memory_format=torch.channels_last)
             call = F.conv_transpose2d if transposed else F.conv2d
             flop = 2 * 16 * images * (side // 2) ** 2 * a * b
             out |= {f"{label} {way}": Micro(run, 1, "TFLOP/s", tera(flop), None)
@@ -74,10 +76,10 @@ def convolutions(device: torch.device, dtype: torch.dtype, name: str, images: in
     return out
 
 
-def convolution(call: Callable, x: Tensor, w: Tensor, transposed: bool) -> dict[str, Callable[[], object]]:
+def convolution(call: Callable, x: Tensor, w: Tensor, transposed: bool) -> dict[str, Work]:
     dy = torch.ones_like(call(x, w, stride=2, padding=1))
 
-    def gradient(mask: list[bool]) -> Callable[[], object]:
+    def gradient(mask: list[bool]) -> Work:
         return lambda: torch.ops.aten.convolution_backward(dy, x, w, None, [2, 2], [1, 1], [1, 1], transposed, [0, 0],
                                                            1, mask)
 
@@ -87,13 +89,14 @@ def convolution(call: Callable, x: Tensor, w: Tensor, transposed: bool) -> dict[
 
 def all_micro(device: torch.device, *, small: bool = False) -> dict[str, Micro]:
     """Every measurement; `small` shrinks the tensors, to see that all of them run."""
-    one = torch.zeros(1, device=device)
-    memory = torch.empty((1 << 20) if small else (1 << 28), device=device)
-    half = len(memory) // 2
-    out = {
-        "dependent graph node": Micro(chain(lambda: one.add_(1)), REPEATS, "us", microseconds, 1.2),
-        "copy of 512 MiB": Micro(lambda: memory[:half].copy_(memory[half:]), 1, "TB/s", tera(8 * half), 3.0)}
-    for name, dtype in DTYPES.items():
-        out |= matmuls(device, dtype, name, *((64, 16) if small else (8192, 15360)))
-        out |= convolutions(device, dtype, name, 2 if small else 1024)
+    with device:  # where all tensors are made
+        one = torch.zeros(1)
+        memory = torch.empty((1 << 20) if small else (1 << 28))
+        half = len(memory) // 2
+        out = {
+            "dependent graph node": Micro(chain(lambda: one.add_(1)), REPEATS, "us", microseconds, 1.2),
+            "copy of 512 MiB": Micro(lambda: memory[:half].copy_(memory[half:]), 1, "TB/s", tera(8 * half), 3.0)}
+        for name, dtype in DTYPES.items():
+            out |= matmuls(dtype, name, *((64, 16) if small else (8192, 15360)))
+            out |= convolutions(dtype, name, 2 if small else 1024)
     return out

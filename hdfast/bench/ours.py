@@ -77,32 +77,31 @@ def compile_parts(learner: Learner) -> None:
     model.rssm.img_step = torch.compile(model.rssm.img_step)
 
 
-def build_update(config: Config, backend: str) -> Callable[[], object]:
+def update(learner: Learner, config: Config) -> serve.Work:
     """One whole learner update on the synthetic batch."""
-    learner, generator = build_learner(config), torch.Generator().manual_seed(workload.SEED)
-    if backend == "compile":
-        compile_parts(learner)
+    generator = torch.Generator().manual_seed(workload.SEED)
     image, sequences = tensors(config)
     length, batch, m = config.run.batch_length, config.run.batch_size, config.model
 
-    def update() -> None:
+    def run() -> None:
         u = Uniforms.draw(length, batch, config.behavior.horizon, m.stoch, generator=generator)
         learner.update(sequences(image), u)
 
-    return update
+    return run
 
 
-def build_loop(config: Config, backend: str, name: str) -> Callable[[], object]:
+def build(case: cases.Loop, config: Config, backend: str) -> serve.Work:
+    """An update or a loop with a learner of its own."""
     learner = build_learner(config)
     if backend == "compile":
         compile_parts(learner)
-    return cases.LOOPS[name](learner, config)
+    return case(learner, config)
 
 
 def all_cases(config: Config, backend: str) -> serve.Cases:
     """{case: builder}: `update`, every loop and every op in every mode it has."""
-    out = {"update": lambda: build_update(config, backend)}
-    out |= {name: lambda name=name: build_loop(config, backend, name) for name in cases.LOOPS}
+    out = {name: lambda case=case: build(case, config, backend)
+           for name, case in ({"update": update} | cases.LOOPS).items()}
     for name, op in cases.OPS.items():
         for mode in op.modes:
             out[f"{name}.{mode}"] = lambda op=op, mode=mode: op.build(config, mode, compiled=backend == "compile").run

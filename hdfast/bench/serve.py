@@ -17,7 +17,9 @@ from pathlib import Path
 
 MARK = "@answer "
 
-Cases = Mapping[str, Callable[[], Callable[[], object]]]
+Work = Callable[[], object]
+"""What is timed: a call that returns when it is done."""
+Cases = Mapping[str, Callable[[], Work]]
 """{name: builder}: calling the builder sets a case up and returns the function to be timed, which blocks until done."""
 
 
@@ -53,7 +55,7 @@ def peak_rss_mb() -> float:
         return peak / (2**20 if sys.platform == "darwin" else 1024)
 
 
-def timed(run: Callable[[], object], count: int) -> dict[str, object]:
+def timed(run: Work, count: int) -> dict[str, object]:
     """Run `count` times -> wall and CPU seconds of each run, and the peak memory over all of them."""
     forget_peak()
     seconds, cpu = [], []

@@ -4,13 +4,13 @@ cuBLAS and cuDNN, fused pointwise kernels, the scan as step kernels).
 A backward pass is the difference of two rows: forward with backward, less forward.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from hdfast import ops
+from hdfast.bench.serve import Work
 from hdfast.learner import Behavior, Learner, Uniforms
 from hdfast.model.world_model import Sequences
 from hdfast.ops.dense import Features
@@ -20,7 +20,7 @@ from hdfast.ops.dense import Features
 class Stage:
     """A stage: what runs it, the stage to subtract, and the predicted time of what is left, {precision: us}."""
 
-    run: Callable[[], object]
+    run: Work
     predicted: dict[str, float]
     less: str = ""
 

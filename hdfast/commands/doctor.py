@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,10 +75,10 @@ def doctor() -> int:
     return 1 if failed else 0
 
 
-def attempt(name: str, check: Callable[[], str]) -> Outcome:
+def attempt(name: str, check: Callable[..., str], *args: Any) -> Outcome:
     """Run one check; whatever it raises becomes its FAIL line."""
     try:
-        return Outcome(name, "PASS", check())
+        return Outcome(name, "PASS", check(*args))
     except Exception as error:  # a diagnosis reports every fault and goes on
         text = " ".join(str(error).split()) or "no message"
         return Outcome(name, "FAIL", f"{type(error).__name__}: {text[:300]}")
@@ -132,7 +133,7 @@ def backends() -> Iterator[Outcome]:
         if importlib.util.find_spec(backend.module) is None:
             yield Outcome(backend.name, "MISSING", backend.install)
             continue
-        outcome = attempt(backend.name, lambda backend=backend: open_backend(backend))
+        outcome = attempt(backend.name, open_backend, backend)
         playable |= backend.atari and outcome.status == "PASS"
         yield outcome
     if not playable:
@@ -161,8 +162,8 @@ def self_checks() -> Iterator[Outcome]:
     devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     for name in devices:
         device = torch.device(name)
-        yield attempt(f"operation on {name}", lambda device=device: check_operation(device))
-        yield attempt(f"update on {name}", lambda device=device: check_update(device))
+        yield attempt(f"operation on {name}", check_operation, device)
+        yield attempt(f"update on {name}", check_update, device)
     yield attempt("checkpoint", check_checkpoint)
     yield attempt("disk", check_disk)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hdfast.commands.sweep_ray import Ending, Pool
-from hdfast.commands.watch import HEADER, REFRESH, RunState, read_run, table
+from hdfast.commands.watch import HEADER, REFRESH, RunState, Table, read_run, table
 from hdfast.config import Config
 from hdfast.errors import ConfigError
 from hdfast.run.directory import check_settings
@@ -20,7 +20,6 @@ from hdfast.tasks import ATARI26
 
 TAIL = 15  # lines of a failed run's output that are shown
 MOST_RUNS = 10_000
-GROUPS = {"atari26": ATARI26}
 
 
 @dataclass
@@ -63,7 +62,8 @@ def plan(presets: Sequence[str], settings: Mapping[str, Any], tasks: Iterable[st
                           f"{logdir}")
     if "{task}" not in logdir and "{seed}" not in logdir:
         logdir = str(Path(logdir) / "{task}" / "{seed}")
-    given = [one for name in tasks for one in GROUPS.get(name, (name,))] or [Config.preset(*presets, **settings).task]
+    given = [one for name in tasks for one in (ATARI26 if name == "atari26" else (name,))]
+    given = given or [Config.preset(*presets, **settings).task]
     ranges = [seed_range(text) for text in seeds]
     if (runs := sum(map(len, ranges)) * len(given)) > MOST_RUNS:
         raise ConfigError(f"a sweep has at most {MOST_RUNS:,} runs, got {runs:,}; name fewer --seeds or --tasks")
@@ -140,7 +140,7 @@ class Sweep:
         if self.live:
             self.live.show(*self.summary())
 
-    def summary(self) -> tuple[str, list[tuple[str, ...]]]:
+    def summary(self) -> Table:
         """Title with the time left for all, and the table of all runs."""
         states = [job.seen() for job in self.jobs]
         title, rows = table(_root(self.jobs), states)

@@ -22,6 +22,8 @@ EPISODES = 10  # training episodes whose mean is the score
 HEADER = ("run", "method", "state", "step", "score", "eval", "steps/s", "left")
 ORDER = ("failed", "died", "retried", "running", "stopped", "waiting", "finished")  # what needs a person comes first
 
+Table = tuple[str, list[tuple[str, ...]]]  # a line that counts the runs, a row of text for each under HEADER
+
 
 @dataclass(frozen=True)
 class RunState:
@@ -99,8 +101,8 @@ def find_runs(root: Path) -> list[Path]:
     return sorted(found)
 
 
-def table(root: Path, states: Iterable[RunState]) -> tuple[str, list[tuple[str, ...]]]:
-    """(a line that counts the states, one row of text per run under HEADER), what needs a person first."""
+def table(root: Path, states: Iterable[RunState]) -> Table:
+    """The runs by their states, what needs a person first."""
     states = list(states)
     rank = {name: place for place, name in enumerate(ORDER)}
     states.sort(key=lambda run: (rank.get(run.state, -1), run.path))
@@ -125,7 +127,7 @@ def watch(root: Path, *, once: bool) -> None:
     if not is_folder(root):
         raise ConfigError(f"there is no directory {root}; give the --logdir of a train or sweep command")
 
-    def now() -> tuple[str, list[tuple[str, ...]]]:
+    def now() -> Table:
         return table(root, map(read_run, find_runs(root)))
 
     live = None if once else LiveTable.on_terminal(HEADER)

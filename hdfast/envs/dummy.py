@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from hdfast.envs.stream import Record
 from hdfast.spaces import ActSpace, ObsSpace
 
 ACTIONS = 4
@@ -38,7 +39,7 @@ class DummyBackend:
         self._step += 1
         self._begin(self._over)
 
-    def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def recv(self) -> Record:
         true_end = (self._row + self._episode) % 2 == 0
         return self._views[self._step], self._reward, self._over & true_end, self._over & ~true_end
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from hdfast.envs.stream import env_seeds
-from hdfast.envs.vector import Convert, Record, VectorBackend
+from hdfast.envs.stream import Record, env_seeds
+from hdfast.envs.vector import Convert, VectorBackend
 from hdfast.errors import ConfigError, RunError
 from hdfast.spaces import ActSpace, ObsSpace
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from hdfast.envs.stream import env_seeds
-from hdfast.envs.vector import Convert, Record, VectorBackend, thread_count
+from hdfast.envs.stream import Record, env_seeds
+from hdfast.envs.vector import Convert, VectorBackend, thread_count
 from hdfast.errors import RunError
 from hdfast.spaces import ActSpace, ObsSpace
 

@@ -18,6 +18,8 @@ from hdfast.envs.worker import Worker
 from hdfast.errors import EnvError
 from hdfast.spaces import ActSpace, ObsSpace
 
+Record = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""A step as a library has it: obs, reward, terminated (a true end), truncated (a time limit)."""
 CLOSING = 1.0  # seconds that a step under way, and the library's own closing, may take
 
 
@@ -84,8 +86,8 @@ class Backend(Protocol):
     def send(self, action: np.ndarray) -> None:
         """Start a step with (N,) int64 actions; if the last step ended an episode, reset instead."""
 
-    def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Finish the step -> obs, reward, terminated (a true end), truncated (a time limit); (N, ...) each."""
+    def recv(self) -> Record:
+        """Finish the step; (N, ...) each."""
 
     def close(self) -> None:
         """Free the library's objects."""
@@ -100,7 +102,6 @@ _STATES = {
     "closed": ("the environments are closed", "make new ones with make_envs()"),
     "forked": ("they belong to the parent of this forked process", "make new ones with make_envs() after the fork"),
 }
-_NEEDS = {"ready": "a record to act on", "sent": "an action under way"}
 
 
 class Stream:
@@ -141,13 +142,8 @@ class Stream:
         if pending:
             self._wait()
         self._worker.start(self._backend.reset)
-        obs = self._wait()
-        self._check("observation", obs)
-        self._records += 1
-        self._state = "ready"
         no = np.zeros(self.num_envs, bool)
-        self._is_last = no
-        return Step(obs, np.zeros(self.num_envs, np.float32), np.ones(self.num_envs, bool), no.copy(), no.copy())
+        return self._record(self._wait(), no.astype(np.float32), ~no, no, no)
 
     def send(self, action: np.ndarray) -> None:
         """Start a step: (N,) integers in 0..n-1, of any value if the last record was is_last.
@@ -155,7 +151,7 @@ class Stream:
         Raises TypeError, ValueError (dtype, shape, value) or RuntimeError (not the time for it).
         """
         if self._state != "ready":
-            raise self._refusal("send", _NEEDS["ready"])
+            raise self._refusal("send", "a record to act on")
         action = self._checked(action)
         try:
             self._backend.send(action)
@@ -168,20 +164,13 @@ class Stream:
     def recv(self) -> Step:
         """Wait for the step begun by `send` -> its records; RuntimeError without one, EnvError if it failed."""
         if self._state != "sent":
-            raise self._refusal("recv", _NEEDS["sent"])
+            raise self._refusal("recv", "an action under way")
         self._state = "failed"  # only a reset leads out of it
         obs, reward, terminated, truncated = self._wait()
         is_first = self._is_last
         with np.errstate(over="ignore"):  # beyond float32: infinite, and refused
             reward = np.where(is_first, 0, reward).astype(np.float32, copy=False)
-        self._check("reward", reward)
-        self._check("observation", obs)
-        self._records += 1
-        self._state = "ready"
-        is_last = terminated | truncated
-        self._is_last = is_last.copy()
-        is_terminal = is_last.copy() if self._terminal_on_limit else terminated
-        return Step(obs, reward, is_first, is_last, is_terminal)
+        return self._record(obs, reward, is_first, terminated, truncated)
 
     def step(self, action: np.ndarray) -> Step:
         """`send(action)`, then `recv()`."""
@@ -193,6 +182,17 @@ class Stream:
         if self._state != "forked":
             self._state = "closed"
             self._give_back()
+
+    def _record(self, obs: np.ndarray, reward: np.ndarray, is_first: np.ndarray, terminated: np.ndarray,
+                truncated: np.ndarray) -> Step:
+        """The next records, which an action may answer; EnvError if they are not finite."""
+        self._check("reward", reward)
+        self._check("observation", obs)
+        self._records += 1
+        self._state = "ready"
+        is_last = terminated | truncated
+        self._is_last = is_last.copy()
+        return Step(obs, reward, is_first, is_last, is_last.copy() if self._terminal_on_limit else terminated)
 
     def _wait(self) -> Any:
         """The result of what the worker does."""

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from hdfast.envs.stream import Record
 from hdfast.spaces import ActSpace, ObsSpace
 
-Record = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # obs, reward, terminated, truncated
 Convert = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 

@@ -1,5 +1,6 @@
 """Run directories and score files in folders -> Run; whatever is broken or unfinished becomes a note."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from hdfast.report import score_files
 from hdfast.report.run import OURS, TERMS, Curve, Run, evaluated
 from hdfast.run.durable import read_bounded
 from hdfast.run.jsonl import RECORDS, content, is_number, read_object, read_rows
-from hdfast.run.pictures import RANDOM_PLAY, numeric
+from hdfast.run.pictures import numeric, random_scores
 
+Taken = defaultdict[str, list[dict[str, Any]]]  # by name of a method, the settings of those that have it
 LAST_EPISODES = 20
 CURVE_BINS = 20
 MOST_OTHER = 2  # settings of a preset that a run may have otherwise and still be named after it
@@ -35,13 +37,14 @@ def collect(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
     """
     runs: dict[tuple[str, str, str], Run] = {}
     notes: list[str] = []
-    names, places = _Names(), set()
+    taken: Taken = defaultdict(list)
+    places = set()
     for folder in folders:
         directories, files = search(folder)
         places |= set(map(str, directories))
         if not (directories or files):
             notes.append(f"{folder}: no run directory in it (a run has a config.json), and no score file")
-        found = [run for path in directories if (run := _read(path, names, notes)) is not None]
+        found = [run for path in directories if (run := _read(path, taken, notes)) is not None]
         for path in files:
             try:
                 records, more = score_files.read(path)
@@ -79,7 +82,7 @@ def search(folder: Path) -> tuple[list[Path], list[Path]]:
     return found, scored
 
 
-def _read(path: Path, names: "_Names", notes: list[str]) -> Run | None:
+def _read(path: Path, taken: Taken, notes: list[str]) -> Run | None:
     """The run in one directory; None, with a note, where its settings cannot be read."""
     try:
         config = Config.from_json(read_bounded(path / "config.json").decode())
@@ -102,9 +105,9 @@ def _read(path: Path, names: "_Names", notes: list[str]) -> Run | None:
     curve = binned(episodes) if len(evals[0]) <= 1 and len(episodes[0]) else evals
     harmony = {term: found for term in TERMS
                if len((found := points(rows["metrics.jsonl"], f"train/harmony/{term}_coeff"))[0])}
-    return Run(config.task, names.of(config), str(config.seed), final, how, curve, frames,
+    return Run(config.task, _name(config, taken), str(config.seed), final, how, curve, frames,
                config.run.steps * frames_per_step(config), isinstance(meta.get("finished"), int), str(path), harmony,
-               last, numbers(read_object(path / RANDOM_PLAY).get("scores")))
+               last, tuple(random_scores(path)))
 
 
 def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
@@ -159,21 +162,18 @@ def binned(curve: Curve) -> Curve:
     return edges[filled + 1], np.array([ys[place == i].mean() for i in filled])
 
 
-class _Names:
-    """Names of methods, each with the presets and settings in which it differs from the official protocol."""
+def _name(config: Config, taken: Taken) -> str:
+    """Name of a method, with the presets and settings in which it differs from the official protocol.
 
-    def __init__(self) -> None:
-        self._taken: dict[str, list[dict[str, Any]]] = {}
-
-    def of(self, config: Config) -> str:
-        """The same name for the same settings, another for others."""
-        changed = _changed(config)
-        name = f"{OURS}{method_name(config)}" + (f" [{_described(changed)}]" if changed else "")
-        same = self._taken.setdefault(name, [])
-        if changed not in same:
-            same.append(changed)
-        number = same.index(changed)
-        return f"{name} #{number + 1}" if number else name
+    The same one for the same settings, another for others, by those that are `taken`.
+    """
+    changed = _changed(config)
+    name = f"{OURS}{method_name(config)}" + (f" [{_described(changed)}]" if changed else "")
+    same = taken[name]
+    if changed not in same:
+        same.append(changed)
+    number = same.index(changed)
+    return f"{name} #{number + 1}" if number else name
 
 
 def _changed(config: Config) -> dict[str, Any]:

@@ -16,9 +16,8 @@ def page(summary: Summary, pictures: Sequence[tuple[Plot, list[str]]], *, files:
          refresh: float = 0) -> str:
     """The HTML text; `pictures` are plots with their inline SVGs, `files` the names that lie beside the page."""
     by_name = {plot.name: (plot, panels) for plot, panels in pictures}
-    own = [group for group in summary.groups if group.kind == OWN]
     name = "Atari 100K report" if set(summary.tasks) & set(scores.tasks()) else "hdfast report"
-    parts = [f"<h1>{name}</h1>", f'<p class="muted">{_subtitle(summary, own)}</p>', _tiles(summary), _missing(summary)]
+    parts = [f"<h1>{name}</h1>", f'<p class="muted">{_subtitle(summary)}</p>', _tiles(summary), _missing(summary)]
     if summary.notes:
         parts.append('<ul class="notes">' + "".join(f"<li>{escape(note)}</li>" for note in summary.notes) + "</ul>")
     for number, block in enumerate(summary.blocks):
@@ -28,7 +27,7 @@ def page(summary: Summary, pictures: Sequence[tuple[Plot, list[str]]], *, files:
     for picture in ("curves", "harmony"):
         if picture in by_name:
             parts.append(f"<h2>{by_name[picture][0].heading}</h2>{_figure(*by_name[picture], heading=False)}")
-    if summary.runs or any(group.runs for group in summary.groups):
+    if any(group.runs for group in summary.groups):
         parts.append(_runs(summary))
     parts.append(_method(summary, files))
     again = f'<meta http-equiv="refresh" content="{refresh:g}">' if refresh else ""
@@ -38,8 +37,9 @@ def page(summary: Summary, pictures: Sequence[tuple[Plot, list[str]]], *, files:
             f"<script>{SCRIPT}</script></body></html>\n")
 
 
-def _subtitle(summary: Summary, own: list[Group]) -> str:
-    runs = summary.runs
+def _subtitle(summary: Summary) -> str:
+    own = [group for group in summary.groups if group.kind == OWN]
+    runs = [run for group in own for run in group.runs]
     done = sum(run.finished for run in runs)
     counted = f"{len(runs)} runs, {done} of them finished" if done < len(runs) else f"{len(runs)} finished runs"
     what = f"{counted}, of {escape(', '.join(g.name for g in own))}" if own else "Published scores"

@@ -47,7 +47,6 @@ class Row:
 
     group: Group
     aggregates: dict[str, Estimate]
-    runs: tuple[int, int]  # fewest and most runs of a game
 
 
 @dataclass(frozen=True)
@@ -79,14 +78,9 @@ class Summary:
     samples: int
     notes: tuple[str, ...]
 
-    @property
-    def runs(self) -> tuple[Run, ...]:
-        """The user's own runs."""
-        return tuple(run for group in self.groups if group.kind == OWN for run in group.runs)
 
-
-def summarize(own: Sequence[Run], peers: Sequence[Run], notes: Sequence[str], *, samples: int,
-              unfinished: bool) -> Summary:
+def summarize(own: Sequence[Run], peers: Sequence[Run] = (), notes: Sequence[str] = (), *, samples: int,
+              unfinished: bool = False) -> Summary:
     """Summary of the runs of some folders (own, by their methods' names, or others') and of score files, beside the
     published methods.
 
@@ -198,9 +192,7 @@ def _blocks(groups: Sequence[Group], samples: int) -> list[Block]:
 def _block(tasks: tuple[str, ...], groups: Sequence[Group], samples: int) -> Block:
     members = [g for g in groups if set(tasks) <= set(g.finals)]
     values = {g.name: g.normalized(tasks) for g in members}
-    counts = {g.name: [len(runs) for runs in values[g.name].values()] for g in members}
-    rows = [Row(g, statistics.aggregates(values[g.name], samples=samples), (min(counts[g.name]), max(counts[g.name])))
-            for g in members]
+    rows = [Row(g, statistics.aggregates(values[g.name], samples=samples)) for g in members]
     pairs = [(a, b) for i, a in enumerate(members) for b in members[i + 1:]]
     if len(members) > len(NAMES):  # the published pair has nothing to do with the runs
         pairs = [(a, b) for a, b in pairs if a.kind != PUBLISHED]

@@ -13,6 +13,7 @@ from hdfast.report.summary import METRICS, Block, Group, Summary, random_play, s
 from hdfast.run.progress import points, text_table
 
 Cells = list[list[str]]
+Table = tuple[list[str], Cells]  # head and rows
 
 
 def runs_csv(summary: Summary) -> str:
@@ -113,18 +114,19 @@ def block_title(block: Block) -> str:
     return f"Human-normalized scores on {', '.join(map(title, block.tasks))}"
 
 
-def aggregate_cells(block: Block) -> tuple[list[str], Cells]:
+def aggregate_cells(block: Block) -> Table:
     """Head and rows: method, runs a game, the four aggregates with their intervals."""
     rows = []
     for row in block.rows:
-        low, high = row.runs
+        counts = [len(row.group.finals[task]) for task in block.tasks]
+        low, high = min(counts), max(counts)
         found = [row.aggregates[name] for name in METRICS]
         rows.append([row.group.name, f"{low}" if low == high else f"{low}-{high}",
                      *(f"{x.value:.4f} [{x.low:.3f}, {x.high:.3f}]" for x in found)])
     return ["Method", "Runs", *METRICS.values()], rows
 
 
-def improvement_cells(block: Block) -> tuple[list[str], Cells]:
+def improvement_cells(block: Block) -> Table:
     """Head and rows: two methods, and the probability that the first beats the second."""
     return ["Method", "Over", "Probability"], [
         [v.ours, v.other, f"{v.chance.value:.3f} [{v.chance.low:.3f}, {v.chance.high:.3f}]"]
@@ -132,7 +134,7 @@ def improvement_cells(block: Block) -> tuple[list[str], Cells]:
 
 
 def game_cells(summary: Summary, *, escape: Callable[[str], str] = str,
-               bold: Callable[[str], str] = str) -> tuple[list[str], Cells]:
+               bold: Callable[[str], str] = str) -> Table:
     """Head and rows: game, random, human, then score and human-normalized score of every method.
 
     Every cell but the head is escaped, then the best score of a game made bold.

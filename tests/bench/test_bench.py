@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench_case import TINY
 from hdfast import cli
 from hdfast.bench import cases, ours, peers, rows, run, serve, workload
 from hdfast.bench.rows import Measured, Program, Row
@@ -24,8 +25,6 @@ from hdfast.errors import ConfigError, RunError
 from hdfast.presets import OFFICIAL
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = {"run.batch_size": 2, "run.batch_length": 3, "behavior.horizon": 2, "env.size": 16, "model.deter": 8,
-        "model.units": 8, "model.stoch": 2, "model.classes": 4, "model.cnn_depth": 2}
 FAKE = """\
 import sys
 from hdfast.bench import serve

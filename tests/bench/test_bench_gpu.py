@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench_case import TINY
 from capture_safety_case import graphs_alive
 from hdfast.bench import gpu, gpu_peers, micro, report, stages, workload
 from hdfast.bench import rows as rows_of
@@ -20,8 +21,6 @@ from hdfast.bench.workload import Size
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "bench" / "gpu.sh"
-TINY = {"run.batch_size": 2, "run.batch_length": 3, "behavior.horizon": 2, "env.size": 16, "model.deter": 8,
-        "model.units": 8, "model.stoch": 2, "model.classes": 4, "model.cnn_depth": 2, "replay.capacity": 64}
 
 
 @pytest.fixture

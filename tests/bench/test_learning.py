@@ -5,11 +5,15 @@ import io
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
+import export
+import figures
+import learning_records
 import numpy as np
 import pytest
+import results_table
+import run as learning_run
 from PIL import Image
 
 from hdfast import scores
@@ -20,14 +24,6 @@ from scripted_sweep import write_run
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, DOCS = ROOT / "bench" / "results", ROOT / "docs"
-sys.path.insert(0, str(ROOT / "bench" / "learning"))
-
-import export  # noqa: E402
-import figures  # noqa: E402
-import learning_records  # noqa: E402
-import results_table  # noqa: E402
-import run as learning_run  # noqa: E402
-
 TOLERANCE = 2.0  # of 255, mean absolute difference of pixels: matplotlib's versions draw letters a little differently
 
 
@@ -60,10 +56,15 @@ def made(runs, tmp_path_factory) -> Path:
     shutil.copy(RESULTS / "updates.csv", folder / "results")
     shutil.copy(RESULTS / "learning" / "official.json", folder / "results" / "learning")
     assert export.main([str(runs), "--out", str(folder / "results" / "learning" / "cpu.json")]) == 0
+    draw(folder / "results", folder)
+    return folder
+
+
+def draw(results: Path, folder: Path) -> list[Path]:
+    """The files that `make figures` writes into the docs/ of a folder."""
     (folder / "docs").mkdir()
     shutil.copy(DOCS / "results.md", folder / "docs")
-    figures.make(folder / "results", folder / "docs")
-    return folder
+    return figures.make(results, folder / "docs")
 
 
 # Running
@@ -164,17 +165,13 @@ def test_curves_are_thinned_with_their_ends():
 # Pictures and tables
 
 def test_equal_data_give_equal_bytes(made, tmp_path):
-    (tmp_path / "docs").mkdir()
-    shutil.copy(DOCS / "results.md", tmp_path / "docs")
-    figures.make(made / "results", tmp_path / "docs")
+    draw(made / "results", tmp_path)
     for path in (made / "docs").rglob("*.*"):
         assert path.read_bytes() == (tmp_path / path.relative_to(made)).read_bytes(), path
 
 
 def test_the_committed_pictures_and_tables_are_those_of_the_committed_data(tmp_path):
-    (tmp_path / "docs").mkdir()
-    shutil.copy(DOCS / "results.md", tmp_path / "docs")
-    again = {path.relative_to(tmp_path / "docs") for path in figures.make(RESULTS, tmp_path / "docs")}
+    again = {path.relative_to(tmp_path / "docs") for path in draw(RESULTS, tmp_path)}
     committed = {path.relative_to(DOCS) for path in (DOCS / "figures").iterdir()} | {Path("results.md")}
     assert again == committed, "run `make figures`"
     for name in again:

@@ -1,6 +1,5 @@
 """Learning beside sheeprl: its environment is hdfast's record by record, its settings are hdfast's, and the record."""
 
-# ruff: noqa: E402  the programs lie where no package is
 import ast
 import json
 import os
@@ -8,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gym_atari
 import numpy as np
+import peer_sheeprl
 import pytest
+import sheeprl_settings
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from hdfast.bench import peers
@@ -22,11 +24,6 @@ from hdfast.run.jsonl import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 LEARNING = ROOT / "bench" / "learning"
-sys.path.insert(0, str(LEARNING))
-import gym_atari
-import peer_sheeprl
-import sheeprl_settings
-
 STACK = ["--configs", "atari100k", "cpu", "baseline", "--task", "krull", "--run.steps", "900", "--run.prefill", "200",
          "--device", "cpu"]
 

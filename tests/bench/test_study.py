@@ -1,11 +1,14 @@
 """bench/learning: the study's records, table, figures and page, on made-up results; and one run of its own."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import study
+import study_figures
+import study_records
+from study_arms import ARMS, TERMS
 
 from hdfast.config import Config
 from hdfast.errors import ConfigError, RunError
@@ -14,13 +17,6 @@ from hdfast.run.jsonl import replace
 from hdfast.run.logger import Logger
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "bench" / "learning"))
-
-import study  # noqa: E402
-import study_figures  # noqa: E402
-import study_records  # noqa: E402
-from study_arms import ARMS, TERMS  # noqa: E402
-
 HELD_OUT = {"loss": 0.123456, "unexplained": 0.5, "right": 0.75}
 FACTS = {"cpu_seconds": 12.3456, "held_out": HELD_OUT}
 

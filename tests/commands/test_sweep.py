@@ -57,28 +57,24 @@ def test_runs_with_other_settings_are_refused_before_anything_starts(tmp_path):
 # What happens when a run ends
 
 class Script:
-    """A scheduler that ends the jobs it was given as the script says: [(seed, exit code or reason), ...]."""
+    """A scheduler that ends jobs as the script says: [(seed, exit code or reason), ...]."""
 
-    def __init__(self, script):
-        self.script, self.started = list(script), []
+    def __init__(self, jobs, script=()):
+        self.jobs, self.script, self.started = jobs, list(script), []
 
     def start(self, key, arguments, logdir):
         self.started.append(key.config.seed)
 
     def ended(self, timeout):
-        seed, how, job = *self.script.pop(0), None
-        for job in self.jobs:
-            if job.config.seed == seed:
-                if how == 0:
-                    make_run(job.logdir, "finished", finished=400, rows=rows([1, 400]))
-                ending = Ending(how) if isinstance(how, int) else Ending(None, how)
-                return [(job, ending)]
-        raise AssertionError(seed)
+        seed, how = self.script.pop(0)
+        (job,) = (job for job in self.jobs if job.config.seed == seed)
+        if how == 0:
+            make_run(job.logdir, "finished", finished=400, rows=rows([1, 400]))
+        return [(job, Ending(how) if isinstance(how, int) else Ending(None, how))]
 
 
 def play(tmp_path, script, *, seeds=("0-2",), retries=1):
-    scheduler = Script(script)
-    scheduler.jobs = plan(tmp_path, seeds=seeds)
+    scheduler = Script(plan(tmp_path, seeds=seeds), script)
     runs = sweep.Sweep(scheduler.jobs, scheduler, retries=retries)
     failed = [job.config.seed for job in runs.run()]
     assert not scheduler.script
@@ -111,15 +107,13 @@ def test_what_failed_by_itself_is_not_started_again(tmp_path, code):
 
 
 def test_an_end_without_a_finished_run_is_no_success(tmp_path):
-    script = Script([(0, 0)])
-    script.jobs = plan(tmp_path)
+    script = Script(plan(tmp_path))
     script.ended = lambda timeout: [(script.jobs[0], Ending(0))]
     assert sweep.Sweep(script.jobs, script, retries=1).run() == script.jobs
 
 
 def test_a_run_that_reached_its_time_limit_is_neither_failed_nor_started_again(tmp_path, capsys):
-    script = Script([])
-    script.jobs = plan(tmp_path, **{"run.max_seconds": 5.0})
+    script = Script(plan(tmp_path, **{"run.max_seconds": 5.0}))
 
     def ended(timeout):
         make_run(tmp_path / "atari_pong" / "0", "stopped by run.max_seconds", rows=rows([1, 100]))
@@ -136,8 +130,7 @@ def test_finished_runs_are_not_started(tmp_path, capsys):
     make_run(tmp_path / "atari_pong" / "1", "finished", finished=300, seed=1, **{"run.steps": 300})  # and now has 400
     make_run(tmp_path / "atari_pong" / "2", "stopped by SIGTERM", seed=2, rows=rows([1, 100]))
     assert play(tmp_path / "none", [(0, 0)], seeds=("0",))[0] == [0]
-    script = Script([])
-    script.jobs = plan(tmp_path, seeds=("0-3",))
+    script = Script(plan(tmp_path, seeds=("0-3",)))
     runs = sweep.Sweep(script.jobs, script, retries=0)
     assert [row[2] for row in runs.summary()[1]] == ["waiting"] * 3 + ["finished"]
     script.ended = lambda timeout: [(job, Ending(2)) for job in script.jobs[1:]]

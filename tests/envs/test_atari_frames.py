@@ -11,6 +11,7 @@ from raw_ale import RawAtari
 
 NOOP_MAX = 8
 NOOPS = {"envpool": range(1, NOOP_MAX + 1), "ale": range(NOOP_MAX)}  # the official draw is ale-py's
+backends = pytest.mark.parametrize("backend", NOOPS)
 
 
 class Candidates:
@@ -56,7 +57,7 @@ def compare(game: str, backend: str, steps: int, limit: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("game", ["pong", "breakout", "ms_pacman"])
-@pytest.mark.parametrize("backend", ["envpool", "ale"])
+@backends
 def test_every_record(backend, game):
     """Images, rewards and ends of several episodes equal the official ones; last images differ as documented."""
     true_ends, limit_ends = compare(game, backend, steps=450, limit=200)
@@ -64,7 +65,7 @@ def test_every_record(backend, game):
     assert true_ends or game != "breakout"
 
 
-@pytest.mark.parametrize("backend", ["envpool", "ale"])
+@backends
 def test_the_numbers_of_noops(backend):
     """Every number of no-ops of the documented range is drawn, and no other (Freeway's first pictures differ)."""
     raw = RawAtari("freeway")
@@ -75,7 +76,7 @@ def test_the_numbers_of_noops(backend):
     assert seen == set(NOOPS[backend])
 
 
-@pytest.mark.parametrize("backend", ["envpool", "ale"])
+@backends
 def test_game_over_on_the_step_of_the_time_limit_is_a_true_end(backend):
     config = EnvConfig(backend=backend, size=8, noop_max=1, terminal_on_limit=False)
     actions = np.random.default_rng(0).integers(4, size=(600, 1))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import gymnasium
@@ -21,26 +22,27 @@ from hdfast.errors import ConfigError, RunError
 
 # Freeway: three actions and pictures that tell every no-op apart; cut after 12 steps.
 SHORT = dict(max_episode_frames=50, size=32, num_threads=2)
-BACKENDS = {
-    "envpool": lambda n, seed, **kw: make_envs("freeway", EnvConfig(**SHORT, **kw), num_envs=n, seed=seed),
-    "ale": lambda n, seed, **kw: make_envs("freeway", EnvConfig(backend="ale", **SHORT, **kw), num_envs=n, seed=seed),
-    "catch": lambda n, seed, **kw: make_envs("catch", EnvConfig(size=16, **kw), num_envs=n, seed=seed),
-    "noise": lambda n, seed, **kw: make_envs("catch", EnvConfig(size=8, background="noise", **kw), num_envs=n,
-                                             seed=seed),
-    "moving": lambda n, seed, **kw: make_envs("catch", EnvConfig(size=16, background="moving", **kw), num_envs=n,
-                                              seed=seed),
-    "dummy": lambda n, seed, **kw: make_envs("dummy", EnvConfig(size=16, **kw), num_envs=n, seed=seed),
-    "dummy_vector": lambda n, seed, **kw: make_envs("dummy_vector", EnvConfig(**kw), num_envs=n, seed=seed),
-    "gym": lambda n, seed, **kw: make_envs("gym_CartPole-v1", EnvConfig(**kw), num_envs=n, seed=seed),
-    "gym_image": lambda n, seed, **kw: from_gymnasium(scripted_gym.maker(seed, 24), num_envs=n, size=16, **kw),
-}
+TASKS = {
+    "envpool": ("freeway", SHORT), "ale": ("freeway", SHORT | {"backend": "ale"}), "catch": ("catch", {"size": 16}),
+    "noise": ("catch", {"size": 8, "background": "noise"}), "moving": ("catch", {"size": 16, "background": "moving"}),
+    "dummy": ("dummy", {"size": 16}), "dummy_vector": ("dummy_vector", {}), "gym": ("gym_CartPole-v1", {})}
 N = 2
 FIELDS = ("obs", "reward", "is_first", "is_last", "is_terminal")
 
 
-@pytest.fixture(params=BACKENDS)
+atari = pytest.mark.parametrize("name", ["envpool", "ale"])
+
+
+def made(name: str, num_envs: int, seed: int, **settings):
+    if name == "gym_image":
+        return from_gymnasium(scripted_gym.maker(seed, 24), num_envs=num_envs, size=16, **settings)
+    task, own = TASKS[name]
+    return make_envs(task, EnvConfig(**own, **settings), num_envs=num_envs, seed=seed)
+
+
+@pytest.fixture(params=[*TASKS, "gym_image"])
 def backend(request):
-    return BACKENDS[request.param]
+    return partial(made, request.param)
 
 
 def play(envs, steps: int, seed: int = 7) -> list[Step]:
@@ -49,8 +51,12 @@ def play(envs, steps: int, seed: int = 7) -> list[Step]:
     return [envs.reset()] + [envs.step(rng.integers(0, envs.act_space.n, envs.num_envs)) for _ in range(steps)]
 
 
+def vars_of(step: Step) -> list[np.ndarray]:
+    return [getattr(step, name) for name in FIELDS]
+
+
 def same(a: Step, b: Step) -> bool:
-    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in FIELDS)
+    return all(map(np.array_equal, vars_of(a), vars_of(b)))
 
 
 def test_records(backend):
@@ -68,16 +74,12 @@ def test_records(backend):
         assert step.obs.shape == (N, *envs.obs_space.shape) and step.obs.flags.c_contiguous
         assert step.obs.dtype == envs.obs_space.dtype == ("uint8" if envs.obs_space.is_image else "float32")
         assert step.reward.shape == (N,) and step.reward.dtype == np.float32
-        assert all(getattr(step, name).dtype == bool and getattr(step, name).shape == (N,) for name in FIELDS[2:])
-    assert len({id(getattr(step, name)) for step in stream for name in FIELDS}) == 5 * len(stream)
+        assert all(flags.dtype == bool and flags.shape == (N,) for flags in vars_of(step)[2:])
+    assert len({id(array) for step in stream for array in vars_of(step)}) == 5 * len(stream)
     for array in vars_of(envs.step(np.zeros(N, np.int64))):
         array[:] = 1  # a caller may write into its records
     assert np.array_equal(stream[0].obs, kept), "a record changed after it was returned"
     assert not envs.reset().is_last.any()
-
-
-def vars_of(step: Step) -> list[np.ndarray]:
-    return [getattr(step, name) for name in FIELDS]
 
 
 def test_same_seed_same_records(backend):
@@ -129,7 +131,7 @@ def test_a_backend_cannot_break_the_alignment():
 
 @pytest.mark.parametrize("name", ["envpool", "ale", "dummy"])
 def test_order_of_calls(name):
-    envs = BACKENDS[name](N, 0)
+    envs = made(name, N, 0)
     action = np.zeros(N, np.int64)
     for call in (envs.recv, lambda: envs.send(action), lambda: envs.step(action)):
         with pytest.raises(RuntimeError, match=r"call reset\(\) first"):
@@ -175,7 +177,7 @@ OPEN: dict = {}
 
 def open_backend(name):
     """Environments kept open between the rows of the table, in the middle of an episode."""
-    envs = OPEN.get(name) or OPEN.setdefault(name, BACKENDS[name](3, 0))
+    envs = OPEN.get(name) or OPEN.setdefault(name, made(name, 3, 0))
     envs.reset()
     return envs
 
@@ -263,26 +265,26 @@ print("parent continues")
     assert (done.returncode, done.stdout) == (0, "parent continues\n"), done.stderr
 
 
-@pytest.mark.parametrize("name", ["envpool", "ale"])
+@atari
 def test_nearby_seeds_share_no_trajectory(name):
     three, four = (np.stack([envs.reset().obs, *(envs.step(np.zeros(N, int)).obs for _ in range(60))])
-                   for envs in (BACKENDS[name](N, 3), BACKENDS[name](N, 4)))
+                   for envs in (made(name, N, 3), made(name, N, 4)))
     assert not any(np.array_equal(three[:, i], four[:, j]) for i in range(N) for j in range(N))
     assert not any(np.array_equal(three[:, i], three[:, j]) for i in range(N) for j in range(i))
     seeds = [seed for base in range(20) for seed in env_seeds(base, 50)]
     assert len(set(seeds)) == 1000 and 0 <= min(seeds) and max(seeds) < 2**31
 
 
-@pytest.mark.parametrize("name", ["envpool", "ale"])
+@atari
 def test_time_limit_is_terminal_only_when_asked(name):
     for as_official in (True, False):
-        envs = BACKENDS[name](1, 0, terminal_on_limit=as_official)
+        envs = made(name, 1, 0, terminal_on_limit=as_official)
         stream = play(envs, 40)
         assert [t for t, step in enumerate(stream) if step.is_last[0]] == [12, 25, 38]  # 50 frames = 12 whole steps
         assert [t for t, step in enumerate(stream) if step.is_terminal[0]] == ([12, 25, 38] if as_official else [])
 
 
-@pytest.mark.parametrize("name", ["envpool", "ale"])
+@atari
 def test_atari_options(name):
     envs = make_envs("breakout", EnvConfig(backend=name, grayscale=True, full_action_space=True), num_envs=2)
     assert envs.obs_space.shape == (64, 64, 1) and envs.act_space.n == 18

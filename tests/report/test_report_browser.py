@@ -43,7 +43,7 @@ def page(tmp_path_factory) -> Path:
     write_sweep(folder / "b", games=4, seeds=1, **{"harmony.mode": "plain", "model.bins": 127, "behavior.lam": 0.9})
     write_run(folder / "c", "kung_fu_master", 0, share=0.4, finished=False)
     runs, notes = collect([folder])
-    return build.write(summarize(runs, [], notes, samples=200, unfinished=False), folder / "out")
+    return build.write(summarize(runs, notes=notes, samples=200), folder / "out")
 
 
 def browse(page: Path, width: int, script: str, *flags: str) -> dict:

@@ -26,7 +26,7 @@ def test_score_files_survive_a_round(tmp_path, name):
     back, notes = score_files.read(path)
     assert not notes and [run.final for run in back] == [run.final for run in runs]
     np.testing.assert_array_equal(back[1].curve, runs[1].curve)
-    both = summarize(runs, back, [], samples=100, unfinished=False)
+    both = summarize(runs, back, samples=100)
     assert [g.name for g in both.groups][:2] == ["hdfast HarmonyDream", "hdfast HarmonyDream (file)"]
 
 
@@ -56,6 +56,11 @@ def test_a_score_file_that_cannot_be_used(tmp_path, data):
         score_files.read(tmp_path / "peer.json")
 
 
+def put(path, *records):
+    """A score file of these records."""
+    path.write_text(json.dumps(records))
+
+
 def record(method="hdfast HarmonyDream [cpu]", seed=0, **more):
     return {"task": "krull", "method": method, "seed": seed, "xs": [2e4, 4e4], "ys": [1500.0, 1800.0]} | more
 
@@ -65,7 +70,7 @@ FULL = dict(episodes=[1000.0, 3000.0], random={"episodes": [1500.0, 1700.0]}, fi
 
 
 def test_what_a_record_may_say_beside_its_curve(tmp_path):
-    (tmp_path / "a.json").write_text(json.dumps([record(**FULL), record(seed=1, finished=False, total=80_000)]))
+    put(tmp_path / "a.json", record(**FULL), record(seed=1, finished=False, total=80_000))
     (done, going), notes = score_files.read(tmp_path / "a.json")
     assert not notes and done.final == 2000.0 and done.how == "evaluation over 2 episodes at 40,400 frames"
     assert done.random == (1500.0, 1700.0) and done.harmony["rew"][1].tolist() == [1.0, 3.0] and done.frames == 40_400
@@ -78,7 +83,7 @@ def test_what_a_record_may_say_beside_its_curve(tmp_path):
     ("harmony", {"rew": {"xs": [2, 1], "ys": [1, 1]}}), ("harmony", {"kl": 7}), ("finished", 1), ("total", 1.5),
     ("frames", -1), ("frames", True)])
 def test_what_a_record_says_wrongly_is_named_and_not_used(tmp_path, key, value):
-    (tmp_path / "a.json").write_text(json.dumps([record(**{key: value}), record(seed=1)]))
+    put(tmp_path / "a.json", record(**{key: value}), record(seed=1))
     found, notes = score_files.read(tmp_path / "a.json")
     assert len(found) == 2 and len(notes) == 1 and f"{key} of 1 of 2 records is not used, it must be" in notes[0]
     assert found[0].final == 1800.0 and not found[0].harmony and not found[0].random and found[0].frames == 40_000
@@ -91,7 +96,7 @@ def test_score_files_in_a_folder_are_runs(tmp_path):
     deep.mkdir(parents=True)
     own = [record("hdfast HarmonyDream", **FULL), *(record(seed=seed, **FULL) for seed in range(3))]
     (deep / "ours.json.gz").write_bytes(gzip.compress(json.dumps(own).encode()))
-    (deep / "peer.json").write_text(json.dumps([record("peer 1.0", seed=s) for s in range(2)]))
+    put(deep / "peer.json", *(record("peer 1.0", seed=s) for s in range(2)))
     (deep / "broken.json").write_text("{")
     (deep / "notes.txt").write_text("no scores")
     runs, notes = collect([tmp_path])
@@ -100,7 +105,7 @@ def test_score_files_in_a_folder_are_runs(tmp_path):
         ("peer 1.0", "0"), ("peer 1.0", "1")}
     assert len(notes) == 2 and "cannot read the score file" in notes[0] and "broken.json" in notes[0]
     assert "ours.json.gz: left out, hdfast HarmonyDream has atari_krull seed 0 twice" in notes[1]
-    found = summarize(runs, [], notes, samples=20, unfinished=False)
+    found = summarize(runs, notes=notes, samples=20)
     assert [(g.name, g.kind) for g in found.groups[:3]] == [
         ("hdfast HarmonyDream", "own"), ("hdfast HarmonyDream [cpu]", "own"), ("peer 1.0", "file")]
     assert found.notes[0] == ("Random play by the same evaluation as the runs scores: Krull 1,600.0 over 2 episodes "
@@ -112,11 +117,11 @@ def test_score_files_in_a_folder_are_runs(tmp_path):
 
 def test_single_seeds_of_the_published_are_their_range(tmp_path):
     """They are no method of their own and no second final score."""
-    (tmp_path / "ours.json").write_text(json.dumps([record(**FULL)]))
-    alone = summarize(*(collect([tmp_path])[0], [], []), samples=20, unfinished=False)
-    (tmp_path / "official.json").write_text(json.dumps([
-        record("HarmonyDream (official seeds)", seed=s, ys=[1500 + s, 1800 + s]) for s in range(5)]))
-    both = summarize(*(collect([tmp_path])[0], [], []), samples=20, unfinished=False)
+    put(tmp_path / "ours.json", record(**FULL))
+    alone = summarize(collect([tmp_path])[0], samples=20)
+    put(tmp_path / "official.json", *(
+        record("HarmonyDream (official seeds)", seed=s, ys=[1500 + s, 1800 + s]) for s in range(5)))
+    both = summarize(collect([tmp_path])[0], samples=20)
     assert [g.name for g in both.groups] == [g.name for g in alone.groups]
     published = {g.name: g for g in both.groups}["HarmonyDream"]
     assert len(published.seeds["atari_krull"]) == 5 and not published.runs
@@ -132,7 +137,7 @@ def test_the_report_of_committed_data_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(figures, "plots", lambda summary: [p for p in drawn(summary) if p.name == "curves"])
     data = tmp_path / "data"
     data.mkdir()
-    (data / "ours.json").write_text(json.dumps([record(seed=seed, **FULL) for seed in range(2)]))
+    put(data / "ours.json", *(record(seed=seed, **FULL) for seed in range(2)))
     (data / "broken.json").write_bytes(b"\x1f\x8b")
     assert cli.main(["report", str(data), "--out", str(tmp_path / "out"), "--bootstrap", "100"]) == 0
     page = (tmp_path / "out" / "index.html").read_text()
