@@ -2,15 +2,15 @@
 
 import pytest
 
-from hdfast.bench import serve
-from hdfast.bench.cases import OPS
+from hdfast.bench import serve, workload
+from hdfast.bench.cases import operations
 
-CASES = [(name, mode) for name, op in OPS.items() for mode in op.modes]
+CASES = [(name, mode) for name, op in operations(workload.sized("reduced")).items() for mode in op.modes]
 
 
 @pytest.mark.parametrize(("name", "mode"), CASES, ids=lambda part: part)
 def test_op(benchmark, describe, roof_gbs, sizes, backend, name, mode):
-    built = OPS[name].build(sizes, mode, compiled=backend == "compile")
+    built = operations(sizes)[name].build(mode, compiled=backend == "compile")
     built.run()  # burn-in: compilation and first allocations
     peak = serve.timed(built.run, 3)["peak_rss_mb"]
     describe(f"{name}.{mode}", name, mode, built.shape, bytes=built.bytes, peak_mem_mb=round(peak, 1))

@@ -37,11 +37,12 @@ class Op:
     """An op to measure. `inputs` makes its tensors; those that require a gradient get one in mode fwd_bwd."""
 
     call: Callable[..., Any]
-    inputs: Callable[["Shapes"], tuple[Tensor, ...]]
+    inputs: Callable[[], tuple[Tensor, ...]]
     modes: tuple[str, ...] = BOTH
 
-    def build(self, config: Config, mode: str, *, compiled: bool = False) -> Built:
-        inputs = self.inputs(Shapes(config))
+    def build(self, mode: str, *, compiled: bool = False) -> Built:
+        torch.manual_seed(workload.SEED)
+        inputs = self.inputs()
         call = torch.compile(self.call, fullgraph=True, dynamic=False) if compiled else self.call
         with torch.no_grad():
             outputs = tensors_of(self.call(*(x.clone() for x in inputs)))
@@ -67,82 +68,61 @@ def tensors_of(result: Any) -> list[Tensor]:
     return [result] if isinstance(result, Tensor) else [x for x in result or () if isinstance(x, Tensor)]
 
 
-class Shapes:
-    """Random inputs by their place in the learner: steps N = T * B, imagined states H * N."""
-
-    def __init__(self, config: Config):
-        m, self.config, self.generator = config.model, config, torch.Generator().manual_seed(workload.SEED)
-        self.steps = config.run.batch_length * config.run.batch_size
-        self.horizon, self.latents, self.bins = config.behavior.horizon, (m.stoch, m.classes), m.bins
-        self.deter, self.units, self.depth = m.deter, m.units, m.cnn_depth
-
-    def normal(self, *shape: int, grad: bool = True) -> Tensor:
-        return torch.randn(shape, generator=self.generator).requires_grad_(grad)
-
-    def uniform(self, *shape: int) -> Tensor:
-        return torch.rand(shape, generator=self.generator)
-
-    def logit(self, *lead: int) -> Tensor:
-        return self.normal(*lead, *self.latents, grad=False).log_softmax(-1).requires_grad_()
-
-    def behavior(self, *, states: int = 0) -> Tensor:
-        """A value for each imagined step, or with states=1 for each imagined state."""
-        return self.normal(self.horizon + states, self.steps, grad=False)
-
-
 def harmony(reward: Tensor, image: Tensor, dyn: Tensor, rep: Tensor, cont: Tensor, s: Tensor):
     return ops.harmony_loss({"reward": reward, "image": image, "dyn": dyn, "rep": rep, "cont": cont}, s)[0]
 
 
-def _norm_pixels(s: Shapes) -> tuple[Tensor, ...]:
-    side = s.config.env.size // 2
-    return s.normal(s.steps, side, side, s.depth), s.normal(s.depth), s.normal(s.depth)
+def normal(*shape: int) -> Tensor:
+    """Normal numbers that get a gradient."""
+    return torch.randn(shape).requires_grad_()
 
 
-def _image(s: Shapes) -> tuple[Tensor, ...]:
-    shape = s.steps, s.config.env.size, s.config.env.size, 3
-    return s.normal(*shape), s.uniform(*shape)
+def operations(config: Config) -> dict[str, Op]:
+    """Every op by its name, with inputs as in the learner: of N = T * B steps, or of H * N imagined ones."""
+    m, side, horizon, actions = config.model, config.env.size, config.behavior.horizon, workload.ACTIONS
+    steps = config.run.batch_length * config.run.batch_size
 
+    def logit() -> Tensor:
+        return torch.randn(steps, m.stoch, m.classes).log_softmax(-1).requires_grad_()
 
-OPS: dict[str, Op] = {
-    "norm_act_dense": Op(ops.norm_act, lambda s: (
-        s.normal(s.steps, s.units), s.normal(s.units), s.normal(s.units))),
-    "norm_act_pixels": Op(ops.norm_act, _norm_pixels),
-    "gru_gates": Op(ops.gru_gates, lambda s: (
-        s.normal(s.steps, 3 * s.deter), s.normal(s.steps, s.deter), s.normal(3 * s.deter), s.normal(3 * s.deter))),
-    "latent": Op(lambda raw, u: ops.sample_latent(ops.unimix(raw, 0.01), u)[0], lambda s: (
-        s.normal(s.steps, *s.latents), s.uniform(s.steps, s.latents[0]))),
-    "balanced_kl": Op(lambda p, q: ops.balanced_kl(p, q, 1.0), lambda s: (s.logit(s.steps), s.logit(s.steps))),
-    "symlog": Op(ops.symlog, lambda s: (s.normal(s.horizon, s.steps),)),
-    "symexp": Op(ops.symexp, lambda s: (s.normal(s.horizon, s.steps),)),
-    "twohot_loss": Op(ops.twohot_loss, lambda s: (
-        s.normal(s.horizon, s.steps, s.bins), s.behavior())),
-    "twohot_mean": Op(ops.twohot_mean, lambda s: (s.normal(s.horizon, s.steps, s.bins),), FWD),
-    "harmony": Op(harmony, lambda s: (*(s.normal(s.steps) for _ in range(5)), s.normal(3))),
-    "image_loss": Op(ops.image_loss, _image),
-    "cont_loss": Op(ops.cont_loss, lambda s: (s.normal(s.steps), s.uniform(s.steps).round())),
-    "returns": Op(lambda r, v, c: (ops.lambda_return(r, v, c, gamma=0.997, lam=0.95),
-                                   ops.return_weight(c, gamma=0.997)),
-                  lambda s: (s.behavior(), s.behavior(states=1), s.uniform(s.horizon + 1, s.steps).round()), FWD),
-    "return_range": Op(ops.return_range, lambda s: (
-        s.behavior(), torch.zeros(()), torch.ones(())), FWD),
-    "actor_loss": Op(lambda *x: ops.actor_loss(*x, entropy=3e-4)[0], lambda s: (
-        s.normal(s.horizon, s.steps, workload.ACTIONS), s.uniform(s.horizon, s.steps).mul(workload.ACTIONS).long(),
-        s.behavior(), s.uniform(s.horizon, s.steps))),
-}
+    return {
+        "norm_act_dense": Op(ops.norm_act, lambda: (normal(steps, m.units), normal(m.units), normal(m.units))),
+        "norm_act_pixels": Op(ops.norm_act, lambda: (
+            normal(steps, side // 2, side // 2, m.cnn_depth), normal(m.cnn_depth), normal(m.cnn_depth))),
+        "gru_gates": Op(ops.gru_gates, lambda: (
+            normal(steps, 3 * m.deter), normal(steps, m.deter), normal(3 * m.deter), normal(3 * m.deter))),
+        "latent": Op(lambda raw, u: ops.sample_latent(ops.unimix(raw, 0.01), u)[0], lambda: (
+            normal(steps, m.stoch, m.classes), torch.rand(steps, m.stoch))),
+        "balanced_kl": Op(lambda p, q: ops.balanced_kl(p, q, 1.0), lambda: (logit(), logit())),
+        "symlog": Op(ops.symlog, lambda: (normal(horizon, steps),)),
+        "symexp": Op(ops.symexp, lambda: (normal(horizon, steps),)),
+        "twohot_loss": Op(ops.twohot_loss, lambda: (normal(horizon, steps, m.bins), torch.randn(horizon, steps))),
+        "twohot_mean": Op(ops.twohot_mean, lambda: (normal(horizon, steps, m.bins),), FWD),
+        "harmony": Op(harmony, lambda: (*(normal(steps) for _ in range(5)), normal(3))),
+        "image_loss": Op(ops.image_loss, lambda: (normal(steps, side, side, 3), torch.rand(steps, side, side, 3))),
+        "cont_loss": Op(ops.cont_loss, lambda: (normal(steps), torch.rand(steps).round())),
+        "returns": Op(lambda r, v, c: (ops.lambda_return(r, v, c, gamma=0.997, lam=0.95),
+                                       ops.return_weight(c, gamma=0.997)),
+                      lambda: (torch.randn(horizon, steps), torch.randn(horizon + 1, steps),
+                               torch.rand(horizon + 1, steps).round()), FWD),
+        "return_range": Op(ops.return_range, lambda: (torch.randn(horizon, steps), torch.zeros(()), torch.ones(())),
+                           FWD),
+        "actor_loss": Op(lambda *x: ops.actor_loss(*x, entropy=3e-4)[0], lambda: (
+            normal(horizon, steps, actions), torch.rand(horizon, steps).mul(actions).long(),
+            torch.randn(horizon, steps), torch.rand(horizon, steps)))}
 
 
 def observe(learner: Learner, config: Config) -> Work:
     """Posterior scan, forward and backward: gradients of its parameters and of the embedding."""
     model, m = learner.world_model, config.model
     length, batch = config.run.batch_length, config.run.batch_size
-    s = Shapes(config)
-    embed = s.normal(length, batch, model.encoder.size, grad=False)
+    torch.manual_seed(workload.SEED)
+    embed = torch.randn(length, batch, model.encoder.size)
     embed = (embed.bfloat16() if config.precision == "bf16" else embed).requires_grad_()
-    action = torch.nn.functional.one_hot((s.uniform(length, batch) * workload.ACTIONS).long(), workload.ACTIONS)
+    action = torch.nn.functional.one_hot((torch.rand(length, batch) * workload.ACTIONS).long(), workload.ACTIONS)
     is_first = torch.zeros(length, batch, dtype=torch.bool)
     is_first[0] = True
-    u, action = s.uniform(length, batch, m.stoch), action.float()
+    u, action = torch.rand(length, batch, m.stoch), action.float()
 
     def run() -> None:
         learner.model_opt.zero_grad()
@@ -155,12 +135,12 @@ def observe(learner: Learner, config: Config) -> Work:
 
 def rollout(learner: Learner, config: Config) -> Work:
     """Imagination of H steps from every state of a batch, actor inside."""
-    m = config.model
-    s = Shapes(config)
-    index = (s.uniform(s.steps, m.stoch) * m.classes).long()
-    start = State(s.normal(s.steps, m.deter, grad=False).tanh(),
+    m, horizon, steps = config.model, config.behavior.horizon, config.run.batch_length * config.run.batch_size
+    torch.manual_seed(workload.SEED)
+    index = (torch.rand(steps, m.stoch) * m.classes).long()
+    start = State(torch.randn(steps, m.deter).tanh(),
                   torch.nn.functional.one_hot(index, m.classes).float(), index)
-    u, u_action = s.uniform(s.horizon, s.steps, m.stoch), s.uniform(s.horizon, s.steps)
+    u, u_action = torch.rand(horizon, steps, m.stoch), torch.rand(horizon, steps)
     behavior = learner.actor_critic
     return lambda: imagine(learner.world_model.rssm, behavior.actor, start, u, u_action)
 

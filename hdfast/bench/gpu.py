@@ -9,6 +9,7 @@ import gc
 import json
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,13 @@ import numpy as np
 import torch
 
 from hdfast import cuda_graph, ops
-from hdfast.bench import gpu_peers, micro, stages, workload
+from hdfast.bench import gpu_peers, micro, rows, stages, workload
 from hdfast.bench.ours import agent_and_batch, build_learner, compile_parts, tensors
-from hdfast.bench.rows import Program
 from hdfast.bench.serve import Work
 from hdfast.config import Config
 from hdfast.envs import Step
 from hdfast.learner import Uniforms
-from hdfast.machine import facts, set_precision
+from hdfast.machine import facts, set_precision, usable_cores
 from hdfast.ops import library, products
 
 ENOUGH = 0.05  # seconds that one timed round takes at least
@@ -36,10 +36,10 @@ ACTING = (1, 16, 100)  # environments
 
 
 class Bench:
-    """Where and at which sizes is measured, and where rows go."""
+    """Where, at which sizes and on which rung of the ladder is measured, and where rows go."""
 
-    def __init__(self, step: str, out: Path, device: torch.device, preset: str):
-        self.step, self.out, self.device, self.preset = step, out, device, preset
+    def __init__(self, step: str, out: Path, device: torch.device, preset: str, rung: str = ""):
+        self.step, self.out, self.device, self.preset, self.rung = step, out, device, preset, rung
 
     def row(self, case: str, precision: str, unit: str, value: float | None, expected: float | None = None,
             note: str = "") -> None:
@@ -76,8 +76,10 @@ class Bench:
         return self.rounds(run, ENOUGH)[ROUNDS // 2]
 
     def rounds(self, run: Work, enough: float) -> list[float]:
-        """Seconds of one run in ROUNDS rounds of `enough` seconds or more, the fastest first."""
-        run()
+        """Seconds of one run in ROUNDS rounds of `enough` seconds or more, the fastest first; a graph is captured
+        before."""
+        for _ in range(cuda_graph.WARMUP + 2):
+            run()
         self.wait()
         found, count = [], 1
         while len(found) < ROUNDS:
@@ -106,7 +108,7 @@ class Bench:
         return graph.replay
 
 
-def measure_facts(bench: Bench, _: str) -> None:
+def measure_facts(bench: Bench) -> None:
     """What the machine is, into facts.json."""
     found = facts(bench.device) | {"build": library.build_info(), "torch": torch.__version__}
     (bench.out / "facts.json").write_text(json.dumps(found, indent=2) + "\n")
@@ -114,7 +116,7 @@ def measure_facts(bench: Bench, _: str) -> None:
     bench.row("torch adds bfloat16 products to float32", "bf16", "", float(products.accumulates(bench.device)))
 
 
-def measure_micro(bench: Bench, _: str) -> None:
+def measure_micro(bench: Bench) -> None:
     """The assumptions of the performance model."""
     for name, it in micro.all_micro(bench.device, small=bench.preset != "full").items():
         precision = next((p for p in micro.DTYPES if p in name), "fp32")
@@ -123,7 +125,7 @@ def measure_micro(bench: Bench, _: str) -> None:
             it.figure(bench.seconds(bench.captured(it.run)) / it.repeats), it.assumed, ""))
 
 
-def measure_stages(bench: Bench, _: str) -> None:
+def measure_stages(bench: Bench) -> None:
     """Each stage of an update in a graph of its own, beside its prediction."""
     for precision in PRECISIONS:
         config = bench.config(precision)
@@ -143,8 +145,9 @@ def measure_stages(bench: Bench, _: str) -> None:
             bench.attempt(name, precision, "us", measure)
 
 
-def measure_update(bench: Bench, rung: str) -> None:
+def measure_update(bench: Bench) -> None:
     """ms of a whole update on one rung of the ladder, in each precision; `tuned`: cuDNN times its algorithms first."""
+    rung = bench.rung
     backend, graphs = RUNGS[rung]
     torch.backends.cudnn.benchmark = rung == "tuned"
     ops.set_backend(backend, bench.device)
@@ -157,19 +160,17 @@ def measure_update(bench: Bench, rung: str) -> None:
                 compile_parts(agent.learner)
             if bench.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-            for _ in range(cuda_graph.WARMUP + 2):
-                agent.update(batch)
             rounds = bench.rounds(lambda: agent.update(batch), LONG * ENOUGH)
-            memory = torch.cuda.max_memory_allocated() / 2**20 if bench.device.type == "cuda" else 0.0
+            memory = torch.cuda.max_memory_allocated() / 2**20  # 0 on the CPU
             nodes = agent.update_step.nodes()
-            expected = stages.update_prediction(precision) if rung == "graphs" else None
+            expected = stages.UPDATE.get(precision) if rung == "graphs" else None
             return (1e3 * rounds[ROUNDS // 2], expected and expected / 1e3, f"{1e3 * rounds[0]:.2f} to "
                     f"{1e3 * rounds[-1]:.2f}, peak {memory:.0f} MiB allocated, graph nodes {nodes}")
 
         bench.attempt(f"update, {rung}", precision, "ms", measure)
 
 
-def measure_policy(bench: Bench, _: str) -> None:
+def measure_policy(bench: Bench) -> None:
     """ms of an acting step, image in host memory to action in host memory."""
     for graphs in (False, True):
         for count in ACTING:
@@ -182,8 +183,6 @@ def measure_policy(bench: Bench, _: str) -> None:
                 def act() -> None:
                     state[0] = agent.act(step, state[0])[1]
 
-                for _ in range(cuda_graph.WARMUP + 2):
-                    act()
                 rounds = bench.rounds(act, LONG * ENOUGH)
                 return (1e3 * rounds[ROUNDS // 2], 0.1 if count == 1 and graphs else None,
                         f"{1e3 * rounds[0]:.3f} to {1e3 * rounds[-1]:.3f}")
@@ -192,39 +191,39 @@ def measure_policy(bench: Bench, _: str) -> None:
             bench.attempt(f"acting step, {count} environments, {way}", "tf32", "ms", measure)
 
 
-def measure_peers(bench: Bench, _: str) -> None:
+def measure_peers(bench: Bench) -> None:
     """ms of a whole update, ours and of the peers that are installed here, in turns."""
-    def failed(program: Program, why: str) -> None:
+    def failed(program: rows.Program, why: str) -> None:
         bench.row(f"update, {program.name}", program.precision, "ms", None, None, why)
 
-    for row in gpu_peers.measure(gpu_peers.programs(bench.preset, bench.device.type), bench.preset, ROUNDS, failed):
+    threads = usable_cores()
+    with ExitStack() as stack:
+        processes = rows.started(stack, gpu_peers.programs(bench.preset, bench.device.type), threads, failed)
+        found = rows.measure(processes, "update", preset=bench.preset, threads=threads, rounds=ROUNDS)
+    for row in rows.with_ratios(found):
         note = "" if row.ratio is None else f"{row.ratio:.3f} of {row.against}; "
         bench.row(f"update, {row.name}", row.precision, "ms", 1e3 * row.median_s, None,
                   note + ", ".join(f"{name} {version}" for name, version in row.versions.items()))
 
 
-STEPS: dict[str, Callable[[Bench, str], None]] = {
+STEPS: dict[str, Callable[[Bench], None]] = {
     "facts": measure_facts, "micro": measure_micro, "stages": measure_stages, "update": measure_update,
     "policy": measure_policy, "peers": measure_peers}
 
 
-def arguments(words: list[str] | None) -> argparse.Namespace:
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m hdfast.bench.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("step", choices=STEPS)
     parser.add_argument("out", type=Path)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--preset", default="full", choices=tuple(workload.SIZES))
     parser.add_argument("--rung", default="graphs", choices=tuple(RUNGS))
-    return parser.parse_args(words)
-
-
-def main(words: list[str] | None = None) -> None:
-    given = arguments(words)
+    given = parser.parse_args(words)
     if given.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("hdfast.bench.gpu: no usable CUDA device; --device cpu runs everything without one")
     device = torch.device(given.device)
     ops.set_backend("auto", device)
-    STEPS[given.step](Bench(given.step, given.out, device, given.preset), given.rung)
+    STEPS[given.step](Bench(given.step, given.out, device, given.preset, given.rung))
 
 
 if __name__ == "__main__":

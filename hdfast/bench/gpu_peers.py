@@ -7,8 +7,6 @@ been carried to a machine without network.
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 
 import torch
 
@@ -33,15 +31,6 @@ def programs(preset: str, device: str) -> list[rows.Program]:
         script = str(peers.script(name))
         found.append(rows.Program(name, "torch", (sys.executable, script, preset, str(usable_cores()), device), "tf32"))
     return found
-
-
-def measure(started: Iterable[rows.Program], preset: str, rounds: int,
-            failed: Callable[[rows.Program, str], None]) -> list[rows.Row]:
-    """One row a program, taking turns, with ratios to the fastest peer; `failed` is told of those that cannot."""
-    threads = usable_cores()
-    with ExitStack() as stack:
-        processes = rows.started(stack, started, threads, failed)
-        return rows.with_ratios(rows.measure(processes, "update", preset=preset, threads=threads, rounds=rounds))
 
 
 def build(preset: str, precision: str, device: str) -> serve.Work:

@@ -102,9 +102,9 @@ def all_cases(config: Config, backend: str) -> serve.Cases:
     """{case: builder}: `update`, every loop and every op in every mode it has."""
     out = {name: lambda case=case: build(case, config, backend)
            for name, case in ({"update": update} | cases.LOOPS).items()}
-    for name, op in cases.OPS.items():
+    for name, op in cases.operations(config).items():
         for mode in op.modes:
-            out[f"{name}.{mode}"] = lambda op=op, mode=mode: op.build(config, mode, compiled=backend == "compile").run
+            out[f"{name}.{mode}"] = lambda op=op, mode=mode: op.build(mode, compiled=backend == "compile").run
     return out
 
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 from hdfast.bench import ours, peers, rows
-from hdfast.bench.cases import LOOPS, OPS
+from hdfast.bench.cases import LOOPS, operations
 from hdfast.bench.peers import PEERS
 from hdfast.bench.rows import Measured, Program, Row
-from hdfast.bench.workload import SIZES
+from hdfast.bench.workload import SIZES, sized
 from hdfast.errors import ConfigError
 from hdfast.machine import cpu_name, multiplies_bf16
 from hdfast.paths import expanded, is_folder
@@ -57,7 +57,7 @@ def measured(part: str, preset: str, threads: int, rounds: int, backends: Sequen
              installed: Sequence[str]) -> Iterator[list[Row]]:
     """The rows of each case of a part, the processes of one case side by side. Ops are measured in fp32 alone."""
     names = {"update": ["update"], "loops": list(LOOPS),
-             "ops": [f"{name}.{mode}" for name, op in OPS.items() for mode in op.modes]}[part]
+             "ops": [f"{name}.{mode}" for name, op in operations(sized(preset)).items() for mode in op.modes]}[part]
     programs = [rows.ours(preset, backend, threads, mode) for backend in backends or default_backends(part)
                 for mode in (precision if part != "ops" else ("fp32",))]
     with ExitStack() as stack:

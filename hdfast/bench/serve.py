@@ -13,6 +13,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 MARK = "@answer "
@@ -34,16 +35,8 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def forget_peak() -> None:
-    """Let the peak resident set start again from what is resident now (Linux)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
-
-
 def peak_rss_mb() -> float:
-    """Largest resident set since `forget_peak`, in MiB.
+    """Largest resident set since `timed` began, in MiB.
 
     From VmHWM: getrusage would count what the parent process had resident when it forked this one.
     """
@@ -57,7 +50,8 @@ def peak_rss_mb() -> float:
 
 def timed(run: Work, count: int) -> dict[str, object]:
     """Run `count` times -> wall and CPU seconds of each run, and the peak memory over all of them."""
-    forget_peak()
+    with suppress(OSError):  # the peak starts again from what is resident now (Linux)
+        Path("/proc/self/clear_refs").write_text("5")
     seconds, cpu = [], []
     for _ in range(count):
         start, start_cpu = time.perf_counter(), time.process_time()

@@ -15,6 +15,9 @@ from hdfast.learner import Behavior, Learner, Uniforms
 from hdfast.model.world_model import Sequences
 from hdfast.ops.dense import Features
 
+UPDATE = {"bf16": 7352.0, "tf32": 10025.0}
+"""Predicted us of the whole update, by precision."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -112,8 +115,3 @@ def behavior_stages(learner: Learner, data: Sequences, u: Uniforms) -> dict[str,
         "actor loss and backward": Stage(lambda: learner.actor_loss(b).loss.backward(), us(147, 276)),
         "actor and critic Adam, slow critic": Stage(optimize, us(47, 47)),
     }
-
-
-def update_prediction(precision: str) -> float | None:
-    """Predicted us of the whole update."""
-    return {"bf16": 7352.0, "tf32": 10025.0}.get(precision)

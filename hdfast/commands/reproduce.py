@@ -56,15 +56,13 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between the facts of two machines, a line each."""
     def flat(found: dict[str, Any]) -> dict[str, Any]:
         named = {name: found.get(name) for name in COMPARED}
-        return {**{f"version of {k}": v for k, v in _object(named.pop("versions")).items()}, **named}
+        versions = named.pop("versions")
+        known = versions.items() if isinstance(versions, dict) else ()
+        return {**{f"version of {name}": version for name, version in known}, **named}
 
     old, new = flat(before), flat(now)
     return [f"{name} was {old.get(name)}, is {new.get(name)}; {EXPLAINED}"
             for name in dict.fromkeys((*old, *new)) if old.get(name) != new.get(name)]
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def compare(run: Path, new: Path) -> list[str]:

@@ -22,7 +22,14 @@ class AleBackend(VectorBackend):
     """
 
     def __init__(self, task: str, env: EnvConfig, num_envs: int, seed: int):
-        envs = _import_ale(task)(
+        try:
+            import ale_py
+            from ale_py.vector_env import AtariVectorEnv
+        except ImportError as error:
+            raise RunError(f"{task} with --env.backend ale is played by ale-py, which cannot be imported ({error}); "
+                           "run `pip install ale-py`, or use EnvPool: --env.backend envpool") from error
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner
+        envs: Any = AtariVectorEnv(
             rom_name(task), num_envs,
             batch_size=num_envs,  # synchronous: rows in environment order
             num_threads=env.num_threads or thread_count(num_envs),
@@ -47,15 +54,3 @@ class AleBackend(VectorBackend):
         super().__init__(envs, num_envs, space, ActSpace(int(envs.single_action_space.n)),
                          lambda obs, _: obs.reshape(num_envs, *space.shape),  # from (N, 1, h, w[, 3])
                          seed=np.array(env_seeds(seed, num_envs)))
-
-
-def _import_ale(task: str) -> Any:
-    """ale-py's AtariVectorEnv, the library's banner turned off."""
-    try:
-        import ale_py
-        from ale_py.vector_env import AtariVectorEnv
-    except ImportError as error:
-        raise RunError(f"{task} with --env.backend ale is played by ale-py, which cannot be imported ({error}); "
-                       "run `pip install ale-py`, or use EnvPool: --env.backend envpool") from error
-    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-    return AtariVectorEnv

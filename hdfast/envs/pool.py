@@ -14,7 +14,11 @@ class PoolBackend(VectorBackend):
 
     def __init__(self, pool_id: str, num_envs: int, seed: int, num_threads: int, obs_space: ObsSpace,
                  convert: Convert, *, without: str, **options: Any):
-        envpool = _import_envpool(pool_id, without)
+        try:
+            import envpool
+        except (ImportError, OSError) as error:  # OSError: an incomplete installation lacks its asset files
+            raise RunError(f"{pool_id} is played by EnvPool, which cannot be imported ({error}); run `pip install "
+                           f"envpool`, or {without}") from error
         pool = envpool.make_gymnasium(
             pool_id,
             num_envs=num_envs,
@@ -30,12 +34,3 @@ class PoolBackend(VectorBackend):
         if "terminated" in info:  # Atari: a game over on the very step of the time limit is flagged truncated alone
             terminated = terminated | (info["terminated"] != 0)
         return obs, reward, terminated, truncated
-
-
-def _import_envpool(pool_id: str, without: str) -> Any:
-    try:
-        import envpool
-    except (ImportError, OSError) as error:  # OSError: an incomplete installation lacks its asset files
-        raise RunError(f"{pool_id} is played by EnvPool, which cannot be imported ({error}); run `pip install envpool`"
-                       f", or {without}") from error
-    return envpool

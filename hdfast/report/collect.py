@@ -167,19 +167,14 @@ def _name(config: Config, taken: Taken) -> str:
 
     The same one for the same settings, another for others, by those that are `taken`.
     """
-    changed = _changed(config)
+    official = Config.preset(OFFICIAL, task=config.task)
+    changed = {name: new for name, (_, new) in differences(official, config, ignore=NO_METHOD).items()}
     name = f"{OURS}{method_name(config)}" + (f" [{_described(changed)}]" if changed else "")
     same = taken[name]
     if changed not in same:
         same.append(changed)
     number = same.index(changed)
     return f"{name} #{number + 1}" if number else name
-
-
-def _changed(config: Config) -> dict[str, Any]:
-    """{setting: value} of what differs from the official protocol on this task and is part of the method."""
-    official = Config.preset(OFFICIAL, task=config.task)
-    return {name: new for name, (_, new) in differences(official, config, ignore=NO_METHOD).items()}
 
 
 def _described(changed: dict[str, Any]) -> str:

@@ -52,7 +52,7 @@ class Plot:
     name: str
     heading: str
     caption: str
-    panels: tuple[tuple[str, Callable[[Any], None]], ...]
+    panels: list[tuple[str, Callable[[Any], None]]]
     legend: Sequence[Group]
     size: tuple[float, float] = (3.4, 2.4)  # inches of a panel
     columns: int = 4
@@ -73,15 +73,15 @@ def plots(summary: Summary) -> list[Plot]:
             "Mean over the finished seeds, where there are any, with one standard deviation as band; single seeds as "
             "thin lines; published curves are means, with the range of their seeds where a score file has them. "
             "Dotted: random play as published, dash-dotted as measured beside the runs; dashed: human.",
-            tuple((f"Scores of {title(t)} over frames", partial(_game, summary, t)) for t in tasks),
+            [(f"Scores of {title(t)} over frames", partial(_game, summary, t)) for t in tasks],
             with_curves, columns=min(4, len(tasks)), margins=(0.13, 0.17, 0.95, 0.9)))
     tuned = [g for g in summary.groups if any(run.harmony for run in g.runs)]
     if tuned:
         found.append(Plot(
             "harmony", "Harmony coefficients",
             "Learned weight of each loss over frames: geometric mean and range over runs; 1 at the start.",
-            tuple((f"Weight of the {words} loss over frames", partial(_harmony, tuned, term))
-                  for term, words in TERMS.items()), tuned, columns=3))
+            [(f"Weight of the {words} loss over frames", partial(_harmony, tuned, term))
+             for term, words in TERMS.items()], tuned, columns=3))
     return found
 
 
@@ -91,29 +91,29 @@ def _block_plots(block: Block, samples: int, suffix: str) -> list[Plot]:
     tall = 0.8 + sum(0.2 + 0.13 * len(_wrapped(g.name)) for g in groups)
     found = [Plot(f"aggregates{suffix}", f"Aggregates over {over}",
                   "Human-normalized, point estimate and 95% stratified bootstrap interval. Of the gap, less is better.",
-                  tuple((f"{label} over {over}", partial(_aggregate, block, name))
-                        for name, label in METRICS.items()), (), size=(3.4, tall))]
+                  [(f"{label} over {over}", partial(_aggregate, block, name))
+                   for name, label in METRICS.items()], (), size=(3.4, tall))]
     if block.improvements:
         ours = {v.ours for v in block.improvements}
         found.append(Plot(f"improvement{suffix}", "Probability of improvement",
                           "Chance that a run of the method above beats one of the method on the left, on a game drawn "
                           "at random.",
-                          tuple((f"Probability that {g.name} beats others", partial(_improvement, block, g))
-                                for g in groups if g.name in ours), (), size=(3.4, tall + 0.2)))
+                          [(f"Probability that {g.name} beats others", partial(_improvement, block, g))
+                           for g in groups if g.name in ours], (), size=(3.4, tall + 0.2)))
     if suffix:  # the smaller sets of games come with numbers alone
         return found
     found.append(Plot("profile", "Performance profile",
                       "Share of runs above a human-normalized score, averaged over games, with 95% band.",
-                      ((f"Performance profile over {over}", partial(_profile, block, samples)),),
+                      [(f"Performance profile over {over}", partial(_profile, block, samples))],
                       groups, size=(4.4, 3.0), columns=1))
     found.append(Plot("games", "Game by game", "Mean over seeds, human-normalized. 1 is human.",
-                      (("Human-normalized score of every game", partial(_games, block)),), groups,
+                      [("Human-normalized score of every game", partial(_games, block))], groups,
                       size=(4.4, 1.0 + 0.19 * count), columns=1))
     if count > 1 and all(task in g.curves for g in groups for task in block.tasks):
         found.append(Plot("normalized", "Human-normalized score over frames",
                           f"Mean and median over {over} of each game's mean curve.",
-                          tuple((f"{METRICS[name]} over frames", partial(_normalized, block, name))
-                                for name in ("median", "mean")), groups, size=(4.4, 2.6), columns=2))
+                          [(f"{METRICS[name]} over frames", partial(_normalized, block, name))
+                           for name in ("median", "mean")], groups, size=(4.4, 2.6), columns=2))
     return found
 
 
@@ -313,9 +313,9 @@ def _levels(axes: Any, task: str, values: np.ndarray) -> None:
     low, high = float(values.min()), float(values.max())
     row = scores.reference(task)
     if row:
-        low, high = min(low, row["random"]), max(high, row["random"])
-        if high - low < 0.01 * abs(row["human"] - row["random"]):  # noise around random play is not blown up
-            high = low + 0.1 * abs(row["human"] - row["random"])
+        low, high, gap = min(low, row["random"]), max(high, row["random"]), abs(row["human"] - row["random"])
+        if high - low < 0.01 * gap:  # noise around random play is not blown up
+            high = low + 0.1 * gap
         axes.axhline(row["random"], **DOTTED)
         if row["human"] < low + 2 * (high - low):
             axes.axhline(row["human"], **DASHED)

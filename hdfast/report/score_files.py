@@ -53,9 +53,8 @@ def read(path: Path) -> tuple[list[Run], list[str]]:
     refused: Counter[str] = Counter()
     spoiled: Counter[str] = Counter()
     for record in records:
-        unused: list[str] = []
         try:
-            run = _run(record, str(path), unused)
+            run, unused = _run(record, str(path))
         except (ConfigError, KeyError, TypeError, ValueError, OverflowError) as error:
             refused[f"no {error} in it" if isinstance(error, KeyError) else str(error)] += 1
             continue
@@ -80,8 +79,8 @@ def write(path: Path, runs: Iterable[Run]) -> Path:
     return path
 
 
-def _run(record: Any, path: str, unused: list[str]) -> Run:
-    """The run of a record; keys of OPTIONAL that cannot be used are added to `unused`."""
+def _run(record: Any, path: str) -> tuple[Run, list[str]]:
+    """The run of a record, and the keys of OPTIONAL that cannot be used."""
     if not isinstance(record, dict):
         raise TypeError(f"a record must be an object, got a {type(record).__name__}")
     task, xs, ys = record["task"], record["xs"], record["ys"]
@@ -98,13 +97,13 @@ def _run(record: Any, path: str, unused: list[str]) -> Run:
         task = "atari_" + task.removeprefix(SUITE)
     curve = tuple(np.array(points).T)
     more = {key: value for key in OPTIONAL if (value := _optional(key, record)) is not None}
-    unused += [key for key in OPTIONAL if record.get(key) is not None and key not in more]
+    unused = [key for key in OPTIONAL if record.get(key) is not None and key not in more]
     frames, episodes = max(int(curve[0][-1]), more.get("frames", 0)), more.get("episodes", ())
     final, how = (math.fsum(episodes) / len(episodes), evaluated(len(episodes), frames)) if episodes else (
         float(curve[1][-1]), f"last point of the curve, at {int(curve[0][-1]):,} frames")
     return Run(canonical_task(task), method, seed, final, how, curve, frames,
                max(frames, more.get("total", frames)), more.get("finished", True), path, more.get("harmony", {}),
-               episodes, more.get("random", ()))
+               episodes, more.get("random", ())), unused
 
 
 def _optional(key: str, record: dict[str, Any]) -> Any:

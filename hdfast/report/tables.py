@@ -208,15 +208,14 @@ def _latex(head: list[str], rows: Cells, foot: Cells, caption: str, label: str) 
         return "".join(" & ".join(row) + " \\\\\n" for row in cells)
 
     columns = "l" + "r" * (len(head) - 1)
-    body = [lines([list(map(_escaped, head))]), lines(rows), *([lines(foot)] if foot else [])]
+    body = "\\midrule\n".join(lines(part) for part in ([list(map(_escaped, head))], rows, foot) if part)
     return (f"\\begin{{table}}\n\\centering\n\\small\n\\caption{{{caption}}}\n\\label{{tab:{label}}}\n"
-            f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n" + "\\midrule\n".join(body) +
-            "\\bottomrule\n\\end{tabular}\n\\end{table}\n")
+            f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n")
 
 
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
-          **{c: f"\\{c}" for c in "&%$#_{}"}}
+_LATEX = str.maketrans({"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+                        **{c: f"\\{c}" for c in "&%$#_{}"}})
 
 
 def _escaped(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+    return text.translate(_LATEX)

@@ -8,7 +8,6 @@ import graphlib
 import importlib.util
 import json
 import mmap
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 import torch
 
 from bench_case import TINY
+from checkout import ENV, ROOT
 from hdfast import cli
 from hdfast.bench import cases, ours, peers, rows, run, serve, workload
 from hdfast.bench.rows import Measured, Program, Row
@@ -24,7 +24,6 @@ from hdfast.config import Config
 from hdfast.errors import ConfigError, RunError
 from hdfast.presets import OFFICIAL
 
-ROOT = Path(__file__).resolve().parents[2]
 FAKE = """\
 import sys
 from hdfast.bench import serve
@@ -147,7 +146,7 @@ def test_every_case_runs(tiny):
         out = build()()
         if name.endswith("fwd_bwd"):
             assert all(torch.isfinite(x).all() for x in out), name
-    built = cases.OPS["norm_act_dense"].build(tiny, "fwd_bwd")
+    built = cases.operations(tiny)["norm_act_dense"].build("fwd_bwd")
     forward = (6 * 8 + 8 + 8 + 6 * 8) * 4
     assert built.shape == (6, 8) and built.bytes == forward + (2 * (6 * 8 + 8 + 8) + 6 * 8) * 4
 
@@ -167,7 +166,7 @@ def test_the_verb(capsys, tmp_path, monkeypatch, fake):
 def test_a_real_row():
     command = [sys.executable, "-m", "hdfast", "bench", "--only", "update", "--rounds", "1", "--threads", "1",
                "--backends", "reference", "--json", "-"]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    done = subprocess.run(command, env=ENV, capture_output=True, text=True,
                           timeout=300)
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
@@ -224,7 +223,7 @@ def test_peer_programs(name):
              and node.module.startswith("hdfast")}
     assert taken <= {"hdfast.bench", "hdfast.bench.peers"}
     program = "import sys; from hdfast.bench import peers, serve, workload; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+    subprocess.run([sys.executable, "-c", program], env=ENV, check=True)
 
 
 def test_summary(tmp_path):

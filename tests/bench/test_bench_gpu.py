@@ -14,12 +14,12 @@ import torch
 
 from bench_case import TINY
 from capture_safety_case import graphs_alive
+from checkout import ROOT
 from hdfast.bench import gpu, gpu_peers, micro, report, stages, workload
 from hdfast.bench import rows as rows_of
 from hdfast.bench.rows import Program
 from hdfast.bench.workload import Size
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "bench" / "gpu.sh"
 
 
@@ -125,7 +125,7 @@ def test_the_stages_predictions_are_those_of_the_update(tiny):
     found = stages.model_stages(learner, image, data, u) | stages.behavior_stages(learner, data, u)
     for precision in ("bf16", "tf32"):
         total = sum(stage.predicted.get(precision, 0.0) for stage in found.values())
-        assert abs(total - stages.update_prediction(precision)) < 10
+        assert abs(total - stages.UPDATE[precision]) < 10
     assert all(stage.less in found for stage in found.values() if stage.less)
     gc.collect()
     for name, stage in found.items():  # what a kept graph does to a capture stands in test_capture_safety.py

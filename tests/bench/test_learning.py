@@ -16,13 +16,13 @@ import results_table
 import run as learning_run
 from PIL import Image
 
+from checkout import ROOT
 from hdfast import scores
 from hdfast.errors import ConfigError, RunError
 from hdfast.report import score_files
 from hdfast.report.collect import collect
 from scripted_sweep import write_run
 
-ROOT = Path(__file__).resolve().parents[2]
 RESULTS, DOCS = ROOT / "bench" / "results", ROOT / "docs"
 TOLERANCE = 2.0  # of 255, mean absolute difference of pixels: matplotlib's versions draw letters a little differently
 

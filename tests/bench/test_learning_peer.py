@@ -2,10 +2,8 @@
 
 import ast
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import gym_atari
 import numpy as np
@@ -14,6 +12,7 @@ import pytest
 import sheeprl_settings
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from checkout import ENV, ROOT
 from hdfast.bench import peers
 from hdfast.config import Config, EnvConfig, settings
 from hdfast.envs import make_envs
@@ -22,7 +21,6 @@ from hdfast.evaluation import Running
 from hdfast.report import score_files
 from hdfast.run.jsonl import read_rows
 
-ROOT = Path(__file__).resolve().parents[2]
 LEARNING = ROOT / "bench" / "learning"
 STACK = ["--configs", "atari100k", "cpu", "baseline", "--task", "krull", "--run.steps", "900", "--run.prefill", "200",
          "--device", "cpu"]
@@ -80,7 +78,7 @@ def test_peer_side_needs_no_torch_of_ours():
         taken |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
                   and node.module.startswith("hdfast")}
     program = f"import sys, {', '.join(sorted(taken))}; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+    subprocess.run([sys.executable, "-c", program], env=ENV, check=True)
 
 
 # The settings

@@ -10,13 +10,13 @@ import study_figures
 import study_records
 from study_arms import ARMS, TERMS
 
+from checkout import ROOT
 from hdfast.config import Config
 from hdfast.errors import ConfigError, RunError
 from hdfast.report import score_files
 from hdfast.run.jsonl import replace
 from hdfast.run.logger import Logger
 
-ROOT = Path(__file__).resolve().parents[2]
 HELD_OUT = {"loss": 0.123456, "unexplained": 0.5, "right": 0.75}
 FACTS = {"cpu_seconds": 12.3456, "held_out": HELD_OUT}
 

@@ -2,10 +2,10 @@
 
 import os
 import sys
-from pathlib import Path
 
 import pytest
 
+from checkout import ROOT
 from hdfast import cli
 from hdfast.commands import sweep
 from hdfast.commands.sweep_ray import Ending
@@ -157,7 +157,7 @@ def test_commands_of_the_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     planned = []
     monkeypatch.setattr(sweep, "sweep", lambda jobs, **_: planned.append(len(jobs)) or True)
-    page = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text()
+    page = (ROOT / "docs" / "sweeps.md").read_text()
     for line in page.splitlines():
         if line.startswith("hdfast sweep"):
             assert cli.main(line.split()[1:]) == 0, line

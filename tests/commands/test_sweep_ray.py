@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from checkout import ROOT
 from hdfast.run.durable import is_held
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'hdfast[sweep]'")
-ROOT = Path(__file__).resolve().parents[2]
 TASK = "gym_gated_gym:Gated-v0"  # its runs wait in their middle: nothing depends on who is faster
 GATED = ("--tasks", TASK, "--cpus", "2", "--env.timeout", "0", "--run.eval_every", "0", "--run.video_every", "0")
 

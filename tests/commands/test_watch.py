@@ -5,17 +5,16 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from checkout import ENV
 from hdfast import cli
 from hdfast.commands.watch import RunState, find_runs, read_run, table
 from hdfast.run.progress import text_table
 from progress_case import drain
 from watch_case import make_run, rows
 
-ROOT = Path(__file__).resolve().parents[2]
 DEAD = 2**22 + 1  # no process has this number
 
 
@@ -105,7 +104,7 @@ def test_on_a_terminal_until_interrupted_and_without_torch(tmp_path):
     master, slave = os.openpty()
     program = ("import sys; from hdfast import cli; code = cli.main(sys.argv[1:]); "
                "print('torch' in sys.modules, 'code', code)")
-    env = os.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "20", "PYTHONPATH": str(ROOT)}
+    env = ENV | {"TERM": "xterm", "COLUMNS": "100", "LINES": "20"}
     process = subprocess.Popen([sys.executable, "-c", program, "watch", str(tmp_path)], stdout=slave, env=env)
     os.close(slave)
     seen = drain(master, until="100/400")

@@ -1,18 +1,17 @@
 """One conformance test for every backend, the protocol's misuse table, and what is special about each backend."""
 
 import itertools
-import os
 import subprocess
 import sys
 import threading
 from functools import partial
-from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 
 import scripted_gym
+from checkout import ENV
 from hdfast.config import EnvConfig
 from hdfast.envs import Step, from_gymnasium, make_envs
 from hdfast.envs.dummy import DummyBackend
@@ -259,9 +258,8 @@ envs.recv()
 envs.step(action)
 print("parent continues")
 """
-    root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", program, task], timeout=60, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(root)})
+                          env=ENV)
     assert (done.returncode, done.stdout) == (0, "parent continues\n"), done.stderr
 
 
