@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,15 @@ RUNGS = {"reference": ("reference", False), "compile": ("reference", False), "na
 ACTING = (1, 16, 100)  # environments
 
 
+@dataclass
 class Bench:
     """Where, at which sizes and on which rung of the ladder is measured, and where rows go."""
 
-    def __init__(self, step: str, out: Path, device: torch.device, preset: str, rung: str = ""):
-        self.step, self.out, self.device, self.preset, self.rung = step, out, device, preset, rung
+    step: str
+    out: Path
+    device: torch.device
+    preset: str
+    rung: str = ""
 
     def row(self, case: str, precision: str, unit: str, value: float | None, expected: float | None = None,
             note: str = "") -> None:

@@ -85,10 +85,6 @@ def behavior_stages(learner: Learner, data: Sequences, u: Uniforms) -> dict[str,
     t = b.trajectory
 
     @torch.no_grad()
-    def roll() -> None:
-        imagine(wm.rssm, ac.actor, start, u.prior, u.action)
-
-    @torch.no_grad()
     def heads() -> None:
         wm.ahead(t.features[1:])
         logit, _ = ac.values(t.features)
@@ -99,19 +95,19 @@ def behavior_stages(learner: Learner, data: Sequences, u: Uniforms) -> dict[str,
         ac.returns(b.reward, b.value, b.cont)
         ac.move_range(*ac.next_range(b.ret)[:2])
 
-    def critic() -> None:
-        ac.critic_loss(ac.critic(t.features)[:-1], b.ret, b.slow_value, b.weight[:-1]).loss.backward()
-
     def optimize() -> None:
         learner.actor_opt.update()
         learner.critic_opt.update()
 
     return {
-        "imagination": Stage(roll, us(817, 1139)),
+        "imagination": Stage(torch.no_grad()(lambda: imagine(wm.rssm, ac.actor, start, u.prior, u.action)),
+                             us(817, 1139)),
         "heads on the trajectory": Stage(heads, us(367, 691)),
         "returns and their range": Stage(returns, us(40, 40)),
         "critic forward": Stage(torch.no_grad()(lambda: ac.critic(t.features)), {}),
-        "critic loss and backward": Stage(critic, us(165, 296), "critic forward"),
+        "critic loss and backward": Stage(
+            lambda: ac.critic_loss(ac.critic(t.features)[:-1], b.ret, b.slow_value, b.weight[:-1]).loss.backward(),
+            us(165, 296), "critic forward"),
         "actor loss and backward": Stage(lambda: learner.actor_loss(b).loss.backward(), us(147, 276)),
         "actor and critic Adam, slow critic": Stage(optimize, us(47, 47)),
     }

@@ -92,12 +92,15 @@ def seed_range(text: str) -> range:
     return range(int(match[1]), int(match[2] or match[1]) + 1)
 
 
+@dataclass
 class Sweep:
     """Brings every job to its end with a scheduler; one that is killed from outside is started again `retries` times
     and goes on from its last checkpoint, one that fails by itself is reported and left."""
 
-    def __init__(self, jobs: list[Job], scheduler: Pool | None, *, retries: int, live: LiveTable | None = None):
-        self.jobs, self.scheduler, self.retries, self.live = jobs, scheduler, retries, live
+    jobs: list[Job]
+    scheduler: Pool | None
+    retries: int
+    live: LiveTable | None = None
 
     def run(self) -> list[Job]:
         """Start all jobs that are not finished, follow them, and return those that failed."""

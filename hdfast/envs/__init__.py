@@ -46,8 +46,8 @@ def from_gymnasium(make: Callable[[], Any], *, num_envs: int = 1, size: int | tu
 def _backend(task: str, env: EnvConfig, num_envs: int, seed: int) -> Backend:
     family = task.split("_")[0]
     if family == "atari" and env.backend == "ale":
-        from hdfast.envs.ale import AleBackend
-        return AleBackend(task, env, num_envs, seed)
+        from hdfast.envs.ale import ale_backend
+        return ale_backend(task, env, num_envs, seed)
     if family == "atari":
         from hdfast.envs.atari import atari_backend
         return atari_backend(task, env, num_envs, seed)

@@ -26,8 +26,6 @@ class DummyBackend:
         self._seed = seed
         self._episode = np.full(num_envs, -1)
         self._step = np.zeros(num_envs, int)
-        self._over = np.zeros(num_envs, bool)
-        self._reward = np.zeros(num_envs, np.float32)
 
     def reset(self) -> np.ndarray:
         self._begin(np.ones(self.num_envs, bool))
