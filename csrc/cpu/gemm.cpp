@@ -10,7 +10,7 @@
 #include <memory>
 
 #include "cpu/gemm_kernel.h"
-#include "cpu/scan_rows.h"
+#include "cpu/rows.h"
 #include "cpu/simd.h"
 
 namespace hd::cpu {

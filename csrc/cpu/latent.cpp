@@ -8,8 +8,8 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 
+#include "cpu/rows.h"
 #include "cpu/simd.h"
 
 namespace hd::cpu {
@@ -18,8 +18,8 @@ namespace {
 // s = softmax(x) of k classes.
 template <class T>
 HD_INLINE void softmax_row(const T* __restrict x, int64_t k, float* __restrict s) {
-  float top = -std::numeric_limits<float>::infinity(), sum = 0.f;
-  for (int64_t j = 0; j < k; ++j) top = fmax(load(x + j), top);
+  const float top = largest(x, k);
+  float sum = 0.f;
   for (int64_t j = 0; j < k; ++j) {
     const float e = fexp(load(x + j) - top);
     s[j] = e;
@@ -138,6 +138,20 @@ HD_CLONES void backward(const LatentBwdArgs& a, int64_t begin, int64_t end) {
 }
 
 }  // namespace
+
+HD_CLONES void unimix_bwd(int64_t groups, int64_t k, const float* dlogp, const float* dprob, const float* logp,
+                          float mix, float* dlogit) {
+  const float uniform = mix / float(k), inverse = 1.f / (1.f - mix);
+  float s[LATENT_MAX_CLASSES], w[LATENT_MAX_CLASSES];
+  for (int64_t at = 0; at < groups * k; at += k) {
+    for (int64_t j = 0; j < k; ++j) {
+      const float q = fexp(logp[at + j]);
+      s[j] = (q - uniform) * inverse;
+      w[j] = (dlogp ? dlogp[at + j] / q : 0.f) + (dprob ? dprob[at + j] : 0.f);
+    }
+    softmax_backward_row(s, w, k, mix, dlogit + at);
+  }
+}
 
 void latent_fwd(const LatentFwdArgs& a, int64_t begin, int64_t end) {
   a.dtype == DType::F32 ? forward<float>(a, begin, end) : forward<Bf16>(a, begin, end);

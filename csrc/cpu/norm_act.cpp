@@ -10,10 +10,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
 #include <type_traits>
 
-#include "cpu/scan_rows.h"
+#include "cpu/rows.h"
 #include "cpu/vec.h"
 
 namespace hd::cpu {
@@ -92,40 +91,27 @@ HD_INLINE void silu(const float* __restrict z, int64_t n, T* y) {
 
 // VECTORS is the number of vectors in a row where it is known at compile time, else 0. `z` is scratch. The last rows
 // are filled up, so that all take the same code: which rows are last is not given by the shape.
-template <int N, int VECTORS, class T>
-HD_INLINE void forward_rows(const NormActFwdArgs& a, int64_t begin, int64_t end, float* __restrict z) {
-  const int64_t cols = VECTORS ? VECTORS * N : a.cols, together = rows_together(cols, N);
-  for (; begin < end; begin += together) {
-    const int64_t rows = std::min(together, end - begin);
-    const T* x = static_cast<const T*>(a.x) + begin * cols;
-    T* y = static_cast<T*>(a.y) + begin * cols;
-    float *mean = a.mean + begin, *rstd = a.rstd + begin;
-    for (int64_t i = 0; i < rows; i += N) {
-      const int64_t n = std::min<int64_t>(N, rows - i);
-      const T* from = x + i * cols;
-      alignas(64) float means[N], rstds[N];
-      if (n < N) from = static_cast<T*>(std::memcpy(z, from, n * cols * sizeof(T)));
-      moments<N, VECTORS>(from, cols, means, rstds);
-      std::memcpy(mean + i, means, n * sizeof(float));
-      std::memcpy(rstd + i, rstds, n * sizeof(float));
-    }
-    affine<N>(x, cols, rows, mean, rstd, a.scale, a.bias, z);
-    silu(z, rows * cols, y);
-  }
-}
-
-template <class T>
 struct Forward {
-  template <int N>
-  static HD_INLINE void run(const NormActFwdArgs& a, int64_t begin, int64_t end, float* z) {
-    if constexpr (N > 1)
-      if (a.cols < N) return run<(N > 4 ? N / 2 : 1)>(a, begin, end, z);
-    if constexpr (N > 1 && std::is_same_v<T, float>) {
-      if (a.cols == N) return forward_rows<N, 1, T>(a, begin, end, z);
-      if (a.cols == 2 * N) return forward_rows<N, 2, T>(a, begin, end, z);
-      if (a.cols == 4 * N) return forward_rows<N, 4, T>(a, begin, end, z);
+  template <int N, int VECTORS, class T>
+  static HD_INLINE void run(const NormActFwdArgs& a, int64_t begin, int64_t end, float* __restrict z) {
+    const int64_t cols = VECTORS ? VECTORS * N : a.cols, together = rows_together(cols, N);
+    for (; begin < end; begin += together) {
+      const int64_t rows = std::min(together, end - begin);
+      const T* x = static_cast<const T*>(a.x) + begin * cols;
+      T* y = static_cast<T*>(a.y) + begin * cols;
+      float *mean = a.mean + begin, *rstd = a.rstd + begin;
+      for (int64_t i = 0; i < rows; i += N) {
+        const int64_t n = std::min<int64_t>(N, rows - i);
+        const T* from = x + i * cols;
+        alignas(64) float means[N], rstds[N];
+        if (n < N) from = static_cast<T*>(std::memcpy(z, from, n * cols * sizeof(T)));
+        moments<N, VECTORS>(from, cols, means, rstds);
+        std::memcpy(mean + i, means, n * sizeof(float));
+        std::memcpy(rstd + i, rstds, n * sizeof(float));
+      }
+      affine<N>(x, cols, rows, mean, rstd, a.scale, a.bias, z);
+      silu(z, rows * cols, y);
     }
-    forward_rows<N, 0, T>(a, begin, end, z);
   }
 };
 
@@ -160,56 +146,64 @@ HD_INLINE void backward_sums(const T* __restrict x, int64_t cols, const float* m
 }
 
 // Sums over rows go to `dscale` and `dbias` (of this slice). `g` is scratch.
-template <int N, int VECTORS, class T>
-HD_INLINE void backward_rows(const NormActBwdArgs& a, int64_t begin, int64_t end, float* dscale, float* dbias,
-                             float* __restrict g) {
-  constexpr int R = N > 1 ? N / 2 : 1;
-  const int64_t cols = VECTORS ? VECTORS * N : a.cols, together = rows_together(cols, R);
-  float sum[kTogether], dot[kTogether];
-  for (; begin < end; begin += together) {
-    const int64_t rows = std::min(together, end - begin);
-    const T* __restrict x = static_cast<const T*>(a.x) + begin * cols;
-    const T* __restrict dy = static_cast<const T*>(a.dy) + begin * cols;
-    T* __restrict dx = static_cast<T*>(a.dx) + begin * cols;
-    const float *mean = a.mean + begin, *rstd = a.rstd + begin;
-    affine<N>(x, cols, rows, mean, rstd, a.scale, a.bias, g);
-    for (int64_t k = 0; k < rows * cols; ++k) {
-      const float z = g[k], s = fsigmoid_clamped(z);
-      g[k] = load(dy + k) * s * (1.f + z * (1.f - s));
-    }
-    int64_t i = 0;
-    for (; i + R <= rows; i += R)
-      backward_sums<N, R>(x + i * cols, cols, mean + i, rstd + i, a.scale, g + i * cols, dscale, dbias, sum + i,
-                          dot + i);
-    if constexpr (R > 1)
-      for (; i < rows; ++i)
-        backward_sums<N, 1>(x + i * cols, cols, mean + i, rstd + i, a.scale, g + i * cols, dscale, dbias, sum + i,
-                            dot + i);
-    for (i = 0; i < rows; ++i) {
-      const float part = rstd[i] * rstd[i] * dot[i];
-      along<N>(cols, [&](int64_t j, int64_t) __attribute__((always_inline)) {
-        const int64_t at = i * cols + j;
-        put<N>(dx + at, (get<N>(g + at) * get<N>(a.scale + j) - sum[i]) * rstd[i] - (get<N>(x + at) - mean[i]) * part);
-      });
-    }
-  }
-}
-
-template <class T>
 struct Backward {
-  template <int N>
+  template <int N, int VECTORS, class T>
   static HD_INLINE void run(const NormActBwdArgs& a, int64_t begin, int64_t end, float* dscale, float* dbias,
-                            float* g) {
-    if constexpr (N > 1)
-      if (a.cols < N) return run<(N > 4 ? N / 2 : 1)>(a, begin, end, dscale, dbias, g);
-    if constexpr (N > 1 && std::is_same_v<T, float>) {
-      if (a.cols == N) return backward_rows<N, 1, T>(a, begin, end, dscale, dbias, g);
-      if (a.cols == 2 * N) return backward_rows<N, 2, T>(a, begin, end, dscale, dbias, g);
-      if (a.cols == 4 * N) return backward_rows<N, 4, T>(a, begin, end, dscale, dbias, g);
+                            float* __restrict g) {
+    constexpr int R = N > 1 ? N / 2 : 1;
+    const int64_t cols = VECTORS ? VECTORS * N : a.cols, together = rows_together(cols, R);
+    float sum[kTogether], dot[kTogether];
+    for (; begin < end; begin += together) {
+      const int64_t rows = std::min(together, end - begin);
+      const T* __restrict x = static_cast<const T*>(a.x) + begin * cols;
+      const T* __restrict dy = static_cast<const T*>(a.dy) + begin * cols;
+      T* __restrict dx = static_cast<T*>(a.dx) + begin * cols;
+      const float *mean = a.mean + begin, *rstd = a.rstd + begin;
+      affine<N>(x, cols, rows, mean, rstd, a.scale, a.bias, g);
+      for (int64_t k = 0; k < rows * cols; ++k) {
+        const float z = g[k], s = fsigmoid_clamped(z);
+        g[k] = load(dy + k) * s * (1.f + z * (1.f - s));
+      }
+      int64_t i = 0;
+      for (; i + R <= rows; i += R)
+        backward_sums<N, R>(x + i * cols, cols, mean + i, rstd + i, a.scale, g + i * cols, dscale, dbias, sum + i,
+                            dot + i);
+      if constexpr (R > 1)
+        for (; i < rows; ++i)
+          backward_sums<N, 1>(x + i * cols, cols, mean + i, rstd + i, a.scale, g + i * cols, dscale, dbias, sum + i,
+                              dot + i);
+      for (i = 0; i < rows; ++i) {
+        const float part = rstd[i] * rstd[i] * dot[i];
+        along<N>(cols, [&](int64_t j, int64_t) __attribute__((always_inline)) {
+          const int64_t at = i * cols + j;
+          put<N>(dx + at,
+                 (get<N>(g + at) * get<N>(a.scale + j) - sum[i]) * rstd[i] - (get<N>(x + at) - mean[i]) * part);
+        });
+      }
     }
-    backward_rows<N, 0, T>(a, begin, end, dscale, dbias, g);
   }
 };
+
+// A pass over rows in vectors no longer than a row, their number a constant where it is small.
+template <class Rows, class T>
+struct ByLength {
+  template <int N, class Args, class... More>
+  static HD_INLINE void run(const Args& a, const More&... more) {
+    if constexpr (N > 1)
+      if (a.cols < N) return run<(N > 4 ? N / 2 : 1)>(a, more...);
+    if constexpr (N > 1 && std::is_same_v<T, float>) {
+      if (a.cols == N) return Rows::template run<N, 1, T>(a, more...);
+      if (a.cols == 2 * N) return Rows::template run<N, 2, T>(a, more...);
+      if (a.cols == 4 * N) return Rows::template run<N, 4, T>(a, more...);
+    }
+    Rows::template run<N, 0, T>(a, more...);
+  }
+};
+
+template <class Rows, class Args, class... More>
+void by_length(const Args& a, const More&... more) {
+  a.dtype == DType::F32 ? vectors<ByLength<Rows, float>>(a, more...) : vectors<ByLength<Rows, Bf16>>(a, more...);
+}
 
 }  // namespace
 
@@ -217,21 +211,15 @@ struct Backward {
 int64_t norm_act_parts(int64_t rows, int64_t) { return std::clamp<int64_t>(rows / 64, 1, 64); }
 
 void norm_act_fwd(const NormActFwdArgs& a, int64_t begin, int64_t end) {
-  const std::unique_ptr<float[]> z(new float[scratch_floats(a.cols)]);
-  a.dtype == DType::F32 ? vectors<Forward<float>>(a, begin, end, z.get())
-                        : vectors<Forward<Bf16>>(a, begin, end, z.get());
+  const Floats z = floats(scratch_floats(a.cols));
+  by_length<Forward>(a, begin, end, z.get());
 }
 
 void norm_act_bwd(const NormActBwdArgs& a, int64_t begin, int64_t end) {
-  const std::unique_ptr<float[]> g(new float[scratch_floats(a.cols)]);
-  for (int64_t p = begin; p < end; ++p) {
-    float* dscale = a.partial + p * 2 * a.cols;
-    float* dbias = dscale + a.cols;
-    std::memset(dscale, 0, 2 * a.cols * sizeof(float));
-    const int64_t first = p * a.rows / a.parts, last = (p + 1) * a.rows / a.parts;
-    a.dtype == DType::F32 ? vectors<Backward<float>>(a, first, last, dscale, dbias, g.get())
-                          : vectors<Backward<Bf16>>(a, first, last, dscale, dbias, g.get());
-  }
+  const Floats g = floats(scratch_floats(a.cols));
+  over_slices(a, a.cols, begin, end, [&](int64_t first, int64_t last, float* dscale, float* dbias) {
+    by_length<Backward>(a, first, last, dscale, dbias, g.get());
+  });
 }
 
 void norm_act_bwd_finish(const NormActBwdArgs& a) { add_parts(a.parts, a.cols, a.partial, a.dscale, a.dbias); }

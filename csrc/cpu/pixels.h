@@ -1,17 +1,11 @@
 // Images of either type as floats, a block at a time: convolutions compute in fp32 whatever they read and write.
 #pragma once
 
-#include <memory>
-
 #include "cpu/conv.h"
-#include "cpu/scan_rows.h"
+#include "cpu/rows.h"
 #include "cpu/simd.h"
 
 namespace hd::cpu {
-
-// Scratch, not set to zero: that would cost as much as a transform.
-using Floats = std::unique_ptr<float[]>;
-inline Floats floats(int64_t n) { return std::make_unique_for_overwrite<float[]>(n); }
 
 // Numbers of one image.
 inline int64_t big(const ConvSizes& z) { return 4 * z.h * z.w * z.c; }

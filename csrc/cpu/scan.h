@@ -40,20 +40,23 @@ struct RssmT {
 using Rssm = RssmT<const float>;
 using RssmGrad = RssmT<float>;
 
-// What the forward pass keeps; N = T * B rows, time-major. Pre-activations, and (mean, rstd) of their LayerNorms.
+// What the forward pass keeps of a LayerNorm, of c columns: what it reads (N, c), and mean and rstd (2, N).
+struct Kept {
+  float *pre, *stats;
+};
 struct Saved {
-  float *pre_in, *pre_gru, *pre_obs, *pre_img;      // (N, U), (N, 3D), (N, U), (N, U)
-  float *stat_in, *stat_gru, *stat_obs, *stat_img;  // (N, 2)
-  int64_t* start;                                   // (S): latent indices of the initial state
+  Kept in, gru, obs, img;  // c = U, 3D, U, U
+  int64_t* start;          // (S): latent indices of the initial state
 };
 
+// N = T * B rows, time-major.
 struct Observe {
   int64_t length, batch;
-  Mat embed;                    // (N, E)
-  const float *action, *u;      // (N, A), (N, S)
-  const bool* first;            // (N)
-  float *deter, *post, *prior;  // (N, D), (N, Z), (N, Z)
-  int64_t* index;               // (N, S)
+  Mat embed;                            // (N, E)
+  const float *action, *u;              // (N, A), (N, S)
+  const bool* first;                    // (N)
+  float *deter, *stoch, *post, *prior;  // (N, D), (N, Z), (N, Z), (N, Z); stoch is not read by the backward
+  int64_t* index;                       // (N, S)
   Saved saved;
 };
 

@@ -6,9 +6,12 @@
 #include <cstring>
 
 #include "cpu/latent_rows.h"
+#include "cpu/rows.h"
 #include "cpu/scan.h"
-#include "cpu/scan_rows.h"
 #include "cpu/simd.h"
+#include "kernels/gru_gates.h"
+#include "kernels/latent.h"
+#include "kernels/norm_act.h"
 
 namespace hd::cpu {
 namespace {
@@ -19,61 +22,66 @@ constexpr int64_t kBlockRows = 256;
 
 void imagine(const Pool& pool, const Sizes& z, const Rssm& p, const std::vector<DenseT<const float>>& hidden,
              const AffineT<const float>& out, const Imagine& x) {
-  const int64_t d = z.deter, u = z.units, s = z.stoch, k = z.classes, latent = z.latent(), a = z.actions;
+  const int64_t d = z.deter, u = z.units, s = z.stoch, latent = z.latent(), a = z.actions;
   const int64_t wide = hidden.empty() ? a : u;
   const DType operands = z.operands;
-  const Packed gru(pool, row_major(p.gru.kernel, 3 * d), d + u, 3 * d, operands);
+  const Packed gru_deter(pool, row_major(p.gru.kernel, 3 * d), d, 3 * d, operands);
+  const Packed gru_in(pool, row_major(p.gru.kernel + d * 3 * d, 3 * d), u, 3 * d, operands);
   const Packed img_out(pool, row_major(p.img_out.kernel, u), d, u, operands);
   const Packed img_stats(pool, row_major(p.img_stats.kernel, latent), u, latent, operands);
   // The policy's first layer reads the state: its deter rows are packed, its latent rows gathered.
   const float* entry = hidden.empty() ? out.kernel : hidden[0].kernel;
-  const LatentRows entry_latent(pool, s, k, entry + d * wide, wide, operands);
-  const LatentRows input_latent(pool, s, k, p.img_in.kernel, u, operands);
+  const LatentRows entry_latent(pool, s, z.classes, entry + d * wide, wide, operands);
+  const LatentRows input_latent(pool, s, z.classes, p.img_in.kernel, u, operands);
   std::vector<Packed> policy;
   policy.emplace_back(pool, row_major(entry, wide), d, wide, operands);
   for (size_t l = 1; l < hidden.size(); ++l) policy.emplace_back(pool, row_major(hidden[l].kernel, u), u, u, operands);
   if (!hidden.empty()) policy.emplace_back(pool, row_major(out.kernel, a), u, a, operands);
 
   auto block = [&](int64_t r0, int64_t m) {
-    std::vector<float> in(m * (d + u)), pre(m * std::max(u, 3 * d)), act(m * u), logit(m * std::max(a, latent)),
-        stats(2 * m);
+    std::vector<float> pre(m * std::max(u, 3 * d)), act(m * u), logit(m * std::max(a, latent)), stats(2 * m);
+    float *mean = stats.data(), *rstd = mean + m;
+    auto norm = [&](const DenseT<const float>& w, const float* from) {
+      norm_act_fwd({from, w.scale, w.bias, act.data(), mean, rstd, m, u, DType::F32}, 0, m);
+    };
+    // A sample of the classes of `groups` groups a row, and where wanted log-probabilities.
+    auto sample = [&](int64_t groups, int64_t classes, const float* bias, const float* uniform, float* logp,
+                      int64_t* index) {
+      latent_fwd({logit.data(), uniform, logp, nullptr, index, m * groups, classes, z.mix, false, DType::F32, groups, 0,
+                  DType::F32, bias},
+                 0, m * groups);
+    };
     for (int64_t t = 0; t < x.choices; ++t) {
       const int64_t n = t * x.rows + r0;
       const float* deter = x.deter + n * d;
       const int64_t* index = x.index + n * s;
       // Action from the policy.
-      auto kept = [&](size_t l) { return x.pre + ((l * x.choices + t) * x.rows + r0) * u; };
-      float* to = hidden.empty() ? logit.data() : kept(0);
-      if (hidden.empty()) fill_rows(m, a, out.bias, to);
-      gemm(kAlone, m, row_major(deter, d), policy[0], to, wide, hidden.empty());
-      entry_latent.add(m, index, to, wide);
+      auto kept = [&](size_t l) {
+        return l == hidden.size() ? logit.data() : x.pre + ((l * x.choices + t) * x.rows + r0) * u;
+      };
+      gemm(kAlone, m, row_major(deter, d), policy[0], kept(0), wide);
+      entry_latent.add(m, index, kept(0), wide);
       for (size_t l = 0; l < hidden.size(); ++l) {
-        norm_silu(m, u, kept(l), hidden[l].scale, hidden[l].bias, act.data(), u, stats.data());
-        const bool last = l + 1 == hidden.size();
-        if (last) fill_rows(m, a, out.bias, logit.data());
-        gemm(kAlone, m, row_major(act, u), policy[l + 1], last ? logit.data() : kept(l + 1), last ? a : u, last);
+        norm(hidden[l], kept(l));
+        gemm(kAlone, m, row_major(act, u), policy[l + 1], kept(l + 1), policy[l + 1].n());
       }
-      unimix(m, a, logit.data(), z.mix, logit.data());
       int64_t* action = x.action + n;
-      sample(m, a, logit.data(), x.u_action + n, action);
+      sample(1, a, out.bias, x.u_action + n, nullptr, action);
       if (t == x.horizon) break;
       // One step of the dynamics.
-      for (int64_t i = 0; i < m; ++i) {
-        std::memcpy(&in[i * (d + u)], deter + i * d, sizeof(float) * d);
+      for (int64_t i = 0; i < m; ++i)
         std::memcpy(&pre[i * u], p.img_in.kernel + (latent + action[i]) * u, sizeof(float) * u);
-      }
       input_latent.add(m, index, pre.data(), u);
-      norm_silu(m, u, pre.data(), p.img_in.scale, p.img_in.bias, in.data() + d, d + u, stats.data());
-      gemm(kAlone, m, row_major(in, d + u), gru, pre.data(), 3 * d);
+      norm(p.img_in, pre.data());
+      gemm(kAlone, m, row_major(deter, d), gru_deter, pre.data(), 3 * d);
+      gemm(kAlone, m, row_major(act, u), gru_in, pre.data(), 3 * d, true);
       float* next = x.deter + (n + x.rows) * d;
-      gates(m, d, pre.data(), in.data(), d + u, p.gru.scale, p.gru.bias, next, d, stats.data());
+      gru_gates_fwd({pre.data(), deter, p.gru.scale, p.gru.bias, next, nullptr, mean, rstd, m, d, DType::F32}, 0, m);
       gemm(kAlone, m, row_major(next, d), img_out, pre.data(), u);
-      norm_silu(m, u, pre.data(), p.img_out.scale, p.img_out.bias, act.data(), u, stats.data());
-      float* prior = x.prior ? x.prior + n * latent : logit.data();
-      fill_rows(m, latent, p.img_stats.bias, prior);
-      gemm(kAlone, m, row_major(act, u), img_stats, prior, latent, true);
-      unimix(m * s, k, prior, z.mix, prior);
-      sample(m * s, k, prior, x.u + n * s, x.index + (n + x.rows) * s);
+      norm(p.img_out, pre.data());
+      gemm(kAlone, m, row_major(act, u), img_stats, logit.data(), latent);
+      sample(s, z.classes, p.img_stats.bias, x.u + n * s, x.prior ? x.prior + n * latent : nullptr,
+             x.index + (n + x.rows) * s);
     }
   };
   const int64_t share = (x.rows + pool.threads - 1) / pool.threads;

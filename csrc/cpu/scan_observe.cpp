@@ -15,8 +15,10 @@
 #include <cstring>
 
 #include "cpu/latent_rows.h"
-#include "cpu/scan_rows.h"
-#include "cpu/simd.h"
+#include "cpu/rows.h"
+#include "kernels/gru_gates.h"
+#include "kernels/latent.h"
+#include "kernels/norm_act.h"
 
 namespace hd::cpu {
 namespace {
@@ -32,25 +34,40 @@ void over_rows(const Pool& pool, int64_t rows, int64_t width, const F& f) {
   pool.run(rows, std::max<int64_t>(1, kGrain / width), [&](int64_t b, int64_t e) { f(b, e); });
 }
 
-// Log-probabilities of the latent after an affine layer: hidden (rows, U) -> logp (rows, Z).
-void stats_head(const Pool& pool, const Sizes& z, int64_t rows, const float* hidden, const Packed& w, const float* bias,
-                float* logp) {
-  fill_rows(rows, z.latent(), bias, logp);
-  gemm(pool, rows, row_major(hidden, z.units), w, logp, z.latent(), true);
-  over_rows(pool, rows * z.stoch, z.classes * 4,
-            [&](int64_t b, int64_t e) { unimix(e - b, z.classes, logp + b * z.classes, z.mix, logp + b * z.classes); });
+// LayerNorm and SiLU of all rows, and their backward in `parts` slices of them.
+NormActFwdArgs norm(const DenseT<const float>& w, int64_t rows, int64_t cols, const Kept& kept, float* y) {
+  return {kept.pre, w.scale, w.bias, y, kept.stats, kept.stats + rows, rows, cols, DType::F32};
+}
+NormActBwdArgs norm_bwd(const DenseT<const float>& w, const DenseT<float>& g, int64_t rows, int64_t cols,
+                        const Kept& kept, const Buffer& dy, Buffer& dx, Buffer& partial, int64_t parts) {
+  partial.resize(parts * 2 * cols);
+  return {dy.data(), kept.pre,  kept.stats, kept.stats + rows, w.scale, w.bias,
+          dx.data(), g.scale,   g.bias,     partial.data(),    parts,   rows,
+          cols,      DType::F32};
+}
+void norm_all(const Pool& pool, const NormActFwdArgs& a) {
+  over_rows(pool, a.rows, 4 * a.cols, [&](int64_t b, int64_t e) { norm_act_fwd(a, b, e); });
 }
 
-void prior_head(const Pool& pool, const Sizes& z, const Rssm& p, int64_t rows, const float* deter, float* pre,
-                float* stats, float* logp) {
+// Log-probabilities of latents from `logit`, in its place, whose bias is still to be added.
+LatentFwdArgs latent(const Sizes& z, const AffineT<const float>& w, int64_t rows, float* logit) {
+  LatentFwdArgs a{};
+  a.logit = a.logp = logit;
+  a.bias = w.bias, a.row_groups = z.stoch;
+  a.groups = rows * z.stoch, a.classes = z.classes, a.mix = z.mix;
+  return a;
+}
+
+void prior_head(const Pool& pool, const Sizes& z, const Rssm& p, int64_t rows, const float* deter, const Kept& kept,
+                float* logp) {
   const int64_t d = z.deter, u = z.units;
-  gemm(pool, rows, u, d, row_major(deter, d), row_major(p.img_out.kernel, u), pre, u, false, z.operands);
+  gemm(pool, rows, u, d, row_major(deter, d), row_major(p.img_out.kernel, u), kept.pre, u, false, z.operands);
   Buffer hidden(rows * u);
-  over_rows(pool, rows, u * 4, [&](int64_t b, int64_t e) {
-    norm_silu(e - b, u, pre + b * u, p.img_out.scale, p.img_out.bias, hidden.data() + b * u, u, stats + 2 * b);
-  });
-  const Packed img_stats(pool, row_major(p.img_stats.kernel, z.latent()), u, z.latent(), z.operands);
-  stats_head(pool, z, rows, hidden.data(), img_stats, p.img_stats.bias, logp);
+  norm_all(pool, norm(p.img_out, rows, u, kept, hidden.data()));
+  gemm(pool, rows, z.latent(), u, row_major(hidden, u), row_major(p.img_stats.kernel, z.latent()), logp, z.latent(),
+       false, z.operands);
+  const LatentFwdArgs a = latent(z, p.img_stats, rows, logp);
+  over_rows(pool, a.groups, 4 * z.classes, [&](int64_t b, int64_t e) { latent_fwd(a, b, e); });
 }
 
 // The state before each step: the initial one at t = 0 and where an episode begins.
@@ -81,119 +98,142 @@ Buffer masked_action(const Sizes& z, const Observe& x, int64_t rows) {
 
 void observe_scan(const Pool& pool, const Sizes& z, const Rssm& p, const Observe& x) {
   const int64_t b = x.batch, rows = x.length * b, d = z.deter, u = z.units, s = z.stoch, k = z.classes;
-  const int64_t latent = z.latent();
+  const int64_t width = z.latent();
   const Saved& keep = x.saved;
   const Before prev = before(z, p, x);
   {
-    Buffer pre(u), stats(2), logp(latent);
-    prior_head(pool, z, p, 1, prev.start.data(), pre.data(), stats.data(), logp.data());
+    Buffer pre(u), stats(2), logp(width);
+    prior_head(pool, z, p, 1, prev.start.data(), {pre.data(), stats.data()}, logp.data());
     for (int64_t g = 0; g < s; ++g) keep.start[g] = std::max_element(&logp[g * k], &logp[g * k] + k) - &logp[g * k];
   }
   const Buffer action = masked_action(z, x, rows);
-  gemm(pool, rows, u, z.actions, row_major(action, z.actions), row_major(p.img_in.kernel + latent * u, u), keep.pre_in,
+  gemm(pool, rows, u, z.actions, row_major(action, z.actions), row_major(p.img_in.kernel + width * u, u), keep.in.pre,
        u, false, z.operands);
-  gemm(pool, rows, u, z.embed, x.embed, row_major(p.obs_out.kernel + d * u, u), keep.pre_obs, u, false, z.operands);
-  const Packed gru(pool, row_major(p.gru.kernel, 3 * d), d + u, 3 * d, z.operands);
+  gemm(pool, rows, u, z.embed, x.embed, row_major(p.obs_out.kernel + d * u, u), keep.obs.pre, u, false, z.operands);
+  const Packed gru_deter(pool, row_major(p.gru.kernel, 3 * d), d, 3 * d, z.operands);
+  const Packed gru_in(pool, row_major(p.gru.kernel + d * 3 * d, 3 * d), u, 3 * d, z.operands);
   const Packed obs_out(pool, row_major(p.obs_out.kernel, u), d, u, z.operands);
-  const Packed obs_stats(pool, row_major(p.obs_stats.kernel, latent), u, latent, z.operands);
+  const Packed obs_stats(pool, row_major(p.obs_stats.kernel, width), u, width, z.operands);
   const LatentRows img_in(pool, s, k, p.img_in.kernel, u, z.operands);
-  Buffer in(b * (d + u)), hidden(b * u);
+  // Row kernels know all N rows and are given those of a step.
+  Buffer deter(rows * d), in(rows * u), hidden(rows * u);
+  const NormActFwdArgs in_norm = norm(p.img_in, rows, u, keep.in, in.data());
+  const NormActFwdArgs obs_norm = norm(p.obs_out, rows, u, keep.obs, hidden.data());
+  const GruGatesFwdArgs gates{keep.gru.pre,   deter.data(),          p.gru.scale, p.gru.bias, x.deter,   nullptr,
+                              keep.gru.stats, keep.gru.stats + rows, rows,        d,          DType::F32};
+  LatentFwdArgs post = latent(z, p.obs_stats, rows, x.post);
+  post.u = x.u, post.onehot = x.stoch, post.onehot_stride = width, post.index = x.index;
   for (int64_t n = 0; n < rows; n += b) {
-    for (int64_t i = 0; i < b; ++i) {
-      std::memcpy(&in[i * (d + u)], prev.deter(n + i), sizeof(float) * d);
-      img_in.add(1, prev.index(n + i), keep.pre_in + (n + i) * u, u);
+    for (int64_t i = n; i < n + b; ++i) {
+      std::memcpy(&deter[i * d], prev.deter(i), sizeof(float) * d);
+      img_in.add(1, prev.index(i), keep.in.pre + i * u, u);
     }
-    norm_silu(b, u, keep.pre_in + n * u, p.img_in.scale, p.img_in.bias, in.data() + d, d + u, keep.stat_in + 2 * n);
-    gemm(pool, b, row_major(in, d + u), gru, keep.pre_gru + n * 3 * d, 3 * d);
-    gates(b, d, keep.pre_gru + n * 3 * d, in.data(), d + u, p.gru.scale, p.gru.bias, x.deter + n * d, d,
-          keep.stat_gru + 2 * n);
-    gemm(pool, b, row_major(x.deter + n * d, d), obs_out, keep.pre_obs + n * u, u, true);
-    norm_silu(b, u, keep.pre_obs + n * u, p.obs_out.scale, p.obs_out.bias, hidden.data(), u, keep.stat_obs + 2 * n);
-    stats_head(pool, z, b, hidden.data(), obs_stats, p.obs_stats.bias, x.post + n * latent);
-    sample(b * s, k, x.post + n * latent, x.u + n * s, x.index + n * s);
+    norm_act_fwd(in_norm, n, n + b);
+    gemm(pool, b, row_major(&deter[n * d], d), gru_deter, keep.gru.pre + n * 3 * d, 3 * d);
+    gemm(pool, b, row_major(&in[n * u], u), gru_in, keep.gru.pre + n * 3 * d, 3 * d, true);
+    gru_gates_fwd(gates, n, n + b);
+    gemm(pool, b, row_major(x.deter + n * d, d), obs_out, keep.obs.pre + n * u, u, true);
+    norm_act_fwd(obs_norm, n, n + b);
+    gemm(pool, b, row_major(&hidden[n * u], u), obs_stats, x.post + n * width, width);
+    latent_fwd(post, n * s, (n + b) * s);
   }
-  prior_head(pool, z, p, rows, x.deter, keep.pre_img, keep.stat_img, x.prior);
+  prior_head(pool, z, p, rows, x.deter, keep.img, x.prior);
 }
 
 void observe_scan_bwd(const Pool& pool, const Sizes& z, const Rssm& p, const Observe& x, const ObserveGrad& grad,
                       const RssmGrad& g) {
   const int64_t b = x.batch, rows = x.length * b, d = z.deter, u = z.units, s = z.stoch, k = z.classes;
-  const int64_t latent = z.latent();
+  const int64_t width = z.latent();
   const Saved& keep = x.saved;
   const Before prev = before(z, p, x);
-  Buffer ddeter(rows * d), dlogit(rows * latent), hidden(rows * u), dpre(rows * u), unused(2 * rows);
+  Buffer ddeter(rows * d), dlogit(rows * width), hidden(rows * u), dhidden(rows * u), dpre(rows * u);
+  Buffer unused(2 * rows), img_sums, obs_sums, in_sums;
   if (grad.deter) std::memcpy(ddeter.data(), grad.deter, sizeof(float) * rows * d);
 
-  // A head from `from` (rows, U) hidden units to logits with gradient dlogit: gradients of the affine layer.
-  auto affine_bwd = [&](const AffineT<float>& out) {
-    gemm(pool, u, latent, rows, row_major(hidden, u).t(), row_major(dlogit, latent), out.kernel, latent, false,
-         z.operands);
-    column_sums(rows, latent, dlogit.data(), out.bias);
+  // Gradient of a kernel (in, out) from what it multiplied and the gradient of the product.
+  auto kernel_bwd = [&](const Mat& from, int64_t in, const Buffer& dto, int64_t out, float* dkernel) {
+    gemm(pool, in, out, rows, from.t(), row_major(dto, out), dkernel, out, false, z.operands);
+  };
+  // What a norm gave from `kept` (rows, U).
+  auto again = [&](const DenseT<const float>& w, const Kept& kept) {
+    norm_all(pool, norm(w, rows, u, {kept.pre, unused.data()}, hidden.data()));
+    return row_major(hidden, u);
+  };
+  // A head of a norm and an affine layer to logits with gradient dlogit: gradients of the affine layer.
+  auto affine_bwd = [&](const DenseT<const float>& w, const Kept& kept, const AffineT<float>& out) {
+    kernel_bwd(again(w, kept), u, dlogit, width, out.kernel);
+    column_sums(rows, width, dlogit.data(), out.bias);
   };
 
   if (grad.prior) {
     over_rows(pool, rows * s, k * 4, [&](int64_t i, int64_t e) {
       unimix_bwd(e - i, k, grad.prior + i * k, nullptr, x.prior + i * k, z.mix, dlogit.data() + i * k);
     });
-    norm_silu(rows, u, keep.pre_img, p.img_out.scale, p.img_out.bias, hidden.data(), u, unused.data());
-    affine_bwd(g.img_stats);
-    gemm(pool, rows, u, latent, row_major(dlogit, latent), row_major(p.img_stats.kernel, latent).t(), dpre.data(), u,
+    affine_bwd(p.img_out, keep.img, g.img_stats);
+    gemm(pool, rows, u, width, row_major(dlogit, width), row_major(p.img_stats.kernel, width).t(), dhidden.data(), u,
          false, z.operands);
-    norm_silu_bwd(rows, u, dpre.data(), u, keep.pre_img, keep.stat_img, p.img_out.scale, p.img_out.bias, dpre.data(),
-                  g.img_out.scale, g.img_out.bias);
-    gemm(pool, d, u, rows, row_major(x.deter, d).t(), row_major(dpre, u), g.img_out.kernel, u, false, z.operands);
+    const int64_t parts = norm_act_parts(rows, u);
+    const NormActBwdArgs a = norm_bwd(p.img_out, g.img_out, rows, u, keep.img, dhidden, dpre, img_sums, parts);
+    over_rows(pool, parts, 4 * u * (rows / parts), [&](int64_t i, int64_t e) { norm_act_bwd(a, i, e); });
+    norm_act_bwd_finish(a);
+    kernel_bwd(row_major(x.deter, d), d, dpre, u, g.img_out.kernel);
     gemm(pool, rows, d, u, row_major(dpre, u), row_major(p.img_out.kernel, u).t(), ddeter.data(), d, true, z.operands);
   }
 
-  // The loop: dpre is the gradient of obs_out's pre-activations, din of img_in's, dgru of the gates'.
-  Buffer din(rows * u), dgru(rows * 3 * d), dprev(b * (d + u)), dhidden(b * u), direct(b * d), dstoch(b * latent);
-  Buffer before_deter(rows * (d + u)), dstart(d);
-  for (int64_t n = 0; n < rows; ++n) std::memcpy(&before_deter[n * (d + u)], prev.deter(n), sizeof(float) * d);
-  const Packed obs_stats(pool, row_major(p.obs_stats.kernel, latent).t(), latent, u, z.operands);
+  // The loop: dpre is the gradient of obs_out's pre-activations, din of img_in's, dgru of the gates'; dbefore of the
+  // state before a step. The slices of the row kernels are the steps.
+  Buffer din(rows * u), dgru(rows * 3 * d), dbefore(rows * d), deter(rows * d), dstoch(b * width), dstart(d);
+  for (int64_t n = 0; n < rows; ++n) std::memcpy(&deter[n * d], prev.deter(n), sizeof(float) * d);
+  const Packed obs_stats(pool, row_major(p.obs_stats.kernel, width).t(), width, u, z.operands);
   const Packed obs_out(pool, row_major(p.obs_out.kernel, u).t(), u, d, z.operands);
-  const Packed gru(pool, row_major(p.gru.kernel, 3 * d).t(), 3 * d, d + u, z.operands);
-  const Packed img_in(pool, row_major(p.img_in.kernel, u).t(), u, latent, z.operands);
-  for (int64_t n = rows - b; n >= 0; n -= b) {
+  const Packed gru_deter(pool, row_major(p.gru.kernel, 3 * d).t(), 3 * d, d, z.operands);
+  const Packed gru_in(pool, row_major(p.gru.kernel + d * 3 * d, 3 * d).t(), 3 * d, u, z.operands);
+  const Packed img_in(pool, row_major(p.img_in.kernel, u).t(), u, width, z.operands);
+  const NormActBwdArgs obs_norm = norm_bwd(p.obs_out, g.obs_out, rows, u, keep.obs, dhidden, dpre, obs_sums, x.length);
+  const NormActBwdArgs in_norm = norm_bwd(p.img_in, g.img_in, rows, u, keep.in, dhidden, din, in_sums, x.length);
+  Buffer gru_sums(x.length * 6 * d);
+  const GruGatesBwdArgs gates{ddeter.data(), keep.gru.pre,    deter.data(), keep.gru.stats, keep.gru.stats + rows,
+                              p.gru.scale,   p.gru.bias,      dgru.data(),  dbefore.data(), g.gru.scale,
+                              g.gru.bias,    gru_sums.data(), x.length,     rows,           d,
+                              DType::F32};
+  for (int64_t t = x.length - 1; t >= 0; --t) {
+    const int64_t n = t * b;
     if (grad.stoch)  // dstoch holds what came back from step t + 1
-      for (int64_t j = 0; j < b * latent; ++j) dstoch[j] += grad.stoch[n * latent + j];
-    unimix_bwd(b * s, k, grad.post ? grad.post + n * latent : nullptr, dstoch.data(), x.post + n * latent, z.mix,
-               dlogit.data() + n * latent);
-    gemm(pool, b, row_major(dlogit.data() + n * latent, latent), obs_stats, dhidden.data(), u);
-    norm_silu_bwd(b, u, dhidden.data(), u, keep.pre_obs + n * u, keep.stat_obs + 2 * n, p.obs_out.scale, p.obs_out.bias,
-                  dpre.data() + n * u, g.obs_out.scale, g.obs_out.bias);
-    gemm(pool, b, row_major(dpre.data() + n * u, u), obs_out, ddeter.data() + n * d, d, true);
-    gates_bwd(b, d, ddeter.data() + n * d, keep.pre_gru + n * 3 * d, keep.stat_gru + 2 * n,
-              before_deter.data() + n * (d + u), d + u, p.gru.scale, p.gru.bias, dgru.data() + n * 3 * d, direct.data(),
-              g.gru.scale, g.gru.bias);
-    gemm(pool, b, row_major(dgru.data() + n * 3 * d, 3 * d), gru, dprev.data(), d + u);
-    norm_silu_bwd(b, u, dprev.data() + d, d + u, keep.pre_in + n * u, keep.stat_in + 2 * n, p.img_in.scale,
-                  p.img_in.bias, din.data() + n * u, g.img_in.scale, g.img_in.bias);
-    if (n > 0) gemm(pool, b, row_major(din.data() + n * u, u), img_in, dstoch.data(), latent);
-    for (int64_t i = 0; i < b; ++i) {
-      const bool initial = prev.initial(n + i);
-      float* to = initial ? dstart.data() : ddeter.data() + (n + i - b) * d;
-      for (int64_t j = 0; j < d; ++j) to[j] += dprev[i * (d + u) + j] + direct[i * d + j];
-      if (initial) std::fill_n(dstoch.begin() + i * latent, latent, 0.0f);
+      for (int64_t j = 0; j < b * width; ++j) dstoch[j] += grad.stoch[n * width + j];
+    unimix_bwd(b * s, k, grad.post ? grad.post + n * width : nullptr, dstoch.data(), x.post + n * width, z.mix,
+               dlogit.data() + n * width);
+    gemm(pool, b, row_major(&dlogit[n * width], width), obs_stats, &dhidden[n * u], u);
+    norm_act_bwd(obs_norm, t, t + 1);
+    gemm(pool, b, row_major(&dpre[n * u], u), obs_out, &ddeter[n * d], d, true);
+    gru_gates_bwd(gates, t, t + 1);
+    gemm(pool, b, row_major(&dgru[n * 3 * d], 3 * d), gru_deter, &dbefore[n * d], d, true);
+    gemm(pool, b, row_major(&dgru[n * 3 * d], 3 * d), gru_in, &dhidden[n * u], u);
+    norm_act_bwd(in_norm, t, t + 1);
+    if (t > 0) gemm(pool, b, row_major(&din[n * u], u), img_in, dstoch.data(), width);
+    for (int64_t i = n; i < n + b; ++i) {
+      const bool initial = prev.initial(i);
+      column_sums(1, d, &dbefore[i * d], initial ? dstart.data() : &ddeter[(i - b) * d]);
+      if (initial) std::fill_n(dstoch.begin() + (i - n) * width, width, 0.0f);
     }
   }
+  norm_act_bwd_finish(obs_norm);
+  gru_gates_bwd_finish(gates);
+  norm_act_bwd_finish(in_norm);
   for (int64_t j = 0; j < d; ++j) g.initial[j] = dstart[j] * (1.0f - prev.start[j] * prev.start[j]);
 
   // Weight gradients over all rows.
-  norm_silu(rows, u, keep.pre_obs, p.obs_out.scale, p.obs_out.bias, hidden.data(), u, unused.data());
-  affine_bwd(g.obs_stats);
-  gemm(pool, d, u, rows, row_major(x.deter, d).t(), row_major(dpre, u), g.obs_out.kernel, u, false, z.operands);
-  gemm(pool, z.embed, u, rows, x.embed.t(), row_major(dpre, u), g.obs_out.kernel + d * u, u, false, z.operands);
+  affine_bwd(p.obs_out, keep.obs, g.obs_stats);
+  kernel_bwd(row_major(x.deter, d), d, dpre, u, g.obs_out.kernel);
+  kernel_bwd(x.embed, z.embed, dpre, u, g.obs_out.kernel + d * u);
   const Mat embed_t = row_major(p.obs_out.kernel + d * u, u).t();
   if (grad.embed && x.embed.type == DType::BF16)
     gemm(pool, rows, z.embed, u, row_major(dpre, u), embed_t, static_cast<Bf16*>(grad.embed), z.embed);
   else if (grad.embed)
     gemm(pool, rows, z.embed, u, row_major(dpre, u), embed_t, static_cast<float*>(grad.embed), z.embed);
-  norm_silu(rows, u, keep.pre_in, p.img_in.scale, p.img_in.bias, before_deter.data() + d, d + u, unused.data());
-  gemm(pool, d + u, 3 * d, rows, row_major(before_deter, d + u).t(), row_major(dgru, 3 * d), g.gru.kernel, 3 * d, false,
-       z.operands);
+  kernel_bwd(row_major(deter, d), d, dgru, 3 * d, g.gru.kernel);
+  kernel_bwd(again(p.img_in, keep.in), u, dgru, 3 * d, g.gru.kernel + d * 3 * d);
   const Buffer action = masked_action(z, x, rows);
-  gemm(pool, z.actions, u, rows, row_major(action, z.actions).t(), row_major(din, u), g.img_in.kernel + latent * u, u,
-       false, z.operands);
+  kernel_bwd(row_major(action, z.actions), z.actions, din, u, g.img_in.kernel + width * u);
   std::vector<int64_t> index(rows * s);
   for (int64_t n = 0; n < rows; ++n) std::copy_n(prev.index(n), s, &index[n * s]);
   scatter(pool, rows, s, k, index.data(), row_major(din, u), u, g.img_in.kernel);

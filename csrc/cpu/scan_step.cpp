@@ -1,26 +1,20 @@
 // scan_step.cpp -- input of a scan's step and its backward on the CPU; equations in kernels/scan_step.h.
 //
 // CUDA's execution on the CPU, for tests and for comparing the two: on the CPU a scan is one call, scan_observe.cpp.
-// One row at a time, so that its passes find it in L1, by the row kernels of scan_rows.h. These compute in float32;
-// what a product reads in bfloat16 is rounded from scratch.
+// CUDA's execution on the CPU, for tests and for comparing the two: on the CPU a scan is one call, scan_observe.cpp.
+// The norm is norm_act's, which computes in float32 here; what a product reads in bfloat16 is rounded from scratch.
 #include "kernels/scan_step.h"
 
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <memory>
 
-#include "cpu/scan_rows.h"
+#include "cpu/rows.h"
 #include "cpu/simd.h"
+#include "kernels/norm_act.h"
 
 namespace hd::cpu {
 namespace {
-
-// Elements [at, at + n) of `to`, which is stored as `type`.
-void put(DType type, void* to, int64_t at, int64_t n, const float* from) {
-  if (type == DType::BF16) return round_bf16(n, from, static_cast<Bf16*>(to) + at);
-  std::memcpy(static_cast<float*>(to) + at, from, n * sizeof(float));
-}
 
 template <class T>
 HD_INLINE void add_row(const void* kernel, int64_t first, int64_t index, int64_t count, int64_t cols,
@@ -47,39 +41,38 @@ HD_CLONES void pass_state(const ScanInputBwdArgs& a, int64_t row, const float* _
 }  // namespace
 
 void scan_input_fwd(const ScanInputFwdArgs& a, int64_t begin, int64_t end) {
-  const auto y = std::make_unique_for_overwrite<float[]>(a.cols);
   for (int64_t row = begin; row < end; ++row) {
     const bool reset = a.reset && a.reset[row];
     const int64_t* index = reset || !a.index ? a.start_index : a.index + row * a.groups;
     float* x = a.pre + row * a.cols;
     if (!a.accumulate) std::memset(x, 0, a.cols * sizeof(float));
     a.dtype == DType::F32 ? gather<float>(a, row, index, x) : gather<Bf16>(a, row, index, x);
-    float stats[2];
-    norm_silu(1, a.cols, x, a.scale, a.bias, y.get(), a.cols, stats);
-    a.mean[row] = stats[0], a.rstd[row] = stats[1];
     const float* deter = reset || !a.deter ? a.start : a.deter + row * a.size;
     put(a.dtype, a.joint, row * a.stride, a.size, deter);
-    put(a.dtype, a.joint, row * a.stride + a.size, a.cols, y.get());
     if (a.before) put(DType::F32, a.before, row * a.size, a.size, deter);
   }
+  const Floats y = floats(a.rows * a.cols);
+  norm_act_fwd({a.pre, a.scale, a.bias, y.get(), a.mean, a.rstd, a.rows, a.cols, DType::F32}, begin, end);
+  for (int64_t row = begin; row < end; ++row) put(a.dtype, a.joint, row * a.stride + a.size, a.cols, &y[row * a.cols]);
 }
 
 void scan_input_bwd(const ScanInputBwdArgs& a, int64_t begin, int64_t end) {
-  const auto dx = std::make_unique_for_overwrite<float[]>(a.cols);
-  for (int64_t p = begin; p < end; ++p) {
-    float *dscale = a.partial + p * 2 * a.cols, *dbias = dscale + a.cols;
-    std::memset(dscale, 0, 2 * a.cols * sizeof(float));
-    for (int64_t row = p * a.rows / a.parts; row < (p + 1) * a.rows / a.parts; ++row) {
-      const float *djoint = a.djoint + row * (a.size + a.cols), stats[2] = {a.mean[row], a.rstd[row]};
-      norm_silu_bwd(1, a.cols, djoint + a.size, a.cols, a.pre + row * a.cols, stats, a.scale, a.bias, dx.get(), dscale,
-                    dbias);
-      put(a.dtype, a.dpre, row * a.cols, a.cols, dx.get());
-      if (a.dmasked) {
-        if (a.reset && a.reset[row]) std::fill_n(dx.get(), a.cols, 0.f);
-        put(a.dtype, a.dmasked, row * a.cols, a.cols, dx.get());
-      }
-      pass_state(a, row, djoint);
-    }
+  const Floats dy = floats(a.rows * a.cols), dx = floats(a.rows * a.cols);
+  const int64_t first = begin * a.rows / a.parts, last = end * a.rows / a.parts;
+  for (int64_t row = first; row < last; ++row) {
+    const float* djoint = a.djoint + row * (a.size + a.cols);
+    put(DType::F32, dy.get(), row * a.cols, a.cols, djoint + a.size);
+    pass_state(a, row, djoint);
+  }
+  norm_act_bwd({dy.get(), a.pre, a.mean, a.rstd, a.scale, a.bias, dx.get(), nullptr, nullptr, a.partial, a.parts,
+                a.rows, a.cols, DType::F32},
+               begin, end);
+  for (int64_t row = first; row < last; ++row) {
+    float* of_row = &dx[row * a.cols];
+    put(a.dtype, a.dpre, row * a.cols, a.cols, of_row);
+    if (!a.dmasked) continue;
+    if (a.reset && a.reset[row]) std::fill_n(of_row, a.cols, 0.f);
+    put(a.dtype, a.dmasked, row * a.cols, a.cols, of_row);
   }
 }
 

@@ -149,4 +149,16 @@ HD_INLINE void store(Bf16* p, float x) {
   p->bits = uint16_t((b & 0x7fffffffu) > 0x7f800000u ? 0x7fffu : rounded);
 }
 
+// The largest of n numbers, or a NaN among them: as integers in the same order, whose maximum the compiler vectorizes.
+template <class T>
+HD_INLINE float largest(const T* x, int64_t n) {
+  const auto flip = [](int32_t bits) __attribute__((always_inline)) { return bits ^ (bits >> 31 & 0x7fffffff); };
+  int32_t top = std::numeric_limits<int32_t>::min();
+  for (int64_t j = 0; j < n; ++j) {
+    const int32_t key = flip(std::bit_cast<int32_t>(load(x + j)));
+    top = key > top ? key : top;
+  }
+  return std::bit_cast<float>(flip(top));
+}
+
 }  // namespace hd::cpu

@@ -8,27 +8,22 @@
 namespace hd::cpu {
 namespace {
 
-constexpr int LANES = 16;  // independent maxima: a vector, whatever its width, instead of one dependent chain
-
-HD_INLINE float row_max(const float* row, int64_t cols) {
-  float top[LANES];
-  for (int j = 0; j < LANES; ++j) top[j] = -INFINITY;
-  int64_t k = 0;
-  for (; k + LANES <= cols; k += LANES)
-    for (int j = 0; j < LANES; ++j) top[j] = row[k + j] > top[j] ? row[k + j] : top[j];
-  for (; k < cols; ++k) top[0] = row[k] > top[0] ? row[k] : top[0];
-  for (int j = 1; j < LANES; ++j) top[0] = top[j] > top[0] ? top[j] : top[0];
-  return top[0];
-}
-
-HD_CLONES void stats_rows(const float* logit, int64_t cols, float* stats, int64_t begin, int64_t end) {
+// Maximum and log-sum of rows, and of MEAN their expected bin.
+template <bool MEAN>
+HD_CLONES void stats_rows(const float* logit, int64_t cols, const float* __restrict bins, float* stats, float* center,
+                          int64_t begin, int64_t end) {
   for (int64_t n = begin; n < end; ++n) {
     const float* __restrict row = logit + n * cols;
-    const float top = row_max(row, cols);
-    float sum = 0.f;
-    for (int64_t k = 0; k < cols; ++k) sum += fexp(row[k] - top);
+    const float top = largest(row, cols);
+    float sum = 0.f, weighted = 0.f;
+    for (int64_t k = 0; k < cols; ++k) {
+      const float e = fexp(row[k] - top);
+      sum += e;
+      if constexpr (MEAN) weighted += e * bins[k];
+    }
     stats[2 * n] = top;
     stats[2 * n + 1] = logf(sum);
+    if constexpr (MEAN) center[n] = weighted / sum;
   }
 }
 
@@ -39,22 +34,6 @@ HD_CLONES void softmax_row(const float* __restrict row, int64_t cols, const floa
                            float* __restrict out) {
   const float top = stats[0], log_sum = stats[1];
   for (int64_t k = 0; k < cols; ++k) out[k] = coef * fexp(log_prob(row[k], top, log_sum));
-}
-
-HD_CLONES void center_rows(const TwohotMeanArgs& a, int64_t begin, int64_t end) {
-  for (int64_t n = begin; n < end; ++n) {
-    const float* __restrict row = a.logit + n * a.cols;
-    const float top = row_max(row, a.cols);
-    float sum = 0.f, center = 0.f;
-    for (int64_t k = 0; k < a.cols; ++k) {
-      const float e = fexp(row[k] - top);
-      sum += e;
-      center += e * a.bins[k];
-    }
-    a.stats[2 * n] = top;
-    a.stats[2 * n + 1] = logf(sum);
-    a.center[n] = center / sum;
-  }
 }
 
 HD_CLONES void mean_bwd_row(const float* __restrict row, const float* __restrict bins, int64_t cols, const float* stats,
@@ -90,7 +69,7 @@ HD_CLONES void symlog_bwd(const SymArgs& a, int64_t begin, int64_t end) {
 }
 
 void twohot_loss_fwd(const TwohotLossArgs& a, int64_t begin, int64_t end) {
-  stats_rows(a.logit, a.cols, a.stats, begin, end);
+  stats_rows<false>(a.logit, a.cols, nullptr, a.stats, nullptr, begin, end);
   for (int64_t m = 0; m < a.targets; ++m) {
     for (int64_t n = begin; n < end; ++n) {
       const float* row = a.logit + n * a.cols;
@@ -118,7 +97,7 @@ void twohot_loss_bwd(const TwohotLossArgs& a, int64_t begin, int64_t end) {
 }
 
 void twohot_mean_fwd(const TwohotMeanArgs& a, int64_t begin, int64_t end) {
-  center_rows(a, begin, end);
+  stats_rows<true>(a.logit, a.cols, a.bins, a.stats, a.center, begin, end);
   for (int64_t n = begin; n < end; ++n) a.mean[n] = symexp(a.center[n]);
 }
 

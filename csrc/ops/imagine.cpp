@@ -17,7 +17,7 @@ HD_OP(Results<5>, imagine,
            shape_of(u_action), "; reshape them");
   for (const Tensor& t : {deter, u, u_action}) check_sizes(t, "deter, u or u_action");
   check_parameters(params, {1, 7, 10});
-  HD_CHECK(classes > 0, "classes must be at least 1, got ", classes, "; give the classes of a latent");
+  check_classes(classes);
   HD_CHECK(actor.size() >= 2 && actor.size() % 3 == 2,
            "actor must be 3 tensors a hidden layer and 2 of the last one, got ", actor.size(),
            " tensors; give them all");
@@ -25,9 +25,9 @@ HD_OP(Results<5>, imagine,
   const cpu::Sizes z{
       0,          params[1].size(0) - latent,     deter.size(1), params[7].size(1), latent / classes, classes,
       float(mix), half ? DType::BF16 : DType::F32};
-  HD_CHECK(latent == z.stoch * classes && z.actions > 0, "classes must divide the latent, ", latent,
-           ", and params[1] have rows for actions, got ", classes, " and ", z.actions,
-           " rows; give the parameters of one model");
+  HD_CHECK(latent == z.stoch * classes && z.actions > 0 && z.actions <= LATENT_MAX_CLASSES,
+           "classes must divide the latent, ", latent, ", and params[1] have rows for 1 to ", LATENT_MAX_CLASSES,
+           " actions, got ", classes, " and ", z.actions, " rows; give the parameters of one model");
   const cpu::Rssm p = rssm(params, z, false);
   std::vector<cpu::DenseT<const float>> hidden;
   int64_t width = z.deter + latent;

@@ -1,5 +1,4 @@
 // observe_scan.cpp -- the posterior scan as torch ops on the CPU; the algorithm is in cpu/scan_observe.cpp.
-#include "cpu/scan_rows.h"
 #include "ops/scan_glue.h"
 
 namespace hd::ops {
@@ -9,8 +8,9 @@ cpu::Sizes sizes(const Tensor& embed, const Tensor& action, const Tensors& p, in
   HD_CHECK(embed.dim() == 3 && action.dim() == 3, "embed and action must be (T, B, ...)", got(embed, action));
   for (const Tensor& t : {embed, action}) check_sizes(t, "embed or action");
   check_parameters(p, {7, 10});
-  HD_CHECK(classes > 0 && p[10].size(1) % classes == 0, "classes must divide the latent, ", p[10].size(1), ", got ",
-           classes, "; give the parameters of one model");
+  check_classes(classes);
+  HD_CHECK(p[10].size(1) % classes == 0, "classes must divide the latent, ", p[10].size(1), ", got ", classes,
+           "; give the parameters of one model");
   HD_CHECK(mix >= 0 && mix < 1, "mix must be in [0, 1), got ", mix);
   return {embed.size(2),           action.size(2), p[7].size(0), p[7].size(1),
           p[10].size(1) / classes, classes,        float(mix),   storage(embed, "embed")};
@@ -33,15 +33,11 @@ cpu::Observe arguments(const cpu::Sizes& z, const Tensor& embed, const Tensor& a
   x.first = take<bool>(is_first, {t, b}, is_first, "is_first");
   host(saved, {saved_size(z, n)}, "saved");
   float* p = out(saved);
-  auto next = [&](int64_t size) { return (p += size) - size; };
-  x.saved.pre_in = next(n * z.units);
-  x.saved.pre_gru = next(3 * n * z.deter);
-  x.saved.pre_obs = next(n * z.units);
-  x.saved.pre_img = next(n * z.units);
-  x.saved.stat_in = next(2 * n);
-  x.saved.stat_gru = next(2 * n);
-  x.saved.stat_obs = next(2 * n);
-  x.saved.stat_img = next(2 * n);
+  auto next = [&](int64_t width) { return (p += n * width) - n * width; };
+  x.saved.in = {next(z.units), next(2)};
+  x.saved.gru = {next(3 * z.deter), next(2)};
+  x.saved.obs = {next(z.units), next(2)};
+  x.saved.img = {next(z.units), next(2)};
   x.saved.start = out<int64_t>(start);
   return x;
 }
@@ -61,10 +57,10 @@ HD_OP(Results<7>, observe_scan_fwd,
   x.u = host(u, {t, b, z.stoch}, "u");
   x.deter = out(deter);
   x.index = out<int64_t>(index);
+  x.stoch = out(stoch);
   x.post = out(post);
   x.prior = out(prior);
   cpu::observe_scan(torch_pool(), z, p, x);
-  cpu::one_hot(t * b * z.stoch, classes, x.index, out(stoch));
   return {deter, stoch, index, post, prior, saved, start};
 }
 
@@ -92,17 +88,10 @@ HD_OP(Tensors, observe_scan_bwd,
   Tensors grads{need_embed ? new_like(embed) : empty(embed, {0})};
   const cpu::ObserveGrad d{host(ddeter, flat, "ddeter"), host(dstoch, latent, "dstoch"), host(dpost, latent, "dpost"),
                            host(dprior, latent, "dprior"), need_embed ? out<void>(grads[0]) : nullptr};
-  for (const Tensor& w : params)
-    grads.push_back(w.dim() == 1 ? zeros(w, {w.size(0)}) : zeros(w, {w.size(0), w.size(1)}));
-  auto at = [&](size_t i) { return out(grads[i + 1]); };
-  cpu::RssmGrad g;
-  g.initial = at(0);
-  g.img_in = {at(1), at(2), at(3)};
-  g.gru = {at(4), at(5), at(6)};
-  g.img_out = {at(7), at(8), at(9)};
-  g.img_stats = {at(10), at(11)};
-  g.obs_out = {at(12), at(13), at(14)};
-  g.obs_stats = {at(15), at(16)};
+  const auto g = rssm_of<float>(z, true, [&](size_t i, Shape shape) {
+    grads.push_back(zeros(params[i], shape));
+    return out(grads.back());
+  });
   cpu::observe_scan_bwd(torch_pool(), z, p, x, d, g);
   return grads;
 }

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cpu/scan.h"
+#include "kernels/latent.h"
 #include "ops/glue.h"
 
 namespace hd::ops {
@@ -46,19 +47,28 @@ inline void check_parameters(const Tensors& p, std::initializer_list<size_t> mat
   }
 }
 
-// Parameters in the order of hdfast/ops/observe_scan.py, PARAMETERS.
-inline cpu::Rssm rssm(const Tensors& p, const cpu::Sizes& z, bool posterior) {
+// What the row kernels have room for.
+inline void check_classes(int64_t classes) {
+  HD_CHECK(classes >= 1 && classes <= LATENT_MAX_CLASSES, "classes must be 1 to ", LATENT_MAX_CLASSES, ", got ",
+           classes, "; give the classes of a latent");
+}
+
+// What at(place in hdfast/ops/observe_scan.py's PARAMETERS, shape) gives for each parameter, in their order.
+template <class T, class At>
+cpu::RssmT<T> rssm_of(const cpu::Sizes& z, bool posterior, const At& at) {
   const int64_t d = z.deter, u = z.units, n = z.latent();
-  const auto of = [&](size_t i, Shape shape) { return host(p[i], shape, "params"); };
-  cpu::Rssm r;
-  r.initial = of(0, {d});
-  r.img_in = {of(1, {n + z.actions, u}), of(2, {u}), of(3, {u})};
-  r.gru = {of(4, {d + u, 3 * d}), of(5, {3 * d}), of(6, {3 * d})};
-  r.img_out = {of(7, {d, u}), of(8, {u}), of(9, {u})};
-  r.img_stats = {of(10, {u, n}), of(11, {n})};
-  if (posterior) r.obs_out = {of(12, {d + z.embed, u}), of(13, {u}), of(14, {u})};
-  if (posterior) r.obs_stats = {of(15, {u, n}), of(16, {n})};
+  cpu::RssmT<T> r;
+  r.initial = at(0, {d});
+  r.img_in = {at(1, {n + z.actions, u}), at(2, {u}), at(3, {u})};
+  r.gru = {at(4, {d + u, 3 * d}), at(5, {3 * d}), at(6, {3 * d})};
+  r.img_out = {at(7, {d, u}), at(8, {u}), at(9, {u})};
+  r.img_stats = {at(10, {u, n}), at(11, {n})};
+  if (posterior) r.obs_out = {at(12, {d + z.embed, u}), at(13, {u}), at(14, {u})};
+  if (posterior) r.obs_stats = {at(15, {u, n}), at(16, {n})};
   return r;
+}
+inline cpu::Rssm rssm(const Tensors& p, const cpu::Sizes& z, bool posterior) {
+  return rssm_of<const float>(z, posterior, [&](size_t i, Shape shape) { return host(p[i], shape, "params"); });
 }
 
 inline const int64_t* indices(const Tensor& t, Shape shape, int64_t below, const char* what) {
