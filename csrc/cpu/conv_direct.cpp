@@ -41,77 +41,57 @@ struct Deep {
   int64_t ldo, n;
 };
 
+// MR rows of NV vectors of W floats.
 template <int W, int NV, int MR>
-HD_INLINE void flat_tile(const Flat& t) {
-  Vec<W> r[MR][NV];
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) r[i][v] = Vec<W>{};
-  const float* b = t.b;
-  for (int k = 0; k < 4; ++k) {
-    // Three rows from each pointer: step and 2 step are addresses' indices.
-    const float* p[(MR + 2) / 3];
+struct FlatTile {
+  template <int>
+  static HD_INLINE void run(const Flat& t) {
+    Vec<W> r[MR][NV] = {};
+    const float* b = t.b;
+    for (int k = 0; k < 4; ++k) {
+      // Three rows from each pointer: step and 2 step are addresses' indices.
+      const float* p[(MR + 2) / 3];
 #pragma GCC unroll 8
-    for (int g = 0; g < (MR + 2) / 3; ++g) p[g] = t.a[k] + 3 * g * t.step;
-    for (int64_t l = 0; l < t.depth; ++l, b += NV * W) {
-      Vec<W> row[NV];
+      for (int g = 0; g < (MR + 2) / 3; ++g) p[g] = t.a[k] + 3 * g * t.step;
+      for (int64_t l = 0; l < t.depth; ++l, b += NV * W) {
+        Vec<W> row[NV];
 #pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) row[v] = get<W>(b + v * W);
+        for (int v = 0; v < NV; ++v) row[v] = get<W>(b + v * W);
 #pragma GCC unroll 16
-      for (int i = 0; i < MR; ++i) {
-        const float x = p[i / 3][i % 3 * t.step];
+        for (int i = 0; i < MR; ++i) {
+          const float x = p[i / 3][i % 3 * t.step];
 #pragma GCC unroll 2
-        for (int v = 0; v < NV; ++v) r[i][v] += x * row[v];
+          for (int v = 0; v < NV; ++v) r[i][v] += x * row[v];
+        }
+#pragma GCC unroll 8
+        for (int g = 0; g < (MR + 2) / 3; ++g) ++p[g];
       }
-#pragma GCC unroll 8
-      for (int g = 0; g < (MR + 2) / 3; ++g) ++p[g];
     }
+    put_tile<W>(r, t.out, t.ldo, t.n, false);
   }
-  constexpr int64_t width = NV * W;
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) {
-    float* to = t.out + i * t.ldo;
-    if (t.n == width) {
-#pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) put<W>(to + v * W, r[i][v]);
-    } else {
-      float edge[width];
-#pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) put<W>(edge + v * W, r[i][v]);
-      for (int64_t j = 0; j < t.n; ++j) to[j] = edge[j];
-    }
-  }
-}
+};
 
 template <int W, int NV, int MR>
-HD_INLINE void deep_tile(const Deep& t) {
-  Vec<W> r[MR][NV];
+struct DeepTile {
+  template <int>
+  static HD_INLINE void run(const Deep& t) {
+    Vec<W> r[MR][NV] = {};
+    const float* y = t.y;
+    for (int64_t p = 0; p < t.h; ++p) {
+      const float* a = t.a + p * t.line;
+      for (int64_t q = 0; q < t.w; ++q, a += t.step, y += t.ldy) {
+        Vec<W> row[NV];
+#pragma GCC unroll 2
+        for (int v = 0; v < NV; ++v) row[v] = get<W>(y + v * W);
 #pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i)
+        for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) r[i][v] = Vec<W>{};
-  const float* y = t.y;
-  for (int64_t p = 0; p < t.h; ++p) {
-    const float* a = t.a + p * t.line;
-    for (int64_t q = 0; q < t.w; ++q, a += t.step, y += t.ldy) {
-      Vec<W> row[NV];
-#pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) row[v] = get<W>(y + v * W);
-#pragma GCC unroll 16
-      for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 2
-        for (int v = 0; v < NV; ++v) r[i][v] += a[i] * row[v];
+          for (int v = 0; v < NV; ++v) r[i][v] += a[i] * row[v];
+      }
     }
+    put_tile<W>(r, t.out, t.ldo, t.n, true);
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) {
-    float edge[NV * W];
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) put<W>(edge + v * W, r[i][v]);
-    for (int64_t j = 0; j < t.n; ++j) t.out[i * t.ldo + j] += edge[j];
-  }
-}
+};
 
 // The tiles of one width, by their number of rows, 1 to `tallest`.
 struct Tiles {
@@ -120,38 +100,25 @@ struct Tiles {
   void (*deep[13])(const Deep&);
 };
 
-#define HD_TILES(name, isa)                                                                                          \
-  template <int W, int NV, int MR>                                                                                   \
-  isa void name##_flat(const Flat& t) {                                                                              \
-    flat_tile<W, NV, MR>(t);                                                                                         \
-  }                                                                                                                  \
-  template <int W, int NV, int MR>                                                                                   \
-  isa void name##_deep(const Deep& t) {                                                                              \
-    deep_tile<W, NV, MR>(t);                                                                                         \
-  }                                                                                                                  \
-  template <int W, int NV, int... I>                                                                                 \
-  constexpr Tiles name(std::integer_sequence<int, I...>) {                                                           \
-    return {W * NV, sizeof...(I), {nullptr, name##_flat<W, NV, I + 1>...}, {nullptr, name##_deep<W, NV, I + 1>...}}; \
-  }                                                                                                                  \
-  template <int W, int NV, int TALLEST>                                                                              \
-  constexpr Tiles name##_of = name<W, NV>(std::make_integer_sequence<int, TALLEST>());
+// Tiles of 1, 2, ... rows, for processors with vectors of N floats.
+template <int N, int W, int NV, int... I>
+constexpr Tiles tiles(std::integer_sequence<int, I...>) {
+  return {W * NV,
+          sizeof...(I),
+          {nullptr, compiled<FlatTile<W, NV, I + 1>, N, Flat>()...},
+          {nullptr, compiled<DeepTile<W, NV, I + 1>, N, Deep>()...}};
+}
+template <int N, int W, int NV, int TALLEST>
+constexpr Tiles tiles_of = tiles<N, W, NV>(std::make_integer_sequence<int, TALLEST>());
 
 // Widest first, each twice as wide as the next.
 using Widths = std::vector<Tiles>;
-HD_TILES(base, )
-#if defined(__x86_64__)
-HD_TILES(v3, HD_TARGET("arch=x86-64-v3"))
-HD_TILES(v4, HD_TARGET("arch=x86-64-v4"))
-#endif
-
 const Widths& all_widths() {
-#if defined(__x86_64__)
-  static const Widths v4{v4_of<16, 2, 12>, v4_of<16, 1, 12>, v4_of<8, 1, 12>}, v3{v3_of<8, 2, 6>, v3_of<8, 1, 12>};
-  if (vector_width() == 16) return v4;
-  if (vector_width() == 8) return v3;
-#endif
-  static const Widths base{base_of<4, 2, 4>, base_of<4, 1, 8>};
-  return base;
+  static const Widths widths = vector_width() == 16
+                                   ? Widths{tiles_of<16, 16, 2, 12>, tiles_of<16, 16, 1, 12>, tiles_of<16, 8, 1, 12>}
+                               : vector_width() == 8 ? Widths{tiles_of<8, 8, 2, 6>, tiles_of<8, 8, 1, 12>}
+                                                     : Widths{tiles_of<4, 4, 2, 4>, tiles_of<4, 4, 1, 8>};
+  return widths;
 }
 
 // Columns [begin, begin + n) of a matrix, as one tile is wide.

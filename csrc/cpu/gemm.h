@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "kernels/types.h"
@@ -52,18 +53,16 @@ struct Kernel;
 // B (k x n) in column panels as wide as the register tile, each panel k-major.
 class Packed {
  public:
-  Packed() = default;
   Packed(const Pool& pool, const Mat& b, int64_t k, int64_t n, DType operands = DType::F32);
-  const uint32_t* panel(int64_t j) const { return data_.data() + j * size_; }
+  const uint32_t* panel(int64_t j) const { return data_.get() + j * size_; }
   int64_t k() const { return k_; }
   int64_t n() const { return n_; }
-  int64_t panels() const;
   const Kernel& kernel() const { return *kernel_; }
 
  private:
-  const Kernel* kernel_ = nullptr;
-  std::vector<uint32_t> data_;
-  int64_t k_ = 0, n_ = 0, size_ = 0;
+  const Kernel* kernel_;
+  std::unique_ptr<uint32_t[]> data_;
+  int64_t k_, n_, size_;
 };
 
 // C (m x n, row stride ldc) (+)= A (m x k) B (k x n). A and B may be stored as bf16 when the operands are.

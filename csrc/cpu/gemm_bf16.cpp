@@ -130,7 +130,7 @@ HD_BF16_INLINE void copy_row(const T* x, int64_t kc, uint32_t* out) {
 
 // Rows that lie whole in memory are rounded but not transposed: that would cost as much as products with few columns.
 template <int MR>
-HD_BF16 void strip(const Block& x, int64_t i) {
+HD_BF16 void strip(const Block& x, const int64_t& i) {
   alignas(64) uint32_t a[MR * kRow];
   const Mat rows = x.a.at(i, 0);
   if (rows.cs == 1) {
@@ -144,10 +144,11 @@ HD_BF16 void strip(const Block& x, int64_t i) {
   tiles<MR, 1, MR>(x, a, i);
 }
 
-void block(const Block& x) {
-  in_strips(x, {strip<1>, strip<2>, strip<3>, strip<4>, strip<5>, strip<6>, strip<7>, strip<8>, strip<9>, strip<10>,
-                strip<11>, strip<12>, strip<13>, strip<14>});
+template <int... I>
+void block(const Block& x, std::integer_sequence<int, I...>) {
+  in_strips(x, {strip<I + 1>...});
 }
+void block(const Block& x) { block(x, std::make_integer_sequence<int, 14>()); }
 
 }  // namespace
 

@@ -33,7 +33,7 @@ struct Kernel {
 // All rows of a block in strips of nearly equal height. `strips` names the functions for 1, 2, ... rows from row i on;
 // inlined into one, they would take the compiler ten times as long.
 template <size_t N>
-void in_strips(const Block& x, void (*const (&strips)[N])(const Block&, int64_t i)) {
+void in_strips(const Block& x, void (*const (&strips)[N])(const Block&, const int64_t& i)) {
   constexpr int64_t tallest = N;
   const int64_t count = (x.m + tallest - 1) / tallest, height = (x.m + count - 1) / count;
   for (int64_t i = 0; i < x.m; i += height) strips[std::min(height, x.m - i) - 1](x, i);

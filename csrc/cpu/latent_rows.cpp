@@ -3,18 +3,13 @@
 #include <algorithm>
 #include <cstring>
 
-#include "cpu/simd.h"
+#include "cpu/vec.h"
 
 namespace hd::cpu {
 namespace {
 
 constexpr int64_t kWords = 64;     // of a row of a block of the matrix
 constexpr int64_t kColumns = 128;  // of a block of the gradient
-
-typedef float Vec __attribute__((vector_size(64)));
-typedef uint32_t Bits __attribute__((vector_size(64)));
-typedef float Loose __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint32_t LooseBits __attribute__((vector_size(64), aligned(4), may_alias));
 
 HD_INLINE uint32_t rounded(float x) {
   Bf16 h;
@@ -39,80 +34,47 @@ HD_CLONES void copy_block(int64_t rows, int64_t n, const float* w, int64_t ldw, 
 template <int ROWS, bool HALF>
 HD_INLINE void add_rows(int64_t s, int64_t k, const int64_t* index, const uint32_t* w, int64_t n, float* out,
                         int64_t ldo) {
+  using Words = Lanes<16>::Words;
   constexpr int words = kWords / 16, vectors = HALF ? 2 * words : words;
-  Vec sum[ROWS][vectors] = {};
+  Vec<16> sum[ROWS][vectors] = {};
   for (int64_t g = 0; g < s; ++g)
 #pragma GCC unroll 2
     for (int r = 0; r < ROWS; ++r) {
-      const LooseBits* row = reinterpret_cast<const LooseBits*>(w + (g * k + index[r * s + g]) * kWords);
+      const float* row = reinterpret_cast<const float*>(w + (g * k + index[r * s + g]) * kWords);
 #pragma GCC unroll 4
       for (int v = 0; v < words; ++v) {
-        const Bits bits = row[v];
+        const Vec<16> word = get<16>(row + 16 * v);
         if constexpr (HALF) {
-          sum[r][2 * v] += reinterpret_cast<Vec>(bits << 16);
-          sum[r][2 * v + 1] += reinterpret_cast<Vec>(bits & 0xffff0000u);
+          sum[r][2 * v] += std::bit_cast<Vec<16>>(std::bit_cast<Words>(word) << 16);
+          sum[r][2 * v + 1] += std::bit_cast<Vec<16>>(std::bit_cast<Words>(word) & 0xffff0000u);
         } else {
-          sum[r][v] += reinterpret_cast<Vec>(bits);
+          sum[r][v] += word;
         }
       }
     }
-#pragma GCC unroll 2
-  for (int r = 0; r < ROWS; ++r, out += ldo) {
-    if (n == 16 * vectors) {
-#pragma GCC unroll 8
-      for (int v = 0; v < vectors; ++v) reinterpret_cast<Loose*>(out)[v] += sum[r][v];
-    } else {
-      float edge[16 * vectors];
-      std::memcpy(edge, sum[r], sizeof(edge));
-      for (int64_t j = 0; j < n; ++j) out[j] += edge[j];
-    }
-  }
+  put_tile<16>(sum, out, ldo, n, true);
 }
 
 template <bool HALF>
-HD_INLINE void add_all(int64_t rows, int64_t s, int64_t k, const int64_t* index, const uint32_t* w, int64_t n,
-                       float* out, int64_t ldo) {
+HD_CLONES void add_block(int64_t rows, int64_t s, int64_t k, const int64_t* index, const uint32_t* w, int64_t n,
+                         float* out, int64_t ldo) {
   int64_t i = 0;
   for (; i + 2 <= rows; i += 2) add_rows<2, HALF>(s, k, index + i * s, w, n, out + i * ldo, ldo);
   if (i < rows) add_rows<1, HALF>(s, k, index + i * s, w, n, out + i * ldo, ldo);
 }
 
-HD_CLONES void add_block(int64_t rows, int64_t s, int64_t k, const int64_t* index, const uint32_t* w, int64_t n,
-                         bool half, float* out, int64_t ldo) {
-  half ? add_all<true>(rows, s, k, index, w, n, out, ldo) : add_all<false>(rows, s, k, index, w, n, out, ldo);
-}
-
 // Groups [g0, g1) of n columns. Blocks of 128 columns: the part of dw in use (s * k * 512 bytes) stays in L2.
 template <class T>
-HD_INLINE void scatter_block(int64_t rows, int64_t s, int64_t g0, int64_t g1, int64_t k, const int64_t* index,
+HD_CLONES void scatter_block(int64_t rows, int64_t s, int64_t g0, int64_t g1, int64_t k, const int64_t* index,
                              const T* d, int64_t c, int64_t n, float* dw) {
-  constexpr int vectors = kColumns / 16;
   for (int64_t i = 0; i < rows; ++i, d += c, index += s) {
-    float row[kColumns];
-    if (n < kColumns) {
-      for (int64_t j = 0; j < n; ++j) row[j] = load(d + j);
-      for (int64_t g = g0; g < g1; ++g)
-        for (int64_t j = 0; j < n; ++j) dw[(g * k + index[g]) * c + j] += row[j];
-      continue;
-    }
-    for (int64_t j = 0; j < kColumns; ++j) row[j] = load(d + j);
-    Vec sum[vectors];
-    std::memcpy(sum, row, sizeof(row));
-    for (int64_t g = g0; g < g1; ++g) {
-      Loose* o = reinterpret_cast<Loose*>(dw + (g * k + index[g]) * c);
+    float row[kColumns] = {};
+    for (int64_t j = 0; j < n; ++j) row[j] = load(d + j);
+    Vec<16> sum[1][kColumns / 16];
 #pragma GCC unroll 8
-      for (int v = 0; v < vectors; ++v) o[v] += sum[v];
-    }
+    for (int v = 0; v < kColumns / 16; ++v) sum[0][v] = get<16>(row + 16 * v);
+    for (int64_t g = g0; g < g1; ++g) put_tile<16>(sum, dw + (g * k + index[g]) * c, c, n, true);
   }
-}
-
-HD_CLONES void scatter_f32(int64_t rows, int64_t s, int64_t g0, int64_t g1, int64_t k, const int64_t* index,
-                           const float* d, int64_t c, int64_t n, float* dw) {
-  scatter_block(rows, s, g0, g1, k, index, d, c, n, dw);
-}
-HD_CLONES void scatter_bf16(int64_t rows, int64_t s, int64_t g0, int64_t g1, int64_t k, const int64_t* index,
-                            const Bf16* d, int64_t c, int64_t n, float* dw) {
-  scatter_block(rows, s, g0, g1, k, index, d, c, n, dw);
 }
 
 }  // namespace
@@ -133,7 +95,7 @@ void LatentRows::add(int64_t rows, const int64_t* index, float* out, int64_t ldo
   const int64_t columns = half_ ? 2 * kWords : kWords;
   const uint32_t* w = words_.data();
   for (int64_t j = 0; j < c_; j += columns, w += s_ * k_ * kWords)
-    add_block(rows, s_, k_, index, w, std::min(columns, c_ - j), half_, out + j, ldo);
+    (half_ ? add_block<true> : add_block<false>)(rows, s_, k_, index, w, std::min(columns, c_ - j), out + j, ldo);
 }
 
 void scatter(const Pool& pool, int64_t rows, int64_t s, int64_t k, const int64_t* index, const Mat& d, int64_t c,
@@ -141,8 +103,8 @@ void scatter(const Pool& pool, int64_t rows, int64_t s, int64_t k, const int64_t
   auto body = [&](int64_t g0, int64_t g1) {
     for (int64_t j = 0; j < c; j += kColumns) {
       const int64_t n = std::min(kColumns, c - j);
-      d.type == DType::F32 ? scatter_f32(rows, s, g0, g1, k, index, d.f32() + j, c, n, dw + j)
-                           : scatter_bf16(rows, s, g0, g1, k, index, d.bf16() + j, c, n, dw + j);
+      d.type == DType::F32 ? scatter_block(rows, s, g0, g1, k, index, d.f32() + j, c, n, dw + j)
+                           : scatter_block(rows, s, g0, g1, k, index, d.bf16() + j, c, n, dw + j);
     }
   };
   if (pool.threads == 1 || rows * s * c < (1 << 19)) return body(0, s);

@@ -57,6 +57,29 @@ HD_INLINE void put(Bf16* p, const Vec<N>& x) {
   *reinterpret_cast<typename Lanes<N>::LooseHalves*>(p) = __builtin_convertvector(bits, typename Lanes<N>::Halves);
 }
 
+// Rows of a register tile to memory, n of their columns; added to what is there, or in its place.
+template <int N, int VECTORS, int ROWS>
+HD_INLINE void put_tile(const Vec<N> (&tile)[ROWS][VECTORS], float* to, int64_t stride, int64_t n, bool add) {
+  constexpr int64_t width = VECTORS * N;
+  if (n == width) {
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 8
+      for (int v = 0; v < VECTORS; ++v) {
+        float* at = to + i * stride + v * N;
+        put<N>(at, add ? get<N>(at) + tile[i][v] : tile[i][v]);
+      }
+    return;
+  }
+  float edge[ROWS][width];
+#pragma GCC unroll 16
+  for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 8
+    for (int v = 0; v < VECTORS; ++v) put<N>(&edge[i][v * N], tile[i][v]);
+  for (int i = 0; i < ROWS; ++i, to += stride)
+    for (int64_t j = 0; j < n; ++j) to[j] = add ? to[j] + edge[i][j] : edge[i][j];
+}
+
 // x without its first `count` lanes.
 template <int N>
 HD_INLINE Vec<N> without(const Vec<N>& x, int64_t count) {
@@ -137,13 +160,22 @@ inline int vector_width() {
 #endif
 }
 
+// The function that runs a kernel with vectors of N floats.
+template <class Kernel, int N, class... Args>
+constexpr auto compiled() -> void (*)(const Args&...) {
+#if defined(__x86_64__)
+  if constexpr (N == 16) return vectors_v4<Kernel, Args...>;
+  if constexpr (N == 8) return vectors_v3<Kernel, Args...>;
+#endif
+  return vectors_base<Kernel, Args...>;
+}
+
 template <class Kernel, class... Args>
 void vectors(const Args&... args) {
-#if defined(__x86_64__)
-  if (vector_width() == 16) return vectors_v4<Kernel>(args...);
-  if (vector_width() == 8) return vectors_v3<Kernel>(args...);
-#endif
-  vectors_base<Kernel>(args...);
+  const auto run = vector_width() == 16  ? compiled<Kernel, 16, Args...>()
+                   : vector_width() == 8 ? compiled<Kernel, 8, Args...>()
+                                         : compiled<Kernel, 4, Args...>();
+  run(args...);
 }
 
 }  // namespace hd::cpu
