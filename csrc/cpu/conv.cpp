@@ -239,14 +239,13 @@ int64_t images_for(int64_t tiles, const ConvSizes& z) {
 template <class F>
 void blocks(const Pool& pool, const ConvSizes& z, int64_t tiles, const F& body) {
   const int64_t size = images_for(tiles, z), count = (z.images + size - 1) / size;
-  const auto part = [&](int64_t begin, int64_t end) {
+  pool.share(count, count > 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       ConvSizes mine = z;
       mine.images = std::min(size, z.images - b * size);
       body(b * size, mine);
     }
-  };
-  pool.threads == 1 || count == 1 ? part(0, count) : pool.run(count, (count + pool.threads - 1) / pool.threads, part);
+  });
 }
 
 // Whether the transforms of down and kernel would cost more than they save.

@@ -21,83 +21,55 @@
 namespace hd::cpu {
 namespace {
 
-// out (rows x n) = sum over k of A_k B_k. Row i of A_k is the `depth` floats at a[k] + i * step. B: depth rows of as
-// many columns as the tile has, for each k.
-struct Flat {
-  const float* a[4];
-  int64_t depth, step;
-  const float* b;
-  float* out;
-  int64_t ldo, n;
-};
-
-// out (rows x n) += A^T Y over h * w pixels. Row i of A^T at pixel (p, q) is a[p * line + q * step + i].
-struct Deep {
+// out (rows x n) (+)= sum of a number of A times a row of B, over `inner` places of `outer` lines. Down: rows of out
+// are pixels, `step` apart in A, and inner places numbers side by side; it sets out. Kernel (DEEP): rows are numbers,
+// and inner places pixels, `step` apart in A; it adds to out.
+struct Sums {
   const float* a;
-  int64_t line, step, h, w;
-  const float* y;
-  int64_t ldy;
+  int64_t line, outer, inner, step;
+  const float* b;
+  int64_t ldb;
   float* out;
   int64_t ldo, n;
 };
 
 // MR rows of NV vectors of W floats.
-template <int W, int NV, int MR>
-struct FlatTile {
+template <int W, int NV, int MR, bool DEEP>
+struct Tile {
   template <int>
-  static HD_INLINE void run(const Flat& t) {
+  static HD_INLINE void run(const Sums& t) {
+    // Three rows from each pointer: step and 2 step are addresses' indices. B of down is as wide as the tile.
+    constexpr int rows = DEEP ? MR : 3, pointers = (MR + rows - 1) / rows;
+    const int64_t row_step = DEEP ? 1 : t.step, place_step = DEEP ? t.step : 1, ldb = DEEP ? t.ldb : NV * W;
     Vec<W> r[MR][NV] = {};
     const float* b = t.b;
-    for (int k = 0; k < 4; ++k) {
-      // Three rows from each pointer: step and 2 step are addresses' indices.
-      const float* p[(MR + 2) / 3];
+    for (int64_t o = 0; o < t.outer; ++o) {
+      const float* p[pointers];
 #pragma GCC unroll 8
-      for (int g = 0; g < (MR + 2) / 3; ++g) p[g] = t.a[k] + 3 * g * t.step;
-      for (int64_t l = 0; l < t.depth; ++l, b += NV * W) {
+      for (int g = 0; g < pointers; ++g) p[g] = t.a + o * t.line + rows * g * row_step;
+      for (int64_t l = 0; l < t.inner; ++l, b += ldb) {
         Vec<W> row[NV];
 #pragma GCC unroll 2
         for (int v = 0; v < NV; ++v) row[v] = get<W>(b + v * W);
 #pragma GCC unroll 16
         for (int i = 0; i < MR; ++i) {
-          const float x = p[i / 3][i % 3 * t.step];
+          const float x = p[i / rows][i % rows * row_step];
 #pragma GCC unroll 2
           for (int v = 0; v < NV; ++v) r[i][v] += x * row[v];
         }
 #pragma GCC unroll 8
-        for (int g = 0; g < (MR + 2) / 3; ++g) ++p[g];
+        for (int g = 0; g < pointers; ++g) p[g] += place_step;
       }
     }
-    put_tile<W>(r, t.out, t.ldo, t.n, false);
-  }
-};
-
-template <int W, int NV, int MR>
-struct DeepTile {
-  template <int>
-  static HD_INLINE void run(const Deep& t) {
-    Vec<W> r[MR][NV] = {};
-    const float* y = t.y;
-    for (int64_t p = 0; p < t.h; ++p) {
-      const float* a = t.a + p * t.line;
-      for (int64_t q = 0; q < t.w; ++q, a += t.step, y += t.ldy) {
-        Vec<W> row[NV];
-#pragma GCC unroll 2
-        for (int v = 0; v < NV; ++v) row[v] = get<W>(y + v * W);
-#pragma GCC unroll 16
-        for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 2
-          for (int v = 0; v < NV; ++v) r[i][v] += a[i] * row[v];
-      }
-    }
-    put_tile<W>(r, t.out, t.ldo, t.n, true);
+    put_tile<W>(r, t.out, t.ldo, t.n, DEEP);
   }
 };
 
 // The tiles of one width, by their number of rows, 1 to `tallest`.
 struct Tiles {
   int64_t width, tallest;
-  void (*flat[13])(const Flat&);
-  void (*deep[13])(const Deep&);
+  void (*flat[13])(const Sums&);
+  void (*deep[13])(const Sums&);
 };
 
 // Tiles of 1, 2, ... rows, for processors with vectors of N floats.
@@ -105,8 +77,8 @@ template <int N, int W, int NV, int... I>
 constexpr Tiles tiles(std::integer_sequence<int, I...>) {
   return {W * NV,
           sizeof...(I),
-          {nullptr, compiled<FlatTile<W, NV, I + 1>, N, Flat>()...},
-          {nullptr, compiled<DeepTile<W, NV, I + 1>, N, Deep>()...}};
+          {nullptr, compiled<Tile<W, NV, I + 1, false>, N, Sums>()...},
+          {nullptr, compiled<Tile<W, NV, I + 1, true>, N, Sums>()...}};
 }
 template <int N, int W, int NV, int TALLEST>
 constexpr Tiles tiles_of = tiles<N, W, NV>(std::make_integer_sequence<int, TALLEST>());
@@ -138,7 +110,7 @@ std::vector<Panel> panels(int64_t columns) {
   return all;
 }
 
-// A kernel's part as B of Flat: value(row, column), panel after panel.
+// A kernel's part as B of tiles: value(row, column), panel after panel.
 template <class F>
 std::vector<float> packed(const std::vector<Panel>& all, int64_t rows, const F& value) {
   std::vector<float> out;
@@ -175,17 +147,13 @@ class Bordered {
   std::vector<float> pixels_;
 };
 
-void over_images(const Pool& pool, int64_t images, const Range& body) {
-  pool.threads == 1 ? body(0, images) : pool.run(images, 1, body);
-}
-
 }  // namespace
 
 void direct_down(const Pool& pool, const ConvSizes& z, const Pixels& x, const float* kernel, const Pixels& y) {
   const std::vector<Panel> all = panels(z.d);
   const std::vector<float> b =
       packed(all, 16 * z.c, [&](int64_t k, int64_t d) { return kernel[(d * z.c + k % z.c) * 16 + k / z.c]; });
-  over_images(pool, z.images, [&](int64_t begin, int64_t end) {
+  pool.share(z.images, true, [&](int64_t begin, int64_t end) {
     Bordered image(2 * z.h, 2 * z.w, z.c);
     for (int64_t n = begin; n < end; ++n) {
       image.fill(Read(x, n * big(z), big(z)));
@@ -195,9 +163,8 @@ void direct_down(const Pool& pool, const ConvSizes& z, const Pixels& x, const fl
       for (const Panel& p : all) {
         for (int64_t i = 0; i < z.h; ++i)
           in_tiles(*p.tiles, z.w, [&](int64_t j, int64_t rows) {
-            Flat t{{}, 4 * z.c, 2 * z.c, panel, out + (i * z.w + j) * z.d + p.begin, z.d, p.n};
-            for (int k = 0; k < 4; ++k) t.a[k] = image.row(2 * i - 1 + k) + 2 * j * z.c;
-            p.tiles->flat[rows](t);
+            p.tiles->flat[rows]({image.row(2 * i - 1) + 2 * j * z.c, image.line(), 4, 4 * z.c, 2 * z.c, panel,
+                                 p.tiles->width, out + (i * z.w + j) * z.d + p.begin, z.d, p.n});
           });
         panel += 16 * z.c * p.tiles->width;
       }
@@ -221,20 +188,18 @@ void direct_kernel(const Pool& pool, const ConvSizes& z, const Pixels& x, const 
       for (int64_t m = 0; m < count * z.h * z.w; ++m) std::copy_n(pixels + m * z.d, z.d, &wide[m * ldy]);
       from = wide.data();
     }
-    const Range body = [&](int64_t begin, int64_t end) {
+    pool.share(4 * int64_t(all.size()), true, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const Panel& p = all[i / 4];
         const int64_t k = i % 4;
         for (int64_t m = 0; m < count; ++m)
           in_tiles(*p.tiles, 4 * z.c, [&](int64_t row, int64_t rows) {
-            p.tiles->deep[rows]({images[m].row(k - 1) + row, 2 * images[m].line(), 2 * z.c, z.h, z.w,
+            p.tiles->deep[rows]({images[m].row(k - 1) + row, 2 * images[m].line(), z.h, z.w, 2 * z.c,
                                  from + m * z.h * z.w * ldy + p.begin, ldy, &f[(k * 4 * z.c + row) * z.d + p.begin],
                                  z.d, p.n});
           });
       }
-    };
-    const int64_t parts = 4 * int64_t(all.size());
-    pool.threads == 1 ? body(0, parts) : pool.run(parts, 1, body);
+    });
   }
   for (int64_t d = 0; d < z.d; ++d)
     for (int64_t c = 0; c < z.c; ++c)

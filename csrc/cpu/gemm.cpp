@@ -113,12 +113,10 @@ constexpr int64_t kSerial = 2 << 20;
 // Splits a product over the threads by rows or, where there are more of them, by panels of columns.
 template <class F>
 void split(const Pool& pool, int64_t width, int64_t m, int64_t n, int64_t k, const F& f) {
-  const int64_t t = pool.threads, panels = (n + width - 1) / width;
+  const bool worth = m * n * k >= kSerial;
   if (!m || !n) return;
-  if (t == 1 || m * n * k < kSerial) return f(0, m, 0, n);
-  if (m >= n) pool.run(m, (m + t - 1) / t, [&](int64_t i0, int64_t i1) { f(i0, i1, 0, n); });
-  else
-    pool.run(panels, (panels + t - 1) / t,
+  if (m >= n) return pool.share(m, worth, [&](int64_t i0, int64_t i1) { f(i0, i1, 0, n); });
+  pool.share((n + width - 1) / width, worth,
              [&](int64_t p0, int64_t p1) { f(0, m, p0 * width, std::min(p1 * width, n)); });
 }
 
@@ -151,12 +149,10 @@ Packed::Packed(const Pool& pool, const Mat& b, int64_t k, int64_t n, DType opera
     : kernel_(&kernel_of(operands)), k_(k), n_(n), size_(kernel_->words(k)) {
   const int64_t width = kernel_->width, panels = (n + width - 1) / width;
   data_ = std::make_unique_for_overwrite<uint32_t[]>(panels * size_);
-  auto body = [&](int64_t begin, int64_t end) {
+  pool.share(panels, k * n >= 1 << 18, [&](int64_t begin, int64_t end) {
     for (int64_t j = begin; j < end; ++j)
       kernel_->pack(b.at(0, j * width), k_, std::min(width, n_ - j * width), width, data_.get() + j * size_);
-  };
-  if (k * n < (1 << 18)) body(0, panels);
-  else pool.run(panels, 1, body);
+  });
 }
 
 void gemm(const Pool& pool, int64_t m, const Mat& a, const Packed& b, float* c, int64_t ldc, bool accumulate) {

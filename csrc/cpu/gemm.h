@@ -24,6 +24,11 @@ using Range = std::function<void(int64_t, int64_t)>;
 struct Pool {
   void (*run)(int64_t n, int64_t grain, const Range& body);
   int threads;
+  // One piece a thread or, where that is not `worth` waking them, all on the caller's.
+  template <class F>
+  void share(int64_t n, bool worth, const F& body) const {
+    threads == 1 || !worth ? body(0, n) : run(n, (n + threads - 1) / threads, body);
+  }
 };
 
 // The caller's thread alone.

@@ -83,12 +83,10 @@ LatentRows::LatentRows(const Pool& pool, int64_t s, int64_t k, const float* w, i
     : s_(s), k_(k), c_(c), half_(operands == DType::BF16) {
   const int64_t columns = half_ ? 2 * kWords : kWords, blocks = (c + columns - 1) / columns, block = s * k * kWords;
   words_.resize(blocks * block);
-  auto body = [&](int64_t begin, int64_t end) {
+  pool.share(blocks, s * k * c >= 1 << 18, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b)
       copy_block(s * k, std::min(columns, c - b * columns), w + b * columns, c, half_, words_.data() + b * block);
-  };
-  if (s * k * c < (1 << 18)) body(0, blocks);
-  else pool.run(blocks, 1, body);
+  });
 }
 
 void LatentRows::add(int64_t rows, const int64_t* index, float* out, int64_t ldo) const {
@@ -100,15 +98,13 @@ void LatentRows::add(int64_t rows, const int64_t* index, float* out, int64_t ldo
 
 void scatter(const Pool& pool, int64_t rows, int64_t s, int64_t k, const int64_t* index, const Mat& d, int64_t c,
              float* dw) {
-  auto body = [&](int64_t g0, int64_t g1) {
+  pool.share(s, rows * s * c >= 1 << 19, [&](int64_t g0, int64_t g1) {
     for (int64_t j = 0; j < c; j += kColumns) {
       const int64_t n = std::min(kColumns, c - j);
       d.type == DType::F32 ? scatter_block(rows, s, g0, g1, k, index, d.f32() + j, c, n, dw + j)
                            : scatter_block(rows, s, g0, g1, k, index, d.bf16() + j, c, n, dw + j);
     }
-  };
-  if (pool.threads == 1 || rows * s * c < (1 << 19)) return body(0, s);
-  pool.run(s, (s + pool.threads - 1) / pool.threads, body);
+  });
 }
 
 }  // namespace hd::cpu

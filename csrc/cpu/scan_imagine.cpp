@@ -86,12 +86,9 @@ void imagine(const Pool& pool, const Sizes& z, const Rssm& p, const std::vector<
   };
   const int64_t share = (x.rows + pool.threads - 1) / pool.threads;
   const int64_t size = std::min(kBlockRows, std::max<int64_t>(share, 1));
-  auto body = [&](int64_t b, int64_t e) {
+  pool.share((x.rows + size - 1) / size, x.rows > size, [&](int64_t b, int64_t e) {
     for (int64_t i = b; i < e; ++i) block(i * size, std::min(size, x.rows - i * size));
-  };
-  const int64_t blocks = (x.rows + size - 1) / size;
-  if (pool.threads == 1 || blocks == 1) return body(0, blocks);
-  pool.run(blocks, (blocks + pool.threads - 1) / pool.threads, body);
+  });
 }
 
 // Blocks of rows whose fp32 sums stay in L2 until the latents' part is added and they are rounded.
@@ -99,7 +96,7 @@ void state_mm(const Pool& pool, const Sizes& z, int64_t rows, int64_t c, const f
               const float* kernel, void* y, DType type) {
   const Packed dense(pool, row_major(kernel, c), z.deter, c, z.operands);
   const LatentRows latent(pool, z.stoch, z.classes, kernel + z.deter * c, c, z.operands);
-  auto body = [&](int64_t b, int64_t e) {
+  pool.share(rows, rows * (z.deter + z.stoch) * c >= 1 << 21, [&](int64_t b, int64_t e) {
     std::vector<float> sums(type == DType::BF16 ? std::min(kBlockRows, e - b) * c : 0);
     for (; b < e; b += kBlockRows) {
       const int64_t m = std::min(kBlockRows, e - b);
@@ -108,9 +105,7 @@ void state_mm(const Pool& pool, const Sizes& z, int64_t rows, int64_t c, const f
       latent.add(m, index + b * z.stoch, to, c);
       if (type == DType::BF16) round_bf16(m * c, to, static_cast<Bf16*>(y) + b * c);
     }
-  };
-  if (pool.threads == 1 || rows * (z.deter + z.stoch) * c < (1 << 21)) return body(0, rows);
-  pool.run(rows, (rows + pool.threads - 1) / pool.threads, body);
+  });
 }
 
 void state_mm_bwd(const Pool& pool, const Sizes& z, int64_t rows, int64_t c, const Mat& dy, const float* deter,

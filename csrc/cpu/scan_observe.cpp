@@ -5,9 +5,9 @@
 //   gathered  the one-hot latent's part of img_in: `stoch` row additions
 //   deferred  all weight gradients, from saved pre-activations
 //
-// Per step that leaves three products of B rows (gru, obs_out's deter part, obs_stats), four in the backward. Their
-// weights are packed once per call; per step 4 (D + U) 3D + 4 D U + 4 U Z bytes stream from cache, which bounds small
-// B.
+// Per step that leaves three products of B rows (gru, of the state and of its input apart, obs_out's deter part,
+// obs_stats), four in the backward. Their weights are packed once per call; per step 4 (D + U) 3D + 4 D U + 4 U Z bytes
+// stream from cache, which bounds small B. Between them run the families' row kernels.
 #include "cpu/scan.h"
 
 #include <algorithm>
@@ -28,10 +28,8 @@ using Buffer = std::vector<float>;
 // Elements per row times rows below which a row kernel stays on one thread.
 constexpr int64_t kGrain = 1 << 16;
 
-template <class F>
-void over_rows(const Pool& pool, int64_t rows, int64_t width, const F& f) {
-  if (pool.threads == 1 || rows * width < kGrain) return f(0, rows);
-  pool.run(rows, std::max<int64_t>(1, kGrain / width), [&](int64_t b, int64_t e) { f(b, e); });
+void over_rows(const Pool& pool, int64_t rows, int64_t width, const Range& f) {
+  pool.run(rows, std::max<int64_t>(1, kGrain / width), f);
 }
 
 // LayerNorm and SiLU of all rows, and their backward in `parts` slices of them.

@@ -36,23 +36,23 @@ HD_INLINE float copysign(float magnitude, float sign) {
                               (std::bit_cast<uint32_t>(sign) & 0x80000000u));
 }
 
-// e^x = 2^n e^r, r = x - n ln 2 in two parts, |r| <= ln 2 / 2; polynomial of degree 6. The argument must lie
-// within [-87.3, 88.3].
+// e^x - 1 - x over x^2 of |x| <= 0.35: polynomial of degree 4.
+HD_INLINE float exp_tail(float x) {
+  float p = 1.39506006e-3f;
+  p = p * x + 8.36895393e-3f;
+  p = p * x + 4.16662042e-2f;
+  p = p * x + 1.66665183e-1f;
+  return p * x + 5.00000010e-1f;
+}
+
+// e^x = 2^n e^r, r = x - n ln 2 in two parts, |r| <= ln 2 / 2. The argument must lie within [-87.3, 88.3].
 HD_INLINE float fexp_within(float x) {
   constexpr float LOG2E = 1.44269504f, LN2_HIGH = 0.693359375f, LN2_LOW = -2.12194440e-4f, MAGIC = 12582912.f;
   const int32_t n = std::bit_cast<int32_t>(x * LOG2E + MAGIC) - std::bit_cast<int32_t>(MAGIC);
   const float k = float(n);
   const float r = HD_KEEP(HD_KEEP(x - k * LN2_HIGH) - k * LN2_LOW);
-  float p = 1.39506006e-3f;
-  p = p * r + 8.36895393e-3f;
-  p = p * r + 4.16662042e-2f;
-  p = p * r + 1.66665183e-1f;
-  p = p * r + 5.00000010e-1f;
-  return HD_KEEP(HD_KEEP(p * (r * r) + r) + 1.f) * std::bit_cast<float>((n + 127) << 23);
+  return HD_KEEP(HD_KEEP(exp_tail(r) * (r * r) + r) + 1.f) * std::bit_cast<float>((n + 127) << 23);
 }
-
-// The argument is clamped, a NaN to -87.3: for callers that need neither 0, infinity nor NaN.
-HD_INLINE float fexp_bounded(float x) { return fexp_within(fmin(fmax(x, -87.3f), 88.3f)); }
 
 // The argument is clamped, a NaN to either end: for callers that look at NaN themselves. As integers, since where
 // floats are compared the compiler follows both ends and a number apart, and selects anew in every later step.
@@ -124,12 +124,7 @@ HD_INLINE float flog1p(float x) {
 // e^x - 1, by u = e^x: accurate enough where |x| > 0.3, a polynomial of e^x's series below.
 HD_INLINE float fexpm1(float x) {
   const float z = fmin(fmax(x, -0.35f), 0.35f);
-  float p = 1.39506006e-3f;
-  p = p * z + 8.36895393e-3f;
-  p = p * z + 4.16662042e-2f;
-  p = p * z + 1.66665183e-1f;
-  p = p * z + 5.00000010e-1f;
-  return select(fabs(x) < 0.34f, HD_KEEP(p * (z * z) + z), fexp(x) - 1.f);
+  return select(fabs(x) < 0.34f, HD_KEEP(exp_tail(z) * (z * z) + z), fexp(x) - 1.f);
 }
 
 // No x / (1 + e): the compiler would divide a second time for the arguments that fexp_clamped clamps.

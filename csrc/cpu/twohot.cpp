@@ -30,16 +30,15 @@ HD_CLONES void stats_rows(const float* logit, int64_t cols, const float* __restr
 // (logit - top) - log_sum, in this order: a large maximum must not meet the small logarithm.
 HD_INLINE float log_prob(float logit, float top, float log_sum) { return HD_KEEP(logit - top) - log_sum; }
 
-HD_CLONES void softmax_row(const float* __restrict row, int64_t cols, const float* stats, float coef,
-                           float* __restrict out) {
+// coef times the probabilities of a row, and of MEAN the distance of each bin from the expected one.
+template <bool MEAN>
+HD_CLONES void gradient_row(const float* __restrict row, int64_t cols, const float* stats, float coef,
+                            const float* __restrict bins, float center, float* __restrict out) {
   const float top = stats[0], log_sum = stats[1];
-  for (int64_t k = 0; k < cols; ++k) out[k] = coef * fexp(log_prob(row[k], top, log_sum));
-}
-
-HD_CLONES void mean_bwd_row(const float* __restrict row, const float* __restrict bins, int64_t cols, const float* stats,
-                            float center, float slope, float* __restrict out) {
-  const float top = stats[0], log_sum = stats[1];
-  for (int64_t k = 0; k < cols; ++k) out[k] = slope * fexp(log_prob(row[k], top, log_sum)) * (bins[k] - center);
+  for (int64_t k = 0; k < cols; ++k) {
+    const float d = coef * fexp(log_prob(row[k], top, log_sum));
+    out[k] = MEAN ? d * (bins[k] - center) : d;
+  }
 }
 
 }  // namespace
@@ -86,7 +85,7 @@ void twohot_loss_bwd(const TwohotLossArgs& a, int64_t begin, int64_t end) {
     float* out = a.dlogit + n * a.cols;
     float coef = 0.f;
     for (int64_t m = 0; m < a.targets; ++m) coef += a.dloss[m * a.rows + n];
-    softmax_row(a.logit + n * a.cols, a.cols, a.stats + 2 * n, coef, out);
+    gradient_row<false>(a.logit + n * a.cols, a.cols, a.stats + 2 * n, coef, nullptr, 0.f, out);
     for (int64_t m = 0; m < a.targets; ++m) {
       const float d = a.dloss[m * a.rows + n];
       const BinPair p = bin_pair(symlog(a.target[m * a.rows + n]), a.bins, a.cols);
@@ -103,8 +102,9 @@ void twohot_mean_fwd(const TwohotMeanArgs& a, int64_t begin, int64_t end) {
 
 void twohot_mean_bwd(const TwohotMeanArgs& a, int64_t begin, int64_t end) {
   for (int64_t n = begin; n < end; ++n)
-    mean_bwd_row(a.logit + n * a.cols, a.bins, a.cols, a.stats + 2 * n, a.center[n],
-                 a.center[n] == 0.f ? 0.f : a.dmean[n] * expf(fabsf(a.center[n])), a.dlogit + n * a.cols);
+    gradient_row<true>(a.logit + n * a.cols, a.cols, a.stats + 2 * n,
+                       a.center[n] == 0.f ? 0.f : a.dmean[n] * expf(fabsf(a.center[n])), a.bins, a.center[n],
+                       a.dlogit + n * a.cols);
 }
 
 }  // namespace hd::cpu
