@@ -14,12 +14,12 @@ def adam_step(param: Tensor, grad: Tensor, mean: Tensor, var: Tensor, step: Tens
               slow_fraction: float = 1.0) -> Tensor:
     """As reference.adam_step; contiguous float32 arenas that start on 16 bytes."""
     arenas = {"param": param, "grad": grad, "mean": mean, "var": var} | ({} if slow is None else {"slow": slow})
+    checks.dtype("adam_step", torch.float32, **arenas)
+    checks.shape("adam_step", (param.numel(),), "(size,), that of param", **arenas)
     for name, x in arenas.items():
-        checks.dtype("adam_step", name, x, torch.float32)
-        checks.shape("adam_step", name, x, (param.numel(),), "(size,), that of param")
         if not x.is_contiguous():
             raise ValueError(f"adam_step: {name} must be contiguous, got strides {x.stride()}; it is updated in place")
-    checks.dtype("adam_step", "step", step, torch.int64)
+    checks.dtype("adam_step", torch.int64, step=step)
     checks.devices("adam_step", **arenas, step=step)
     return library.op("adam_step")(param, grad, mean, var, step, slow, lr, eps, clip, beta1, beta2, slow_fraction)
 

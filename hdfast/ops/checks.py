@@ -1,28 +1,35 @@
 """Checks of the native ops' inputs, before the library sees them: what was expected, what came, what to do."""
 
-from torch import Tensor, bfloat16, float32
+import torch
+from torch import Tensor
 
-STORAGE = (float32, bfloat16)
+STORAGE = (torch.float32, torch.bfloat16)
 
 
-def storage(op: str, name: str, x: Tensor) -> None:
+def storage(op: str, **tensors: Tensor) -> None:
     """Activations are float32 or bfloat16; the ops compute in float32."""
-    if x.dtype not in STORAGE:
-        raise TypeError(f"{op}: {name} must be float32 or bfloat16, got {str(x.dtype).removeprefix('torch.')}; convert "
-                        f"it, or compute in other types with hdfast.ops.use('reference')")
+    for name, x in tensors.items():
+        if x.dtype not in STORAGE:
+            raise TypeError(f"{op}: {name} must be float32 or bfloat16, got {_short(x.dtype)}; convert it, or compute "
+                            f"in other types with hdfast.ops.use('reference')")
 
 
-def dtype(op: str, name: str, x: Tensor, expected) -> None:
-    if x.dtype != expected:
-        raise TypeError(f"{op}: {name} must be {str(expected).removeprefix('torch.')}, got "
-                        f"{str(x.dtype).removeprefix('torch.')}; convert it")
+def dtype(op: str, expected: torch.dtype, **tensors: Tensor) -> None:
+    for name, x in tensors.items():
+        if x.dtype != expected:
+            raise TypeError(f"{op}: {name} must be {_short(expected)}, got {_short(x.dtype)}; convert it")
 
 
-def shape(op: str, name: str, x: Tensor, expected: tuple[int, ...], meaning: str) -> None:
+def shape(op: str, expected: tuple[int, ...], meaning: str, **tensors: Tensor) -> None:
     """`meaning` says where the expected shape comes from: '(C,), the last axis of x'."""
-    if tuple(x.shape) != tuple(expected):
-        raise ValueError(f"{op}: {name} must have shape {tuple(expected)} = {meaning}, got {tuple(x.shape)}; reshape "
-                         f"or expand it")
+    for name, x in tensors.items():
+        if tuple(x.shape) != tuple(expected):
+            raise ValueError(f"{op}: {name} must have shape {tuple(expected)} = {meaning}, got {tuple(x.shape)}; "
+                             f"reshape or expand it")
+
+
+def _short(kind: torch.dtype) -> str:
+    return str(kind).removeprefix("torch.")
 
 
 def devices(op: str, **tensors: Tensor) -> None:

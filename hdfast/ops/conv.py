@@ -20,7 +20,7 @@ def conv(x: Tensor, kernel: Tensor) -> Tensor:
     half = bf16.shadow(kernel) is not None
     if not _serves(x, kernel) or half and x.shape[-1] < FEW or x.shape[1] % 2 or x.shape[2] % 2:
         return reference.conv(x, kernel)
-    checks.shape("conv", "kernel", kernel, (kernel.shape[0], x.shape[-1], 4, 4), "(D, C, 4, 4), C the last axis of x")
+    checks.shape("conv", (len(kernel), x.shape[-1], 4, 4), "(D, C, 4, 4), C the last axis of x", kernel=kernel)
     return torch.ops.hdfast.conv_down.default(x.contiguous(), kernel.contiguous(), half, half)
 
 
@@ -29,7 +29,7 @@ def deconv(y: Tensor, kernel: Tensor, *, last: bool = False) -> Tensor:
     half = bf16.shadow(kernel) is not None
     if not _serves(y, kernel):
         return reference.deconv(y, kernel, last=last)
-    checks.shape("deconv", "kernel", kernel, (y.shape[-1], *kernel.shape[1:]), "(D, C, 4, 4), D the last axis of y")
+    checks.shape("deconv", (y.shape[-1], *kernel.shape[1:]), "(D, C, 4, 4), D the last axis of y", kernel=kernel)
     return torch.ops.hdfast.conv_up.default(y.contiguous(), kernel.contiguous(), half, half and not last)
 
 
@@ -39,57 +39,49 @@ def _serves(x: Tensor, kernel: Tensor) -> bool:
 
 
 def register(namespace: str) -> None:
-    """Shapes for tracing and derivatives, for the raw ops of one library."""
+    """Shapes for tracing and derivatives, for the raw ops of one library.
+
+    sum(y * conv_down(x, kernel)) is linear in x, y and kernel: each op is its derivative by what that op does not take.
+    """
     ops = getattr(torch.ops, namespace)
 
-    def saved(ctx, inputs, output):
-        ctx.save_for_backward(*inputs[:2])
-        ctx.round = inputs[2]
+    def derivative(by, round, like, x, y, kernel):
+        if by == "kernel":
+            return ops.conv_kernel.default(x, y, round)
+        op, image = (ops.conv_up, y) if by == "x" else (ops.conv_down, x)
+        return op.default(image, kernel, round, like.dtype == torch.bfloat16)
 
-    def grads(ctx, first, second, flags):
-        return *(f() if need else None for f, need in zip((first, second), ctx.needs_input_grad[:2], strict=True)), \
-            *(None,) * flags
-
-    def half(like):
-        return like.dtype == torch.bfloat16
-
-    def down_backward(ctx, dy):
-        x, kernel = ctx.saved_tensors
-        dy = dy.contiguous()
-        return grads(ctx, lambda: ops.conv_up.default(dy, kernel, ctx.round, half(x)),
-                     lambda: ops.conv_kernel.default(x, dy, ctx.round), 2)
-
-    def up_backward(ctx, dx):
+    def by_onednn(ctx, dx):
+        """The gradients of conv_up in bfloat16 for few channels."""
         y, kernel = ctx.saved_tensors
-        if ctx.round and kernel.shape[1] < FEW:
-            operands = (t.to(torch.bfloat16) for t in (dx.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2), kernel))
-            dy, dkernel, _ = torch.ops.aten.convolution_backward(
-                *operands, None, [2, 2], [1, 1], [1, 1], True, [0, 0], 1, [*ctx.needs_input_grad[:2], False])
-            return (None if dy is None else dy.permute(0, 2, 3, 1).to(y.dtype),
-                    None if dkernel is None else dkernel.float(), None, None)
-        dx = dx.contiguous()
-        return grads(ctx, lambda: ops.conv_down.default(dx, kernel, ctx.round, half(y)),
-                     lambda: ops.conv_kernel.default(dx, y, ctx.round), 2)
+        operands = (t.to(torch.bfloat16) for t in (dx.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2), kernel))
+        dy, dkernel, _ = torch.ops.aten.convolution_backward(
+            *operands, None, [2, 2], [1, 1], [1, 1], True, [0, 0], 1, [*ctx.needs_input_grad[:2], False])
+        return (None if dy is None else dy.permute(0, 2, 3, 1).to(y.dtype),
+                None if dkernel is None else dkernel.float(), None, None)
 
-    def kernel_backward(ctx, dkernel):
-        x, y = ctx.saved_tensors
-        dkernel = dkernel.contiguous()
-        return grads(ctx, lambda: ops.conv_up.default(y, dkernel, ctx.round, half(x)),
-                     lambda: ops.conv_down.default(x, dkernel, ctx.round, half(y)), 1)
+    def register_one(name, takes, gives, shape):
+        def fake(first, second, round=False, half=False):
+            return first.new_empty(shape(first, second), dtype=torch.bfloat16 if half else torch.float32)
 
-    def result(like, shape, half):
-        return like.new_empty(shape, dtype=torch.bfloat16 if half else torch.float32)
+        def setup_context(ctx, inputs, output):
+            ctx.save_for_backward(*inputs[:2])
+            ctx.round, ctx.flags = inputs[2], len(inputs) - 2
 
-    def fake_down(x, kernel, round=False, half=False):
-        return result(x, (x.shape[0], x.shape[1] // 2, x.shape[2] // 2, kernel.shape[0]), half)
+        def backward(ctx, dout):
+            saved = dict(zip(takes, ctx.saved_tensors, strict=True))
+            if gives == "x" and ctx.round and saved["kernel"].shape[1] < FEW:
+                return by_onednn(ctx, dout)
+            parts = saved | {gives: dout.contiguous()}
+            grads = [derivative(part, ctx.round, saved[part], **parts) if need else None
+                     for part, need in zip(takes, ctx.needs_input_grad[:2], strict=True)]
+            return *grads, *(None,) * ctx.flags
 
-    def fake_up(y, kernel, round=False, half=False):
-        return result(y, (y.shape[0], 2 * y.shape[1], 2 * y.shape[2], kernel.shape[1]), half)
-
-    def fake_kernel(x, y, round=False):
-        return result(x, (y.shape[3], x.shape[3], 4, 4), False)
-
-    for name, fake, backward in (("conv_down", fake_down, down_backward), ("conv_up", fake_up, up_backward),
-                                 ("conv_kernel", fake_kernel, kernel_backward)):
         library.register_fake(f"{namespace}::{name}", fake)
-        torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=saved)
+        torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=setup_context)
+
+    register_one("conv_down", ("x", "kernel"), "y", lambda x, kernel: (
+        x.shape[0], x.shape[1] // 2, x.shape[2] // 2, kernel.shape[0]))
+    register_one("conv_up", ("y", "kernel"), "x", lambda y, kernel: (
+        y.shape[0], 2 * y.shape[1], 2 * y.shape[2], kernel.shape[1]))
+    register_one("conv_kernel", ("x", "y"), "kernel", lambda x, y: (y.shape[3], x.shape[3], 4, 4))

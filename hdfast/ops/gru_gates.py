@@ -18,14 +18,12 @@ def gru_gates(x: Tensor, deter: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     x and deter are float32 or bfloat16; x may be bfloat16 beside a float32 state. State, statistics, parameters and
     their gradients are float32 inside. Autocast leaves the op alone.
     """
-    checks.storage("gru_gates", "x", x)
-    checks.storage("gru_gates", "deter", deter)
+    checks.storage("gru_gates", x=x, deter=deter)
     if x.ndim == 0 or x.shape[-1] % 3:
         raise ValueError(f"gru_gates: x must have shape (..., 3D), got {tuple(x.shape)}; its last axis holds reset, "
                          f"cand and update")
-    checks.shape("gru_gates", "deter", deter, (*x.shape[:-1], x.shape[-1] // 3), "(..., D), a third of x's last axis")
-    checks.shape("gru_gates", "scale", scale, x.shape[-1:], "(3D,), the last axis of x")
-    checks.shape("gru_gates", "bias", bias, x.shape[-1:], "(3D,), the last axis of x")
+    checks.shape("gru_gates", (*x.shape[:-1], x.shape[-1] // 3), "(..., D), a third of x's last axis", deter=deter)
+    checks.shape("gru_gates", x.shape[-1:], "(3D,), the last axis of x", scale=scale, bias=bias)
     checks.devices("gru_gates", x=x, deter=deter, scale=scale, bias=bias)
     inputs = x.contiguous(), deter.float().contiguous(), scale.float().contiguous(), bias.float().contiguous()
     return library.op("gru_gates_fwd")(*inputs)[0].to(deter.dtype)
@@ -33,25 +31,8 @@ def gru_gates(x: Tensor, deter: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 
 def register(namespace: str) -> None:
     """Shapes for tracing and the derivative, for the raw ops of one library."""
-    backward_op = getattr(torch.ops, namespace).gru_gates_bwd.default
-
-    def fake_fwd(x, deter, scale, bias):
+    def shapes(x, deter, scale, bias):
         rows = x.new_empty(x.shape[:-1], dtype=torch.float32)
         return torch.empty_like(deter), rows, torch.empty_like(rows)
 
-    def fake_bwd(dnext, x, deter, mean, rstd, scale, bias):
-        return torch.empty_like(x), torch.empty_like(deter), torch.empty_like(scale), torch.empty_like(bias)
-
-    def setup_context(ctx, inputs, output):
-        x, deter, scale, bias = inputs
-        _, mean, rstd = output
-        ctx.mark_non_differentiable(mean, rstd)
-        ctx.set_materialize_grads(False)  # or autograd makes zeros for both
-        ctx.save_for_backward(x, deter, mean, rstd, scale, bias)
-
-    def backward(ctx, dnext, _mean, _rstd):
-        return backward_op(dnext.contiguous(), *ctx.saved_tensors)
-
-    library.register_fake(f"{namespace}::gru_gates_fwd", fake_fwd)
-    library.register_fake(f"{namespace}::gru_gates_bwd", fake_bwd)
-    torch.library.register_autograd(f"{namespace}::gru_gates_fwd", backward, setup_context=setup_context)
+    library.register_pair(namespace, "gru_gates", shapes)

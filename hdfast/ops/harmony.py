@@ -18,8 +18,8 @@ def harmony_loss(losses: dict[str, Tensor], s: Tensor, *, mode: str = "rectified
     if mode not in ("rectified", "plain"):
         raise ValueError(f"harmony_loss: mode must be 'rectified' or 'plain', got {mode!r}; fixed weights are "
                          f"weighted_loss")
-    checks.dtype("harmony_loss", "s", s, torch.float32)
-    checks.shape("harmony_loss", "s", s, (3,), "(3,), for reward, image and KL")
+    checks.dtype("harmony_loss", torch.float32, s=s)
+    checks.shape("harmony_loss", (3,), "(3,), for reward, image and KL", s=s)
     checks.devices("harmony_loss", s=s, **losses)
     return library.op("harmony_fwd")(*flat(losses), s.contiguous(), MODES[mode], dyn_share, [])[:2]
 
@@ -37,9 +37,8 @@ def flat(losses: dict[str, Tensor]) -> list[Tensor]:
     shape = losses["reward"].shape
     if not shape.numel():
         raise ValueError(f"harmony_loss: losses must not be empty, got {tuple(shape)}; they need a mean")
-    for name in NAMES:
-        checks.storage("harmony_loss", name, losses[name])
-        checks.shape("harmony_loss", name, losses[name], shape, "(...), that of the reward loss")
+    checks.storage("harmony_loss", **losses)
+    checks.shape("harmony_loss", shape, "(...), that of the reward loss", **losses)
     return [losses[name].float().reshape(-1).contiguous() for name in NAMES]
 
 

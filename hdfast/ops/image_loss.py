@@ -14,9 +14,8 @@ def image_loss(recon: Tensor, image: Tensor) -> Tensor:
     if recon.ndim < 3:
         raise ValueError(f"image_loss: recon must have shape (..., h, w, c), got {tuple(recon.shape)}; add the missing "
                          f"axes")
-    checks.storage("image_loss", "recon", recon)
-    checks.storage("image_loss", "image", image)
-    checks.shape("image_loss", "image", image, recon.shape, "(..., h, w, c), that of recon")
+    checks.storage("image_loss", recon=recon, image=image)
+    checks.shape("image_loss", recon.shape, "(..., h, w, c), that of recon", image=image)
     checks.devices("image_loss", recon=recon, image=image)
     shape = recon.shape[:-3]
     size = shape.numel(), recon.shape[-3:].numel()

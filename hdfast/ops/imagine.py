@@ -19,9 +19,8 @@ def imagine(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: P
 
     If the kernels have bfloat16 shadows, the operands of all products and the features are bfloat16.
     """
-    for name, x in (("deter", deter), ("u", u), ("u_action", u_action)):
-        checks.dtype("imagine", name, x, torch.float32)
-    checks.dtype("imagine", "index", index, torch.int64)
+    checks.dtype("imagine", torch.float32, deter=deter, u=u, u_action=u_action)
+    checks.dtype("imagine", torch.int64, index=index)
     copies = bf16.shadows([*params.kernels, *actor[:-2:3], actor[-2]])
     inputs = (*(x.detach().contiguous() for x in (deter, index, u, u_action)), *(
         [p.detach().contiguous() for p in group] for group in (params, actor)), classes, mix, keep_prior)
@@ -56,14 +55,7 @@ def register(namespace: str) -> None:
                                     setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
 
 
-def define_steps() -> None:
-    """The sequence of launches as one op, which tracing keeps whole; running it without values gives its shapes."""
-    name = f"{library.NAMESPACE}::imagine_steps"
-    torch.library.define(name, "(Tensor deter, Tensor index, Tensor u, Tensor u_action, Tensor[] params, "
-                               "Tensor[] actor, int classes, float mix, bool keep_prior, bool half, Tensor[] copies) "
-                               "-> (Tensor deter, Tensor index, Tensor prior, Tensor action, Tensor pre, Tensor feat)")
-    torch.library.impl(name, "default", library.outside_autocast(imagine_steps.rollout))
-    library.register_fake(name, imagine_steps.rollout)
-
-
-define_steps()
+library.define(f"{library.NAMESPACE}::imagine_steps",
+               "(Tensor deter, Tensor index, Tensor u, Tensor u_action, Tensor[] params, Tensor[] actor, int classes, "
+               "float mix, bool keep_prior, bool half, Tensor[] copies) -> (Tensor deter, Tensor index, Tensor prior, "
+               "Tensor action, Tensor pre, Tensor feat)", imagine_steps.rollout)

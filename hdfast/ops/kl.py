@@ -31,16 +31,16 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
 
 
 def check_pair(op: str, **pair: Tensor) -> None:
-    (name, x), (other, y) = pair.items()
-    checks.storage(op, name, x)
+    name, x = next(iter(pair.items()))
+    checks.storage(op, **pair)
     if x.ndim < 2:
         raise ValueError(f"{op}: {name} must have shape (..., S, K), got {tuple(x.shape)}; the last axes are latents "
                          f"and classes")
     if x.shape[-1] > MAX_CLASSES:
         raise ValueError(f"{op}: {name} must have at most {MAX_CLASSES} classes, got {x.shape[-1]}; take fewer, or "
                          f"compute with hdfast.ops.use('reference')")
-    checks.dtype(op, other, y, x.dtype)
-    checks.shape(op, other, y, x.shape, f"(..., S, K), that of {name}")
+    checks.dtype(op, x.dtype, **pair)
+    checks.shape(op, x.shape, f"(..., S, K), that of {name}", **pair)
     checks.devices(op, **pair)
 
 
@@ -48,19 +48,8 @@ def register(namespace: str) -> None:
     """Shapes for tracing and the derivatives, for the raw ops of one library."""
     backward_op = getattr(torch.ops, namespace).balanced_kl_bwd.default
 
-    def fake_row(post):
-        return post.new_empty(post.shape[:-2], dtype=torch.float32)
-
-    def setup_balanced(ctx, inputs, output):
-        ctx.mark_non_differentiable(output[2])
-        ctx.set_materialize_grads(False)  # or autograd makes zeros for it
-        ctx.save_for_backward(*inputs[:2])
-        ctx.free_nats = inputs[2]
-
-    def backward_balanced(ctx, ddyn, drep, _kl):
-        post, prior = ctx.saved_tensors
-        ddyn, drep = (fake_row(post).zero_() if g is None else g.contiguous() for g in (ddyn, drep))
-        return *backward_op(ddyn, drep, post, prior, ctx.free_nats), None
+    def row_shape(p, q):
+        return p.new_empty(p.shape[:-2], dtype=torch.float32)
 
     def setup_plain(ctx, inputs, output):
         ctx.save_for_backward(*inputs)
@@ -69,10 +58,7 @@ def register(namespace: str) -> None:
         dkl = dkl.contiguous()
         return backward_op(dkl, dkl, *ctx.saved_tensors, -math.inf)
 
-    library.register_fake(f"{namespace}::balanced_kl_fwd",
-                          lambda post, prior, free_nats: tuple(fake_row(post) for _ in range(3)))
-    library.register_fake(f"{namespace}::balanced_kl_bwd",
-                          lambda ddyn, drep, post, prior, free_nats: (torch.empty_like(post), torch.empty_like(prior)))
-    library.register_fake(f"{namespace}::kl_divergence_fwd", lambda p, q: fake_row(p))
-    torch.library.register_autograd(f"{namespace}::balanced_kl_fwd", backward_balanced, setup_context=setup_balanced)
+    library.register_pair(namespace, "balanced_kl",
+                          lambda post, prior, free_nats: tuple(row_shape(post, prior) for _ in range(3)))
+    library.register_fake(f"{namespace}::kl_divergence_fwd", row_shape)
     torch.library.register_autograd(f"{namespace}::kl_divergence_fwd", backward_plain, setup_context=setup_plain)

@@ -37,13 +37,13 @@ def sample_latent(logit: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
 def check_sample(op: str, logit: Tensor, u: Tensor) -> None:
     check_classes(op, logit)
-    checks.dtype(op, "u", u, torch.float32)
-    checks.shape(op, "u", u, logit.shape[:-1], "(...), logit's without its last axis")
+    checks.dtype(op, torch.float32, u=u)
+    checks.shape(op, logit.shape[:-1], "(...), logit's without its last axis", u=u)
     checks.devices(op, logit=logit, u=u)
 
 
 def check_classes(op: str, logit: Tensor) -> None:
-    checks.storage(op, "logit", logit)
+    checks.storage(op, logit=logit)
     if logit.ndim == 0 or logit.shape[-1] < 1:
         raise ValueError(f"{op}: logit must have shape (..., K) with one class or more, got {tuple(logit.shape)}; the "
                          f"classes are its last axis")
@@ -54,31 +54,9 @@ def check_classes(op: str, logit: Tensor) -> None:
 
 def register(namespace: str) -> None:
     """Shapes for tracing and the derivatives, for the raw ops of one library."""
-    raw = getattr(torch.ops, namespace)
-
-    def fake_index(logp, u):
+    def index_shape(logp, u):
         return torch.empty_like(u, dtype=torch.int64)
 
-    def setup_unimix(ctx, inputs, output):
-        ctx.save_for_backward(inputs[0])
-        ctx.mix = inputs[1]
-
-    def backward_unimix(ctx, dlogp):
-        return raw.unimix_bwd.default(dlogp.contiguous(), *ctx.saved_tensors, ctx.mix), None
-
-    def setup_latent(ctx, inputs, output):
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)  # or autograd makes zeros for it
-        ctx.save_for_backward(inputs[0])
-
-    def backward_latent(ctx, donehot, _index):
-        return raw.sample_latent_bwd.default(donehot.contiguous(), *ctx.saved_tensors), None
-
-    library.register_fake(f"{namespace}::unimix_fwd", lambda logit, mix: torch.empty_like(logit))
-    library.register_fake(f"{namespace}::unimix_bwd", lambda dlogp, logit, mix: torch.empty_like(logit))
-    library.register_fake(f"{namespace}::sample_index", fake_index)
-    library.register_fake(f"{namespace}::sample_latent_fwd",
-                          lambda logp, u: (torch.empty_like(logp), fake_index(logp, u)))
-    library.register_fake(f"{namespace}::sample_latent_bwd", lambda donehot, logp: torch.empty_like(logp))
-    torch.library.register_autograd(f"{namespace}::unimix_fwd", backward_unimix, setup_context=setup_unimix)
-    torch.library.register_autograd(f"{namespace}::sample_latent_fwd", backward_latent, setup_context=setup_latent)
+    library.register_fake(f"{namespace}::sample_index", index_shape)
+    library.register_pair(namespace, "unimix", lambda logit, mix: torch.empty_like(logit))
+    library.register_pair(namespace, "sample_latent", lambda logp, u: (torch.empty_like(logp), index_shape(logp, u)))

@@ -106,14 +106,17 @@ def op(name: str) -> Callable:
     return _raw[name]
 
 
-def outside_autocast(run: Callable) -> Callable:
-    """`run` with autocast off: its arguments decide the types, as in a native op."""
+def define(name: str, schema: str, run: Callable) -> None:
+    """An op in Python, which tracing keeps whole: running it without values gives its shapes. Autocast is off inside:
+    the arguments decide the types, as in a native op."""
     @functools.wraps(run)
     def call(*args):
         with torch._C._DisableAutocast():
             return run(*args)
 
-    return call
+    torch.library.define(name, schema)
+    torch.library.impl(name, "default", call)
+    register_fake(name, run)
 
 
 def register_fake(name: str, shapes: Callable) -> None:
@@ -131,6 +134,54 @@ def register_fake(name: str, shapes: Callable) -> None:
             raise ValueError(f"{name}: a tensor has too few dimensions; see the schema in docs/ops.md") from error
 
     torch.library.register_fake(name, checked)
+
+
+def register_pair(namespace: str, name: str, shapes: Callable, gradient_shapes: Callable | None = None) -> None:
+    """Register NAME_fwd, whose results have `shapes`, and NAME_bwd as its derivative, by what their schemas say.
+
+    NAME_bwd takes the gradients of the first results, then arguments and results of NAME_fwd by name, tensors before
+    options, and returns the gradients of the first arguments: of their shapes, unless `gradient_shapes` says otherwise.
+    The other results have no derivative. A gradient that is missing is None, or zeros like another one if the schema
+    wants a tensor.
+    """
+    ops = getattr(torch.ops, namespace)
+    forward, backward = getattr(ops, f"{name}_fwd").default, getattr(ops, f"{name}_bwd").default
+    given, taken = ([argument.name for argument in op._schema.arguments] for op in (forward, backward))
+    names = given + [result.name or taken[0].removeprefix("d") for result in forward._schema.returns]
+    places = [names.index(x) for x in taken if x in names]
+    douts = backward._schema.arguments[:len(taken) - len(places)]
+    count = len(backward._schema.returns)
+
+    def like_arguments(*args):
+        known = dict(zip(taken, args, strict=True))
+        grads = [torch.empty_like(known[x], memory_format=torch.contiguous_format) for x in given[:count]]
+        return tuple(grads) if count > 1 else grads[0]
+
+    def setup_context(ctx, inputs, output):
+        outputs = output if isinstance(output, tuple) else (output,)
+        kept = [(*inputs, *outputs)[place] for place in places]
+        tensors = [x for x in kept if isinstance(x, torch.Tensor)]
+        ctx.options = kept[len(tensors):]
+        ctx.save_for_backward(*tensors)
+        ctx.mark_non_differentiable(*outputs[len(douts):])
+        ctx.set_materialize_grads(False)  # or autograd makes zeros for results without gradient
+
+    def derivative(ctx, *grads):
+        some = next((grad for grad in grads if grad is not None), None)
+        if some is None:
+            return (None,) * len(given)
+        dense = []
+        for grad, argument in zip(grads, douts, strict=False):
+            if grad is None and str(argument.type) == "Tensor":
+                grad = torch.zeros_like(some)
+            dense.append(grad if grad is None else grad.contiguous())
+        result = backward(*dense, *ctx.saved_tensors, *ctx.options)
+        result = result if count > 1 else (result,)
+        return *result, *(None,) * (len(given) - count)
+
+    register_fake(f"{namespace}::{name}_fwd", shapes)
+    register_fake(f"{namespace}::{name}_bwd", gradient_shapes or like_arguments)
+    torch.library.register_autograd(f"{namespace}::{name}_fwd", derivative, setup_context=setup_context)
 
 
 def build_info() -> dict[str, str] | None:

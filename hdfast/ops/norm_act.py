@@ -21,35 +21,16 @@ def norm_act(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """
     if x.ndim == 0:
         raise ValueError("norm_act: x must have shape (..., C), got a tensor without axes; add one")
-    checks.storage("norm_act", "x", x)
-    checks.shape("norm_act", "scale", scale, x.shape[-1:], "(C,), the last axis of x")
-    checks.shape("norm_act", "bias", bias, x.shape[-1:], "(C,), the last axis of x")
+    checks.storage("norm_act", x=x)
+    checks.shape("norm_act", x.shape[-1:], "(C,), the last axis of x", scale=scale, bias=bias)
     checks.devices("norm_act", x=x, scale=scale, bias=bias)
     return library.op("norm_act_fwd")(x.contiguous(), scale.float().contiguous(), bias.float().contiguous())[0]
 
 
 def register(namespace: str) -> None:
     """Shapes for tracing and the derivative, for the raw ops of one library."""
-    backward_op = getattr(torch.ops, namespace).norm_act_bwd.default
-
-    def fake_fwd(x, scale, bias):
+    def shapes(x, scale, bias):
         rows = x.new_empty(x.shape[:-1], dtype=torch.float32)
         return torch.empty_like(x, memory_format=torch.contiguous_format), rows, torch.empty_like(rows)
 
-    def fake_bwd(dy, x, mean, rstd, scale, bias):
-        return (torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(scale),
-                torch.empty_like(bias))
-
-    def setup_context(ctx, inputs, output):
-        x, scale, bias = inputs
-        _, mean, rstd = output
-        ctx.mark_non_differentiable(mean, rstd)
-        ctx.set_materialize_grads(False)  # or autograd makes zeros for both
-        ctx.save_for_backward(x, mean, rstd, scale, bias)
-
-    def backward(ctx, dy, _mean, _rstd):
-        return backward_op(dy.contiguous(), *ctx.saved_tensors)
-
-    library.register_fake(f"{namespace}::norm_act_fwd", fake_fwd)
-    library.register_fake(f"{namespace}::norm_act_bwd", fake_bwd)
-    torch.library.register_autograd(f"{namespace}::norm_act_fwd", backward, setup_context=setup_context)
+    library.register_pair(namespace, "norm_act", shapes)

@@ -4,9 +4,6 @@ Only what depends on the step before is in the recurrence. Embedding and action 
 gradients are single products over all steps, and the one-hot latent is gathered, not multiplied.
 """
 
-import functools
-import operator
-
 import torch
 from torch import Tensor
 
@@ -24,16 +21,15 @@ def observe_scan(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, par
 
     An embed in bfloat16 makes the operands of all products bfloat16; everything else stays float32.
     """
-    checks.storage("observe_scan", "embed", embed)
-    for name, x in (("action", action), ("u", u)):
-        checks.dtype("observe_scan", name, x, torch.float32)
-    checks.dtype("observe_scan", "is_first", is_first, torch.bool)
+    checks.storage("observe_scan", embed=embed)
+    checks.dtype("observe_scan", torch.float32, action=action, u=u)
+    checks.dtype("observe_scan", torch.bool, is_first=is_first)
     if embed.ndim != 3:
         raise ValueError(f"observe_scan: embed must have shape (T, B, E), got {tuple(embed.shape)}")
     length, batch = embed.shape[:2]
-    checks.shape("observe_scan", "action", action, (length, batch, params.img_in.shape[0] - params.latent), "(T, B, A)")
-    checks.shape("observe_scan", "is_first", is_first, (length, batch), "(T, B)")
-    checks.shape("observe_scan", "u", u, (length, batch, params.latent // classes), "(T, B, S)")
+    checks.shape("observe_scan", (length, batch, len(params.img_in) - params.latent), "(T, B, A)", action=action)
+    checks.shape("observe_scan", (length, batch), "(T, B)", is_first=is_first)
+    checks.shape("observe_scan", (length, batch, params.latent // classes), "(T, B, S)", u=u)
     args = (embed.contiguous(), action.contiguous(), is_first.contiguous(), u.contiguous(),
             [p.contiguous() for p in params], classes, mix)
     if usable(embed):  # rounds the kernels while it packs them
@@ -58,13 +54,13 @@ def register(namespace: str) -> None:
 
     library.register_fake(f"{namespace}::observe_scan_fwd", fake_fwd)
     library.register_fake(f"{namespace}::observe_scan_bwd", fake_bwd)
-    register_derivative(f"{namespace}::observe_scan_fwd", getattr(torch.ops, namespace).observe_scan_bwd.default,
-                        dense=True)
+    register_derivative(namespace, "observe_scan", dense=True)
 
 
-def register_derivative(name: str, backward_op, dense: bool) -> None:
-    """The derivative of a forward op by its backward op. Both executions have one signature: inputs are embed, action,
-    is_first; kept are deter, index, post, prior, saved, start. `dense`: the op reads only contiguous gradients."""
+def register_derivative(namespace: str, name: str, dense: bool) -> None:
+    """The derivative of NAME_fwd by NAME_bwd. Both executions have one signature: inputs are embed, action, is_first;
+    kept are deter, index, post, prior, saved, start. `dense`: the op reads only contiguous gradients."""
+    backward_op = getattr(getattr(torch.ops, namespace), f"{name}_bwd").default
 
     def setup_context(ctx, inputs, output):
         embed, action, is_first, _, params, classes, mix, *copies = inputs
@@ -72,7 +68,7 @@ def register_derivative(name: str, backward_op, dense: bool) -> None:
         ctx.mark_non_differentiable(index, saved, start)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(embed, action, is_first, deter, index, post, prior, saved, start, *params,
-                              *functools.reduce(operator.iadd, copies, []))
+                              *(copy for group in copies for copy in group))
         ctx.extra, ctx.copies = (classes, mix, embed.requires_grad), len(copies)
 
     def backward(ctx, ddeter, dstoch, _index, dpost, dprior, _saved, _start):
@@ -84,24 +80,15 @@ def register_derivative(name: str, backward_op, dense: bool) -> None:
         nothing = [[None] * len(x) for x in copies]
         return dembed if ctx.extra[2] else None, None, None, None, dparams, None, None, *nothing
 
-    torch.library.register_autograd(name, backward, setup_context=setup_context)
+    torch.library.register_autograd(f"{namespace}::{name}_fwd", backward, setup_context=setup_context)
 
 
-def define_steps() -> None:
-    """The launches as two ops, which tracing keeps whole; running them without values gives their shapes."""
-    schemas = {
-        "fwd": "(Tensor embed, Tensor action, Tensor is_first, Tensor u, Tensor[] params, int classes, float mix, "
+library.define(f"{library.NAMESPACE}::observe_steps_fwd",
+               "(Tensor embed, Tensor action, Tensor is_first, Tensor u, Tensor[] params, int classes, float mix, "
                "Tensor[] copies) -> (Tensor deter, Tensor stoch, Tensor index, Tensor post, Tensor prior, "
-               "Tensor saved, Tensor start)",
-        "bwd": "(Tensor? ddeter, Tensor? dstoch, Tensor? dpost, Tensor? dprior, Tensor[] inputs, Tensor[] params, "
-               "Tensor[] kept, int classes, float mix, bool need_embed, Tensor[] copies) -> Tensor[]"}
-    for which, run in (("fwd", observe_steps.forward), ("bwd", observe_steps.backward)):
-        name = f"{library.NAMESPACE}::observe_steps_{which}"
-        torch.library.define(name, schemas[which])
-        torch.library.impl(name, "default", library.outside_autocast(run))
-        library.register_fake(name, run)
-    register_derivative(f"{library.NAMESPACE}::observe_steps_fwd", torch.ops.hdfast.observe_steps_bwd.default,
-                        dense=False)
-
-
-define_steps()
+               "Tensor saved, Tensor start)", observe_steps.forward)
+library.define(f"{library.NAMESPACE}::observe_steps_bwd",
+               "(Tensor? ddeter, Tensor? dstoch, Tensor? dpost, Tensor? dprior, Tensor[] inputs, Tensor[] params, "
+               "Tensor[] kept, int classes, float mix, bool need_embed, Tensor[] copies) -> Tensor[]",
+               observe_steps.backward)
+register_derivative(library.NAMESPACE, "observe_steps", dense=False)

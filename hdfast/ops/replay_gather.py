@@ -14,8 +14,8 @@ def replay_gather(ring: Tensor, index: Tensor) -> Tensor:
 
     A row outside the ring gives NaN. The ring must be contiguous: it is the one tensor too large to copy.
     """
-    checks.dtype("replay_gather", "ring", ring, torch.uint8)
-    checks.dtype("replay_gather", "index", index, torch.int64)
+    checks.dtype("replay_gather", torch.uint8, ring=ring)
+    checks.dtype("replay_gather", torch.int64, index=index)
     checks.devices("replay_gather", ring=ring, index=index)
     if ring.ndim < 2 or not ring.is_contiguous():
         raise ValueError(f"replay_gather: ring must be contiguous of shape (rows, ...), got {tuple(ring.shape)} with "

@@ -17,10 +17,8 @@ def return_range(ret: Tensor, low: Tensor, high: Tensor, *, decay: float = 0.99,
     """
     if not ret.numel():
         raise ValueError(f"return_range: ret must not be empty, got {tuple(ret.shape)}; it needs returns to rank")
-    for name, x in (("ret", ret), ("low", low), ("high", high)):
-        checks.dtype("return_range", name, x, torch.float32)
-        if x is not ret:
-            checks.shape("return_range", name, x, (), "(), one number")
+    checks.dtype("return_range", torch.float32, ret=ret, low=low, high=high)
+    checks.shape("return_range", (), "(), one number", low=low, high=high)
     checks.devices("return_range", ret=ret, low=low, high=high)
     with torch.no_grad():
         out = library.op("return_range")(ret.detach().reshape(-1).contiguous(), low.detach(), high.detach(), decay,

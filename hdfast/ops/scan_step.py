@@ -6,6 +6,7 @@ over slices of the rows (`partial`), for the caller to add up once after all ste
 csrc/kernels/scan_step.h, gru_gates.h and latent.h.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -35,32 +36,41 @@ class Draw(NamedTuple):
         return [self.logit, self.bias, self.u]
 
 
-def step_norm(x: Tensor, scale: Tensor, bias: Tensor, y: Tensor, stats: Tensor) -> None:
-    """y = silu(LN(x)), (B, U), y of any row stride; stats (2, B) = mean, rstd."""
-    library.op("scan_norm_fwd")(x, scale, bias, y, stats)
+def _raw(name: str) -> Callable[..., None]:
+    """The raw op of this name, with its arguments as they are."""
+    return lambda *arguments: library.op(name)(*arguments)
 
 
-def step_norm_bwd(dy: Tensor, x: Tensor, stats: Tensor, scale: Tensor, bias: Tensor, dx: Tensor,
-                  partial: Tensor) -> None:
-    """dx (B, U) from dy; partial (parts, 2, U)."""
-    library.op("scan_norm_bwd")(dy, x, stats, scale, bias, dx, partial)
-
+# (x, scale, bias, y, stats): y = silu(LN(x)), (B, U), y of any row stride; stats (2, B) = mean, rstd.
+step_norm = _raw("scan_norm_fwd")
+# (dy, x, stats, scale, bias, dx, partial): dx (B, U) from dy; partial (parts, 2, U).
+step_norm_bwd = _raw("scan_norm_bwd")
 
 # The inputs of a step: pre (B, U) gets rows of kernels added; joint (B, D + U), of any row stride, = [h, silu(LN(pre))]
 # with h the state before the step; stats (2, B) = mean, rstd of pre.
 
-def step_start(pre: Tensor, start: Tensor, start_index: Tensor, kernel: Tensor, scale: Tensor, bias: Tensor,
-               before: Tensor, joint: Tensor, stats: Tensor) -> None:
-    """All rows from one state, start (D,) and start_index (S,), whose rows of kernel (S*K, U) are added to pre;
-    before (B, D) = h."""
-    library.op("scan_start_fwd")(pre, start, start_index, kernel, scale, bias, before, joint, stats)
+# (pre, start, start_index, kernel, scale, bias, before, joint, stats): all rows from one state, start (D,) and
+# start_index (S,), whose rows of kernel (S*K, U) are added to pre; before (B, D) = h.
+step_start = _raw("scan_start_fwd")
+# (djoint, direct, pre, stats, scale, bias, dpre, dbefore, partial): djoint (B, D + U) and direct (B, D), the gradient
+# that reaches h beside joint -> dpre (B, U), dbefore (B, D), partial (parts, 2, U).
+step_start_bwd = _raw("scan_start_bwd")
+# (djoint, direct, reset, pre, stats, scale, bias, dpre, dmasked, dbefore, carry, partial): as step_start_bwd; dmasked =
+# dpre, 0 where reset; dbefore is added to carry (B, D) where not reset.
+step_next_bwd = _raw("scan_next_bwd")
 
+# (x, deter, scale, bias, following, copy, stats): following = gru_gates(x, deter), (B, D); copy (B, D), of any row
+# stride, or None, gets it too.
+step_gates = _raw("scan_gates_fwd")
+# (dnext, x, deter, stats, scale, bias, dx, ddeter, partial): dx (B, 3D), ddeter (B, D) from dnext; partial
+# (parts, 2, 3D).
+step_gates_bwd = _raw("scan_gates_bwd")
 
-def step_start_bwd(djoint: Tensor, direct: Tensor, pre: Tensor, stats: Tensor, scale: Tensor, bias: Tensor,
-                   dpre: Tensor, dbefore: Tensor, partial: Tensor) -> None:
-    """djoint (B, D + U) and direct (B, D), the gradient that reaches h beside joint -> dpre (B, U), dbefore (B, D),
-    partial (parts, 2, U)."""
-    library.op("scan_start_bwd")(djoint, direct, pre, stats, scale, bias, dpre, dbefore, partial)
+# (logit, bias, mix, logp): logp (B, S, K) = unimix(logit + bias).
+log_probs = _raw("scan_logp_fwd")
+# (logit, bias, donehot or None, dlogp or None, mix, dlogit): dlogit (B, S, K) from the gradients of the sample,
+# straight-through, and of logp.
+step_sample_bwd = _raw("scan_sample_bwd")
 
 
 def step_next(pre: Tensor, state: tuple[Tensor, Tensor, Tensor], reset: Tensor, draw: Draw, kernel: Tensor,
@@ -71,12 +81,6 @@ def step_next(pre: Tensor, state: tuple[Tensor, Tensor, Tensor], reset: Tensor, 
     """
     library.op("scan_next_fwd")(pre, list(state), reset, draw.inputs, draw.mix, [draw.logp, draw.onehot, draw.index],
                                 kernel, scale, bias, before, joint, stats)
-
-
-def step_next_bwd(djoint: Tensor, direct: Tensor, reset: Tensor, pre: Tensor, stats: Tensor, scale: Tensor,
-                  bias: Tensor, dpre: Tensor, dmasked: Tensor, dbefore: Tensor, carry: Tensor, partial: Tensor) -> None:
-    """As step_start_bwd; dmasked = dpre, 0 where reset; dbefore is added to carry (B, D) where not reset."""
-    library.op("scan_next_bwd")(djoint, direct, reset, pre, stats, scale, bias, dpre, dmasked, dbefore, carry, partial)
 
 
 def step_gather(pre: Tensor, deter: Tensor, index: Tensor, draw: Draw, kernel: Tensor, action_kernel: Tensor,
@@ -93,32 +97,9 @@ def step_act(pre: Tensor, deter: Tensor, draw: Draw, action_kernel: Tensor, scal
     library.op("scan_act")(pre, deter, draw.inputs, draw.mix, draw.index, action_kernel, scale, bias, joint, stats)
 
 
-def step_gates(x: Tensor, deter: Tensor, scale: Tensor, bias: Tensor, following: Tensor, copy: Tensor | None,
-               stats: Tensor) -> None:
-    """following = gru_gates(x, deter), (B, D); copy (B, D), of any row stride, gets it too."""
-    library.op("scan_gates_fwd")(x, deter, scale, bias, following, copy, stats)
-
-
-def step_gates_bwd(dnext: Tensor, x: Tensor, deter: Tensor, stats: Tensor, scale: Tensor, bias: Tensor, dx: Tensor,
-                   ddeter: Tensor, partial: Tensor) -> None:
-    """dx (B, 3D), ddeter (B, D) from dnext; partial (parts, 2, 3D)."""
-    library.op("scan_gates_bwd")(dnext, x, deter, stats, scale, bias, dx, ddeter, partial)
-
-
 def step_sample(draw: Draw) -> None:
     """A draw alone."""
     library.op("scan_sample_fwd")(draw.inputs, draw.mix, draw.logp, draw.onehot, draw.index)
-
-
-def log_probs(logit: Tensor, bias: Tensor, mix: float, logp: Tensor) -> None:
-    """logp (B, S, K) = unimix(logit + bias)."""
-    library.op("scan_logp_fwd")(logit, bias, mix, logp)
-
-
-def step_sample_bwd(logit: Tensor, bias: Tensor, donehot: Tensor | None, dlogp: Tensor | None, mix: float,
-                    dlogit: Tensor) -> None:
-    """dlogit (B, S, K) from the gradients of the sample, straight-through, and of logp."""
-    library.op("scan_sample_bwd")(logit, bias, donehot, dlogp, mix, dlogit)
 
 
 def register(namespace: str) -> None:

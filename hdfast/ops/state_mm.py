@@ -15,8 +15,8 @@ def state_mm(deter: Tensor, stoch: Tensor | None, index: Tensor, kernel: Tensor,
     stoch (..., S, K), if given, is the one-hot tensor of `index`: its values are not read, its gradient is computed.
     `rounded` operands are bfloat16, and with `narrow` the result is, too.
     """
-    checks.dtype("state_mm", "deter", deter, torch.float32)
-    checks.shape("state_mm", "index", index, (*deter.shape[:-1], index.shape[-1]), "(..., S)")
+    checks.dtype("state_mm", torch.float32, deter=deter)
+    checks.shape("state_mm", (*deter.shape[:-1], index.shape[-1]), "(..., S)", index=index)
     if not usable(deter):
         latent = one_hot(index, classes, deter.dtype) if stoch is None else stoch
         return torch.cat([deter, latent.flatten(-2)], -1) @ kernel
@@ -32,15 +32,14 @@ def register_state_mm(namespace: str, name: str) -> None:
     backward_op = getattr(getattr(torch.ops, namespace), f"{name}_bwd").default
 
     def setup_context(ctx, inputs, output):
-        deter, stoch, index, kernel, classes, *rest = inputs
+        deter, _, index, kernel, ctx.classes, *_ = inputs
         ctx.save_for_backward(deter, index, kernel)
-        ctx.extra = classes, deter.requires_grad, stoch is not None and stoch.requires_grad, kernel.requires_grad
-        ctx.rest = [None] * len(rest)
 
     def backward(ctx, dy):
-        grads = backward_op(dy.contiguous(), *ctx.saved_tensors, *ctx.extra)
-        ddeter, dstoch, dkernel = (g if need else None for g, need in zip(grads, ctx.extra[1:], strict=True))
-        return ddeter, dstoch, None, dkernel, None, *ctx.rest
+        needs = [ctx.needs_input_grad[place] for place in (0, 1, 3)]
+        grads = backward_op(dy.contiguous(), *ctx.saved_tensors, ctx.classes, *needs)
+        ddeter, dstoch, dkernel = (g if need else None for g, need in zip(grads, needs, strict=True))
+        return ddeter, dstoch, None, dkernel, *(None,) * (len(ctx.needs_input_grad) - 4)
 
     def fake_bwd(dy, deter, index, kernel, classes, need_deter, need_stoch, need_kernel):
         return (torch.empty_like(deter) if need_deter else deter.new_empty(0),

@@ -17,14 +17,14 @@ PUBLIC = ("symlog", "symexp", "twohot_loss", "twohot_losses", "twohot_mean")
 
 def symlog(x: Tensor) -> Tensor:
     """sign(x) log(1 + |x|), any shape, float32 or bfloat16, computed in float32."""
-    checks.storage("symlog", "x", x)
+    checks.storage("symlog", x=x)
     checks.devices("symlog", x=x)
     return library.op("symlog_fwd")(x.float().contiguous()).to(x.dtype)
 
 
 def symexp(x: Tensor) -> Tensor:
     """sign(x) (e^|x| - 1), any shape, float32 or bfloat16, computed in float32."""
-    checks.storage("symexp", "x", x)
+    checks.storage("symexp", x=x)
     checks.devices("symexp", x=x)
     return library.op("symexp_fwd")(x.float().contiguous()).to(x.dtype)
 
@@ -44,8 +44,8 @@ def _losses(logit: Tensor, *targets: Tensor) -> Tensor:
     check_logit("twohot_loss", logit)
     shape = logit.shape[:-1]
     for x in targets:
-        checks.storage("twohot_loss", "x", x)
-        checks.shape("twohot_loss", "x", x, shape, "(...), logit's without its last axis")
+        checks.storage("twohot_loss", x=x)
+        checks.shape("twohot_loss", shape, "(...), logit's without its last axis", x=x)
         checks.devices("twohot_loss", logit=logit, x=x)
     flat = [x.detach().float().reshape(1, shape.numel()) for x in targets]
     target = torch.cat(flat) if len(flat) > 1 else flat[0].contiguous()
@@ -64,7 +64,7 @@ def twohot_mean(logit: Tensor) -> Tensor:
 
 
 def check_logit(op: str, logit: Tensor) -> None:
-    checks.storage(op, "logit", logit)
+    checks.storage(op, logit=logit)
     if logit.ndim == 0 or logit.shape[-1] < 2:
         raise ValueError(f"{op}: logit must have shape (..., bins) with two bins or more, got {tuple(logit.shape)}; "
                          "the bins are its last axis")
@@ -82,50 +82,14 @@ def constant_bins(bins: int, device: str) -> Tensor:
 
 def register(namespace: str) -> None:
     """Shapes for tracing and the derivatives, for the raw ops of one library."""
-    raw = getattr(torch.ops, namespace)
-
-    def elementwise(name: str) -> None:
-        backward_op = getattr(raw, f"{name}_bwd").default
-
-        def setup_context(ctx, inputs, output):
-            ctx.save_for_backward(inputs[0])
-
-        def backward(ctx, dy):
-            return backward_op(dy.contiguous(), *ctx.saved_tensors)
-
-        library.register_fake(f"{namespace}::{name}_fwd", torch.empty_like)
-        library.register_fake(f"{namespace}::{name}_bwd", lambda dy, x: torch.empty_like(x))
-        torch.library.register_autograd(f"{namespace}::{name}_fwd", backward, setup_context=setup_context)
-
-    elementwise("symlog")
-    elementwise("symexp")
-
-    def fake_loss(logit, target, bins):
+    def loss_shapes(logit, target, bins):
         return torch.empty_like(target), logit.new_empty((logit.shape[0], 2))
 
-    def setup_loss(ctx, inputs, output):
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)  # or autograd makes zeros for it
-        ctx.save_for_backward(*inputs, output[1])
-
-    def backward_loss(ctx, dloss, _stats):
-        return raw.twohot_loss_bwd.default(dloss.contiguous(), *ctx.saved_tensors), None, None
-
-    def fake_mean(logit, bins):
+    def mean_shapes(logit, bins):
         row = logit.new_empty(logit.shape[:1])
         return row, torch.empty_like(row), logit.new_empty((logit.shape[0], 2))
 
-    def setup_mean(ctx, inputs, output):
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)  # or autograd makes zeros for them
-        ctx.save_for_backward(*inputs, *output[1:])
-
-    def backward_mean(ctx, dmean, _center, _stats):
-        return raw.twohot_mean_bwd.default(dmean.contiguous(), *ctx.saved_tensors), None
-
-    library.register_fake(f"{namespace}::twohot_loss_fwd", fake_loss)
-    library.register_fake(f"{namespace}::twohot_loss_bwd", lambda dloss, logit, *rest: torch.empty_like(logit))
-    library.register_fake(f"{namespace}::twohot_mean_fwd", fake_mean)
-    library.register_fake(f"{namespace}::twohot_mean_bwd", lambda dmean, logit, *rest: torch.empty_like(logit))
-    torch.library.register_autograd(f"{namespace}::twohot_loss_fwd", backward_loss, setup_context=setup_loss)
-    torch.library.register_autograd(f"{namespace}::twohot_mean_fwd", backward_mean, setup_context=setup_mean)
+    library.register_pair(namespace, "symlog", torch.empty_like)
+    library.register_pair(namespace, "symexp", torch.empty_like)
+    library.register_pair(namespace, "twohot_loss", loss_shapes)
+    library.register_pair(namespace, "twohot_mean", mean_shapes)
