@@ -80,11 +80,6 @@ class Features:
         return self.knowing(zip(stack.kernels, products.unflatten(1, self.flat.shape[:-1]), strict=True))
 
 
-def known(x: Features | Tensor) -> Mapping[Tensor, Tensor]:
-    """The known products of an input, by kernel."""
-    return x.known if isinstance(x, Features) else {}
-
-
 def project(x: Features | Tensor, kernel: Tensor, bias: Tensor | None = None, *, rows: slice | None = None,
             value: Tensor | None = None, narrow: bool = False) -> Tensor:
     """x @ kernel (+ bias), or x @ kernel[rows]: x (..., in), kernel (in, out) -> (..., out).

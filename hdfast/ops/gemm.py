@@ -16,22 +16,15 @@ from hdfast.ops.execution import usable
 LARGE = 1 << 24  # multiply-adds from which `chosen` decides
 
 
-def _mkl(a: Tensor, b: Tensor) -> Tensor:
-    return torch.mm(a, b)
-
-
 def _onednn(a: Tensor, b: Tensor) -> Tensor:
     if a.stride(0) == 1:  # a kernel's gradient: oneDNN copies both operands first and splits such sums badly
         return torch.ops.hdfast.mm.default(a, b)
     return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
 
 
-LIBRARIES = {"mkl": _mkl, "onednn": _onednn}
-
-
 @functools.cache
 def chosen() -> str:
-    """Which of LIBRARIES multiplies large matrices: oneDNN on AMD's processors, where MKL is slow, else torch.mm."""
+    """What multiplies large matrices: "onednn" on AMD's processors, where MKL is slow, else "mkl", by torch.mm."""
     onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     try:
         amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
@@ -47,4 +40,4 @@ def large(a: Tensor, b: Tensor) -> bool:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a (M, K) @ b (K, N), any strides, no gradient."""
-    return LIBRARIES[chosen()](a, b) if large(a, b) else torch.mm(a, b)
+    return _onednn(a, b) if large(a, b) and chosen() == "onednn" else torch.mm(a, b)

@@ -46,12 +46,6 @@ def register(namespace: str) -> None:
     """Shapes for tracing and the derivative, for the raw ops of one library."""
     backward_op = getattr(torch.ops, namespace).harmony_bwd.default
 
-    def fake_fwd(reward, image, dyn, rep, cont, s, mode, dyn_share, scales):
-        return reward.new_empty(()), reward.new_empty(3), reward.new_empty(5)
-
-    def fake_bwd(dtotal, dterms, mean, s, size, mode, dyn_share, scales):
-        return mean.new_empty(5), mean.new_empty(3)
-
     def setup_context(ctx, inputs, output):
         ctx.size, s, *ctx.options = inputs[0].numel(), *inputs[5:]
         ctx.has_s = s is not None
@@ -67,6 +61,7 @@ def register(namespace: str) -> None:
         each = coef.unsqueeze(1).expand(-1, ctx.size).contiguous()  # at once: each loss's backward reads a dense one
         return *each.unbind(), ds if ctx.has_s else None, None, None, None
 
-    library.register_fake(f"{namespace}::harmony_fwd", fake_fwd)
-    library.register_fake(f"{namespace}::harmony_bwd", fake_bwd)
+    library.register_fake(f"{namespace}::harmony_fwd",
+                          lambda reward, *rest: tuple(map(reward.new_empty, ((), 3, 5))))
+    library.register_fake(f"{namespace}::harmony_bwd", lambda dtotal, *rest: tuple(map(dtotal.new_empty, (5, 3))))
     torch.library.register_autograd(f"{namespace}::harmony_fwd", backward, setup_context=setup_context)

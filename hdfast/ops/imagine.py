@@ -55,7 +55,7 @@ def register(namespace: str) -> None:
                                     setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
 
 
-library.define(f"{library.NAMESPACE}::imagine_steps",
+library.define("imagine_steps",
                "(Tensor deter, Tensor index, Tensor u, Tensor u_action, Tensor[] params, Tensor[] actor, int classes, "
                "float mix, bool keep_prior, bool half, Tensor[] copies) -> (Tensor deter, Tensor index, Tensor prior, "
                "Tensor action, Tensor pre, Tensor feat)", imagine_steps.rollout)

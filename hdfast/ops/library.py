@@ -23,8 +23,7 @@ NAMESPACE = "hdfast"
 FILES = {"hdfast": "_ops.abi3.so", "hdfast_emu": "_emu.abi3.so"}
 
 _loaded: dict[str, list[ModuleType]] = {}
-_raw: dict[str, Callable] = {}
-_raw_of: dict[str, dict[str, Callable]] = {}
+_raw: dict[str, dict[str, Callable]] = {}
 _active = ""
 
 
@@ -58,16 +57,15 @@ def load(namespace: str, file: Path) -> None:
     for family in found:
         family.register(namespace)
     _loaded[namespace] = found
-    _raw_of[namespace] = {name: getattr(ops, name).default for family in found for name in family.OPS}
+    _raw[namespace] = {name: getattr(ops, name).default for family in found for name in family.OPS}
     if not _active:
         activate(namespace)
 
 
 def families_here() -> list[ModuleType]:
     """The family modules of this package: those with a list OPS."""
-    package = __name__.rpartition(".")[0]
-    names = sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__))
-    modules = [importlib.import_module(f"{package}.{name}") for name in names]
+    names = sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    modules = [importlib.import_module(f"{__package__}.{name}") for name in names]
     return [module for module in modules if hasattr(module, "OPS")]
 
 
@@ -79,8 +77,6 @@ def families(namespace: str = NAMESPACE) -> list[ModuleType]:
 def activate(namespace: str) -> None:
     global _active
     _active = namespace
-    _raw.clear()
-    _raw.update(_raw_of[namespace])
 
 
 def active() -> str:
@@ -103,17 +99,18 @@ def namespace(name: str) -> Iterator[None]:
 
 def op(name: str) -> Callable:
     """A raw op of the active namespace: `op("norm_act_fwd")(x, scale, bias)`."""
-    return _raw[name]
+    return _raw[_active][name]
 
 
 def define(name: str, schema: str, run: Callable) -> None:
-    """An op in Python, which tracing keeps whole: running it without values gives its shapes. Autocast is off inside:
-    the arguments decide the types, as in a native op."""
+    """An op hdfast::NAME in Python, which tracing keeps whole: running it without values gives its shapes. Autocast is
+    off inside: the arguments decide the types, as in a native op."""
     @functools.wraps(run)
     def call(*args):
         with torch._C._DisableAutocast():
             return run(*args)
 
+    name = f"{NAMESPACE}::{name}"
     torch.library.define(name, schema)
     torch.library.impl(name, "default", call)
     register_fake(name, run)

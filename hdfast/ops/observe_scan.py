@@ -4,6 +4,8 @@ Only what depends on the step before is in the recurrence. Embedding and action 
 gradients are single products over all steps, and the one-hot latent is gathered, not multiplied.
 """
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -34,7 +36,7 @@ def observe_scan(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, par
             [p.contiguous() for p in params], classes, mix)
     if usable(embed):  # rounds the kernels while it packs them
         return torch.ops.hdfast.observe_scan_fwd.default(*args)[:5]
-    return torch.ops.hdfast.observe_steps_fwd.default(*args, bf16.shadows(params.kernels))[:5]
+    return torch.ops.hdfast.observe_launches_fwd.default(*args, bf16.shadows(params.kernels))[:5]
 
 
 def register(namespace: str) -> None:
@@ -59,36 +61,36 @@ def register(namespace: str) -> None:
 
 def register_derivative(namespace: str, name: str, dense: bool) -> None:
     """The derivative of NAME_fwd by NAME_bwd. Both executions have one signature: inputs are embed, action, is_first;
-    kept are deter, index, post, prior, saved, start. `dense`: the op reads only contiguous gradients."""
+    kept is what forward returned, without stoch. `dense`: the op reads only contiguous gradients."""
     backward_op = getattr(getattr(torch.ops, namespace), f"{name}_bwd").default
 
     def setup_context(ctx, inputs, output):
         embed, action, is_first, _, params, classes, mix, *copies = inputs
-        deter, _, index, post, prior, saved, start = output
-        ctx.mark_non_differentiable(index, saved, start)
+        deter, _, index, *others = output
+        ctx.mark_non_differentiable(index, *others[2:])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(embed, action, is_first, deter, index, post, prior, saved, start, *params,
-                              *(copy for group in copies for copy in group))
-        ctx.extra, ctx.copies = (classes, mix, embed.requires_grad), len(copies)
+        groups = [[embed, action, is_first], params, [deter, index, *others], *copies]
+        ctx.save_for_backward(*(x for group in groups for x in group))
+        ctx.sizes, ctx.options = [len(group) for group in groups], (classes, mix, embed.requires_grad)
 
-    def backward(ctx, ddeter, dstoch, _index, dpost, dprior, _saved, _start):
-        saved = ctx.saved_tensors
-        inputs, kept, params = saved[:3], saved[3:9], saved[9:]
-        copies = [params[len(Parameters._fields):]] * ctx.copies
+    def backward(ctx, ddeter, dstoch, _index, dpost, dprior, *_):
+        saved = iter(ctx.saved_tensors)
+        inputs, params, kept, *copies = ([*itertools.islice(saved, size)] for size in ctx.sizes)
         grads = (g.contiguous() if dense and g is not None else g for g in (ddeter, dstoch, dpost, dprior))
-        dembed, *dparams = backward_op(*grads, inputs, params[:len(Parameters._fields)], kept, *ctx.extra, *copies)
+        dembed, *dparams = backward_op(*grads, inputs, params, kept, *ctx.options, *copies)
         nothing = [[None] * len(x) for x in copies]
-        return dembed if ctx.extra[2] else None, None, None, None, dparams, None, None, *nothing
+        return dembed if ctx.options[2] else None, None, None, None, dparams, None, None, *nothing
 
     torch.library.register_autograd(f"{namespace}::{name}_fwd", backward, setup_context=setup_context)
 
 
-library.define(f"{library.NAMESPACE}::observe_steps_fwd",
+library.define("observe_launches_fwd",
                "(Tensor embed, Tensor action, Tensor is_first, Tensor u, Tensor[] params, int classes, float mix, "
-               "Tensor[] copies) -> (Tensor deter, Tensor stoch, Tensor index, Tensor post, Tensor prior, "
-               "Tensor saved, Tensor start)", observe_steps.forward)
-library.define(f"{library.NAMESPACE}::observe_steps_bwd",
+               "Tensor[] copies) -> (Tensor deter, Tensor stoch, Tensor index, Tensor post, Tensor prior, Tensor "
+               f"start, {', '.join(f'Tensor saved_{name}' for name in observe_steps.Saved._fields)})",
+               observe_steps.forward)
+library.define("observe_launches_bwd",
                "(Tensor? ddeter, Tensor? dstoch, Tensor? dpost, Tensor? dprior, Tensor[] inputs, Tensor[] params, "
                "Tensor[] kept, int classes, float mix, bool need_embed, Tensor[] copies) -> Tensor[]",
                observe_steps.backward)
-register_derivative(library.NAMESPACE, "observe_steps", dense=False)
+register_derivative(library.NAMESPACE, "observe_launches", dense=False)

@@ -7,7 +7,6 @@ The embedding's type is that of every product's operands. With bfloat16 the stat
 logits stay float32: the kernels round what the next product reads as they write it.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,10 +21,9 @@ PRIOR_HEAD = ("img_out", "img_out_scale", "img_out_bias", "img_stats", "img_stat
 
 
 class Saved(NamedTuple):
-    """What backward reads, step by step: (T, B, ...) views of one allocation. joint = [h | x] before each step, before
-    = that h; hidden, logit of the posterior; deter as an operand, which float32 needs no copy of; the prior head's;
-    *_stats (T, 2, B) mean and rstd. joint, hidden, deter and prior_hidden have the operands' type. Logits are products
-    alone: their biases are added where they are read."""
+    """What backward reads, step by step, (T, B, ...). joint = [h | x] before each step, before = that h; hidden, logit
+    of the posterior; deter as an operand, which float32 needs no copy of; the prior head's; *_stats (T, 2, B) mean and
+    rstd. OPERANDS have the operands' type. Logits are products alone: their biases are added where they are read."""
 
     pre_in: Tensor
     joint: Tensor
@@ -44,27 +42,16 @@ class Saved(NamedTuple):
     prior_stats: Tensor
 
 
-def cut(flat: Tensor, shapes: list[tuple[int, ...]], dtypes: list[torch.dtype]) -> list[Tensor]:
-    """One float32 allocation cut into tensors of the given shapes and types."""
-    pieces = flat.split([floats(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)])
-    return [(x if dtype is torch.float32 else x.view(dtype)[:math.prod(shape)]).view(shape)
-            for x, shape, dtype in zip(pieces, shapes, dtypes, strict=True)]
+OPERANDS = ("joint", "hidden", "deter", "prior_hidden")
 
 
-def floats(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    """Room for a tensor, in float32 numbers; of bfloat16 whole 16 bytes, so that what follows stays aligned."""
-    size = math.prod(shape)
-    return size if dtype is torch.float32 else (size + 7) // 8 * 4
-
-
-def layout(p: Parameters, length: int, batch: int, operand: torch.dtype) -> tuple[list, list]:
-    """Shapes and types of Saved."""
+def new_saved(p: Parameters, length: int, batch: int, operand: torch.dtype) -> Saved:
+    """Empty buffers of a scan."""
     d, u, z = p.deter, p.units, p.latent
-    copy = 0 if operand is torch.float32 else d
-    shapes = [(length, batch, n) for n in (u, d + u, d, 3 * d, u, u, z, copy, u, u, z)] + [(length, 2, batch)] * 4
-    dtypes = [operand if name in ("joint", "hidden", "deter", "prior_hidden") else torch.float32
-              for name in Saved._fields]
-    return shapes, dtypes
+    widths = (u, d + u, d, 3 * d, u, u, z, 0 if operand is torch.float32 else d, u, u, z)
+    steps = [p.initial.new_empty(length, batch, width, dtype=operand if name in OPERANDS else torch.float32)
+             for name, width in zip(Saved._fields, widths, strict=False)]
+    return Saved(*steps, *(p.initial.new_empty(length, 2, batch) for _ in range(4)))
 
 
 def prior_head(p: Parameters, deter: Tensor, mix: float, classes: int, pre: Tensor, hidden: Tensor, logit: Tensor,
@@ -93,16 +80,14 @@ def resets(is_first: Tensor) -> Tensor:
 
 
 def forward(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, params: list[Tensor], classes: int, mix: float,
-            copies: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """As observe_scan; also what backward needs: the flat allocation of Saved, the initial state's indices (S,)."""
+            copies: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
+    """As observe_scan; also what backward needs: the initial state's indices (S,), and Saved."""
     p, operand = Parameters(*params).operands(embed.dtype, copies), embed.dtype
     (length, batch), rows, latent = is_first.shape, is_first.numel(), (p.latent // classes, classes)
     deter = action.new_empty(length, batch, p.deter)
     stoch, post = (action.new_empty(length, batch, *latent) for _ in range(2))
     index = action.new_empty(length, batch, latent[0], dtype=torch.int64)
-    shapes = layout(p, length, batch, operand)
-    flat = action.new_empty(sum(map(floats, *shapes)))
-    s = Saved(*cut(flat, *shapes))
+    s = new_saved(p, length, batch, operand)
     copied = deter if operand is torch.float32 else s.deter
 
     begin, reset = torch.tanh(p.initial), resets(is_first)
@@ -129,7 +114,7 @@ def forward(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, params: 
             scan_step.step_sample(draw)
     prior = prior_head(p, copied.view(rows, -1), mix, classes, s.prior_pre.view(rows, -1),
                        s.prior_hidden.view(rows, -1), s.prior_logit.view(rows, -1), s.prior_stats.view(2, rows))
-    return deter, stoch, index, post, prior.view_as(post), flat, start
+    return deter, stoch, index, post, prior.view_as(post), start, *s
 
 
 def prior_head_bwd(p: Parameters, s: Saved, deter: Tensor, dprior: Tensor, mix: float,
@@ -223,20 +208,19 @@ def backward(ddeter: Tensor | None, dstoch: Tensor | None, dpost: Tensor | None,
              need_embed: bool, copies: Sequence[Tensor] = ()) -> list[Tensor]:
     """Gradients of embed (empty where not wanted) and of every parameter, from those of the outputs. inputs are embed,
     action and is_first, kept what forward returned, without stoch."""
-    (embed, action, is_first), (deter, index, _, _, flat, start) = inputs, kept
+    (embed, action, is_first), (deter, index, _, _, start, *saved) = inputs, kept
     weights, operand = Parameters(*params), embed.dtype
     p = weights.operands(operand, copies)
     (length, batch), rows = is_first.shape, is_first.numel()
-    s = Saved(*cut(flat, *layout(p, length, batch, operand)))
+    s = Saved(*saved)
     # The loop adds to both, so they are copies.
     dense = torch.contiguous_format
     ddeter = torch.zeros_like(deter) if ddeter is None else ddeter.clone(memory_format=dense)
     dstoch = deter.new_zeros(length, batch, p.latent) if dstoch is None else \
         dstoch.flatten(2).clone(memory_format=dense)
     dpost, dprior = (None if x is None else x.contiguous() for x in (dpost, dprior))
-    shapes = [(length, batch, n) for n in (p.latent, p.units, 3 * p.deter, p.units, p.units, p.deter)]
-    dtypes = [*[operand] * 5, torch.float32]
-    g = Gradients(*cut(deter.new_empty(sum(map(floats, shapes, dtypes))), shapes, dtypes))
+    widths = (p.latent, p.units, 3 * p.deter, p.units, p.units)
+    g = Gradients(*(embed.new_empty(length, batch, width) for width in widths), torch.empty_like(deter))
     reset, copied = resets(is_first), (deter if operand is torch.float32 else s.deter).view(rows, -1)
     if dprior is None:
         head = {name: torch.zeros_like(getattr(weights, name)) for name in PRIOR_HEAD}

@@ -27,8 +27,5 @@ def replay_gather(ring: Tensor, index: Tensor) -> Tensor:
 
 def register(namespace: str) -> None:
     """Shapes for tracing; bytes have no derivative."""
-
-    def fake(ring, index):
-        return ring.new_empty((index.shape[0], ring.shape[1]), dtype=torch.float32)
-
-    library.register_fake(f"{namespace}::replay_gather", fake)
+    library.register_fake(f"{namespace}::replay_gather", lambda ring, index: ring.new_empty(
+        (index.shape[0], ring.shape[1]), dtype=torch.float32))

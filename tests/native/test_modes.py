@@ -37,7 +37,7 @@ def scan(embed, action, is_first, u, *params):
 
 
 def stepwise_scan(embed, action, is_first, u, *params):
-    return torch.ops.hdfast.observe_steps_fwd(embed, action, is_first, u, list(params), CLASSES, 0.01, [])[:5]
+    return torch.ops.hdfast.observe_launches_fwd(embed, action, is_first, u, list(params), CLASSES, 0.01, [])[:5]
 
 
 def rounded(x, kernel):

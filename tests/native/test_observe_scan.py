@@ -127,7 +127,7 @@ def test_opcheck(sequences):
     if usable(embed):
         torch.library.opcheck(ops.observe_scan_fwd.default, args)
     else:
-        torch.library.opcheck(ops.observe_steps_fwd.default, (*args, []))
+        torch.library.opcheck(ops.observe_launches_fwd.default, (*args, []))
 
 
 @pytest.mark.parametrize("sequences", ["call", "steps"], indirect=True)
