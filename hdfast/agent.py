@@ -122,12 +122,11 @@ class Agent:
 
         is_first clears state and last action. `generator` replaces the agent's own for this call.
         """
-        n, rng = len(step.is_first), generator or self.act_rng
-        u = torch.rand(n, self.config.model.stoch + 1, generator=rng, device=self.device)
-        latent = state.latent
-        action, *carried = self.acting_step(torch.from_numpy(step.obs), torch.from_numpy(step.is_first), latent.deter,
-                                            latent.stoch, latent.index, state.action, u)
-        return action.cpu().numpy(), PolicyState(State(*carried[:3]), carried[3])
+        u = torch.rand(len(step.is_first), self.config.model.stoch + 1, generator=generator or self.act_rng,
+                       device=self.device)
+        action, *latent, last = self.acting_step(torch.from_numpy(step.obs), torch.from_numpy(step.is_first),
+                                                 *vars(state.latent).values(), state.action, u)
+        return action.cpu().numpy(), PolicyState(State(*latent), last)
 
     def _act(self, obs: Tensor, is_first: Tensor, deter: Tensor, stoch: Tensor, index: Tensor, action: Tensor,
              u: Tensor) -> tuple[Tensor, ...]:
@@ -135,7 +134,7 @@ class Agent:
         obs, is_first = self.observation(obs), is_first.to(self.device)
         action, _, state = self.policy(obs, is_first, PolicyState(State(deter, stoch, index), action), u[:, :-1],
                                        u[:, -1])
-        return action, state.latent.deter, state.latent.stoch, state.latent.index, state.action
+        return action, *vars(state.latent).values(), state.action
 
     @torch.no_grad()
     def policy(self, obs: Tensor, is_first: Tensor, state: PolicyState, u: Tensor,
@@ -234,14 +233,13 @@ class Agent:
             raise ValueError(f"open-loop video needs image observations (h, w, c), got {self.obs_space.shape}; "
                              "this task has vectors, so leave it out")
         data, wm = self.sequences(batch), self.learner.world_model
-        data = Sequences(*(x[:, :sequences] for x in (data.obs, data.prev_action, data.reward, data.cont,
-                                                      data.is_first)))
+        data = Sequences(*(x[:, :sequences] for x in vars(data).values()))
         length, count = data.reward.shape
         rng = torch.Generator(self.device).manual_seed(0)
         u = torch.rand(length, count, self.config.model.stoch, generator=rng, device=self.device)
         seen = wm.rssm.observe(wm.encoder(data.obs[:context]), data.prev_action[:context], data.is_first[:context],
                                u[:context]).state
-        feats, state = [seen.feat()], State(seen.deter[-1], seen.stoch[-1], seen.index[-1])
+        feats, state = [seen.feat()], seen.map(lambda x: x[-1])
         for t in range(context, length):
             state, _ = wm.rssm.img_step(state, data.prev_action[t], u[t])
             feats.append(state.feat()[None])
@@ -264,12 +262,11 @@ class Agent:
         for name in sorted(own.keys() ^ state.keys()):
             raise RunError(f"checkpoint entry '{name}' is {'missing' if name in own else 'unknown'}: another model or "
                            f"version wrote it; {OTHER}")
-        for name, value in own.items():
-            if value.shape != state[name].shape and not name.startswith("rng/"):
+        for name, value in self.learner.state_dict().items():
+            if value.shape != state[name].shape:
                 raise RunError(f"checkpoint entry '{name}' has shape {tuple(state[name].shape)}, expected "
                                f"{tuple(value.shape)}; {OTHER}")
-            if not name.startswith("rng/"):
-                value.copy_(state[name])
+            value.copy_(state[name])
         self.learner.refresh()
         rng.restore(self.act_rng, state["rng/act"])
         rng.restore(self.learn_rng, state["rng/learn"])

@@ -157,10 +157,7 @@ def evaluate(parsed: Parsed[EvalFlags]) -> int:
     if flags.video not in ("", "eval") and (video.suffix not in (".gif", ".mp4") or not is_folder(video.parent)):
         raise ConfigError(f"--video must name a .gif or .mp4 file in a directory that exists, got {video}")
     from hdfast.evaluation import evaluate_run
-    result = evaluate_run(logdir, episodes=flags.episodes, seed=flags.seed, num_envs=flags.envs or None,
-                          video=video if flags.video else None, device=flags.device, backend=flags.backend,
-                          deterministic=flags.deterministic,
-                          tag=None if flags.checkpoint == "latest" else flags.checkpoint, random=flags.random)
+    result = evaluate_run(logdir, **vars(flags) | {"video": video if flags.video else None})
     human = result.human_normalized
     rows = {
         "run": logdir, "player": "random actions" if flags.random else "the run's agent",
@@ -331,11 +328,6 @@ def main(argv: list[str] | None = None) -> int:
         code = _dispatch(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
         return code
-    except (ConfigError, RunError) as error:
-        if os.environ.get("HDFAST_DEBUG") == "1":
-            raise
-        print(f"hdfast: error: {_one_paragraph(str(error))}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         print("\nhdfast: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -344,16 +336,17 @@ def main(argv: list[str] | None = None) -> int:
             raise
         _close_output()
         return NO_READER
-    except (OSError, MemoryError, ImportError, RuntimeError) as error:
-        said = of_the_machine(error)
+    except (ConfigError, OSError, MemoryError, ImportError, RuntimeError) as error:
+        said = str(error) if isinstance(error, (ConfigError, RunError)) else of_the_machine(error)
         if not said or os.environ.get("HDFAST_DEBUG") == "1":
             raise
         try:
             sys.stdout.flush()
         except OSError:
             _close_output()
-        print(f"hdfast: error: {_one_paragraph(said)}", file=sys.stderr)
-        return 1
+        # On one line, with control characters and undecodable bytes from the command line spelled out.
+        print(f"hdfast: error: {spelled_out(' '.join(said.split()))}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
 
 
 def _close_output() -> None:
@@ -370,11 +363,6 @@ def _open_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
             setattr(sys, name, open(number, "r" if name == "stdin" else "w", closefd=False))
-
-
-def _one_paragraph(text: str) -> str:
-    """The text on one line, with control characters and undecodable bytes from the command line spelled out."""
-    return spelled_out(" ".join(text.split()))
 
 
 def _reader_went_away() -> bool:

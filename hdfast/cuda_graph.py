@@ -1,4 +1,4 @@
-"""CUDA graphs: functions of tensors that are captured once and then replayed, and their eager twins.
+"""CUDA graphs: functions of tensors that are captured once and then replayed.
 
 A function first runs `WARMUP` times as ordinary calls on a side stream: these are real updates or acting steps. Then it
 is captured, and from then on replayed: no Python, no dispatch, one launch. Its tensors must keep their memory:
@@ -207,20 +207,6 @@ def count_nodes(graph: torch.cuda.CUDAGraph) -> int:
     return count.value
 
 
-class Eager:
-    """Calls a function as it is: Graph's twin on the CPU and with --cuda_graphs False."""
-
-    def __init__(self, function: Function):
-        self.function = function
-
-    def __call__(self, *inputs: Tensor) -> Any:
-        return self.function(*inputs)
-
-    def nodes(self) -> list[int]:
-        """Nodes of each graph: there is none."""
-        return []
-
-
 @dataclass
 class _Slot:
     """What a Graph knows of inputs of one shape."""
@@ -302,8 +288,8 @@ class Graphs:
         self.enabled, self._pool = enabled, torch.cuda.graph_pool_handle() if cuda else None
 
     def of(self, function: Function, name: str, *, generators: Sequence[torch.Generator] = (),
-           shared: bool = False) -> Graph | Eager:
-        """`function` as a Graph, or Eager if graphs are off; errors call it `name`."""
+           shared: bool = False) -> Function:
+        """`function` as a Graph, or as it is if graphs are off; errors call it `name`."""
         if not self.enabled:
-            return Eager(function)
+            return function
         return Graph(function, name, device=self.device, pool=self._pool, generators=generators, shared=shared)

@@ -46,7 +46,7 @@ class Team:
     """The processes that train one run together."""
 
     def __init__(self, config: Config):
-        self.rank, self.size = dist_rank(), dist_size()
+        self.rank, self.size = _number("RANK", 0), dist_size()
         if config.run.batch_size % self.size:
             raise ConfigError(f"run.batch_size ({config.run.batch_size}) must be a multiple of the {self.size} ranks "
                               "that torchrun started, so that all get the same share")
@@ -208,10 +208,6 @@ def team(config: Config) -> Iterator[Team | None]:
             with suppress(RuntimeError):  # they are gone already
                 together.tell(Word.STOP)
         dist.destroy_process_group()
-
-
-def dist_rank() -> int:
-    return _number("RANK", 0)
 
 
 def dist_size() -> int:

@@ -64,7 +64,7 @@ def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, epis
     limit = config.env.max_episode_frames // frames_per_step(config)
     env_seed, act_seed = (int(s) >> 1 for s in np.random.SeedSequence([seed, 1]).generate_state(2))
     generator = torch.Generator(agent.device).manual_seed(act_seed)
-    own = make_envs(config.task, config.env, num_envs=count, seed=env_seed) if envs is None else None
+    chosen = envs or make_envs(config.task, config.env, num_envs=count, seed=env_seed)
     found_scores: list[float] = []
     found_lengths: list[int] = []
     frames: list[np.ndarray] | None = [] if record or video is not None else None
@@ -73,7 +73,7 @@ def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, epis
             wanted = min(count, episodes - len(found_scores))
             shown = frames if not found_scores else None
             try:
-                score, length = _round(agent, own or envs, wanted, limit, generator, shown, stop or Stopping())
+                score, length = _round(agent, chosen, wanted, limit, generator, shown, stop or Stopping())
             except EnvError as error:
                 if failed is None:
                     raise
@@ -84,8 +84,8 @@ def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, epis
             found_scores += score[:wanted].tolist()
             found_lengths += length[:wanted].tolist()
     finally:
-        if own is not None:
-            own.close()
+        if envs is None:
+            chosen.close()
     kept = np.stack(frames) if frames else None
     mean = float(np.mean(found_scores))
     return Evaluation(config.task, found_scores, found_lengths, mean, float(np.std(found_scores)),
@@ -165,11 +165,11 @@ def _round(agent: "Agent | RandomAgent", envs: VectorEnv, wanted: int, limit: in
             step = envs.step(np.where(playing, action, 0))
 
 
-def evaluate_run(logdir: Path | str, *, episodes: int, seed: int, num_envs: int | None = None,
-                 video: Path | str | None = None, device: str = "auto", backend: str = "auto",
-                 deterministic: bool = False, tag: str | None = None, random: bool = False) -> Evaluation:
-    """Evaluate the agent of a run, rebuilt from its config.json and latest checkpoint, or the one tagged `tag`; with
-    `random`, uniformly random actions in the same environments.
+def evaluate_run(logdir: Path | str, *, episodes: int, seed: int, envs: int = 0, video: Path | str | None = None,
+                 device: str = "auto", backend: str = "auto", deterministic: bool = False, checkpoint: str = "latest",
+                 random: bool = False) -> Evaluation:
+    """Evaluate the agent of a run, rebuilt from its config.json and a checkpoint, the latest one or the one with this
+    tag; with `random`, uniformly random actions in the same environments. `envs` 0 takes the run's own number.
 
     Prepares the process by the run's settings, with these `backend` and `deterministic`.
     Raises ConfigError if `logdir` is no run directory, RunError if it has no usable checkpoint.
@@ -178,9 +178,9 @@ def evaluate_run(logdir: Path | str, *, episodes: int, seed: int, num_envs: int 
     # A TF32 run plays anywhere: without CUDA auto is fp32.
     precision = "auto" if config.precision == "tf32" else config.precision
     prepare(replace(config, backend=backend, deterministic=deterministic, precision=precision), chosen)
-    agent = load_agent(logdir, str(chosen), tag=tag)
+    agent = load_agent(logdir, str(chosen), tag=None if checkpoint == "latest" else checkpoint)
     player = RandomAgent(agent.obs_space, agent.act_space) if random else agent
-    return evaluate(player, config, episodes=episodes, seed=seed, num_envs=num_envs, video=video)
+    return evaluate(player, config, episodes=episodes, seed=seed, num_envs=envs or None, video=video)
 
 
 def load_agent(logdir: Path | str, device: str = "auto", *, tag: str | None = None) -> Agent:

@@ -65,13 +65,12 @@ class Learner:
         m, o = config.model, config.optim
         self.world_model = WorldModel(obs_shape, actions, m, config.harmony, config.loss).to(device)
         self.actor_critic = ActorCritic(m.deter + m.stoch * m.classes, actions, m, config.behavior).to(device)
-        betas = dict(beta1=o.beta1, beta2=o.beta2, bf16=config.precision == "bf16")
-        self.model_opt = Arena(dict(self.world_model.named_parameters()), lr=o.model_lr, eps=o.model_eps,
-                               clip=o.model_clip, **betas)
-        self.actor_opt = Arena(dict(self.actor_critic.actor.named_parameters()), lr=o.actor_lr, eps=o.actor_eps,
-                               clip=o.actor_clip, **betas)
-        self.critic_opt = Arena(dict(self.actor_critic.critic.named_parameters()), lr=o.critic_lr, eps=o.critic_eps,
-                                clip=o.critic_clip, **betas)
+        trained = {"model": self.world_model, "actor": self.actor_critic.actor, "critic": self.actor_critic.critic}
+        self.optimizers = {
+            name: Arena(dict(module.named_parameters()), beta1=o.beta1, beta2=o.beta2, bf16=config.precision == "bf16",
+                        **{what: getattr(o, f"{name}_{what}") for what in ("lr", "eps", "clip")})
+            for name, module in trained.items()}
+        self.model_opt, self.actor_opt, self.critic_opt = self.optimizers.values()
         self.critic_opt.lead(dict(self.actor_critic.slow.named_parameters()), config.behavior.slow_fraction)
 
         self.world_model.first_layers = self.model_opt.stack(
@@ -79,10 +78,6 @@ class Learner:
         self.actor_critic.first_layers = self.critic_opt.stack(
             *(network.hidden[0].kernel for network in (self.actor_critic.critic, self.actor_critic.slow)))
         self.start = self.world_model.rssm.initial_state().map(lambda x: x.detach().clone())
-
-    @property
-    def optimizers(self) -> dict[str, Arena]:
-        return {"model": self.model_opt, "actor": self.actor_opt, "critic": self.critic_opt}
 
     def update(self, data: Sequences, u: Uniforms) -> dict[str, Tensor]:
         """One update; returns metrics (), all on the device and without gradient.
@@ -96,7 +91,7 @@ class Learner:
         """Step 1: world-model loss at the current parameters and its Adam step; u (T, B, S)."""
         out = self.world_model(data, u)
         self.model_opt.backward(out.total)
-        metrics = out.metrics | self.step(self.model_opt, "model")
+        metrics = out.metrics | self.step("model")
         self.restart()
         return out, metrics
 
@@ -108,7 +103,7 @@ class Learner:
         b = self.imagine(post, cont, u, u_action)
         metrics = self.actor_gradient(b) | self.critic_gradient(b)
         self.actor_critic.move_range(b.low, b.high)
-        return metrics | self.step(self.actor_opt, "actor") | self.step(self.critic_opt, "critic")
+        return metrics | self.step("actor") | self.step("critic")
 
     @torch.no_grad()
     def imagine(self, post: State, cont: Tensor, u: Tensor, u_action: Tensor, *, keep_prior: bool = False) -> Behavior:
@@ -153,10 +148,10 @@ class Learner:
         metrics = means({"loss/value": out.nll.detach(), "slowval": b.slow_value})
         return metrics | {"loss/critic": out.loss.detach()}
 
-    def step(self, optimizer: Arena, name: str) -> dict[str, Tensor]:
+    def step(self, name: str) -> dict[str, Tensor]:
         """Adam step of one optimizer -> its gradient norm, clip factor and update count."""
-        names = ("grad_norm", "grad_scale", "updates")
-        return dict(zip((f"opt/{name}_{what}" for what in names), optimizer.update().unbind(), strict=True))
+        names = [f"opt/{name}_{what}" for what in ("grad_norm", "grad_scale", "updates")]
+        return dict(zip(names, self.optimizers[name].update().unbind(), strict=True))
 
     def refresh(self) -> None:
         """Recompute what derives from the parameters; call it after writing them from outside."""

@@ -178,7 +178,6 @@ def facts(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(), "cpu": cpu_name(), "cores": usable_cores(),
         "torch_threads": torch.get_num_threads(), "device": str(device), "backend": ops.backend(),
         "gemm": gemm.chosen() if ops.backend() == "native" and not cuda else None,
-        "gpu": None if properties is None else properties.name,
-        "gpu_memory_bytes": None if properties is None else properties.total_memory,
+        "gpu": properties and properties.name, "gpu_memory_bytes": properties and properties.total_memory,
         "cuda": torch.version.cuda if cuda else None,
     }

@@ -7,16 +7,15 @@ order without its waiting: the same parameters act, and updates find the same st
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from hdfast import distributed, machine, rng
+from hdfast import distributed, machine, ops, rng
 from hdfast.agent import Agent, PolicyState
-from hdfast.banner import banner
 from hdfast.config import Config
 from hdfast.envs import Step, VectorEnv, make_envs
 from hdfast.errors import EnvError, RunError
@@ -36,6 +35,7 @@ from hdfast.spaces import spaces
 
 CONTEXT = 5  # frames that an open-loop prediction sees, as in the official report
 STRIP_SEQUENCES = 6
+COUNTERS = ("step", "updates", "episodes", "evaluated", "best_score", "best_eval", "last_score")  # in checkpoints
 TRAIN_ENVS, EVALUATION, PREFILL, REPLAY, STRIP, RANDOM = range(6)  # streams of random numbers besides the agent's own
 
 
@@ -69,13 +69,11 @@ def _train(config: Config, device: torch.device, team: distributed.Team | None) 
               "choose another --logdir for a new run.")
         return
     saved = checkpoint.existing(logdir / "ckpt", None)
-    envs = make_envs(config.task, config.env, seed=stream_seed(config.seed, TRAIN_ENVS, saved[-1][0] if saved else 0))
-    try:
+    seed = stream_seed(config.seed, TRAIN_ENVS, saved[-1][0] if saved else 0)
+    with closing(make_envs(config.task, config.env, seed=seed)) as envs:
         agent = distributed.LeadingAgent(envs.obs_space, envs.act_space, config, team=team) if team else \
             Agent(envs.obs_space, envs.act_space, config, device=device)
         Trainer(config, agent, envs, logdir).run()
-    finally:
-        envs.close()
 
 
 def stream_seed(seed: int, *stream: int) -> int:
@@ -109,8 +107,7 @@ class Trainer:
 
         Raises as `train` does.
         """
-        with self.stopping.listening():
-            run_dir = RunDir(self.logdir, self.config, self.agent.device)
+        with self.stopping.listening(), closing(RunDir(self.logdir, self.config, self.agent.device)) as run_dir:
             try:
                 try:
                     with self._opened(run_dir):
@@ -120,10 +117,8 @@ class Trainer:
                 run_dir.note(status, step=self.step, finished=status == "finished")
             except BaseException as error:
                 with suppress(RunError):  # the first error is the one to raise
-                    run_dir.note(f"failed: {type(error).__name__}: {error}", step=self.step, finished=False)
+                    run_dir.note(f"failed: {type(error).__name__}: {error}", step=self.step)
                 raise
-            finally:
-                run_dir.close()
         self.stopping.leave()
 
     def _live(self) -> str:
@@ -307,12 +302,9 @@ class Trainer:
     def _played(self, player: Agent | RandomAgent, seed: int, **options: Any) -> Evaluation:
         """Play the episodes of one evaluation in separate environments."""
         run = self.config.run
-        envs = self._eval_envs(min(run.eval_envs, run.eval_episodes), seed)
-        try:
+        with closing(self._eval_envs(min(run.eval_envs, run.eval_episodes), seed)) as envs:
             return evaluate(player, self.config, episodes=run.eval_episodes, seed=seed, envs=envs, stop=self.stopping,
                             failed=self._env_failed, **options)
-        finally:
-            envs.close()
 
     def _strip(self) -> None:
         """Show open-loop predictions on sequences drawn by a separate generator."""
@@ -330,10 +322,9 @@ class Trainer:
     # Checkpoints and setup
 
     def _counters(self) -> dict[str, Any]:
-        shape, dtype = self.agent.obs_space.shape, self.agent.obs_space.dtype
-        return {"step": self.step, "updates": self.updates, "episodes": self.episodes, "evaluated": self.evaluated,
-                "best_score": self.best_score, "best_eval": self.best_eval, "last_score": self.last_score,
-                "obs_shape": list(shape), "obs_dtype": dtype, "actions": self.agent.act_space.n}
+        space = self.agent.obs_space
+        return {name: getattr(self, name) for name in COUNTERS} | {
+            "obs_shape": list(space.shape), "obs_dtype": space.dtype, "actions": self.agent.act_space.n}
 
     def _save(self) -> None:
         """Write a checkpoint, unless nothing changed since the last one."""
@@ -358,7 +349,7 @@ class Trainer:
                            f"{self.envs.obs_space}, {self.envs.act_space}; use the versions it was trained with, or "
                            "another --logdir")
         manifest = run_manifest(found, self.schedule, self.envs.num_envs)
-        for name in ("step", "updates", "episodes", "evaluated", "best_score", "best_eval", "last_score"):
+        for name in COUNTERS:
             setattr(self, name, manifest[name])
         self._prefill_rng.bit_generator.state = manifest["prefill_rng"]
         self.agent.load_state_dict(found.tensors)
@@ -380,7 +371,7 @@ class Trainer:
                              device=replay_device(config.replay.device, device,
                                                   ring_bytes(capacity, space.shape, space.dtype)))
         self._drawn = self.agent.draw_from(self.replay, config.run.batch_size, config.run.batch_length)
-        try:
+        with closing(self.replay):
             with self.stopping.interruptible():
                 self._load(found)
             self._saved = self._counters()
@@ -388,12 +379,18 @@ class Trainer:
                         marks=found and found.manifest.get("records"), task=config.task) as self.log:
                 self._banner(found)
                 yield
-        finally:
-            self.replay.close()
 
     def _banner(self, found: checkpoint.Checkpoint | None) -> None:
-        self.log.message(banner(self.config, self.agent, replay=self.replay.ring.device, num_envs=self.envs.num_envs,
-                                logdir=self.logdir))
+        """What a run says about itself when it starts: task, agent, devices and length, warnings, where it continues.
+        """
+        config, agent, steps, ranks = self.config, self.agent, self.config.run.steps, distributed.dist_size()
+        self.log.message(
+            f"hdfast: {config.task}, seed {config.seed}, harmony {config.harmony.mode}, "
+            f"{sum(agent.num_params().values()):,} parameters\n  {agent.device} with {ops.backend()} operations in "
+            f"{machine.resolve_precision(config.precision, agent.device)}, replay on {self.replay.ring.device}, "
+            f"CPU threads: {torch.get_num_threads()}, environments: {self.envs.num_envs}"
+            f"{f', ranks: {ranks}' if ranks > 1 else ''}\n  {steps:,} steps ({steps * frames_per_step(config):,} "
+            f"frames), {self.schedule.updates_due(steps):,} updates, in {self.logdir}")
         for warning in (*self._run_dir.warnings, *(found.discarded if found else ())):
             self.log.message(f"warning: {warning}")
         if found:

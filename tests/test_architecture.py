@@ -2,13 +2,13 @@
 
 import ast
 import graphlib
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from programs import ROOT, python
+
 PACKAGE = ROOT / "hdfast"
 
 # The ground: names, settings and spaces, standard library only.
@@ -20,13 +20,12 @@ LAYERS = (
     {"learner"},
     {"agent", "adapters"},
     {"evaluation", "distributed"},
-    {"banner"},
     {"trainer"},
     {"commands", "bench"},
     {"cli", "__main__", "__init__"},
 )
 # Layers whose modules may import one another.
-PEERS_ALLOWED = {0, 8}
+PEERS_ALLOWED = {0, 7}
 # Beside the model: these know the ground and third-party libraries, never the model; layers from the agent up use them.
 SIDE = {"envs", "replay", "run", "report", "machine", "rng"}
 SIDE_USED_FROM = 3
@@ -79,15 +78,20 @@ def imports(path: Path):
             yield from ((f"{module}.{alias.name}", node in inside) for alias in node.names)
 
 
-def own_imports(path: Path) -> set[str]:
-    """Table entries that a file imports, without its own."""
+def files_imported(path: Path) -> set[str]:
+    """Files of the package that a file imports, by their path in it."""
     found = set()
     for module, _ in imports(path):
-        head, *rest = module.split(".")
-        if head == "hdfast":
-            is_module = rest and ((PACKAGE / f"{rest[0]}.py").exists() or (PACKAGE / rest[0]).is_dir())
-            found.add(rest[0] if is_module else "__init__")
-    return found - {entry(path)}
+        head, *names = module.split(".")
+        places = [PACKAGE.joinpath(*names[:count]) for count in range(len(names), -1, -1)] if head == "hdfast" else []
+        files = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
+        found.update(relative(file) for file in [file for file in files if file.exists()][:1])
+    return found
+
+
+def own_imports(path: Path) -> set[str]:
+    """Table entries that a file imports, without its own."""
+    return {entry(PACKAGE / name) for name in files_imported(path)} - {entry(path)}
 
 
 def refusal(source: str, target: str) -> str | None:
@@ -152,8 +156,7 @@ def test_third_party_imports(path):
 
 def test_importing_hdfast_needs_nothing_but_python():
     program = "import sys; before = set(sys.modules); import hdfast; print(*sorted(set(sys.modules) - before))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    loaded = {name.split(".")[0] for name in python("-c", program).stdout.split()}
     assert loaded - sys.stdlib_module_names == {"hdfast"}
 
 
@@ -192,7 +195,7 @@ def test_the_rule_itself(source, target, allowed):
 def test_imports_are_found(tmp_path, monkeypatch):
     monkeypatch.setattr(f"{__name__}.PACKAGE", tmp_path)
     (tmp_path / "envs").mkdir()
-    (tmp_path / "nets.py").touch()
+    (tmp_path / "nets.py").touch(), (tmp_path / "__init__.py").touch()
     path = tmp_path / "envs" / "atari.py"
     path.write_text("from hdfast import nets, __version__\nfrom .. import nets\nfrom . import x\n"
                     "def f():\n    import envpool.python\n    from hdfast.nets import y\n")
@@ -200,20 +203,6 @@ def test_imports_are_found(tmp_path, monkeypatch):
         ("hdfast.nets", False), ("hdfast.__version__", False), ("hdfast.nets", False), ("hdfast.envs.x", False),
         ("envpool.python", True), ("hdfast.nets.y", True)]
     assert own_imports(path) == {"nets", "__init__"}
-
-
-def files_imported(path: Path) -> set[str]:
-    """Files of the package that a file imports, by their path in it."""
-    found = set()
-    for module, _ in imports(path):
-        names = module.split(".")[1:] if module.split(".")[0] == "hdfast" else []
-        for count in range(len(names), 0, -1):
-            base = PACKAGE.joinpath(*names[:count])
-            files = [file for file in (base.with_suffix(".py"), base / "__init__.py") if file.exists()]
-            if files:
-                found.add(relative(files[0]))
-                break
-    return found
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if relative(path) in PLAIN], ids=relative)
@@ -240,7 +229,7 @@ def test_rooms_keep_their_walls():
 
 def test_what_starts_without_torch():
     program = "import sys, hdfast.config, hdfast.cli, hdfast.commands.watch; sys.exit('torch' in sys.modules)"
-    assert not subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode
+    python("-c", program)
 
 
 def test_no_test_module_imports_another():

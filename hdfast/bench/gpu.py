@@ -167,7 +167,7 @@ def measure_update(bench: Bench) -> None:
                 torch.cuda.reset_peak_memory_stats()
             rounds = bench.rounds(lambda: agent.update(batch), LONG * ENOUGH)
             memory = torch.cuda.max_memory_allocated() / 2**20  # 0 on the CPU
-            nodes = agent.update_step.nodes()
+            nodes = agent.update_step.nodes() if isinstance(agent.update_step, cuda_graph.Graph) else []
             expected = stages.UPDATE.get(precision) if rung == "graphs" else None
             return (1e3 * rounds[ROUNDS // 2], expected and expected / 1e3, f"{1e3 * rounds[0]:.2f} to "
                     f"{1e3 * rounds[-1]:.2f}, peak {memory:.0f} MiB allocated, graph nodes {nodes}")

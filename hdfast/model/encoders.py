@@ -59,13 +59,11 @@ class ImageEncoder(nn.Module):
     def __init__(self, shape: tuple[int, int, int], depth: int):
         super().__init__()
         depths = stage_depths(shape[0], depth)
-        self.stages = nn.ModuleList(ConvStage(a, b) for a, b in zip([shape[2], *depths], depths, strict=False))
+        self.stages = nn.Sequential(*(ConvStage(a, b) for a, b in zip([shape[2], *depths], depths, strict=False)))
         self.size = MIN_RES * MIN_RES * depths[-1]
 
     def forward(self, image: Tensor) -> Tensor:
-        x = image.flatten(0, -4) - 0.5
-        for stage in self.stages:
-            x = stage(x)
+        x = self.stages(image.flatten(0, -4) - 0.5)
         return x.reshape(*image.shape[:-3], self.size)
 
 
@@ -78,15 +76,13 @@ class ImageDecoder(nn.Module):
         self.depth = depths[0]
         self.inp = Affine(in_size, MIN_RES * MIN_RES * self.depth)
         outs = [*depths[1:], shape[2]]
-        self.stages = nn.ModuleList(
-            DeconvStage(a, b, last=i == len(outs) - 1) for i, (a, b) in enumerate(zip(depths, outs, strict=True)))
+        self.stages = nn.Sequential(*(
+            DeconvStage(a, b, last=i == len(outs) - 1) for i, (a, b) in enumerate(zip(depths, outs, strict=True))))
 
     def forward(self, feat: Tensor) -> Tensor:
         x = self.inp(feat)
-        lead, x = x.shape[:-1], x.reshape(-1, MIN_RES, MIN_RES, self.depth)
-        for stage in self.stages:
-            x = stage(x)
-        return shifted(x, 0.5).unflatten(0, lead)
+        y = self.stages(x.reshape(-1, MIN_RES, MIN_RES, self.depth))
+        return shifted(y, 0.5).unflatten(0, x.shape[:-1])
 
 
 class VectorEncoder(nn.Module):
@@ -94,11 +90,8 @@ class VectorEncoder(nn.Module):
 
     def __init__(self, in_size: int, units: int, layers: int):
         super().__init__()
-        self.hidden = nn.ModuleList(Dense(units if i else in_size, units) for i in range(layers))
+        self.hidden = nn.Sequential(*(Dense(units if i else in_size, units) for i in range(layers)))
         self.size = units
 
     def forward(self, vector: Tensor) -> Tensor:
-        x = ops.symlog(vector)
-        for layer in self.hidden:
-            x = layer(x)
-        return x
+        return self.hidden(ops.symlog(vector))

@@ -5,8 +5,6 @@ from torch import Tensor, nn
 
 from hdfast import ops
 
-TERMS = ("reward", "image", "kl")
-
 
 class Harmonizer(nn.Module):
     """Weighted sum of the world-model losses. HarmonyDream paper, section 4; official nets.py, class Harmonizer.
@@ -21,7 +19,7 @@ class Harmonizer(nn.Module):
         super().__init__()
         self.mode, self.scales, self.speed = mode, scales, speed
         if mode != "off":
-            self.reward, self.image, self.kl = (nn.Parameter(torch.zeros(())) for _ in TERMS)
+            self.reward, self.image, self.kl = (nn.Parameter(torch.zeros(())) for _ in range(3))
 
     @property
     def dyn_share(self) -> float:

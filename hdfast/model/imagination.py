@@ -25,16 +25,6 @@ class Trajectory:
     action: Tensor
     prior: Tensor
 
-    @property
-    def deter(self) -> Tensor:
-        """(H+1, N, D)."""
-        return self.features.deter
-
-    @property
-    def index(self) -> Tensor:
-        """(H+1, N, S) int64."""
-        return self.features.index
-
 
 @torch.no_grad()
 def imagine(rssm: RSSM, actor: MLP, start: State, u: Tensor, u_action: Tensor, *,

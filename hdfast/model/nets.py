@@ -4,16 +4,12 @@ Initializers are those of the official nets.py, class Initializer, with `fan = (
 """
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from hdfast import ops
-from hdfast.ops.dense import Features, known, project
-
-NOTHING: Mapping[Tensor, Tensor] = MappingProxyType({})
+from hdfast.ops.dense import Features, project
 
 
 def init_normal_(weight: Tensor, fan: float) -> Tensor:
@@ -45,9 +41,9 @@ class Dense(nn.Module):
         self.kernel = nn.Parameter(init_normal_(torch.empty(in_size, units), (in_size + units) / 2))
         self.norm = Norm(units)
 
-    def forward(self, x: Features | Tensor, products: Mapping[Tensor, Tensor] = NOTHING) -> Tensor:
-        """`products`: known ones by kernel; this layer's may be missing."""
-        return self.activate(project(x, self.kernel, value=products.get(self.kernel), narrow=True))
+    def forward(self, x: Features | Tensor, product: Tensor | None = None) -> Tensor:
+        """`product`: that of x with the kernel, if it is known."""
+        return self.activate(project(x, self.kernel, value=product, narrow=True))
 
     def activate(self, pre: Tensor) -> Tensor:
         """The part after the matrix product: (..., units) -> (..., units)."""
@@ -76,9 +72,9 @@ class MLP(nn.Module):
         self.out = Affine(units, out_size, init)
 
     def forward(self, x: Features | Tensor) -> Tensor:
-        products = known(x)
+        products = x.known if isinstance(x, Features) else {}
         for layer in self.hidden:
-            x = layer(x, products)
+            x = layer(x, products.get(layer.kernel))
         return self.out(x)
 
     def weights(self) -> list[Tensor]:

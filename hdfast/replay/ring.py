@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hdfast.errors import RunError
 
-IS_FIRST, IS_LAST, IS_TERMINAL = 1, 2, 4  # bits of a stored flag
+FLAG_BITS = {"is_first": 1, "is_last": 2, "is_terminal": 4}
 ACTION, REWARD, FLAGS, META = range(4)  # words of a record's metadata and their number; the reward by its bits
 DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
 
@@ -125,7 +125,7 @@ class Ring:
         rows = index % self.capacity * self.num_envs + choice // per_env
         meta = self.meta.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
         action, reward, flags = meta.unbind(-1)
-        is_first, is_last, is_terminal = ((flags & bit) != 0 for bit in (IS_FIRST, IS_LAST, IS_TERMINAL))
+        is_first, is_last, is_terminal = ((flags & bit) != 0 for bit in FLAG_BITS.values())
         is_first[0].fill_(True)
         return Batch(self.frames, rows, action.long(), reward.contiguous().view(torch.float32), is_first,
                      is_last, is_terminal)

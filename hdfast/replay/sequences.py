@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from hdfast.errors import RunError
-from hdfast.replay.ring import DTYPES, IS_FIRST, IS_LAST, IS_TERMINAL, Batch, Ring, Staging
+from hdfast.replay.ring import DTYPES, FLAG_BITS, Batch, Ring, Staging
 from hdfast.replay.store import CHUNK_BYTES, ChunkStore, Index
 
 if TYPE_CHECKING:
@@ -70,24 +70,23 @@ class Replay:
         Stores action -1 where is_last. Raises ValueError for a wrong shape, dtype or action, RunError if the
         disk fails; the replay is then as before.
         """
-        obs, action, reward = np.ascontiguousarray(step.obs), np.asarray(action), np.asarray(step.reward, np.float32)
+        obs, action = np.ascontiguousarray(step.obs), np.asarray(action)
         if obs.shape != (self.num_envs, *self._shape) or obs.dtype != self._dtype:
             raise ValueError(f"replay: obs must be {(self.num_envs, *self._shape)} {self._dtype}, "
                              f"got {obs.shape} {obs.dtype}; build it from the environment's obs_space")
-        is_first, is_last = np.asarray(step.is_first, bool), np.asarray(step.is_last, bool)
-        is_terminal = np.asarray(step.is_terminal, bool)
-        vectors = dict(action=action, reward=reward, is_first=is_first, is_last=is_last,
-                       is_terminal=is_terminal)
+        reward = np.asarray(step.reward, np.float32)
+        marks = {name: np.asarray(getattr(step, name), bool) for name in FLAG_BITS}
+        vectors = {"action": action, "reward": reward, **marks}
         for name, array in vectors.items():
             if array.shape != (self.num_envs,):
                 raise ValueError(f"replay: {name} must be ({self.num_envs},), got {array.shape}; "
                                  "give one value per environment")
-        chosen = np.where(is_last, 0, action)
+        chosen = np.where(marks["is_last"], 0, action)
         if action.dtype.kind not in "iu" or chosen.min() < 0 or chosen.max() >= 2**31:
             raise ValueError("replay: action must be integer indices, 0 or more where is_last is False, "
                              f"got {action.dtype} {action}; give the index, not the one-hot")
-        action = np.where(is_last, -1, chosen).astype(np.int32)
-        flags = (is_first * IS_FIRST + is_last * IS_LAST + is_terminal * IS_TERMINAL).astype(np.uint8)
+        action = np.where(marks["is_last"], -1, chosen).astype(np.int32)
+        flags = sum(marks[name] * bit for name, bit in FLAG_BITS.items()).astype(np.uint8)
         if self._store:
             self._store.append(obs, action, reward, flags)
         self.ring.write(self._steps, obs, action, reward, flags)

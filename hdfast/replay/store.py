@@ -67,7 +67,7 @@ class ChunkStore:
 
     def __init__(self, directory: Path, num_envs: int, obs_shape: tuple[int, ...], obs_dtype: str, *,
                  chunk_bytes: int = CHUNK_BYTES):
-        self.directory = Path(directory)
+        self.directory = directory
         obs_type = np.dtype(obs_dtype).newbyteorder("<")
         self.record = np.dtype([
             ("index", "<i8"), ("action", "<i4", (num_envs,)), ("reward", "<f4", (num_envs,)),
@@ -117,8 +117,7 @@ class ChunkStore:
                 self._flushed = self._next
             if len(self._recent) == self._recent.maxlen:
                 self._delete(path for first, path in self._files() if first < self._recent[0])
-        chunks = [dict(name=chunk.name, first=chunk.first, records=chunk.records, crc=chunk.crc)
-                  for chunk in self._chunks if chunk.records]
+        chunks = [{"name": chunk.name, **vars(chunk)} for chunk in self._chunks if chunk.records]
         return {"format": FORMAT, "steps": self._next, "oldest": oldest, "chunks": chunks}
 
     def parse(self, manifest: Any) -> Index:

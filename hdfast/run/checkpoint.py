@@ -57,7 +57,6 @@ def save(directory: Path, step: int, tensors: dict[str, torch.Tensor], manifest:
     shape and layout; `manifest` holds anything JSON. Raises RunError if the disk fails; those before are then
     still there.
     """
-    directory = Path(directory)
     if not 0 <= step < STEP_LIMIT or (tag is not None and not TAG.fullmatch(tag)):
         raise ValueError(f"checkpoint: needs 0 <= step < {STEP_LIMIT} and a tag of letters a-z or None, "
                          f"got {step} and {tag!r}")
@@ -85,7 +84,7 @@ def save(directory: Path, step: int, tensors: dict[str, torch.Tensor], manifest:
 def clear_leftovers(directory: Path) -> None:
     """Delete what a process left that was killed while it wrote or deleted a checkpoint; nobody else may be writing."""
     with disk_errors("clear leftovers in", directory):
-        for leftover in Path(directory).glob(TEMPORARY + "*"):
+        for leftover in directory.glob(TEMPORARY + "*"):
             remove(leftover)
 
 
@@ -95,7 +94,7 @@ def latest(directory: Path, *, tag: str | None = None) -> Checkpoint | None:
     Damaged newer ones are named in `discarded`. Raises RunError if there are some but none is valid, if one
     has another format version, or if reading is not permitted.
     """
-    directory, found = Path(directory), None
+    found = None
     with disk_errors("read the checkpoints in", directory):
         while found != (found := existing(directory, tag)):  # again where a process that trains has replaced them all
             discarded = []

@@ -30,7 +30,7 @@ class RunDir:
     """
 
     def __init__(self, path: Path, config: Config, device: torch.device):
-        self.path, self.warnings = Path(path), []
+        self.path, self.warnings = path, []
         try:
             make_directory(self.path)
             self._lock = Lock(self.path)
@@ -56,16 +56,8 @@ class RunDir:
             self._lock.close()
             raise
 
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "ckpt"
-
-    @property
-    def seconds_before(self) -> float:
-        """Wall time of the earlier starts of this run."""
-        return self._before("seconds")
-
-    def _before(self, clock: str) -> float:
+    def before(self, clock: str) -> float:
+        """What the earlier starts of this run took: `seconds` of wall time, or `cpu_seconds`."""
         return self._forgotten[clock] + sum(start.get(clock) or 0.0 for start in self._starts[:-1])
 
     def _clear_up(self) -> None:
@@ -83,7 +75,7 @@ class RunDir:
                 meta.replace(meta.with_name("meta.json.damaged"))
                 self.warnings.append(f"{meta} is damaged and is recreated: earlier starts and their wall time are not "
                                      f"known. The file as it was is meta.json.damaged.{said and f' Its {said}.'}")
-            elif not meta.exists() and checkpoint.existing(self.checkpoints, None):
+            elif not meta.exists() and checkpoint.existing(self.path / "ckpt", None):
                 self.warnings.append(f"{meta} is missing and is recreated: earlier starts and their wall time are not "
                                      "known.")
 
@@ -95,7 +87,7 @@ class RunDir:
             self._starts[-1]["step"] = step
         meta = {"method": self._method, "status": status,
                 "finished": self._starts[-1].get("step") if finished else None,
-                **{clock: round(self._before(clock) + seconds, 1) for clock, seconds in spent.items()},
+                **{clock: round(self.before(clock) + seconds, 1) for clock, seconds in spent.items()},
                 **{f"forgotten_{clock}": seconds for clock, seconds in self._forgotten.items()}, "starts": self._starts}
         meta["checksum"] = checkpoint.text_digest(meta)
         replace(self.path / "meta.json", json.dumps(meta, indent=2).encode() + b"\n")
@@ -115,12 +107,12 @@ def check_settings(path: Path, config: Config) -> bool:
 
     Settings that say where, how long and how often (RESUME_MAY_CHANGE) may differ.
     """
-    saved = _config(Path(path))
+    saved = _config(path)
     if saved is None:
-        if any(Path(path).glob("ckpt/*")):
+        if any(path.glob("ckpt/*")):
             raise RunError(f"{path} holds checkpoints but no config.json, so their settings are unknown; bring the "
                            "file back from a copy, or choose another --logdir")
-        _check_place(Path(path))
+        _check_place(path)
         return False
     if found := differences(saved, config, ignore=RESUME_MAY_CHANGE):
         listed = ", ".join(f"{name} (there {old}, now {new})" for name, (old, new) in found.items())
@@ -132,7 +124,7 @@ def check_settings(path: Path, config: Config) -> bool:
 def load_config(logdir: Path) -> Config:
     """The configuration of a run; ConfigError where `logdir` is no run directory, RunError where its file is damaged.
     """
-    config = _config(Path(logdir))
+    config = _config(logdir)
     if config is None:
         raise ConfigError(f"{logdir} is no run directory: it holds no config.json; give the --logdir of a `hdfast "
                           "train` command")
@@ -192,7 +184,7 @@ def read_meta(path: Path) -> dict[str, Any]:
 def _examined(path: Path) -> tuple[dict[str, Any], str]:
     """meta.json of a run, or nothing and which field is of another kind, or '' where all of it is unreadable."""
     try:
-        data = json.loads(read_bounded(Path(path) / "meta.json"))
+        data = json.loads(read_bounded(path / "meta.json"))
         intact = data.pop("checksum", None) in (None, checkpoint.text_digest(data))
     except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return {}, ""

@@ -73,7 +73,7 @@ class JsonLines:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a file in order; a missing file gives none, and lines that are not whole JSON objects are left out."""
     with disk_errors("read", path):
-        return [row for row in map(_parse, content(path).splitlines()) if row is not None]
+        return _objects(content(path).splitlines())
 
 
 def content(path: Path) -> bytes:
@@ -84,10 +84,9 @@ def content(path: Path) -> bytes:
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty where there is none that can be read."""
     try:
-        found = json.loads(read_bounded(path))
-    except (OSError, ValueError, RecursionError):
+        return _parse(read_bounded(path)) or {}
+    except OSError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def tail(path: Path, window: int = 1 << 16) -> list[bytes]:
@@ -103,7 +102,7 @@ def tail(path: Path, window: int = 1 << 16) -> list[bytes]:
 
 def last_rows(path: Path, window: int = 1 << 16) -> list[dict[str, Any]]:
     """Rows in the last `window` bytes of a file, in order; none where it cannot be read."""
-    return [row for row in map(_parse, tail(path, window)) if row is not None]
+    return _objects(tail(path, window))
 
 
 def rewind(path: Path, mark: dict[str, int] | None, last_step: int) -> tuple[int, str]:
@@ -149,6 +148,10 @@ def replace(path: Path, data: bytes) -> None:
         except OSError:
             beside.unlink(missing_ok=True)
             raise
+
+
+def _objects(lines: list[bytes]) -> list[dict[str, Any]]:
+    return [row for row in map(_parse, lines) if row is not None]
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ TensorBoard is imported here alone.
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from hdfast.run.durable import disk_errors, sync_directory
 from hdfast.run.jsonl import RECORDS, JsonLines, is_number, read_rows, replace, rewind
-from hdfast.run.pictures import gif_bytes, png_bytes, save_animation, strip_image
+from hdfast.run.pictures import gif_bytes, png_bytes, strip_image
 from hdfast.run.progress import ProgressLine
 
 CHARTS = {  # TensorBoard's page "Custom scalars": {section: {chart: the scalars in it, as patterns}}
@@ -31,20 +31,20 @@ BOARD_BYTES = 512 << 20  # of all event files of a run; beyond it they get numbe
 PAUSES = ("eval", "save")  # timers whose time does not count against fps/*
 
 
-class Logger:
+class Logger(AbstractContextManager):
     """Writes metrics.jsonl, scores.jsonl, eval.jsonl, console.log, events.out.tfevents* and videos/ of a run directory.
 
     `resume_step` is the agent step of the checkpoint that the run goes on from, `marks` what `mark` returned for it:
     rows written after it are dropped, so nothing counts twice, and a file that is not what it was then is named. With
-    None the run starts over, and records that are there are set aside as *.jsonl.old. `console`: None shows a live line
-    on a terminal and plain lines elsewhere, True plain lines everywhere, False nothing; console.log is written always.
+    None the run starts over, and records that are there are set aside as *.jsonl.old. On a terminal it shows a live
+    line, elsewhere plain lines; console.log is written always.
     Every method that writes raises RunError, with the remedy, where the disk refuses. Usable as a context manager; not
-    thread-safe.
+    thread-safe. `progress` and `message` are those of the progress line.
     """
 
     def __init__(self, logdir: Path, *, action_repeat: int, resume_step: int | None = None,
-                 marks: Mapping[str, Any] | None = None, console: bool | None = None, task: str = ""):
-        self.logdir = Path(logdir)
+                 marks: Mapping[str, Any] | None = None, task: str = ""):
+        self.logdir = logdir
         self.action_repeat = action_repeat
         with disk_errors("create", self.logdir):
             self.logdir.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,8 @@ class Logger:
         before = [seconds for row in read_rows(self.logdir / RECORDS[0]) if is_number(seconds := row.get("seconds"))]
         self._began = time.monotonic() - max(before, default=0.0)
         self._metrics, self._scores, self._evals = (JsonLines(self.logdir / name) for name in RECORDS)
-        self._line = ProgressLine(self.logdir / "console.log", console=console, task=task, action_repeat=action_repeat)
+        self._line = ProgressLine(self.logdir / "console.log", task=task, action_repeat=action_repeat)
+        self.progress, self.message = self._line.show, self._line.message
         self._timers: dict[str, float] = {}
         self._mark = None if resume_step else (time.monotonic(), 0, 0)  # when, agent step, update of the last row
         self._board: TensorBoardFile | None = None
@@ -63,9 +64,6 @@ class Logger:
                          "the same numbers")
         for note in notes:
             self.message(note)
-
-    def __enter__(self) -> "Logger":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -100,34 +98,15 @@ class Logger:
     def video(self, name: str, frames: np.ndarray, agent_step: int, *, fps: float = 15) -> Path:
         """Save frames (T, h, w, c) uint8 as videos/<name>-<frames>.gif and show them in TensorBoard; returns the path.
         """
-        path = self._video_path(name, agent_step, "gif")
-        save_animation(path, frames, fps=fps)
-        self._delete_older(path)
-        self._picture(name, gif_bytes(frames, fps=fps, scale=1), frames.shape[1:], agent_step)
-        return path
+        shown = gif_bytes(frames, fps=fps, scale=1)
+        return self._picture(name, "gif", gif_bytes(frames, fps=fps), name, shown, frames.shape[1:], agent_step)
 
     def openloop(self, grid: np.ndarray, agent_step: int, *, context: int) -> Path:
         """Save open-loop predictions (T, 3*h, n*w, c) uint8 as report-openloop GIF and PNG strip; returns the PNG."""
-        self.video("report/openloop/image", grid, agent_step, fps=10)
-        path, strip = self._video_path("report/openloop/image", agent_step, "png"), strip_image(grid, context=context)
+        name, strip = "report/openloop/image", strip_image(grid, context=context)
+        self.video(name, grid, agent_step, fps=10)
         data = png_bytes(strip)
-        replace(path, data)
-        self._delete_older(path)
-        self._picture("report/openloop/strip", data, strip.shape, agent_step)
-        return path
-
-    def progress(self, *, agent_step: int, total_steps: int, update: int, scalars: Mapping[str, float] | None = None,
-                 score: float | None = None, best: float | None = None) -> None:
-        """Show how far the run is: cheap enough for every step.
-
-        Redraws the live line at most ten times a second. A call with `scalars` (the last log row) is a log interval:
-        it also writes one plain line to console.log and, where there is no live line, to standard output.
-        """
-        self._line.show(agent_step, total_steps, update, scalars, score, best)
-
-    def message(self, text: str) -> None:
-        """Print a note above the progress line and into console.log."""
-        self._line.message(text)
+        return self._picture(name, "png", data, "report/openloop/strip", data, strip.shape, agent_step)
 
     @contextmanager
     def timer(self, name: str) -> Iterator[None]:
@@ -180,20 +159,20 @@ class Logger:
         return {"fps/policy": frames / busy, "fps/train": (update - mark[2]) / busy,
                 **{f"timer/{name}": seconds / wall for name, seconds in timers.items()}}
 
-    def _delete_older(self, path: Path) -> None:
-        """Keep the newest MOST_PICTURES of the kind of `path`; what has no step in its name is not ours."""
-        kind = re.compile(rf"{re.escape(path.stem.rpartition('-')[0])}-([0-9]{{9,}}){re.escape(path.suffix)}")
-        with disk_errors("delete old pictures in", path.parent):
-            there = [(int(found[1]), one) for one in path.parent.iterdir() if (found := kind.fullmatch(one.name))]
+    def _picture(self, name: str, ending: str, data: bytes, tag: str, shown: bytes, shape: Sequence[int],
+                 agent_step: int) -> Path:
+        """Put `data` into videos/, of whose kind the newest MOST_PICTURES stay, and `shown` into TensorBoard under
+        `tag`; what has no step in its name is not ours. Returns the path."""
+        step, folder, name = agent_step * self.action_repeat, self.logdir / "videos", name.replace("/", "-")
+        path, kind = folder / f"{name}-{step:09d}.{ending}", re.compile(rf"{name}-([0-9]{{9,}})\.{ending}")
+        replace(path, data)
+        with disk_errors("delete old pictures in", folder):
+            there = [(int(found[1]), one) for one in folder.iterdir() if (found := kind.fullmatch(one.name))]
             for _, old in sorted(there)[:-MOST_PICTURES]:
                 old.unlink()
-
-    def _picture(self, name: str, data: bytes, shape: Sequence[int], agent_step: int) -> None:
-        if self._board and self._board.size() + len(data) <= BOARD_BYTES:
-            self._board.picture(name, data, shape, agent_step * self.action_repeat)
-
-    def _video_path(self, name: str, agent_step: int, ending: str) -> Path:
-        return self.logdir / "videos" / f"{name.replace('/', '-')}-{agent_step * self.action_repeat:09d}.{ending}"
+        if self._board and self._board.size() + len(shown) <= BOARD_BYTES:
+            self._board.picture(tag, shown, shape, step)
+        return path
 
 
 def _prepare(logdir: Path, last_step: int | None, marks: Mapping[str, Any] | None) -> list[str]:

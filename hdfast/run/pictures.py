@@ -14,7 +14,7 @@ import numpy as np
 from hdfast.errors import RunError
 from hdfast.run.durable import disk_errors
 from hdfast.run.jsonl import is_number, read_object, read_rows, replace
-from hdfast.run.progress import short
+from hdfast.run.progress import points, short
 from hdfast.scores import curve_frames, reference
 
 GREEN, RED = (0, 200, 80), (230, 60, 50)  # border of context frames, border of predicted frames
@@ -23,16 +23,15 @@ ROWS = ("truth", "model", "error")
 RANDOM_PLAY = "random.json"
 
 
-def save_animation(path: Path, frames: np.ndarray, *, fps: float = 15, scale: int | None = None) -> Path:
-    """Write frames (T, h, w, c) uint8 as .gif or .mp4, enlarged `scale` times; by default to 256 pixels or more.
+def save_animation(path: Path, frames: np.ndarray, *, fps: float = 15) -> Path:
+    """Write frames (T, h, w, c) uint8 as .gif or .mp4, enlarged to 256 pixels or more.
 
     Raises ValueError for other shapes or endings, RunError where the file or the MP4 encoder is missing.
     """
-    path = Path(path)
     if path.suffix == ".gif":
-        replace(path, gif_bytes(frames, fps=fps, scale=scale))
+        replace(path, gif_bytes(frames, fps=fps))
     elif path.suffix == ".mp4":
-        _save_mp4(path, _check_frames(frames), fps, scale)
+        _save_mp4(path, _check_frames(frames), fps)
     else:
         raise ValueError(f"an animation ends in .gif or .mp4, got '{path.name}'; rename it")
     return path
@@ -153,28 +152,21 @@ def _palette(frames: np.ndarray) -> tuple[np.ndarray, bytes]:
     """Palette indices (T, h, w) uint8 and the RGB palette for all frames: exact up to 256 colors, an octree beyond."""
     from PIL import Image
 
-    if frames.shape[-1] == 1:
-        return frames[..., 0], bytes(np.arange(256, dtype=np.uint8).repeat(3))
-    packed = frames.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
-    seen = np.zeros(1 << 24, bool)
-    seen[packed] = True
-    colors = np.flatnonzero(seen)
-    if len(colors) > 256:
-        image = Image.fromarray(frames.reshape(-1, *frames.shape[2:]))
-        image = image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-        return np.asarray(image).reshape(frames.shape[:3]), bytes(image.getpalette())
-    rgb = np.stack([colors >> 16, colors >> 8 & 255, colors & 255], -1).astype(np.uint8)
-    return np.searchsorted(colors, packed).astype(np.uint8), rgb.tobytes()
+    rgb = np.broadcast_to(frames, (*frames.shape[:3], 3))
+    image = Image.fromarray(rgb.reshape(-1, *rgb.shape[2:]))
+    method = Image.Quantize.MEDIANCUT if image.getcolors(256) else Image.Quantize.FASTOCTREE
+    image = image.quantize(256, method, dither=Image.Dither.NONE)
+    return np.asarray(image).reshape(frames.shape[:3]), bytes(image.getpalette())
 
 
-def _save_mp4(path: Path, frames: np.ndarray, fps: float, scale: int | None) -> None:
+def _save_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
     try:
         import imageio_ffmpeg  # noqa: F401 (the encoder imageio looks for)
         from imageio.v2 import get_writer
     except ImportError as error:
         raise RunError(f"cannot write {path}: MP4 needs the ffmpeg encoder; `pip install imageio-ffmpeg`, or choose a "
                        "name that ends in .gif") from error
-    scale = scale or _viewable(frames)
+    scale = _viewable(frames)
     beside = path.with_name(f".part.{path.name}")
     with disk_errors("write", path):
         try:
@@ -196,10 +188,10 @@ BLUE, SKY, VERMILION, PURPLE, GRAY = "#0072B2", "#56B4E9", "#D55E00", "#AA4499",
 PUBLISHED = {"harmonydream": ("HarmonyDream", VERMILION, "-"), "dreamerv3": ("DreamerV3", PURPLE, "-")}
 
 
-def learning_curve(path: Path, logdir: Path, *, task: str | None = None) -> Path:
+def learning_curve(path: Path, logdir: Path, *, task: str) -> Path:
     """Draw scores over environment frames from a run's scores.jsonl and eval.jsonl, as PNG.
 
-    `task` defaults to the one in the run's config.json. Where the task has reference scores, random and human play are
+    Where the task has reference scores, random and human play are
     horizontal lines and the published mean curves run along, cut to the frames of this run. Raises ImportError where
     matplotlib is missing.
     """
@@ -209,8 +201,6 @@ def learning_curve(path: Path, logdir: Path, *, task: str | None = None) -> Path
     except Exception as error:  # a broken installation, or an MPLBACKEND of a notebook, raises its own kinds
         raise ImportError(f"matplotlib cannot be imported ({error})") from error
 
-    path, logdir = Path(path), Path(logdir)
-    task = task or str(read_object(logdir / "config.json").get("task", logdir.name))
     episodes = numeric(read_rows(logdir / "scores.jsonl"), "step", "episode/score")
     evals = numeric(read_rows(logdir / "eval.jsonl"), "step", "eval/score", "eval/score_std")
     figure = Figure(figsize=(9, 5.6), dpi=130, layout="constrained")
@@ -264,8 +254,8 @@ def random_scores(logdir: Path) -> list[float]:
 def numeric(rows: Sequence[dict[str, Any]], *keys: str) -> np.ndarray:
     """(n, keys) floats of the rows that have finite numbers at all keys, by the first of them."""
     found = [values for row in rows if all(map(is_number, values := [row.get(key) for key in keys]))]
-    points = np.array(found, float).reshape(len(found), len(keys))
-    return points[np.argsort(points[:, 0], kind="stable")]
+    table = np.array(found, float).reshape(len(found), len(keys))
+    return table[np.argsort(table[:, 0], kind="stable")]
 
 
 def _draw_run(axes: Any, episodes: np.ndarray, evals: np.ndarray) -> np.ndarray:
@@ -326,6 +316,4 @@ def _limits(scores: np.ndarray) -> tuple[float, float]:
 
 
 def _score(score: float) -> str:
-    if abs(score) < 10:
-        return f"{score:.3g}"
-    return f"{score:,.0f}" if abs(score) >= 1000 else f"{score:.1f}"
+    return f"{score:.3g}" if abs(score) < 10 else points(score)

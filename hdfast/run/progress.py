@@ -5,6 +5,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,8 +19,8 @@ Segment = tuple[str, str]  # text, rich style
 class ProgressLine:
     """The line a person watches: live on a terminal, one plain line per log interval elsewhere, mirrored to a file."""
 
-    def __init__(self, mirror: Path, *, console: bool | None, task: str, action_repeat: int):
-        self._task, self._repeat, self._print = task.removeprefix("atari_"), action_repeat, console is not False
+    def __init__(self, mirror: Path, *, task: str, action_repeat: int):
+        self._task, self._repeat, self._print = task.removeprefix("atari_"), action_repeat, True
         self._mirror_path = mirror
         with disk_errors("open", mirror):
             # With a buffer, closing would fail again on a full disk.
@@ -28,11 +29,15 @@ class ProgressLine:
         self._drawn, self._plain = -math.inf, ""
         self._scalars: Mapping[str, float] = {}
         self._score: tuple[float | None, float | None] = (None, None)
-        self._live = _live() if console is None else None
+        self._live = _live()
 
-    def show(self, agent_step: int, total_steps: int, update: int, scalars: Mapping[str, float] | None,
-             score: float | None, best: float | None) -> None:
-        """Take in the state of the run, and draw or write it where it is time; steps are agent steps."""
+    def show(self, agent_step: int, total_steps: int, update: int, scalars: Mapping[str, float] | None = None,
+             score: float | None = None, best: float | None = None) -> None:
+        """Show how far the run is, cheap enough for every step; steps are agent steps.
+
+        Redraws the live line at most ten times a second. A call with `scalars` (the last log row) is a log interval:
+        it also writes one plain line to console.log and, where there is no live line, to standard output.
+        """
         now = time.monotonic()
         self._eta.add(now, agent_step, update)
         if scalars is None and (self._live is None or now - self._drawn < REFRESH):
@@ -178,7 +183,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}h{minutes % 60:02d}m" if hours < 24 else f"{hours // 24}d{hours % 24:02d}h"
 
 
-class LiveTable:
+class LiveTable(AbstractContextManager):
     """A table on a terminal, redrawn in place; usable as a context manager, which leaves its last state standing."""
 
     STATES = MappingProxyType({"failed": "red", "died": "red", "retried": "yellow", "running": "green",
@@ -208,9 +213,6 @@ class LiveTable:
     def message(self, text: str) -> None:
         """Print a note above the table."""
         self._live.console.print(text, highlight=False, markup=False)
-
-    def __enter__(self) -> "LiveTable":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
