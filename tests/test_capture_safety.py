@@ -58,7 +58,7 @@ def batch(config: Config, space: ObsSpace, lead: tuple[int, int] | None = None) 
 
 def update(agent: Agent) -> None:
     """What the graph of an update runs."""
-    agent.update_step.function(*batch(agent.config, agent.obs_space))
+    agent.update_step(*batch(agent.config, agent.obs_space))
 
 
 def drawing(agent: Agent, monkeypatch) -> Ring:
@@ -75,9 +75,8 @@ def act(agent: Agent, count: int = 3) -> None:
     state = agent.init_policy(count)
     space = agent.obs_space
     obs = torch.empty(count, *space.shape, dtype=getattr(torch, space.dtype), device=META)
-    agent.acting_step.function(obs, torch.empty(count, dtype=torch.bool, device=META), state.latent.deter,
-                               state.latent.stoch, state.latent.index, state.action,
-                               torch.empty(count, agent.config.model.stoch + 1, device=META))
+    agent.acting_step(obs, torch.empty(count, dtype=torch.bool, device=META), *vars(state.latent).values(),
+                      state.action, torch.empty(count, agent.config.model.stoch + 1, device=META))
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -113,23 +112,23 @@ def test_no_autograd_graph_outlives_an_update(backend, space):
 def test_other_batch_shapes_can_be_captured(backend, monkeypatch, batch_shape):
     agent = meta_agent(monkeypatch)
     shaped = batch(agent.config, agent.obs_space, batch_shape)
-    agent.update_step.function(*shaped)
+    agent.update_step(*shaped)
     with watched(META):
-        agent.update_step.function(*shaped)
+        agent.update_step(*shaped)
 
 
 def test_a_draw_inside_the_update_can_be_captured(backend, monkeypatch):
     agent = meta_agent(monkeypatch)
     ring = drawing(agent, monkeypatch)
-    agent.update_step.function()
+    agent.update_step()
     with watched(META) as drawn:
-        agent.update_step.function()
+        agent.update_step()
     with watched(META) as given:
-        agent.update_step.function(*batch(agent.config, agent.obs_space))
+        agent.update_step(*batch(agent.config, agent.obs_space))
     assert 10 < drawn.ops - given.ops < 30
     monkeypatch.setattr(ring, "floor", torch.zeros((), dtype=torch.int64))  # a counter that the host keeps
     with pytest.raises((RunError, RuntimeError)), watched(META):
-        agent.update_step.function()
+        agent.update_step()
 
 
 # Planted faults: what the check above is for
@@ -251,7 +250,7 @@ def test_the_official_sizes_can_be_captured(backend, monkeypatch, precision, nod
     drawing(agent, monkeypatch)
     for watching in (contextlib.nullcontext(), watched(META)):
         with watching as watch:
-            agent.update_step.function()
+            agent.update_step()
     # Below the gate of 1,500 graph nodes by what cannot be counted here: products and convolutions of several launches.
     # An Adam step is known to be three. If torch does not add a bfloat16 product to float32, 193 are two.
     more = 193 if precision == "bf16" and not products.accumulates(META) else 0

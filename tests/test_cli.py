@@ -17,8 +17,7 @@ from hdfast.config import RESUME_MAY_CHANGE, Config, settings
 from hdfast.errors import ConfigError, RunError
 from hdfast.flags import parse
 from hdfast.presets import FIXED, PRESETS
-
-ROOT = Path(__file__).resolve().parents[1]
+from programs import ROOT, python
 
 
 def resolved(line: str) -> Config:
@@ -44,11 +43,6 @@ def trained(monkeypatch) -> list:
     replace_module(monkeypatch, "trainer", train=lambda config: calls.append((config, False)))
     replace_module(monkeypatch, "commands.dry_run", dry_run=lambda config: calls.append((config, True)))
     return calls
-
-
-def run_program(*args: str) -> subprocess.CompletedProcess:
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, *args], env=env, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize(("line", "expected"), [
@@ -290,17 +284,17 @@ def test_eval_plays_and_prints(monkeypatch, tmp_path, capsys):
     video = tmp_path / "pong.gif"
     flags = f"--episodes 2 --seed=9 --envs 2 --video {video} --device cpu --backend reference --deterministic True"
     assert cli.main(["eval", str(tmp_path), *flags.split()]) == 0
-    assert asked == dict(logdir=tmp_path, episodes=2, seed=9, num_envs=2, video=video, device="cpu", tag=None,
+    assert asked == dict(logdir=tmp_path, episodes=2, seed=9, envs=2, video=video, device="cpu", checkpoint="latest",
                          backend="reference", deterministic=True, random=False)
     out = " ".join(capsys.readouterr().out.split())
     for part in ("score mean -20.50", "score std 0.50", "score min, max -21, -20", "length mean 850.0 steps",
                  "human normalized 0.006", "episodes 2", "task atari_pong", str(video)):
         assert part in out
     assert cli.main(["eval", str(tmp_path)]) == 0
-    assert asked == dict(logdir=tmp_path, episodes=100, seed=1, num_envs=None, video=None, device="auto", tag=None,
+    assert asked == dict(logdir=tmp_path, episodes=100, seed=1, envs=0, video=None, device="auto", checkpoint="latest",
                          backend="auto", deterministic=False, random=False)
     assert cli.main(["eval", str(tmp_path), "--video", "--checkpoint", "best"]) == 0
-    assert (asked["video"], asked["tag"]) == (tmp_path / "eval.gif", "best")
+    assert (asked["video"], asked["checkpoint"]) == (tmp_path / "eval.gif", "best")
     assert cli.main(["eval", str(tmp_path), "--random"]) == 0
     assert asked["random"] and "random actions" in capsys.readouterr().out
     for bad in ("pong.png", "pong.GIF", "no/such/folder/pong.gif"):
@@ -326,10 +320,9 @@ def test_program_starts_light_and_its_errors_are_quiet():
                "('configs', 'configs atari100k', 'train --help', '--help', 'train --task nope', 'eval')]\n"
                "heavy = {'torch', 'numpy', 'gymnasium', 'envpool', 'rich', 'matplotlib', 'importlib.metadata'}\n"
                "print(codes, *(heavy & set(sys.modules)), file=sys.stderr)")
-    done = run_program("-c", program)
-    assert done.returncode == 0 and done.stderr.splitlines()[-1] == "[0, 0, 0, 0, 2, 2]", done.stderr
-    done = run_program("-m", "hdfast", "train", "--run.steps", "-5")
-    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert python("-c", program).stderr.splitlines()[-1] == "[0, 0, 0, 0, 2, 2]"
+    done = python("-m", "hdfast", "train", "--run.steps", "-5", code=2)
+    assert done.stdout == "" and done.stderr.count("\n") == 1
 
 
 def test_a_reader_that_goes_away_is_no_error():

@@ -1,13 +1,11 @@
 """Data parallel training under torchrun: the same learner as one process, one writer, and a run that resumes."""
 
 import dataclasses
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +13,11 @@ import pytest
 from hdfast import distributed, trainer
 from hdfast.errors import ConfigError
 from hdfast.run import checkpoint
+from hdfast.run.directory import read_meta
 from hdfast.run.jsonl import read_rows
+from programs import ROOT, python
 from scripted_run import small_config
 
-ROOT = Path(__file__).resolve().parents[1]
 CASE = ROOT / "tests" / "support" / "data_parallel_case.py"
 ENV = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
@@ -32,7 +31,7 @@ def torchrun(*words) -> subprocess.Popen:
 def test_two_ranks_learn_what_one_process_learns(tmp_path):
     """After five updates on the same batches, parameters, moments, return range and metrics agree within 1e-5."""
     out = str(tmp_path / "RANK.npz")
-    subprocess.run([sys.executable, str(CASE), out], env=ENV, check=True, timeout=300)
+    python(str(CASE), out, OMP_NUM_THREADS="1")
     process = torchrun(str(CASE), out)
     assert process.wait(300) == 0, process.communicate()[1]
     alone, first, second = (np.load(tmp_path / f"{rank}.npz") for rank in ("alone", "0", "1"))
@@ -61,7 +60,7 @@ def test_a_run_of_two_ranks_is_one_run(tmp_path):
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=120)
     assert "ranks: 2" in out and out.count("hdfast: dummy") == 1
-    meta = json.loads((logdir / "meta.json").read_text())
+    meta = read_meta(logdir)
     assert meta["status"] == "stopped by SIGTERM" and len(meta["starts"]) == 1
     step = checkpoint.latest(logdir / "ckpt").step
     assert 40 < step == meta["starts"][0]["step"] < 10**6

@@ -14,15 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import golden_digest
 import tape
-from agent_case import IMAGE, VECTOR, make_agent, make_batch, make_step
+from agent_case import IMAGE, VECTOR, captured, copied, make_agent, make_batch, make_step, unequal
 from emulated import SCHEDULES, scheduled
 from golden_case import Runner, load_case
 from hdfast import cuda_graph
-from hdfast.agent import Agent
-from hdfast.cuda_graph import WARMUP, Graphs
+from hdfast.cuda_graph import WARMUP
 from hdfast.ops import library, products
 from learner_case import draw, make_data, make_learner
-from parity_case import compare, show
+from parity_case import assert_official
 from replay_stream import extended, filled
 
 pytestmark = pytest.mark.usefixtures("emulated_gpu")
@@ -47,16 +46,13 @@ def sized(name: str, *values):
 def test_official_digest(monkeypatch, name, schedule):
     """World model, imagination, actor and critic, three updates and acting, under every order of threads."""
     scheduled(monkeypatch, schedule)
-    case, official = golden_digest.load(name)
-    problems = compare(golden_digest.reduce(Runner(case).all(), official), official)
-    assert not problems, show(problems)
+    golden_digest.assert_digest(name)
 
 
 @pytest.mark.parametrize("path", [sized(path.stem, path) for path in FILES] if GOLDEN else [WITHOUT])
 def test_official_figures(path):
     case, official = load_case(path)
-    problems = compare(Runner(case).all(), official)
-    assert not problems, show(problems)
+    assert_official(Runner(case).all(), official)
 
 
 class Seen(TorchDispatchMode):
@@ -103,17 +99,6 @@ def test_torch_that_cannot_add_to_float32_gets_the_same_numbers(monkeypatch):
         assert (arena.grad - other).norm() <= 1e-3 * arena.grad.norm(), name
 
 
-def captured(agent: Agent) -> Agent:
-    """The agent with graphs; the tape plays their part."""
-    agent.build_steps(Graphs(CPU, True), Graphs(CPU, True))
-    return agent
-
-
-def assert_same(one: Agent, two: Agent) -> None:
-    first, second = one.state_dict(), two.state_dict()
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("space", [IMAGE, VECTOR], ids=["image", "vector"])
 def test_graphs_that_draw_their_batches_and_a_resumed_run(monkeypatch, space, precision):
@@ -126,7 +111,7 @@ def test_graphs_that_draw_their_batches_and_a_resumed_run(monkeypatch, space, pr
     states = [agent.init_policy(2) for agent in (eager, graphs)]
     for k in range(2 * WARMUP + 2):
         if k == WARMUP + 1:
-            saved = {name: value.clone() for name, value in graphs.state_dict().items()}
+            saved = copied(graphs)
             graphs = captured(make_agent(space, precision=precision, seed=1))
             graphs.load_state_dict(saved)
             assert graphs.draw_from(replays[1], 3, 6)
@@ -136,6 +121,6 @@ def test_graphs_that_draw_their_batches_and_a_resumed_run(monkeypatch, space, pr
             action, states[i] = agent.act(make_step(2, space, first=k == 0, seed=k), states[i])
             actions.append(action)
             extended(replay, 10 + 2 * k, 12 + 2 * k, **made)
-        assert_same(eager, graphs)
+        assert not unequal(eager.state_dict(), graphs.state_dict())
         np.testing.assert_array_equal(*actions)
     assert eager.updates == 2 * WARMUP + 2 and eager.read_metrics_sync()["train/loss/image"] > 0

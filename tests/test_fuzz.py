@@ -92,7 +92,7 @@ def test_numbers_that_fit_no_float(tmp_path):
     (run,), _ = collect([tmp_path])
     assert run.finished and run.frames == 404_000
     assert watch.read_run(path).state in ("finished", "interrupted", "failed")
-    learning_curve(tmp_path / "curve.png", path)
+    learning_curve(tmp_path / "curve.png", path, task="pong")
     before = len(read_rows(path / "metrics.jsonl"))
     assert rewind(path / "metrics.jsonl", None, 10**9)[0] and len(read_rows(path / "metrics.jsonl")) < before
 
@@ -105,7 +105,7 @@ def test_a_spoiled_meta_file_ends_nothing(tmp_path, meta):
     assert watch.read_run(path).state == "failed" or "3" in meta
     config = Config.from_json((path / "config.json").read_text())
     opened = directory.RunDir(path, config, __import__("torch").device("cpu"))
-    assert opened.seconds_before == 0
+    assert opened.before("seconds") == 0
     opened.close()
 
 

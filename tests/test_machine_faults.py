@@ -3,15 +3,12 @@
 import errno
 import os
 import shlex
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from hdfast import cli, trainer
-
-ROOT = Path(__file__).resolve().parents[1]
+from programs import command
 
 
 @pytest.mark.parametrize(("error", "says"), [
@@ -36,16 +33,13 @@ def test_faults_of_the_machine_are_one_sentence(error, says, monkeypatch, capsys
 
 @pytest.mark.parametrize(("redirection", "code"), [(">&-", 0), ("<&- >&- 2>&-", 0), (">/dev/full", 1)])
 def test_closed_and_full_streams(redirection, code):
-    command = f"{shlex.quote(sys.executable)} -m hdfast configs {redirection}"
-    done = subprocess.run(["sh", "-c", command], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
-                          text=True, timeout=60)
-    assert done.returncode == code and "Traceback" not in done.stderr and "Exception" not in done.stderr
+    done = command("sh", "-c", f"{shlex.quote(sys.executable)} -m hdfast configs {redirection}", code=code)
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
     assert done.stderr.startswith("hdfast: error: the system refused: No space left on device") == (code == 1)
 
 
 def test_no_file_takes_the_place_of_a_closed_stream():
     program = ("import sys\nfrom hdfast.cli import main\nmain(['configs'])\n"
                "print(open('/dev/null').fileno(), file=sys.stderr)")
-    done = subprocess.run(["sh", "-c", 'exec "$0" -c "$1" >&- <&-', sys.executable, program], capture_output=True,
-                          env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, timeout=60)
-    assert done.returncode == 0 and int(done.stderr) > 2, done.stderr
+    done = command("sh", "-c", 'exec "$0" -c "$1" >&- <&-', sys.executable, program)
+    assert int(done.stderr) > 2, done.stderr

@@ -1,26 +1,25 @@
 """Numbers going wrong: updates that are not finite change nothing, show in log and counters, and end the run."""
 
-import json
 import math
 from dataclasses import replace
 
 import pytest
 import torch
 
-from agent_case import make_batch
+from agent_case import copied, make_batch, unequal
 from hdfast import ops
 from hdfast.agent import Agent
 from hdfast.arena import Arena
 from hdfast.config import Config
-from hdfast.envs import make_envs
 from hdfast.errors import RunError
 from hdfast.model.world_model import WorldModel
 from hdfast.run import checkpoint
 from hdfast.run.alarms import Alarms
+from hdfast.run.directory import read_meta
 from hdfast.run.jsonl import read_rows
 from hdfast.spaces import ActSpace, ObsSpace
 from hdfast.trainer import Trainer
-from scripted_run import small_config
+from scripted_run import new_trainer, small_config
 
 VECTOR = ObsSpace((5,), "float32")
 
@@ -38,12 +37,11 @@ def poisoned(what: str, value: float):
 
 def changed(agent: Agent, batch) -> set[str]:
     """The optimizers, and 'range', in which an update changed anything; 'rest' must never be among them."""
-    before = {name: x.clone() for name, x in agent.state_dict().items()}
+    before = copied(agent)
     shadows = {name: [copy.clone() for _, copy in o.shadows] for name, o in agent.learner.optimizers.items()}
     agent.update(batch)
-    names = {name for name, x in agent.state_dict().items() if not torch.equal(x, before[name])} - {"rng/learn"}
     found = set()
-    for name in names:
+    for name in unequal(agent.state_dict(), before) - {"rng/learn"}:
         part = "range" if name in ("behavior/low", "behavior/high") else "rest"
         for prefix, owner in (("model/", "model"), ("opt/model/", "model"), ("behavior/actor", "actor"),
                               ("opt/actor/", "actor"), ("behavior/critic", "critic"), ("opt/critic/", "critic"),
@@ -110,8 +108,7 @@ def test_each_optimizer_is_guarded_by_itself(backend, monkeypatch, name):
 def make_trainer(tmp_path, **overrides) -> Trainer:
     config = small_config("dummy_vector", **{"run.steps": 400, "run.prefill": 40, "run.log_every": 20,
                                              "run.max_skipped": 12, **overrides})
-    envs = make_envs(config.task, config.env)
-    return Trainer(config, Agent(envs.obs_space, envs.act_space, config), envs, tmp_path)
+    return new_trainer(config, tmp_path)
 
 
 def plant(monkeypatch, bad) -> None:
@@ -138,7 +135,7 @@ def test_too_many_skipped_updates_end_the_run_with_a_diagnosis(tmp_path, monkeyp
     assert [row["train/opt/model_skipped"] for row in rows] == [0] * 4 + [5, 5, 5]
     assert [row["alarm/skipped"] for row in rows] == [0] * 4 + [1] * 3
     assert (tmp_path / "console.log").read_text().count("warning: alarm skipped") == 1
-    assert json.loads((tmp_path / "meta.json").read_text())["status"].startswith("failed: RunError")
+    assert read_meta(tmp_path)["status"].startswith("failed: RunError")
     found = checkpoint.latest(tmp_path / "ckpt")
     assert found.step == 180 and int(found.tensors["opt/model/step"]) == 20
     assert all(x.isfinite().all() for x in found.tensors.values() if x.is_floating_point())

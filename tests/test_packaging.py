@@ -8,14 +8,13 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
 import hdfast
+from programs import ROOT, python
 
-ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DEPENDENCIES = {r.name: r for r in map(Requirement, PROJECT["dependencies"])}
 # Import names that differ from the name of their distribution.
@@ -58,9 +57,7 @@ BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
 def build_requirements(code: str = "", **environment) -> list[str]:
     """The requirements of cmake/backend.py, from a separate process."""
     program = f"import sys; sys.path.insert(0, 'cmake'); {code}\nimport backend; print(*backend.requirements())"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True,
-                          env=os.environ | environment)
-    return done.stdout.split()
+    return python("-c", program, **environment).stdout.split()
 
 
 def test_the_build_takes_the_installed_torch():
@@ -80,8 +77,7 @@ def test_a_build_without_torch_says_what_to_do(tmp_path):
     """Its folder is no torch, so CMake leaves the op library out; a find_torch that finds none is refused before."""
     program = ("import sys; sys.argv = ['setup.py', 'build_ext']; sys.path.insert(0, 'cmake')\n"
                "import find_torch; find_torch.find_torch = lambda: None\nimport runpy; runpy.run_path('setup.py')")
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
+    done = python("-c", program, code=1)
     assert "pip install torch==2.13.0 first" in done.stderr and "HDFAST_NATIVE=0" in done.stderr
 
 
@@ -143,6 +139,4 @@ def test_ci_runs_the_documented_command():
 
 
 def test_module_runs_as_the_command():
-    done = subprocess.run([sys.executable, "-m", "hdfast", "--help"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "hdfast train" in done.stdout
+    assert "hdfast train" in python("-m", "hdfast", "--help").stdout

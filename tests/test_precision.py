@@ -1,16 +1,13 @@
 """Precisions: what a setting means on a device, how far bfloat16 is from float32, and what stays float32 in it."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 import golden_digest
+from agent_case import copied, unequal
 from hdfast import machine, ops
 from hdfast.adapters import official
 from hdfast.agent import Agent
@@ -22,11 +19,11 @@ from hdfast.ops import library
 from hdfast.ops.bf16 import shadow
 from learner_case import draw, make_data, make_learner
 from precision_case import assert_official_losses
+from programs import python
 from scripted_run import small_config
 
 CPU = torch.device("cpu")
 EVERYWHERE = pytest.mark.parametrize("backend", ["reference", "native", "emulated"], indirect=True)
-ROOT = Path(__file__).resolve().parents[1]
 
 # Largest distance from the float32 reference. loss: of each loss, relative. gradient: of an optimizer's whole gradient,
 # relative. parameter: of the step that Adam takes, relative; the first one has the gradients' signs, so this grows with
@@ -65,7 +62,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 def behave(learner, b):
     """Both gradients on a trajectory, and the steps they make."""
     metrics = learner.actor_gradient(b) | learner.critic_gradient(b)
-    return metrics | learner.step(learner.actor_opt, "actor") | learner.step(learner.critic_opt, "critic")
+    return metrics | learner.step("actor") | learner.step("critic")
 
 
 @EVERYWHERE
@@ -143,12 +140,11 @@ def test_a_bf16_run_continues_bit_for_bit(backend):
     shape = (*data.reward.shape, whole.config.behavior.horizon, whole.config.model.stoch)
     us = [Uniforms.draw(*shape, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
     whole.update(data, us[0])
-    agents[1].load_state_dict({name: value.clone() for name, value in agents[0].state_dict().items()})
+    agents[1].load_state_dict(copied(agents[0]))
     for u in us[1:]:
         whole.update(data, u)
         resumed.update(data, u)
-    first, second = whole.state_dict(), resumed.state_dict()
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    assert not unequal(whole.state_dict(), resumed.state_dict())
 
 
 def spaces():
@@ -170,7 +166,7 @@ def test_a_processor_without_bf16_products_gets_the_same_numbers(tmp_path):
                f"for y in (b, b.t().contiguous().t()) for h in (False, True)], '{tmp_path}/out')")
     found = []
     for extra in ({}, {"HDFAST_NO_BF16": ""}, {"HDFAST_NO_BF16": "1"}):
-        subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=os.environ | extra, check=True)
+        python("-c", program, **extra)
         found.append(torch.load(tmp_path / "out"))
     for a, empty, b in zip(*found, strict=True):
         assert torch.equal(a, empty)  # empty means unset

@@ -3,13 +3,12 @@
 import functools
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 
 from hdfast import cli, ops
+from programs import ROOT
 
-ROOT = Path(__file__).parent.parent
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text()
          for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/README.md")]}
 

@@ -4,39 +4,34 @@ import dataclasses
 import importlib.metadata
 import json
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from agent_case import unequal
 from hdfast import ops, rng, trainer
-from hdfast.agent import Agent
 from hdfast.config import Config
-from hdfast.envs import make_envs
 from hdfast.errors import ConfigError, RunError
 from hdfast.evaluation import evaluate_run, load_agent
 from hdfast.protocol import Schedule
 from hdfast.run import checkpoint
-from hdfast.run.directory import RunDir, finished_step
+from hdfast.run.directory import RunDir, finished_step, read_meta
 from hdfast.run.jsonl import read_rows
 from hdfast.trainer import Trainer
-from scripted_run import ScriptedAgent, ScriptedEnvs, small_config
+from programs import python
+from scripted_run import ScriptedAgent, ScriptedEnvs, new_trainer, short_episodes, small_config
 from stopping_case import training
 
-ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {"run.steps": 120, "run.prefill": 40, "run.save_every": 24, "run.log_every": 10}
 
 
-def new_trainer(config, logdir) -> Trainer:
-    seed = trainer.stream_seed(config.seed, trainer.TRAIN_ENVS, 0)
-    envs = make_envs(config.task, config.env, seed=seed)
-    return Trainer(config, Agent(envs.obs_space, envs.act_space, config), envs, logdir)
+def of_steps(config: Config, steps: int) -> Config:
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, steps=steps))
 
 
 def scripted(config, logdir):
-    t = Trainer(config, ScriptedAgent(config), ScriptedEnvs([5]), logdir, eval_envs=lambda n, s: ScriptedEnvs([4] * n))
+    t = Trainer(config, ScriptedAgent(config), ScriptedEnvs([5]), logdir, eval_envs=short_episodes)
     t.run()
     return t
 
@@ -47,14 +42,9 @@ def state_of(t: Trainer) -> dict:
             "prefill_rng": t._prefill_rng.bit_generator.state}
 
 
-def unequal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[str]:
-    return [name for name in a.keys() | b.keys() if not torch.equal(a[name], b[name])]
-
-
 def test_a_killed_run_continues_bit_for_bit(tmp_path, monkeypatch):
     config = small_config("dummy", logdir=str(tmp_path / "run"), **SETTINGS)
     flags = [x for name, value in config.flat().items() for x in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "hdfast", "train", *flags]
     ckpt = tmp_path / "run" / "ckpt"
     with training("environment", config) as process:  # at step 81
         process.kill()
@@ -63,10 +53,9 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path, monkeypatch):
     assert saved.step == 72 and saved.manifest["updates"] == Schedule.of(config.run).updates_due(saved.step) == 8
 
     # The saved state is that of a run without a kill...
-    straight = new_trainer(dataclasses.replace(config, run=dataclasses.replace(config.run, steps=saved.step)),
-                           tmp_path / "straight")
+    straight = new_trainer(of_steps(config, saved.step), tmp_path / "straight")
     straight.run()
-    assert unequal(straight.agent.state_dict(), saved.tensors) == []
+    assert not unequal(straight.agent.state_dict(), saved.tensors)
 
     # ... and what the next start begins with: counters, replay and generators, and every tensor of the agent.
     loaded = new_trainer(config, tmp_path / "run")
@@ -74,15 +63,14 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.setattr(loaded, "_loop", lambda: begun.update(state_of(loaded)))
     monkeypatch.setattr(loaded, "_finish", lambda: None)
     loaded.run()
-    assert unequal(loaded.agent.state_dict(), saved.tensors) == []
+    assert not unequal(loaded.agent.state_dict(), saved.tensors)
     assert begun["replay"] == straight.replay.checksum()
     assert begun["replay_rng"] == rng.to_text(straight.replay.rng) == saved.manifest["replay_rng"]
     assert begun["counters"] == {k: saved.manifest[k] for k in begun["counters"]}
     assert begun["prefill_rng"] == saved.manifest["prefill_rng"]
 
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert f"resumed from {saved.path.name}: step {saved.step}, update {saved.manifest['updates']}" in done.stdout
+    told = python("-m", "hdfast", "train", *flags).stdout
+    assert f"resumed from {saved.path.name}: step {saved.step}, update {saved.manifest['updates']}" in told
     last = checkpoint.latest(ckpt)
     assert (last.step, last.manifest["updates"]) == (120, 20)
     for name in ("metrics", "scores", "eval"):
@@ -102,7 +90,7 @@ def test_a_finished_run_is_left_alone_until_it_is_given_more_steps(tmp_path, mon
         trainer.train(config)
         assert "is finished: 60 steps" in capsys.readouterr().out
     assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
-    trainer.train(dataclasses.replace(config, run=dataclasses.replace(config.run, steps=100)))
+    trainer.train(of_steps(config, 100))
     found = checkpoint.latest(tmp_path / "run" / "ckpt")
     assert (found.step, found.manifest["updates"]) == (100, 15)
     assert [row["step"] for row in read_rows(tmp_path / "run" / "eval.jsonl")] == [60, 100]
@@ -122,7 +110,7 @@ def test_totals_survive(tmp_path):
     second = scripted(small_config(**SETTINGS | {"run.steps": 140}), tmp_path)
     assert (first.episodes, first.best_score, first.best_eval) == (20, 5.0, 4.0)
     assert (second.episodes, second.best_score, second.step) == (23, 5.0, 140)
-    starts = json.loads((tmp_path / "meta.json").read_text())["starts"]
+    starts = read_meta(tmp_path)["starts"]
     assert [(s["status"], s["step"]) for s in starts] == [("finished", 120), ("finished", 140)]
     assert starts[0]["argv"] == sys.argv and starts[0]["versions"]["torch"] == importlib.metadata.version("torch")
 
@@ -139,11 +127,11 @@ def test_rows_after_the_checkpoint_are_dropped_and_the_replay_is_cut(tmp_path):
     t = Trainer(config, Crash(config), ScriptedEnvs([5]), tmp_path)
     with pytest.raises(ZeroDivisionError):
         t.run()
-    assert json.loads((tmp_path / "meta.json").read_text())["status"] == "failed: ZeroDivisionError: "
+    assert read_meta(tmp_path)["status"] == "failed: ZeroDivisionError: "
     assert len(t.replay) == 96 and read_rows(tmp_path / "scores.jsonl")[-1]["step"] == 96
     agent = ScriptedAgent(config, on_update=lambda n: n == 1 and begun.append((t.step, t.updates, len(t.replay))))
     begun = []
-    t = Trainer(config, agent, ScriptedEnvs([5]), tmp_path, eval_envs=lambda n, s: ScriptedEnvs([4] * n))
+    t = Trainer(config, agent, ScriptedEnvs([5]), tmp_path, eval_envs=short_episodes)
     t.run()
     assert begun == [(76, 8, 76)]  # from step 72 on; the new episode's first record is step 73
     scores = [row["step"] for row in read_rows(tmp_path / "scores.jsonl")]
@@ -168,7 +156,7 @@ def test_other_settings_are_refused(tmp_path):
 
 def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(tmp_path):
     config = small_config(**SETTINGS)
-    scripted(dataclasses.replace(config, run=dataclasses.replace(config.run, steps=80)), tmp_path)
+    scripted(of_steps(config, 80), tmp_path)
     assert sorted(p.name[:12] for p in (tmp_path / "ckpt").glob("0*")) == [f"{72:012d}", f"{80:012d}"]
     newest = checkpoint.latest(tmp_path / "ckpt").path / "tensors.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
@@ -179,7 +167,7 @@ def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(tmp_path):
     for path in (tmp_path / "ckpt").glob("*/tensors.safetensors"):
         path.write_bytes(b"")
     with pytest.raises(RunError, match="no checkpoint"):
-        scripted(dataclasses.replace(config, run=dataclasses.replace(config.run, steps=130)), tmp_path)
+        scripted(of_steps(config, 130), tmp_path)
 
 
 def test_one_process_at_a_time(tmp_path):
@@ -213,11 +201,11 @@ def test_a_trained_agent_is_read_back_from_its_run(tmp_path):
     t = new_trainer(config, tmp_path)
     t.run()
     agent = load_agent(tmp_path, "cpu")
-    assert unequal(agent.state_dict(), t.agent.state_dict()) == []
+    assert not unequal(agent.state_dict(), t.agent.state_dict())
     assert agent.config == Config.from_json((tmp_path / "config.json").read_text())
     best = load_agent(tmp_path, "cpu", tag="best")
-    assert unequal(best.state_dict(), checkpoint.latest(tmp_path / "ckpt", tag="best").tensors) == []
-    first, second = (evaluate_run(tmp_path, episodes=3, seed=5, num_envs=2, device="cpu") for _ in range(2))
+    assert not unequal(best.state_dict(), checkpoint.latest(tmp_path / "ckpt", tag="best").tensors)
+    first, second = (evaluate_run(tmp_path, episodes=3, seed=5, envs=2, device="cpu") for _ in range(2))
     assert first == second and len(first.scores) == 3 and first.task == "dummy"
     with ops.use("auto"):
         evaluate_run(tmp_path, episodes=1, seed=5, device="cpu", backend="reference")

@@ -5,8 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -19,9 +17,9 @@ from hdfast.report.collect import collect
 from hdfast.run import checkpoint, jsonl
 from hdfast.run.checkpoint import MANIFEST, TENSORS
 from hdfast.run.durable import is_held, lock_holder
+from programs import ROOT, python
 from scripted_sweep import write_run
 
-ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "hdfast").rglob("*.py"))
 BUILD = [ROOT / "setup.py", *sorted((ROOT / "cmake").iterdir()), ROOT / "CMakeLists.txt"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -247,10 +245,7 @@ print("ports:", len(seen & mine))
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux's /proc/net")
 @pytest.mark.parametrize(("control", "ports"), [([], 0), (["--control"], 1)])
 def test_training_opens_no_port(tmp_path, control, ports):
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", LISTENING, str(tmp_path / "run"), *control]
-    done = subprocess.run(command, env=env, timeout=300, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = python("-c", LISTENING, str(tmp_path / "run"), *control, OMP_NUM_THREADS="1")
     assert f"ports: {ports}" in done.stdout
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import signal
-import subprocess
 import sys
 from fractions import Fraction
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from agent_case import unequal
 from hdfast import rng, trainer
 from hdfast.agent import Agent
 from hdfast.commands.dry_run import dry_run
@@ -24,17 +24,18 @@ from hdfast.ops import library
 from hdfast.protocol import Schedule, crossed
 from hdfast.replay.ring import ACTION
 from hdfast.run import checkpoint, stopping
-from hdfast.run.directory import RunDir, finished_step
+from hdfast.run.directory import RunDir, finished_step, read_meta
 from hdfast.run.jsonl import read_rows
 from hdfast.spaces import ActSpace
 from hdfast.trainer import Trainer
-from scripted_run import OBS, ScriptedAgent, ScriptedEnvs, small_config
+from programs import python
+from scripted_run import OBS, ScriptedAgent, ScriptedEnvs, new_trainer, short_episodes, small_config
 
 
 def run(tmp_path, config, lengths=(5,), *, log=None, on_update=None):
     """Train a scripted agent in scripted environments; returns agent, environments, trainer."""
     agent, envs = ScriptedAgent(config, log, on_update), ScriptedEnvs(lengths, log)
-    t = Trainer(config, agent, envs, tmp_path, eval_envs=lambda n, seed: ScriptedEnvs([4] * n))
+    t = Trainer(config, agent, envs, tmp_path, eval_envs=short_episodes)
     t.run()
     return agent, envs, t
 
@@ -119,8 +120,7 @@ def test_frames_are_steps_times_the_action_repeat_of_atari(tmp_path):
 def test_what_falls_due_when(tmp_path):
     config = small_config("dummy", **{"run.steps": 50, "run.prefill": 20, "run.eval_every": 15, "run.log_every": 12,
                                       "run.video_every": 20, "run.save_every": 22})
-    envs = make_envs("dummy", config.env)
-    Trainer(config, Agent(envs.obs_space, envs.act_space, config), envs, tmp_path).run()
+    new_trainer(config, tmp_path).run()
     assert [row["agent_step"] for row in read_rows(tmp_path / "eval.jsonl")] == [15, 30, 45, 50]
     metrics = read_rows(tmp_path / "metrics.jsonl")
     assert [row["agent_step"] for row in metrics if "replay/items" in row] == [12, 24, 36, 48, 50]
@@ -172,16 +172,14 @@ def test_evaluation_is_fixed_by_its_seed_and_makes_a_video(tmp_path):
 def test_evaluation_changes_nothing_in_training(tmp_path):
     def final(name, **overrides):
         config = small_config("dummy", **{"run.steps": 80, "run.prefill": 40, **overrides})
-        envs = make_envs("dummy", config.env)
-        agent = Agent(envs.obs_space, envs.act_space, config)
-        t = Trainer(config, agent, envs, tmp_path / name)
+        t = new_trainer(config, tmp_path / name)
         t.run()
-        return {k: v.clone() for k, v in agent.state_dict().items()}, t.replay.checksum(), rng.to_text(t.replay.rng)
+        return t.agent.state_dict(), t.replay.checksum(), rng.to_text(t.replay.rng)
 
     plain = final("plain")
     busy = final("busy", **{"run.eval_every": 25, "run.video_every": 30, "run.log_every": 7, "run.save_every": 50})
     assert plain[1:] == busy[1:]
-    assert [name for name in plain[0] if not torch.equal(plain[0][name], busy[0][name])] == []
+    assert not unequal(plain[0], busy[0])
 
 
 # Signals
@@ -240,13 +238,13 @@ def test_a_run_out_of_time_saves_and_goes_on_from_there(tmp_path, clock):
     agent, _, t = run(tmp_path, limited, on_update=lambda n: pass_time(clock, 0.5))  # no exception: exit code 0
     found = checkpoint.latest(tmp_path / "ckpt")
     assert (t.step, agent.updates) == (found.step, found.manifest["updates"]) == (25, 10)
-    meta = json.loads((tmp_path / "meta.json").read_text())
+    meta = read_meta(tmp_path)
     assert meta["status"] == "stopped by run.max_seconds" and meta["finished"] is None
     assert not read_rows(tmp_path / "eval.jsonl")
     assert "stopped by run.max_seconds, saved at step 25" in (tmp_path / "console.log").read_text()
     _, _, t = run(tmp_path, limited)  # five seconds more, of which nothing passes
     assert (t.step, t.updates) == (100, 160)
-    assert json.loads((tmp_path / "meta.json").read_text())["finished"] == 100
+    assert read_meta(tmp_path)["finished"] == 100
 
 
 def test_time_that_ends_in_the_last_evaluation(tmp_path, clock):
@@ -256,7 +254,7 @@ def test_time_that_ends_in_the_last_evaluation(tmp_path, clock):
             pass_time(clock, 1)
 
     config = small_config(**{"run.steps": 40, "run.prefill": 20, "run.max_seconds": 10})
-    for made in (lambda n, seed: Slow([10**6] * n), lambda n, seed: ScriptedEnvs([4] * n)):
+    for made in (lambda n, seed: Slow([10**6] * n), short_episodes):
         t = Trainer(config, ScriptedAgent(config), ScriptedEnvs([5]), tmp_path, eval_envs=made)
         t.run()
         rows = read_rows(tmp_path / "eval.jsonl")
@@ -321,8 +319,7 @@ def test_kept_memory_is_not_given_back():
         print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"""
 
     def faults(mode):
-        return int(subprocess.run([sys.executable, "-c", code, mode], capture_output=True, text=True,
-                                  check=True).stdout)
+        return int(python("-c", code, mode).stdout)
 
     assert faults("keep") < 1000 < faults("as it is")
 
@@ -387,4 +384,4 @@ def test_a_run_whose_end_cannot_be_recorded_has_failed(tmp_path, monkeypatch):
     monkeypatch.setattr(RunDir, "note", full)
     with pytest.raises(RunError, match="the disk is full"):
         run(tmp_path, small_config("dummy", **{"run.steps": 40, "run.prefill": 40}))
-    assert json.loads((tmp_path / "meta.json").read_text())["status"] == "failed: RunError: the disk is full"
+    assert read_meta(tmp_path)["status"] == "failed: RunError: the disk is full"

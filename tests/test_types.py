@@ -6,14 +6,12 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import hdfast
 from hdfast import ops
-
-ROOT = Path(__file__).resolve().parents[1]
+from programs import ROOT, python
 
 # Every line is right, and says which type it has.
 RIGHT = """
@@ -113,6 +111,5 @@ def test_the_stub_of_a_control_has_its_signature(name):
 
 def test_dir_lists_the_public_names():
     program = "import hdfast, hdfast.config; print(dir(hdfast) == sorted(hdfast.__all__))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "True"
+    assert python("-c", program).stdout.strip() == "True"
     assert re.findall(r"\"(\w+)\"", (ROOT / "hdfast" / "__init__.pyi").read_text()) == dir(hdfast)

@@ -27,7 +27,7 @@ def made_up_run(folder: Path, *presets: str, **settings) -> Path:
     folder.mkdir(parents=True)
     replace(folder / "config.json", config.to_json().encode())
     replace(folder / "meta.json", json.dumps({"starts": [{"git": "a" * 40, "cpu": "a processor"}]}).encode())
-    with Logger(folder, action_repeat=1, console=False) as log:
+    with Logger(folder, action_repeat=1) as log:
         log.episode(1.0, 4, 100, 100)
         for step in range(210, 1001, 10):
             log.scalars({"train/loss/rew": 2.0, "train/loss/image": 100 - step / 10, "train/loss/dyn": 3.0,

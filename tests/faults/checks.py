@@ -17,7 +17,7 @@ from hdfast.config import Config
 from hdfast.envs import make_envs
 from hdfast.errors import RunError
 from hdfast.protocol import Schedule
-from hdfast.replay.ring import IS_FIRST, IS_LAST, IS_TERMINAL
+from hdfast.replay.ring import FLAG_BITS
 from hdfast.replay.store import HEADER_BYTES, ChunkStore
 from hdfast.run import checkpoint
 from hdfast.run.directory import finished_step
@@ -151,7 +151,7 @@ def _space(config: Config) -> Any:
 
 def _compare(row: np.ndarray, record: Any, index: int, *, rewards: bool) -> None:
     """`rewards`: whether the action before, from which the reward follows, is known."""
-    flags = record.is_first * IS_FIRST + record.is_last * IS_LAST + record.is_terminal * IS_TERMINAL
+    flags = sum(getattr(record, name) * bit for name, bit in FLAG_BITS.items())
     for name, value in (("obs", record.obs), ("flags", flags), ("reward", record.reward))[:2 + rewards]:
         expect(np.array_equal(row[name], value), f"the replay's step {index} has other {name} than the environment")
 

@@ -13,7 +13,6 @@ import torch
 
 import golden_digest
 from agent_case import ACTIONS, IMAGE, make_batch, make_step
-from golden_case import Runner
 from hdfast import cuda_graph, ops
 from hdfast.agent import Agent
 from hdfast.config import Config
@@ -25,7 +24,6 @@ from hdfast.presets import OFFICIAL
 from hdfast.replay.ring import Batch
 from hdfast.replay.sequences import Replay
 from hdfast.spaces import ActSpace, ObsSpace
-from parity_case import compare, show
 from precision_case import assert_official_losses
 from replay_stream import record
 
@@ -111,9 +109,7 @@ def milliseconds(run: Callable[[], None], count: int) -> float:
 
 @pytest.mark.parametrize("name", golden_digest.names())
 def test_official_digest_on_cuda(name, backend):
-    case, official = golden_digest.load(name)
-    problems = compare(golden_digest.reduce(Runner(case, "cuda").all(), official), official)
-    assert not problems, show(problems)
+    golden_digest.assert_digest(name, "cuda")
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])

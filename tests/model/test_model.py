@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hdfast import ops
@@ -46,11 +47,11 @@ def test_observe_equals_the_textbook_recurrence():
     weights = [torch.randn_like(x) for x in want]
     inputs = [embed, *rssm.parameters()]
     for a, b in zip(got, want, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+        assert_close(a, b, rtol=1e-12, atol=1e-12)
     grads = [torch.autograd.grad(sum((x * w).sum() for x, w in zip(xs, weights, strict=True)), inputs)
              for xs in (got, want)]
     for a, b in zip(*grads, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+        assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
 def test_a_first_step_forgets_the_past():
@@ -60,7 +61,7 @@ def test_a_first_step_forgets_the_past():
     whole = rssm.observe(encoder(data.obs), data.prev_action, data.is_first, u.post)
     tail = rssm.observe(encoder(data.obs[3:]), data.prev_action[3:],
                         data.is_first[3:], u.post[3:])
-    torch.testing.assert_close(whole.state.deter[3:], tail.state.deter)
+    assert_close(whole.state.deter[3:], tail.state.deter)
     assert torch.equal(whole.state.index[3:], tail.state.index)
 
 
@@ -77,7 +78,7 @@ def test_imagination_uses_uniforms_actions_and_no_gradient():
     onehot = F.one_hot(one.action[0], A).float()
     with torch.no_grad():
         state, _ = rssm.img_step(start, onehot, u.prior[0])
-    torch.testing.assert_close(state.feat(), feat[1])
+    assert_close(state.feat(), feat[1])
     last = imagine(rssm, actor, start, u.prior, torch.cat([u.action, u.action[:1]]))
     assert last.prior.numel() == 0 and last.action.shape == (4, T * B) and torch.equal(last.action[:3], one.action)
 
@@ -127,7 +128,7 @@ def test_fixed_scales_weigh_the_losses():
     learner, data = make_learner(**scales, **{"harmony.mode": "off"}), make_data()
     out = learner.world_model(data, draw().post)
     m = {k: v.mean() for k, v in out.losses.items()}
-    torch.testing.assert_close(out.total, 0.5 * m["dyn"] + 0.1 * m["rep"] + 10 * m["reward"] + m["cont"])
+    assert_close(out.total, 0.5 * m["dyn"] + 0.1 * m["rep"] + 10 * m["reward"] + m["cont"])
 
 
 @pytest.mark.parametrize(("overrides", "silent"), [
@@ -224,9 +225,9 @@ def test_arena_is_adam_with_a_global_norm_clip(clip):
         norms.append(arena.update())
     want = torch.stack([torch.stack([n, (clip / n).clamp(max=1), n.new_tensor(k)])
                         for k, n in enumerate((g.norm() for g in grads), 1)])
-    torch.testing.assert_close(torch.stack(norms), want)
+    assert_close(torch.stack(norms), want)
     got = torch.cat([p.detach().flatten() for p in params.values()])
-    torch.testing.assert_close(got, adam_oracle(flat, grads, 1e-2, 1e-8, clip), rtol=1e-5, atol=1e-6)
+    assert_close(got, adam_oracle(flat, grads, 1e-2, 1e-8, clip), rtol=1e-5, atol=1e-6)
     assert all(p.data_ptr() % 16 == 0 and p.grad.data_ptr() % 16 == 0 for p in params.values())
 
 
@@ -262,7 +263,7 @@ def test_the_reference_has_a_form_that_torch_can_make_deterministic(guarded):
 
 def assert_close_updates(got, want, one, two):
     for name, x in want.items():
-        torch.testing.assert_close(got[name], x, rtol=1e-4, atol=1e-5, msg=name)
+        assert_close(got[name], x, rtol=1e-4, atol=1e-5, msg=name)
     for name, arena in one.optimizers.items():
         assert (arena.grad - two.optimizers[name].grad).norm() <= 1e-5 * two.optimizers[name].grad.norm()
 

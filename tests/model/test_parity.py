@@ -19,7 +19,7 @@ from golden_case import Runner, load_case
 from golden_unit import unit_figures
 from hdfast import ops
 from hdfast.ops import library
-from parity_case import compare, show
+from parity_case import assert_official, compare
 
 GOLDEN = os.environ.get("HDFAST_GOLDEN_DIR")
 FILES = sorted(Path(GOLDEN).glob("*.npz")) if GOLDEN else []
@@ -49,16 +49,13 @@ def test_official_figures(path: Path, backend: str):
         with np.load(path) as data:
             official = {key: data[key] for key in data.files}
         got = unit_figures(official)
-    problems = compare(got, official)
-    assert not problems, show(problems)
+    assert_official(got, official)
 
 
 @pytest.mark.parametrize("name", golden_digest.names())
 def test_official_digest(name: str, backend: str):
     """The committed digest: a few hundred official figures of each case."""
-    case, official = golden_digest.load(name)
-    problems = compare(golden_digest.reduce(Runner(case).all(), official), official)
-    assert not problems, show(problems)
+    golden_digest.assert_digest(name)
 
 
 def test_golden_directory_has_files():

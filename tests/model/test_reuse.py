@@ -81,7 +81,7 @@ def whole_update(learner):
     out, metrics = learner.update_model(make_data(), draw().post)
     b = learner.imagine(out.observed.state, make_data().cont, draw().prior, draw().action)
     metrics |= learner.actor_gradient(b) | learner.critic_gradient(b)
-    metrics |= learner.step(learner.actor_opt, "actor") | learner.step(learner.critic_opt, "critic")
+    metrics |= learner.step("actor") | learner.step("critic")
     return metrics, {name: arena.grad.clone() for name, arena in learner.optimizers.items()}
 
 

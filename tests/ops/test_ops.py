@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck
+from torch.testing import assert_close
 
 from hdfast import ops
 
@@ -26,7 +27,7 @@ def with_grad(*tensors: Tensor) -> tuple[Tensor, ...]:
 def test_norm_act_is_layernorm_and_silu(rows, size):
     x, scale, bias = rand(rows, size), 1 + 0.1 * rand(size, seed=1), rand(size, seed=2)
     y = (x - x.mean(-1, keepdim=True)) / torch.sqrt(x.var(-1, keepdim=True, correction=0) + 1e-3) * scale + bias
-    torch.testing.assert_close(ops.norm_act(x, scale, bias), y * torch.sigmoid(y))
+    assert_close(ops.norm_act(x, scale, bias), y * torch.sigmoid(y))
     assert gradcheck(ops.norm_act, with_grad(x, scale, bias))
 
 
@@ -35,16 +36,16 @@ def test_gru_gates_order_bias_and_joint_norm():
     y = (x - x.mean(-1, keepdim=True)) / torch.sqrt(x.var(-1, keepdim=True, correction=0) + 1e-3) * scale + bias
     reset, cand, update = y[:, :5].sigmoid(), y[:, 5:10], (y[:, 10:] - 1).sigmoid()
     want = update * (reset * cand).tanh() + (1 - update) * deter
-    torch.testing.assert_close(ops.gru_gates(x, deter, scale, bias), want)
+    assert_close(ops.gru_gates(x, deter, scale, bias), want)
     assert gradcheck(ops.gru_gates, with_grad(x, deter, scale, bias))
 
 
 def test_unimix_bounds_every_probability():
     logit = torch.tensor([[0.0, 1000.0, -1000.0, 3.0]], dtype=torch.float64)
     probs = ops.unimix(logit, 0.01).exp()
-    torch.testing.assert_close(probs.sum(-1), torch.ones(1, dtype=torch.float64))
+    assert_close(probs.sum(-1), torch.ones(1, dtype=torch.float64))
     assert probs.min() >= 0.01 / 4 - 1e-12
-    torch.testing.assert_close(probs, 0.99 * logit.softmax(-1) + 0.01 / 4)
+    assert_close(probs, 0.99 * logit.softmax(-1) + 0.01 / 4)
 
 
 @pytest.mark.parametrize("u, want", [(0.0, 0), (0.1999, 0), (0.2, 1), (0.4999, 1), (0.5, 2), (0.9999999, 2), (1.5, 2)])
@@ -65,11 +66,11 @@ def test_sample_latent_is_one_hot_with_the_gradient_of_the_probabilities():
     raw.requires_grad_()
     onehot, index = ops.sample_latent(ops.unimix(raw, 0.01), u)
     assert torch.equal(onehot.argmax(-1), index)
-    torch.testing.assert_close(onehot.detach(), torch.nn.functional.one_hot(index, 4).double())
+    assert_close(onehot.detach(), torch.nn.functional.one_hot(index, 4).double())
     grad, = torch.autograd.grad((onehot * out).sum(), raw)
     probs = 0.99 * raw.softmax(-1) + 0.01 / 4
     want, = torch.autograd.grad((probs * out).sum(), raw)
-    torch.testing.assert_close(grad, want)
+    assert_close(grad, want)
 
 
 def test_balanced_kl_values_stop_gradients_and_free_nats():
@@ -77,8 +78,8 @@ def test_balanced_kl_values_stop_gradients_and_free_nats():
     kl = (post.exp() * (post - prior)).sum((-1, -2))
     free = kl.detach().sort().values[2].item() + 1e-9  # three rows below, three above
     dyn, rep, plain = ops.balanced_kl(post, prior, free)
-    torch.testing.assert_close(plain, kl.detach())
-    torch.testing.assert_close(dyn, kl.clamp(min=free))
+    assert_close(plain, kl.detach())
+    assert_close(dyn, kl.clamp(min=free))
     to_post, to_prior = torch.autograd.grad(dyn.sum(), [post, prior], retain_graph=True, allow_unused=True)
     assert to_post is None and [bool(row.abs().sum() > 0) for row in to_prior] == (kl > free).tolist()
     to_post, to_prior = torch.autograd.grad(rep.sum(), [post, prior], retain_graph=True, allow_unused=True)
@@ -87,8 +88,8 @@ def test_balanced_kl_values_stop_gradients_and_free_nats():
 
 def test_symlog_and_symexp_are_inverse():
     x = torch.tensor([-1e6, -3.0, -1e-9, 0.0, 1e-9, 2.5, 1e6], dtype=torch.float64)
-    torch.testing.assert_close(ops.symexp(ops.symlog(x)), x)
-    torch.testing.assert_close(ops.symlog(torch.tensor(math.e - 1)), torch.tensor(1.0))
+    assert_close(ops.symexp(ops.symlog(x)), x)
+    assert_close(ops.symlog(torch.tensor(math.e - 1)), torch.tensor(1.0))
 
 
 @pytest.mark.parametrize("bins", [3, 41, 255])
@@ -98,7 +99,7 @@ def test_twohot_weights_recover_the_target(bins):
     below, above, weight = ops.twohot(x, grid)
     assert (weight >= 0).all() and (weight <= 1).all() and (above - below <= 1).all()
     back = (1 - weight) * grid[below] + weight * grid[above]
-    torch.testing.assert_close(back, ops.symlog(x).clamp(-20, 20), rtol=1e-5, atol=1e-5)
+    assert_close(back, ops.symlog(x).clamp(-20, 20), rtol=1e-5, atol=1e-5)
 
 
 def test_twohot_loss_is_cross_entropy_with_the_encoded_target():
@@ -106,31 +107,31 @@ def test_twohot_loss_is_cross_entropy_with_the_encoded_target():
     below, above, weight = ops.twohot(x, ops.twohot_bins(41))
     target = torch.zeros(5, 41)
     target.scatter_add_(1, below[:, None], (1 - weight)[:, None]).scatter_add_(1, above[:, None], weight[:, None])
-    torch.testing.assert_close(ops.twohot_loss(logit, x), -(target * logit.log_softmax(-1)).sum(-1))
+    assert_close(ops.twohot_loss(logit, x), -(target * logit.log_softmax(-1)).sum(-1))
     assert gradcheck(lambda z: ops.twohot_loss(z, x), with_grad(rand(5, 41)))
 
 
 def test_twohot_losses_are_one_loss_per_target():
     logit, targets = rand(5, 41), (rand(5), 3 * rand(5, seed=1))
     for got, x in zip(ops.twohot_losses(logit, *targets), targets, strict=True):
-        torch.testing.assert_close(got, ops.twohot_loss(logit, x))
+        assert_close(got, ops.twohot_loss(logit, x))
 
 
 def test_twohot_mean_of_a_sharp_distribution_is_its_bin():
     logit = torch.full((1, 255), -1e4)
     logit[0, 200] = 0
-    torch.testing.assert_close(ops.twohot_mean(logit), ops.symexp(ops.twohot_bins(255)[200:201]))
+    assert_close(ops.twohot_mean(logit), ops.symexp(ops.twohot_bins(255)[200:201]))
     assert ops.twohot_mean(torch.zeros(1, 255)).abs() < 1e-5
 
 
 def test_cont_image_and_vector_losses():
     logit, cont = rand(8), (uniform(8) > 0.5).double()
     bernoulli = torch.distributions.Bernoulli(logits=logit)
-    torch.testing.assert_close(ops.cont_loss(logit, cont), -bernoulli.log_prob(cont))
+    assert_close(ops.cont_loss(logit, cont), -bernoulli.log_prob(cont))
     assert torch.isfinite(ops.cont_loss(torch.tensor([1e4, -1e4]), torch.tensor([0.0, 1.0]))).all()
     a, b = rand(2, 3, 4, 4, 3), rand(2, 3, 4, 4, 3, seed=1)
-    torch.testing.assert_close(ops.image_loss(a, b), ((a - b) ** 2).reshape(2, 3, -1).sum(-1))
-    torch.testing.assert_close(ops.vector_loss(ops.symlog(a), a), torch.zeros(2, 3, 4, 4, dtype=torch.float64))
+    assert_close(ops.image_loss(a, b), ((a - b) ** 2).reshape(2, 3, -1).sum(-1))
+    assert_close(ops.vector_loss(ops.symlog(a), a), torch.zeros(2, 3, 4, 4, dtype=torch.float64))
 
 
 def losses(seed: int = 0) -> dict[str, Tensor]:
@@ -145,24 +146,24 @@ def test_harmony_equation_and_gradient(mode):
     scale = [math.exp(-x) for x in s.tolist()]
     element = (scale[0] * data["reward"] + reg[0] + scale[1] * data["image"] + reg[1]
                + 5 / 6 * (scale[2] * data["dyn"] + reg[2]) + 1 / 6 * scale[2] * data["rep"] + data["cont"])
-    torch.testing.assert_close(total, element.mean())
-    torch.testing.assert_close(terms.sum() + data["cont"].mean(), total)
+    assert_close(total, element.mean())
+    assert_close(terms.sum() + data["cont"].mean(), total)
     grad, = torch.autograd.grad(total, s)
-    torch.testing.assert_close(ops.harmony_grad(data, s.detach(), mode=mode), grad)
+    assert_close(ops.harmony_grad(data, s.detach(), mode=mode), grad)
 
 
 def test_weighted_loss_is_the_scaled_sum_of_means():
     data, scales = losses(), {"reward": 1.0, "image": 2.0, "dyn": 0.5, "rep": 0.1, "cont": 3.0}
     total, terms = ops.weighted_loss(data, scales)
-    torch.testing.assert_close(total, sum(scales[name] * data[name].mean() for name in scales))
-    torch.testing.assert_close(terms[2], 0.5 * data["dyn"].mean() + 0.1 * data["rep"].mean())
+    assert_close(total, sum(scales[name] * data[name].mean() for name in scales))
+    assert_close(terms[2], 0.5 * data["dyn"].mean() + 0.1 * data["rep"].mean())
 
 
 def test_harmony_modes_share_weights_and_differ_in_the_regularizer():
     """At its optimum the plain mode has e^-s L = 1; the rectified one stays below one, which bounds the weight."""
     data = {k: torch.full((1,), 0.01, dtype=torch.float64) for k in losses()}
     s = torch.tensor([math.log(0.01)] * 3, dtype=torch.float64)
-    torch.testing.assert_close(ops.harmony_grad(data, s, mode="plain")[0], torch.zeros((), dtype=torch.float64))
+    assert_close(ops.harmony_grad(data, s, mode="plain")[0], torch.zeros((), dtype=torch.float64))
     assert ops.harmony_grad(data, s, mode="rectified")[0] < -0.9  # pulls s up: no weight of 100 for a small loss
 
 
@@ -171,19 +172,18 @@ def test_lambda_return_and_weight_by_hand():
     cont, gamma, lam = torch.tensor([[1.0], [1.0], [0.0]]), 0.9, 0.5
     second = 2 + 0.9 * 0 * 30
     first = 1 + 0.9 * 1 * ((1 - 0.5) * 20 + 0.5 * second)
-    torch.testing.assert_close(ops.lambda_return(reward, value, cont, gamma=gamma, lam=lam),
-                               torch.tensor([[first], [second]]))
-    torch.testing.assert_close(ops.return_weight(cont, gamma=gamma), torch.tensor([[1.0], [0.9], [0.0]]))
+    assert_close(ops.lambda_return(reward, value, cont, gamma=gamma, lam=lam), torch.tensor([[first], [second]]))
+    assert_close(ops.return_weight(cont, gamma=gamma), torch.tensor([[1.0], [0.9], [0.0]]))
     assert ops.return_weight(torch.zeros(3, 1), gamma=gamma).sum() == 0  # a terminal start has no weight
 
 
 def test_return_range_is_a_moving_percentile_with_a_floor():
     ret, zero = torch.arange(101.0).view(1, 101), torch.tensor(0.0)
     low, high, scale = ops.return_range(ret, zero, zero)
-    torch.testing.assert_close(torch.stack([low, high, scale]), torch.tensor([0.05, 0.95, 1.0]))
+    assert_close(torch.stack([low, high, scale]), torch.tensor([0.05, 0.95, 1.0]))
     low, high, scale = ops.return_range(ret, torch.tensor(-2.0), torch.tensor(5.0))
-    torch.testing.assert_close(torch.stack([low, high]), torch.tensor([-1.93, 5.9]))
-    torch.testing.assert_close(scale, high - low)
+    assert_close(torch.stack([low, high]), torch.tensor([-1.93, 5.9]))
+    assert_close(scale, high - low)
 
 
 def test_actor_loss_by_hand_and_its_gradient():
@@ -191,9 +191,9 @@ def test_actor_loss_by_hand_and_its_gradient():
     weight = uniform(6)
     dist = torch.distributions.Categorical(logits=ops.unimix(raw, 0.01))
     loss, logp, ent = ops.actor_loss(ops.unimix(raw, 0.01), action, adv, weight, entropy=3e-4)
-    torch.testing.assert_close(logp, dist.log_prob(action))
-    torch.testing.assert_close(ent, dist.entropy())
-    torch.testing.assert_close(loss, weight * (-dist.log_prob(action) * adv - 3e-4 * dist.entropy()))
+    assert_close(logp, dist.log_prob(action))
+    assert_close(ent, dist.entropy())
+    assert_close(loss, weight * (-dist.log_prob(action) * adv - 3e-4 * dist.entropy()))
     check = lambda x: ops.actor_loss(ops.unimix(x, 0.01), action, adv, weight, entropy=0.1)[0]  # noqa: E731
     assert gradcheck(check, with_grad(raw))
 

@@ -15,7 +15,7 @@ from hdfast.machine import replay_device
 from hdfast.replay import ring as replay_ring
 from hdfast.replay.ring import Ring, Staging, ring_bytes
 from hdfast.replay.sequences import Replay
-from replay_stream import assert_same_batch, extended, filled, record
+from replay_stream import assert_same_batch, extended, filled, made, record, restored
 
 BELOW_ONE = np.nextafter(1.0, 0.0)
 
@@ -64,8 +64,7 @@ def test_the_replay_after_a_restore_has_no_windows_of_before(tmp_path):
     replay = filled(30, 20, directory=tmp_path)
     manifest = replay.flush()
     replay.close()
-    other = Replay(40, 1, (3,), "float32", directory=tmp_path, seed=0)  # has room for steps that were evicted
-    other.restore(manifest)
+    other = restored(tmp_path, manifest, 40)  # has room for steps that were evicted
     assert len(other) == 20 and other.sample(500, 3).reward.min() == 10
 
 
@@ -164,7 +163,7 @@ def test_frames_go_ahead_on_a_stream_that_no_other_copy_overtakes(gpu_ring):
 
 def test_expected_steps_are_those_that_are_added():
     """Whether or not they were announced, and on the CPU, where no copy goes ahead."""
-    plain, told = filled(50, 20, 2), Replay(20, 2, (3,), "float32", directory=None, seed=0)
+    plain, told = filled(50, 20, 2), made(None, 20, 2)
     for i in range(50):
         step, action = record(i, 2)
         told.expect(step if i % 3 else record(i + 7, 2)[0])

@@ -10,7 +10,7 @@ import torch
 from hdfast import rng
 from hdfast.errors import RunError
 from hdfast.replay.sequences import Replay
-from replay_stream import EPISODE, FIELDS, assert_same_batch, extended, filled, record
+from replay_stream import EPISODE, FIELDS, assert_same_batch, extended, filled, made, record
 
 
 @pytest.mark.parametrize(("num_envs", "shape", "dtype"), [(1, (4, 4, 3), "uint8"), (3, (2, 4, 1), "uint8"),
@@ -144,7 +144,7 @@ def test_a_state_of_another_kind_of_device_seeds_anew():
 
 def test_checksum_tells_contents_not_places():
     wrapped = filled(70, 50)
-    rotated = Replay(60, 1, (3,), "float32", directory=None, seed=0)
+    rotated = made(None, 60)
     extended(rotated, 0, 70)
     assert wrapped.checksum() == filled(70, 50, seed=9).checksum()
     assert wrapped.checksum() != rotated.checksum()  # holds ten steps more

@@ -12,9 +12,8 @@ import pytest
 
 from hdfast import rng
 from hdfast.errors import RunError
-from hdfast.replay.sequences import Replay
 from killing import killed_at_every_point
-from replay_stream import assert_same_batch, extended, filled, record
+from replay_stream import assert_same_batch, extended, filled, made, record, restored
 
 
 @pytest.mark.parametrize(("num_envs", "shape", "dtype", "capacity"), [
@@ -26,8 +25,7 @@ def test_a_resumed_replay_is_the_same(tmp_path, num_envs, shape, dtype, capacity
     manifest = json.loads(json.dumps(first.flush()))
     checksum, state = first.checksum(), rng.to_text(first.rng)
     first.close()
-    second = Replay(capacity * num_envs, *kind, directory=tmp_path, seed=0, chunk_bytes=2000)
-    second.restore(manifest)
+    second = restored(tmp_path, manifest, capacity * num_envs, *kind, chunk_bytes=2000)
     rng.restore(second.rng, rng.from_text(state))
     assert second.checksum() == checksum and len(second) == len(first)
     extended(second, 120, 200, *kind)
@@ -41,16 +39,15 @@ def test_a_resumed_replay_is_the_same(tmp_path, num_envs, shape, dtype, capacity
 def test_steps_after_the_manifest_are_cut_off(tmp_path):
     replay = filled(45, directory=tmp_path, chunk_bytes=600)
     manifest, checksum = replay.flush(), replay.checksum()
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = files(tmp_path)
     extended(replay, 45, 95)
     replay.close()
     newest = max(tmp_path.iterdir())
     newest.write_bytes(newest.read_bytes() + b"half a record")
     assert len(list(tmp_path.iterdir())) > len(before)
-    again = Replay(1000, 1, (3,), "float32", directory=tmp_path, seed=0, chunk_bytes=600)
-    again.restore(manifest)
+    again = restored(tmp_path, manifest, chunk_bytes=600)
     assert again.checksum() == checksum and len(again) == 45
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert files(tmp_path) == before
     extended(again, 45, 95)
     manifest = again.flush()
     again.restore(manifest)
@@ -63,16 +60,14 @@ def test_a_smaller_or_larger_ring_keeps_what_there_is(tmp_path):
     manifest = replay.flush()
     replay.close()
     for capacity, held in [(30, 30), (500, 100)]:
-        other = Replay(capacity, 1, (3,), "float32", directory=tmp_path, seed=0, chunk_bytes=600)
-        other.restore(manifest)
+        other = restored(tmp_path, manifest, capacity, chunk_bytes=600)
         assert len(other) == held
         steps = np.unique(other.sample(5000, 1).reward)
         np.testing.assert_array_equal(steps, np.arange(120 - held, 120))
 
 
 def test_evicted_chunks_go_but_none_that_a_kept_checkpoint_needs(tmp_path):
-    replay = Replay(50, 1, (3,), "float32", directory=tmp_path, seed=0, chunk_bytes=300)
-    replay.restore(None)
+    replay = restored(tmp_path, None, 50, chunk_bytes=300)
     history, most = [], 0
     for start in range(0, 600, 20):
         extended(replay, start, start + 20)
@@ -81,14 +76,11 @@ def test_evicted_chunks_go_but_none_that_a_kept_checkpoint_needs(tmp_path):
             assert replay.flush() == history[-1][0]  # a second flush changes nothing, on disk neither
         if start == 300:  # resumed in between
             replay.close()
-            replay = Replay(50, 1, (3,), "float32", directory=tmp_path, seed=0, chunk_bytes=300)
-            replay.restore(history[-1][0])
+            replay = restored(tmp_path, history[-1][0], 50, chunk_bytes=300)
         copy = tmp_path.with_name("copy")
         for manifest, checksum in history[-3:]:
             shutil.copytree(tmp_path, copy)
-            other = Replay(50, 1, (3,), "float32", directory=copy, seed=0)
-            other.restore(manifest)
-            assert other.checksum() == checksum
+            assert restored(copy, manifest, 50).checksum() == checksum
             shutil.rmtree(copy)
         most = max(most, len(list(tmp_path.iterdir())))
     assert most < 30  # of about 150 written
@@ -101,7 +93,7 @@ def test_leftovers_are_neither_mixed_in_nor_silently_deleted(tmp_path):
     replay = filled(40, directory=tmp_path)
     replay.close()
     kept = {path.name for path in tmp_path.iterdir()}
-    other = Replay(100, 1, (3,), "float32", directory=tmp_path, seed=0)
+    other = made(tmp_path, 100)
     with pytest.raises(RunError, match="earlier run that was not restored"):
         other.add(*record(0))
     assert {path.name for path in tmp_path.iterdir()} == kept and len(other) == 0
@@ -118,7 +110,7 @@ def test_leftovers_are_neither_mixed_in_nor_silently_deleted(tmp_path):
 def test_memory_only(tmp_path):
     replay = filled(40)
     manifest = json.loads(json.dumps(replay.flush()))
-    for other in (replay, Replay(100, 1, (3,), "float32", directory=tmp_path, seed=0)):
+    for other in (replay, made(tmp_path)):
         with pytest.raises(RunError):
             other.restore(manifest)
     replay.restore(None)
@@ -138,14 +130,17 @@ def saved(tmp_path):
     return tmp_path / "replay", manifest, replay.checksum()
 
 
+def files(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+
+
 def attempt(directory, manifest, shape=(3,), num_envs=1):
     """The RunError that restoring gives; asserts that it changed no file and left nothing in memory."""
-    before = {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
-    replay = Replay(1000, num_envs, shape, "float32", directory=directory, seed=0)
+    before, replay = files(directory), made(directory, 1000, num_envs, shape)
     with pytest.raises(RunError) as caught:
         replay.restore(manifest)
     assert len(replay) == 0
-    assert {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()} == before
+    assert files(directory) == before
     return str(caught.value)
 
 
@@ -158,9 +153,7 @@ def test_every_flipped_bit_is_found(saved):
         message = attempt(directory, manifest)
         assert str(path) in message and "--logdir" in message, place
     path.write_bytes(good)
-    replay = Replay(1000, 1, (3,), "float32", directory=directory, seed=0)
-    replay.restore(manifest)
-    assert replay.checksum() == checksum
+    assert restored(directory, manifest).checksum() == checksum
 
 
 def test_missing_short_long_and_swapped_chunks(saved):
@@ -189,7 +182,7 @@ def test_chunks_of_another_run_are_refused(saved, tmp_path):
     directory, manifest, _ = saved
     assert '"obs_shape": [3]' in attempt(directory, manifest, shape=(4,))
     assert '"num_envs": 1' in attempt(directory, manifest, num_envs=2)
-    other = Replay(1000, 1, (3,), "float32", directory=tmp_path / "other", seed=0, chunk_bytes=250)
+    other = made(tmp_path / "other", chunk_bytes=250)
     for i in range(35):
         step, action = record(i)
         step.obs += 1
@@ -265,13 +258,12 @@ def test_a_failed_write_loses_only_that_step(tmp_path, limit):
 def test_a_directory_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"cannot create .*file/replay: .*--logdir"):
-        Replay(100, 1, (3,), "float32", directory=tmp_path / "file" / "replay", seed=0)
+        made(tmp_path / "file" / "replay")
 
 
 def test_killed_anywhere_while_flushing_or_rewinding(tmp_path):
     directory = tmp_path / "replay"
-    replay = Replay(30, 1, (3,), "float32", directory=directory, seed=0, chunk_bytes=250)
-    replay.restore(None)
+    replay = restored(directory, None, 30, chunk_bytes=250)
     history = []
     for start in range(0, 80, 20):
         extended(replay, start, start + 20)
@@ -279,8 +271,7 @@ def test_killed_anywhere_while_flushing_or_rewinding(tmp_path):
     replay.close()
 
     def life():
-        again = Replay(30, 1, (3,), "float32", directory=directory, seed=0, chunk_bytes=250)
-        again.restore(history[-1][0])
+        again = restored(directory, history[-1][0], 30, chunk_bytes=250)
         extended(again, 80, 100)
         again.flush()
         saved.touch()
@@ -292,16 +283,14 @@ def test_killed_anywhere_while_flushing_or_rewinding(tmp_path):
         deaths += 1
         for manifest, checksum in history[-1 if saved.exists() else -2:]:
             copy = shutil.copytree(directory, tmp_path / "copy")
-            other = Replay(30, 1, (3,), "float32", directory=copy, seed=0)
-            other.restore(manifest)
-            assert other.checksum() == checksum, where
+            assert restored(copy, manifest, 30).checksum() == checksum, where
             shutil.rmtree(copy)
     assert deaths > 10
 
 
 def test_loading_needs_little_memory_beside_the_ring(tmp_path):
     shape = (64, 64, 3)
-    replay = Replay(2000, 1, shape, "uint8", directory=tmp_path, seed=0)
+    replay = made(tmp_path, 2000, 1, shape, "uint8")
     image = np.random.default_rng(0).integers(0, 256, (1, *shape), np.uint8)
     step, action = record(1)
     step.obs = image
@@ -309,7 +298,7 @@ def test_loading_needs_little_memory_beside_the_ring(tmp_path):
         replay.add(step, action)
     manifest = replay.flush()
     replay.close()
-    other = Replay(2000, 1, shape, "uint8", directory=tmp_path, seed=0)
+    other = made(tmp_path, 2000, 1, shape, "uint8")
     tracemalloc.start()
     try:
         other.restore(manifest)

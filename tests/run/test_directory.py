@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -22,9 +21,9 @@ from hdfast.run import checkpoint, directory, durable
 from hdfast.run.directory import RunDir, check_settings, finished_step, load_config, read_meta
 from hdfast.run.durable import LOCK, Lock, is_held, lock_holder
 from hdfast.trainer import train
+from programs import ROOT
 from scripted_run import small_config
 
-ROOT = Path(__file__).resolve().parents[2]
 HERE = {"pid": os.getpid(), "host": platform.node()}
 HOLD = "import sys, pathlib; from hdfast.run.durable import Lock; lock = Lock(pathlib.Path(sys.argv[1])); " \
        "print('held', flush=True); sys.stdin.read(); lock.close()"
@@ -175,7 +174,7 @@ def test_a_damaged_meta_json_is_named_set_aside_and_begun_anew(tmp_path, capsys)
             b'{"starts": [{"torch_threads": 2.5}]}': "starts[0].torch_threads is 2.5, expected"}.items():
         (tmp_path / "meta.json").write_bytes(content)
         run = open_run(tmp_path, logdir=str(tmp_path), **{"run.steps": 60, "run.prefill": 40})
-        assert run.seconds_before == 0 and said in run.warnings[0]
+        assert run.before("seconds") == 0 and said in run.warnings[0]
         assert (tmp_path / "meta.json.damaged").read_bytes() == content
         run.close()
 
@@ -248,7 +247,7 @@ def test_cpu_time_of_all_threads_is_summed_over_resumes(tmp_path):
         assert meta["starts"][-1]["cpu_seconds"] >= round(end - before, 1) and len(meta["starts"]) == number + 1
     (tmp_path / "meta.json").write_text('{"seconds": 7.0, "starts": [{"seconds": 7.0}]}')
     run = open_run(tmp_path)
-    assert run.warnings == [] and run.seconds_before == 7 and read_meta(tmp_path)["cpu_seconds"] < 5
+    assert run.warnings == [] and run.before("seconds") == 7 and read_meta(tmp_path)["cpu_seconds"] < 5
     run.close()
 
 

@@ -3,9 +3,7 @@
 import json
 import re
 import resource
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,12 +14,11 @@ from hdfast.run import logger as module
 from hdfast.run.jsonl import JsonLines, read_rows, replace, rewind
 from hdfast.run.logger import RECORDS, Logger
 from hdfast.trainer import train
-
-ROOT = Path(__file__).resolve().parents[2]
+from programs import ROOT, python
 
 
 def make(path, **options):
-    return Logger(path, action_repeat=4, **({"console": False} | options))
+    return Logger(path, action_repeat=4, **options)
 
 
 def strict(path):
@@ -332,16 +329,17 @@ def test_tensorboard_forgets_what_a_resume_drops(tmp_path):
 
 def test_without_tensorboard(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
-    write_run(tmp_path, [10], console=None)
+    write_run(tmp_path, [10])
     assert len(strict(tmp_path / "metrics.jsonl")) == 2 and not list(tmp_path.glob("events*"))
     assert capsys.readouterr().out.count("pip install tensorboard") == 1
 
 
 def test_tensorboard_is_loaded_by_the_first_logger(tmp_path):
-    program = ("import sys; from hdfast.run.logger import Logger; print('torch' in sys.modules, 'tensorboard' in "
-               f"sys.modules)\nwith Logger({str(tmp_path)!r}, action_repeat=1): print('tensorboard' in sys.modules)")
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False", "True"] and list(tmp_path.glob("events.out.tfevents*"))
+    program = ("import sys, pathlib; from hdfast.run.logger import Logger; print('torch' in sys.modules, "
+               "'tensorboard' in sys.modules)\n"
+               f"with Logger(pathlib.{tmp_path!r}, action_repeat=1): print('tensorboard' in sys.modules)")
+    assert python("-c", program).stdout.split() == ["False", "False", "True"]
+    assert list(tmp_path.glob("events.out.tfevents*"))
 
 
 # Names

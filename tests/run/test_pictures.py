@@ -111,20 +111,19 @@ def test_mp4_without_encoder_says_what_to_install(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("channels", "size", "scale"), [(3, 64, None), (1, 63, 1)])
-def test_mp4(tmp_path, channels, size, scale):
+@pytest.mark.parametrize(("channels", "size", "side", "scale"), [(3, 64, 256, 4), (1, 63, 316, 5)])
+def test_mp4(tmp_path, channels, size, side, scale):
     pytest.importorskip("imageio_ffmpeg", reason="needs the optional MP4 encoder, imageio-ffmpeg")
     from imageio.v2 import get_reader
 
     frames = moving(12, size, channels)
-    path = save_animation(tmp_path / "video.mp4", frames, fps=10, scale=scale)
+    path = save_animation(tmp_path / "video.mp4", frames, fps=10)
     with get_reader(path) as reader:
         shown = np.stack(list(reader.iter_data()))
         assert reader.get_meta_data()["fps"] == 10
-    assert shown.shape == ((12, 256, 256, 3) if scale is None else (12, 64, 64, 3))
-    step = 4 if scale is None else 1
+    assert shown.shape == (12, side, side, 3)
     wanted = np.broadcast_to(frames, (12, size, size, 3))[:, 20:60, :60].astype(int)
-    assert np.abs(shown[:, ::step, ::step][:, 20:60, :60] - wanted).mean() < 4
+    assert np.abs(shown[:, ::scale, ::scale][:, 20:60, :60] - wanted).mean() < 4
     assert [p.name for p in tmp_path.iterdir()] == ["video.mp4"]
 
 
@@ -196,18 +195,16 @@ def drawn(tmp_path, monkeypatch):
     real = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: (kept.append(figure), real(figure, *a, **k))[1])
 
-    def draw(task, episodes=(), evals=(), config=True, lines="", random=None):
+    def draw(task, episodes=(), evals=(), lines="", random=None):
         run = tmp_path / "run"
         run.mkdir()
         if random is not None:
             (run / "random.json").write_text(json.dumps({"scores": random}))
-        if config:
-            (run / "config.json").write_text(json.dumps({"task": task}))
         rows = [json.dumps({"step": s, "episode/score": y, "episode/length": 1}) + "\n" for s, y in episodes]
         (run / "scores.jsonl").write_text("".join(rows) + lines)
         (run / "eval.jsonl").write_text("".join(
             json.dumps({"step": s, "eval/score": m, "eval/score_std": d}) + "\n" for s, m, d in evals))
-        path = learning_curve(run / "curve.png", run, task=None if config or task == "run" else task)
+        path = learning_curve(run / "curve.png", run, task=task)
         assert np.asarray(Image.open(path).convert("RGB")).std() > 5
         assert [p.name for p in run.iterdir() if p.suffix == ".part"] == []
         axes, = kept[-1].axes
@@ -272,12 +269,7 @@ def test_empty_curve(drawn, task):
 
 
 def test_one_point_and_rows_that_cannot_be_drawn(drawn):
-    axes, legend = drawn("catch_5x5", [(50, 1.0)], config=False,
+    axes, legend = drawn("catch_5x5", [(50, 1.0)],
                          lines='{"step": 60, "episode/score": null}\n{"step": 7\n{"step": 70}\n')
     assert line(axes, "training").tolist() == [[50.0], [1.0]] and legend == ["training episode"]
     assert axes.get_ylim()[0] < 1 < axes.get_ylim()[1] and axes.get_title(loc="left") == "catch_5x5"
-
-
-def test_curve_without_a_readable_config_is_named_after_its_directory(drawn):
-    axes, _ = drawn("run", config=False)
-    assert axes.get_title(loc="left") == "run"

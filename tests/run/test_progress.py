@@ -95,7 +95,7 @@ def show(line, step, scalars=None, **values):
 
 
 def test_plain_lines_once_per_log_interval(tmp_path, capsys):
-    line = ProgressLine(tmp_path / "log", console=None, task="atari_pong", action_repeat=4)
+    line = ProgressLine(tmp_path / "log", task="atari_pong", action_repeat=4)
     line.message("[bold]hello")
     for step in range(100):
         show(line, step)
@@ -108,20 +108,12 @@ def test_plain_lines_once_per_log_interval(tmp_path, capsys):
     assert (tmp_path / "log").read_text() == out
 
 
-def test_silence(tmp_path, capsys):
-    line = ProgressLine(tmp_path / "log", console=False, task="", action_repeat=1)
-    line.message("note")
-    show(line, 1, SCALARS)
-    line.close()
-    assert capsys.readouterr().out == "" and len((tmp_path / "log").read_text().splitlines()) == 2
-
-
 def test_the_run_outlives_the_reader_of_its_output(tmp_path, monkeypatch):
     read, write = os.pipe()
     os.close(read)
     with open(write, "w") as gone:
         monkeypatch.setattr(sys, "stdout", gone)
-        line = ProgressLine(tmp_path / "log", console=True, task="", action_repeat=1)
+        line = ProgressLine(tmp_path / "log", task="", action_repeat=1)
         line.message("first")
         line.message("second")
         line.close()
@@ -137,7 +129,7 @@ def test_the_run_outlives_its_terminal(tmp_path, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     with open(slave, "w") as terminal:
         monkeypatch.setattr(sys, "stdout", terminal)
-        line = ProgressLine(tmp_path / "log", console=None, task="", action_repeat=1)
+        line = ProgressLine(tmp_path / "log", task="", action_repeat=1)
         os.close(master)
         line.message("first")
         line.message("second")
@@ -157,7 +149,7 @@ def test_live_line(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "REFRESH", 0.0)
     with open(slave, "w") as terminal:
         monkeypatch.setattr(sys, "stdout", terminal)
-        line = ProgressLine(tmp_path / "log", console=None, task="atari_pong", action_repeat=4)
+        line = ProgressLine(tmp_path / "log", task="atari_pong", action_repeat=4)
         show(line, 10, SCALARS, score=1.0, best=2.0)
         show(line, 20)
         line.message("[bold]note")

@@ -1,20 +1,20 @@
 """Stopping: real processes, whatever they are doing, save within five seconds and end; a second SIGINT ends at once."""
 
-import json
 import os
 import signal
 import time
 from pathlib import Path
 
 import pytest
-import torch
 
+import scripted_run
+from agent_case import unequal
 from hdfast import trainer
 from hdfast.agent import Agent
-from hdfast.envs import make_envs
 from hdfast.learner import Learner
 from hdfast.replay.sequences import Replay
 from hdfast.run import checkpoint
+from hdfast.run.directory import read_meta
 from hdfast.run.logger import Logger
 from hdfast.run.stopping import Stopped, Stopping
 from hdfast.trainer import Trainer
@@ -52,7 +52,7 @@ def test_a_process_saves_and_ends_in_time(tmp_path, part, number, step, updates)
         assert cpu_seconds(process.pid) - spent < PROMISED and time.monotonic() - begin < WAITED
         _, err = process.communicate(timeout=60)
     assert process.returncode == CODES[number] and "Ctrl-C again exits at once" in err
-    assert json.loads((tmp_path / "run" / "meta.json").read_text())["status"] == f"stopped by {number.name}"
+    assert read_meta(tmp_path / "run")["status"] == f"stopped by {number.name}"
     found = checkpoint.latest(tmp_path / "run" / "ckpt")
     made = [int(found.tensors[f"opt/{name}/step"]) for name in ("model", "actor", "critic")]
     assert (found.step, found.manifest["updates"], made) == (step, updates, [updates] * 3)
@@ -72,7 +72,7 @@ def test_a_second_sigint_ends_at_once_even_in_native_code(tmp_path):
         process.send_signal(signal.SIGINT)
         process.wait(60)
     assert process.returncode == 130
-    assert json.loads((tmp_path / "run" / "meta.json").read_text())["status"] == "running"
+    assert read_meta(tmp_path / "run")["status"] == "running"
 
 
 # What a signal interrupts, in this process
@@ -88,8 +88,7 @@ def asking(real=None):
 def new_trainer(tmp_path, **overrides) -> Trainer:
     config = small_config("dummy", **{"run.steps": 60, "run.prefill": 40, "run.video_every": 30, "run.eval_every": 50,
                                       **overrides})
-    envs = make_envs(config.task, config.env)
-    return Trainer(config, Agent(envs.obs_space, envs.act_space, config), envs, tmp_path)
+    return scripted_run.new_trainer(config, tmp_path)
 
 
 @pytest.mark.parametrize(("owner", "name", "step"), [
@@ -102,7 +101,7 @@ def test_what_takes_long_is_interrupted_and_made_up_for(tmp_path, monkeypatch, o
     assert error.value.code == 143
     found = checkpoint.latest(tmp_path / "ckpt")
     assert found is None if step is None else found.step == step
-    assert json.loads((tmp_path / "meta.json").read_text())["status"] == "stopped by SIGTERM"
+    assert read_meta(tmp_path)["status"] == "stopped by SIGTERM"
     t = new_trainer(tmp_path, **overrides)
     t.run()
     assert (t.step, t.updates, t.agent.updates) == (60, 5, 5) and (tmp_path / "curve.png").exists()
@@ -127,8 +126,7 @@ def test_a_stop_waits_for_the_update_under_way(tmp_path, monkeypatch, name):
     straight.run()
     got, want = (checkpoint.latest(tmp_path / run / "ckpt") for run in ("stopped", "straight"))
     assert (got.step, got.manifest["updates"]) == (want.step, want.manifest["updates"]) == (52, 3)
-    same = got.tensors.keys() - {"rng/act"}  # the other run was evaluated
-    assert [name for name in same if not torch.equal(got.tensors[name], want.tensors[name])] == []
+    assert unequal(got.tensors, want.tensors) == {"rng/act"}  # the other run was evaluated
     assert got.manifest["replay_rng"] == want.manifest["replay_rng"]
 
 

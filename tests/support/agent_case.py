@@ -5,6 +5,7 @@ import torch
 
 from hdfast.agent import Agent
 from hdfast.config import Config
+from hdfast.cuda_graph import Graphs
 from hdfast.envs import Step
 from hdfast.replay.ring import Batch
 from hdfast.spaces import ActSpace, ObsSpace
@@ -16,6 +17,22 @@ ACTIONS = 4
 
 def make_agent(space: ObsSpace = IMAGE, **overrides) -> Agent:
     return Agent(space, ActSpace(ACTIONS), Config.preset("debug", task="dummy", **overrides))
+
+
+def captured(agent: Agent) -> Agent:
+    """The agent with graphs, as on CUDA; `tape.record` plays their part."""
+    graphs = Graphs(torch.device("cpu"), True)
+    agent.build_steps(graphs, graphs)
+    return agent
+
+
+def copied(agent: Agent) -> dict[str, torch.Tensor]:
+    return {name: x.clone() for name, x in agent.state_dict().items()}
+
+
+def unequal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> set[str]:
+    """Names of the tensors in which two states differ."""
+    return one.keys() ^ two.keys() | {name for name in one.keys() & two.keys() if not torch.equal(one[name], two[name])}
 
 
 def make_step(n: int, space: ObsSpace = IMAGE, first: bool = False, seed: int = 0) -> Step:

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from hdfast.ops import library
+from programs import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SCHEDULES = (("fwd", "rr"), ("rev", "rr"), ("rand", "greedy"))  # order of blocks and threads, who runs next
 
 

@@ -194,8 +194,9 @@ class Runner:
             low, high = (torch.tensor(x, device=self.device) for x in (-1.3, 2.9))
             low2, _, scale2 = ops.return_range(b.ret, low, high)
             figures = {
-                "deter": t.deter, "logit": prior, "stoch_index": t.index, "action_index": t.action, "reward": b.reward,
-                "cont": b.cont, "weight": b.weight, "value": b.value, "ret": b.ret, "slow_value": b.slow_value,
+                "deter": t.features.deter, "logit": prior, "stoch_index": t.features.index, "action_index": t.action,
+                "reward": b.reward, "cont": b.cont, "weight": b.weight, "value": b.value, "ret": b.ret,
+                "slow_value": b.slow_value,
                 "reward_logit": wm.reward(feat), "cont_logit": wm.cont_logit(feat),
                 "actor_logit": ac.policy(feat), "critic_logit": b.critic_logit[:-1]}
         self.margin("phaseA", t.prior, u.prior)
@@ -283,11 +284,11 @@ class Runner:
                 self.margin("updates", logit, uniform)
             metrics = self.model_metrics(model, scalars) | self.behavior_metrics(b, actor, critic)
             ac.move_range(b.low, b.high)  # the official order: the actor's step comes before the critic's gradient
-            norms |= learner.actor_gradient(b) | learner.step(learner.actor_opt, "actor")
+            norms |= learner.actor_gradient(b) | learner.step("actor")
             norms |= learner.critic_gradient(replace(b, critic_logit=ac.critic(t.features)))
-            norms |= learner.step(learner.critic_opt, "critic")
+            norms |= learner.step("critic")
             figures = {"retnorm_low": ac.low.clone(), "retnorm_high": ac.high.clone(),
-                       "post_index": model.observed.state.index, "stoch_index": self.starts(t.index[1:]),
+                       "post_index": model.observed.state.index, "stoch_index": self.starts(t.features.index[1:]),
                        "action_index": self.starts(t.action)}
             metrics["model_opt_loss"] = model.total
             for key, name in (("model", "model"), ("actor", "actor"), ("extr_critic_critic", "critic")):

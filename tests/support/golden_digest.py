@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from golden_case import Case, Runner, load_case, recipe_param
+from parity_case import assert_official
 
 PATH = Path(__file__).parents[1] / "golden" / "official_digest.json"
 SOURCE = ("figures of the official HarmonyDream code (thuml/HarmonyDream, dreamerv3-jax, commit 0a22e33) run in "
@@ -95,6 +96,12 @@ def reduce(figures: dict, wanted) -> dict:
         else:
             out[key] = figures[key][:2] if "_proj/" in key else figures[key]
     return out
+
+
+def assert_digest(name: str, device: str = "cpu") -> None:
+    """Compare our figures of a case with the official ones."""
+    case, official = load(name)
+    assert_official(reduce(Runner(case, device).all(), official), official)
 
 
 def make(path: Path) -> dict:

@@ -76,5 +76,6 @@ def compare(got: dict, official: dict) -> list[str]:
     return problems
 
 
-def show(problems: list[str]) -> str:
-    return "\n".join([f"{len(problems)} figures differ from the official code:", *problems[:40]])
+def assert_official(got: dict, official: dict) -> None:
+    problems = compare(got, official)
+    assert not problems, "\n".join([f"{len(problems)} figures differ from the official code:", *problems[:40]])

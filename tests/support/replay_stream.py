@@ -21,8 +21,19 @@ def record(i, num_envs=1, shape=(3,), dtype="float32"):
     return step, (i + envs) % 5
 
 
-def filled(steps, capacity=1000, num_envs=1, shape=(3,), dtype="float32", *, directory=None, seed=0, **options):
-    replay = Replay(capacity, num_envs, shape, dtype, directory=directory, seed=seed, **options)
+def made(directory=None, capacity=1000, num_envs=1, shape=(3,), dtype="float32", *, seed=0, **options) -> Replay:
+    return Replay(capacity, num_envs, shape, dtype, directory=directory, seed=seed, **options)
+
+
+def restored(directory, manifest, *kind, **options) -> Replay:
+    """A new replay on what there is in a folder; `kind` and `options` as those of `made`."""
+    replay = made(directory, *kind, **options)
+    replay.restore(manifest)
+    return replay
+
+
+def filled(steps, capacity=1000, num_envs=1, shape=(3,), dtype="float32", *, directory=None, **options) -> Replay:
+    replay = made(directory, capacity, num_envs, shape, dtype, **options)
     if directory is not None:
         replay.restore(None)
     return extended(replay, 0, steps, num_envs, shape, dtype)

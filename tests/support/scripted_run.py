@@ -3,9 +3,11 @@
 import numpy as np
 import torch
 
+from hdfast.agent import Agent
 from hdfast.config import Config
-from hdfast.envs import Step
+from hdfast.envs import Step, make_envs
 from hdfast.spaces import ActSpace, ObsSpace
+from hdfast.trainer import TRAIN_ENVS, Trainer, stream_seed
 
 OBS, ACTIONS = ObsSpace((4,), "float32"), ActSpace(3)
 
@@ -100,3 +102,14 @@ class ScriptedAgent:
     def load_state_dict(self, state):
         self.weight.copy_(state["weight"])
         self.rng.set_state(state["rng"])
+
+
+def short_episodes(num_envs, seed) -> ScriptedEnvs:
+    """What a trainer evaluates in: episodes of four steps."""
+    return ScriptedEnvs([4] * num_envs)
+
+
+def new_trainer(config: Config, logdir) -> Trainer:
+    """As `hdfast train` begins a run: the agent of `config`, and its environments."""
+    envs = make_envs(config.task, config.env, seed=stream_seed(config.seed, TRAIN_ENVS, 0))
+    return Trainer(config, Agent(envs.obs_space, envs.act_space, config), envs, logdir)

@@ -26,7 +26,7 @@ def write_run(folder: Path, task: str, seed: int, *, presets=("atari100k",), gai
     path.mkdir(parents=True)
     replace(path / "config.json", config.to_json().encode())
     repeat = frames_per_step(config)
-    with Logger(path, action_repeat=repeat, console=False) as log:
+    with Logger(path, action_repeat=repeat) as log:
         for step in np.linspace(0, config.run.steps, 21)[1:].round().astype(int).tolist():
             if step > last:
                 break

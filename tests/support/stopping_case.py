@@ -12,8 +12,7 @@ from pathlib import Path
 
 from hdfast.cli import main
 from hdfast.run import stopping
-
-ROOT = Path(__file__).resolve().parents[2]
+from programs import ROOT
 
 
 @contextmanager
