@@ -2,17 +2,15 @@
 
 import json
 import os
-import resource
 import shutil
 import tracemalloc
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from hdfast import rng
 from hdfast.errors import RunError
-from killing import killed_at_every_point
+from killing import killed_at_every_point, largest_file
 from replay_stream import assert_same_batch, extended, filled, made, record, restored
 
 
@@ -222,16 +220,6 @@ def test_damaged_manifests_are_refused(saved):
 
 
 # The disk and the process fail
-
-
-@contextmanager
-def largest_file(size):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("limit", [100, 520, 700], ids=["header", "first record", "later record"])

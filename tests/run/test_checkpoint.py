@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -26,7 +25,7 @@ from hdfast.run.checkpoint import (
     text_digest,
 )
 from hdfast.run.directory import run_manifest
-from killing import killed_at_every_point
+from killing import killed_at_every_point, largest_file
 
 
 def tensors():
@@ -38,6 +37,11 @@ def tensors():
 
 def small(step):
     return {"weight": torch.full((5,), float(step)), "step": torch.tensor(step)}
+
+
+def put(directory, *steps, **options):
+    """Save a small checkpoint of each step; returns the last one's folder."""
+    return [save(directory, step, small(step), {}, **options) for step in steps][-1]
 
 
 def names(directory):
@@ -85,7 +89,7 @@ def test_only_an_absent_checkpoint_is_none(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / ".tmp-000000000005").mkdir()
     assert latest(tmp_path) is None
-    save(tmp_path, 5, small(5), {}, tag="best")
+    put(tmp_path, 5, tag="best")
     assert latest(tmp_path) is None and latest(tmp_path, tag="best").step == 5
 
 
@@ -98,13 +102,13 @@ def test_the_last_two_and_one_per_tag_are_kept(tmp_path):
     assert names(tmp_path) == ["000000000030", "000000000040", "best-000000000030", "notes"]
     assert latest(tmp_path).tensors["weight"][0] == 40
     assert latest(tmp_path, tag="best").tensors["weight"][0] == -30
-    save(tmp_path, 20, small(20), {}, tag="best")  # a best one of an earlier step replaces it
+    put(tmp_path, 20, tag="best")  # a best one of an earlier step replaces it
     assert latest(tmp_path, tag="best").step == 20 and len(names(tmp_path)) == 4
 
 
 def test_a_reader_is_slower_than_the_run_that_saves(tmp_path, monkeypatch):
     """All that was there when it looked is gone when it reads."""
-    save(tmp_path, 10, small(10), {})
+    put(tmp_path, 10)
     steps = [30, 20]
 
     def slow(path):
@@ -123,9 +127,9 @@ def test_saving_a_step_again_and_going_back(tmp_path):
     found = latest(tmp_path)
     assert found.step == 20 and found.tensors["weight"][0] == 4
     assert names(tmp_path) == ["000000000010", "000000000020.2"]
-    save(tmp_path, 15, small(15), {})  # resumed from 10: what came after belongs to a past that is no more
+    put(tmp_path, 15)  # resumed from 10: what came after belongs to a past that is no more
     assert names(tmp_path) == ["000000000010", "000000000015"]
-    save(tmp_path, 5, small(5), {})
+    put(tmp_path, 5)
     assert names(tmp_path) == ["000000000005"]
 
 
@@ -134,7 +138,7 @@ def test_leftovers_of_killed_saves_are_cleared(tmp_path):
     (tmp_path / ".tmp-000000000005" / TENSORS).write_bytes(b"x" * 100)
     (tmp_path / ".tmp-file").touch()
     (tmp_path / ".tmp-link").symlink_to(tmp_path)
-    save(tmp_path, 10, small(10), {})
+    put(tmp_path, 10)
     assert names(tmp_path) == ["000000000010"] and latest(tmp_path).step == 10
     (tmp_path / ".tmp-old-000000000005").mkdir()
     clear_leftovers(tmp_path)
@@ -153,7 +157,7 @@ def test_impossible_names_are_refused(tmp_path, step, tag):
 def test_both_files_follow_the_umask(tmp_path, umask):
     before = os.umask(umask)
     try:
-        path = save(tmp_path, 1, small(1), {})
+        path = put(tmp_path, 1)
     finally:
         os.umask(before)
     assert {name: oct((path / name).stat().st_mode & 0o777) for name in (TENSORS, MANIFEST)} == dict.fromkeys(
@@ -164,14 +168,14 @@ def test_the_name_of_a_new_folder_is_durable(tmp_path, monkeypatch):
     """A checkpoint that is synced in a folder whose own name is not could be gone after a power cut."""
     synced = []
     monkeypatch.setattr(durable, "sync_directory", synced.append)
-    save(tmp_path / "run" / "ckpt", 1, small(1), {})
+    put(tmp_path / "run" / "ckpt", 1)
     assert synced == [tmp_path / "run", tmp_path]
-    save(tmp_path / "run" / "ckpt", 2, small(2), {})
+    put(tmp_path / "run" / "ckpt", 2)
     assert len(synced) == 2
 
 
 def test_what_json_cannot_hold_is_refused_and_leaves_nothing(tmp_path):
-    save(tmp_path, 1, small(1), {})
+    put(tmp_path, 1)
     with pytest.raises(TypeError):
         save(tmp_path, 2, small(2), {"tensor": torch.ones(1)})
     assert names(tmp_path) == ["000000000001"]
@@ -256,8 +260,7 @@ def test_every_flipped_bit_is_found(tmp_path, name):
 
 
 def test_a_damaged_one_is_replaced_by_the_next_save_of_its_step(tmp_path):
-    for step in (10, 20):
-        save(tmp_path, step, small(step), {})
+    put(tmp_path, 10, 20)
     (tmp_path / "000000000020" / TENSORS).unlink()
     assert latest(tmp_path).step == 10
     save(tmp_path, 20, small(21), {})
@@ -267,7 +270,7 @@ def test_a_damaged_one_is_replaced_by_the_next_save_of_its_step(tmp_path):
 
 
 def test_a_forged_manifest_with_right_checksums_gives_an_error_at_most(tmp_path):
-    path = save(tmp_path, 10, small(10), {}) / MANIFEST
+    path = put(tmp_path, 10) / MANIFEST
     good = json.loads(path.read_text())
     good.pop("checksum")
     for key in good:
@@ -315,21 +318,20 @@ def test_fields_of_a_manifest_that_contradict_one_another(name, value, expected)
 
 
 def test_the_earlier_one_that_is_kept_is_a_valid_one(tmp_path):
-    for step in (10, 17):
-        save(tmp_path, step, small(step), {})
+    put(tmp_path, 10, 17)
     rewrite(tmp_path / "000000000017" / TENSORS, flip(-1))
-    save(tmp_path, 20, small(20), {})
+    put(tmp_path, 20)
     assert names(tmp_path) == ["000000000010", "000000000020"]
     for name in names(tmp_path):
         (tmp_path / name / TENSORS).unlink()
-    save(tmp_path, 30, small(30), {})
+    put(tmp_path, 30)
     assert names(tmp_path) == ["000000000030"]
 
 
 def test_another_format_is_refused_not_passed_over(tmp_path, monkeypatch):
-    save(tmp_path, 10, small(10), {})
+    put(tmp_path, 10)
     monkeypatch.setattr("hdfast.run.checkpoint.FORMAT", 2)
-    save(tmp_path, 20, small(20), {})
+    put(tmp_path, 20)
     assert json.loads((tmp_path / "000000000020" / MANIFEST).read_text())["format"] == 2
     monkeypatch.undo()
     with pytest.raises(RunError, match=r"000000000020 has format 2, this hdfast reads 1\. Use the version"):
@@ -340,24 +342,19 @@ def test_another_format_is_refused_not_passed_over(tmp_path, monkeypatch):
 
 
 def test_a_failed_write_leaves_the_one_before(tmp_path):
-    save(tmp_path, 10, small(10), {})
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    put(tmp_path, 10)
     for size, kept in [(50, {}), (1000, {"long": "x" * 5000})]:  # fails in the tensors; in the manifest
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-        try:
-            with pytest.raises(RunError, match=f"cannot write a checkpoint in {tmp_path}"):
-                save(tmp_path, 20, small(20), kept)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        with largest_file(size), pytest.raises(RunError, match=f"cannot write a checkpoint in {tmp_path}"):
+            save(tmp_path, 20, small(20), kept)
         assert names(tmp_path) == ["000000000010"] and latest(tmp_path).step == 10
-    save(tmp_path, 20, small(20), {})
+    put(tmp_path, 20)
     assert latest(tmp_path).step == 20
 
 
 def test_a_directory_that_cannot_be_made_or_read(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"cannot write a checkpoint in .*file/ckpt: .*--logdir"):
-        save(tmp_path / "file" / "ckpt", 1, small(1), {})
+        put(tmp_path / "file" / "ckpt", 1)
     with pytest.raises(RunError, match=r"cannot read the checkpoints in .*file: "):
         latest(tmp_path / "file")
 
@@ -365,8 +362,7 @@ def test_a_directory_that_cannot_be_made_or_read(tmp_path):
 @pytest.mark.parametrize(("step", "damaged"), [(30, False), (20, False), (15, True), (15, False)])
 def test_killed_anywhere_while_saving(tmp_path, step, damaged):
     original, directory = tmp_path / "original", tmp_path / "ckpt"
-    for s in (10, 20):
-        save(original, s, small(s), {})
+    put(original, 10, 20)
     if damaged:
         (original / "000000000020" / TENSORS).unlink()
     before = latest(original)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import resource
 import sys
 
 import numpy as np
@@ -14,6 +13,7 @@ from hdfast.run import logger as module
 from hdfast.run.jsonl import JsonLines, read_rows, replace, rewind
 from hdfast.run.logger import RECORDS, Logger
 from hdfast.trainer import train
+from killing import largest_file
 from programs import ROOT, python
 
 
@@ -181,15 +181,11 @@ def test_full_disk(tmp_path, name, monkeypatch):
 def test_a_row_that_does_not_fit_leaves_no_half_line(tmp_path):
     file = JsonLines(tmp_path / "rows.jsonl")
     file.append({"step": 1})
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))  # the kernel writes a part, then refuses
+    with largest_file(20):
         with pytest.raises(RunError, match="File too large"):
             file.append({"step": 2, "x": "y" * 100})
         with pytest.raises(RunError, match="File too large"):
             replace(tmp_path / "other", b"z" * 100)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     file.append({"step": 3})
     assert strict(tmp_path / "rows.jsonl") == [{"step": 1}, {"step": 3}]
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]

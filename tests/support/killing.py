@@ -1,10 +1,13 @@
-"""Ends a process in the middle of its file operations, as kill -9 does: without any cleanup."""
+"""Ends a process in the middle of its file operations, as kill -9 does: without any cleanup. And files that do not fit.
+"""
 
 import itertools
 import os
+import resource
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 POINTS = ("fsync", "rename", "unlink", "mkdir")  # of os; and shutil.rmtree
 KILLED = 99
@@ -33,6 +36,17 @@ def killed_at_every_point(action: Callable[[], object]) -> Iterator[str]:
         yield f"before file operation {k}" if code else "not at all"
         if not code:
             return
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Inside the block no file grows beyond `size` bytes: the kernel writes a part, then refuses."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def _die_before(k: int) -> None:
