@@ -12,7 +12,7 @@ import math
 import numbers
 import re
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -325,10 +325,11 @@ def checked(name: str, value: Any, rule: dataclasses.Field | None = None) -> Any
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object, in which no name may occur twice: which of the two counts would be a guess."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        (name, _), = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"the name {name!r:.40} occurs twice")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the name {name!r:.40} occurs twice")
+        found[name] = value
     return found
 
 

@@ -25,10 +25,9 @@ def actor_loss(logit: Tensor, action: Tensor, advantage: Tensor, weight: Tensor,
     checks.shape("actor_loss", shape, "(...), logit's without its last axis", action=action, advantage=advantage,
                  weight=weight)
     checks.devices("actor_loss", logit=logit, action=action, advantage=advantage, weight=weight)
-    flat = [x.detach().reshape(shape.numel()) for x in (action, advantage.float(), weight.float())]
+    flat = [x.detach().reshape(-1).contiguous() for x in (action, advantage.float(), weight.float())]
     rows = logit.float().reshape(shape.numel(), logit.shape[-1]).contiguous()
-    loss, logp, ent = library.op("actor_loss_fwd")(rows, *(x.contiguous() for x in flat), entropy)
-    return loss.reshape(shape), logp.reshape(shape), ent.reshape(shape)
+    return tuple(x.reshape(shape) for x in library.op("actor_loss_fwd")(rows, *flat, entropy))
 
 
 def register(namespace: str) -> None:

@@ -25,8 +25,8 @@ def gru_gates(x: Tensor, deter: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     checks.shape("gru_gates", (*x.shape[:-1], x.shape[-1] // 3), "(..., D), a third of x's last axis", deter=deter)
     checks.shape("gru_gates", x.shape[-1:], "(3D,), the last axis of x", scale=scale, bias=bias)
     checks.devices("gru_gates", x=x, deter=deter, scale=scale, bias=bias)
-    inputs = x.contiguous(), deter.float().contiguous(), scale.float().contiguous(), bias.float().contiguous()
-    return library.op("gru_gates_fwd")(*inputs)[0].to(deter.dtype)
+    others = (t.float().contiguous() for t in (deter, scale, bias))
+    return library.op("gru_gates_fwd")(x.contiguous(), *others)[0].to(deter.dtype)
 
 
 def register(namespace: str) -> None:

@@ -2,7 +2,7 @@
 
 `_ops.abi3.so` is one file for every torch from 2.11 on, with or without a GPU. Loading it defines `torch.ops.hdfast.*`;
 each module of this package with a list OPS is a family and adds its Python part: shapes for tracing (`register_fake`)
-and derivatives (`register_autograd`). The tests load a second library of the same ops under the name `hdfast_emu`: the
+and derivatives (`register_pair`). The tests load a second library of the same ops under the name `hdfast_emu`: the
 CUDA sources compiled for the CPU.
 """
 

@@ -23,7 +23,7 @@ def return_range(ret: Tensor, low: Tensor, high: Tensor, *, decay: float = 0.99,
     with torch.no_grad():
         out = library.op("return_range")(ret.detach().reshape(-1).contiguous(), low.detach(), high.detach(), decay,
                                          *(float(p) for p in percentiles), floor)
-    return out[0], out[1], out[2]
+    return out.unbind()
 
 
 def register(namespace: str) -> None:

@@ -17,16 +17,18 @@ PUBLIC = ("symlog", "symexp", "twohot_loss", "twohot_losses", "twohot_mean")
 
 def symlog(x: Tensor) -> Tensor:
     """sign(x) log(1 + |x|), any shape, float32 or bfloat16, computed in float32."""
-    checks.storage("symlog", x=x)
-    checks.devices("symlog", x=x)
-    return library.op("symlog_fwd")(x.float().contiguous()).to(x.dtype)
+    return _elementwise("symlog", x)
 
 
 def symexp(x: Tensor) -> Tensor:
     """sign(x) (e^|x| - 1), any shape, float32 or bfloat16, computed in float32."""
-    checks.storage("symexp", x=x)
-    checks.devices("symexp", x=x)
-    return library.op("symexp_fwd")(x.float().contiguous()).to(x.dtype)
+    return _elementwise("symexp", x)
+
+
+def _elementwise(op: str, x: Tensor) -> Tensor:
+    checks.storage(op, x=x)
+    checks.devices(op, x=x)
+    return library.op(f"{op}_fwd")(x.float().contiguous()).to(x.dtype)
 
 
 def twohot_loss(logit: Tensor, x: Tensor) -> Tensor:
