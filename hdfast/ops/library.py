@@ -136,18 +136,19 @@ def register_fake(name: str, shapes: Callable) -> None:
 def register_pair(namespace: str, name: str, shapes: Callable, gradient_shapes: Callable | None = None) -> None:
     """Register NAME_fwd, whose results have `shapes`, and NAME_bwd as its derivative, by what their schemas say.
 
-    NAME_bwd takes the gradients of the first results, then arguments and results of NAME_fwd by name, tensors before
-    options, and returns the gradients of the first arguments: of their shapes, unless `gradient_shapes` says otherwise.
-    The other results have no derivative. A gradient that is missing is None, or zeros like another one if the schema
-    wants a tensor.
+    NAME_bwd takes the gradients of the first results, dx of x and so on, then arguments of NAME_fwd by name and results
+    in their order, tensors before options. It returns the gradients of the first arguments: of their shapes, unless
+    `gradient_shapes` says otherwise. The other results have no derivative. A gradient that is missing is None, or zeros
+    like another one if the schema wants a tensor.
     """
     ops = getattr(torch.ops, namespace)
     forward, backward = getattr(ops, f"{name}_fwd").default, getattr(ops, f"{name}_bwd").default
     given, taken = ([argument.name for argument in op._schema.arguments] for op in (forward, backward))
-    names = given + [result.name or taken[0].removeprefix("d") for result in forward._schema.returns]
-    places = [names.index(x) for x in taken if x in names]
-    douts = backward._schema.arguments[:len(taken) - len(places)]
-    count = len(backward._schema.returns)
+    first = next(place for place, x in enumerate(taken) if x in given)
+    names = given + [x.removeprefix("d") for x in taken[:first]]
+    names += [x for x in taken[first:] if x not in names]  # further results
+    places = [names.index(x) for x in taken[first:]]
+    douts, count = backward._schema.arguments[:first], len(backward._schema.returns)
 
     def like_arguments(*args):
         known = dict(zip(taken, args, strict=True))
