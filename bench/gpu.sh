@@ -118,8 +118,8 @@ if [ "$device" = cuda ]; then
   step exchange 30 log.txt bash -c 'set -o pipefail; exchange'
   # Files that have such tests; others need environments, which may not be here. Alone: tests that look at times, and
   # last those that break captures on purpose.
-  step pytest 150 pytest.txt bash -c 'gpu_tests "not milliseconds and not failed_capture" tests/gpu/test_gpu.py \
-    tests/gpu/test_gpu_ops.py tests/native'
+  step pytest 150 pytest.txt bash -c 'gpu_tests "not milliseconds and not failed_capture" \
+    tests/gpu/test_gpu.py tests/native'
   step "pytest times" 40 pytest.txt bash -c 'gpu_tests milliseconds tests/gpu/test_gpu.py'
   step "pytest captures" 30 pytest.txt bash -c 'gpu_tests failed_capture tests/gpu/test_gpu.py'
 fi

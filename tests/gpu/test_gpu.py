@@ -1,6 +1,6 @@
 """Updates and acting on a CUDA device: official figures, graphs against ordinary calls, no waiting, graph sizes, times.
 
-Everything here skips without a device. Ops are in test_gpu_ops.py.
+Everything here skips without a device. Ops are in tests/native.
 """
 
 import statistics

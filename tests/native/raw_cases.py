@@ -1,4 +1,4 @@
-"""Arguments that every raw op accepts: one small call each, for tests that then spoil one argument at a time."""
+"""Arguments that every raw op accepts: one small call each, and the ways in which tests then spoil one argument."""
 
 import torch
 import torch.nn.functional as F
@@ -6,6 +6,27 @@ from torch import Tensor
 
 LENGTH, BATCH, EMBED, ACTIONS, DETER, UNITS, STOCH, CLASSES = 2, 3, 5, 4, 8, 6, 2, 3
 LATENT = STOCH * CLASSES
+
+TYPES = {
+    "another type": lambda t: t.to({torch.int64: torch.int32, torch.uint8: torch.int16}.get(t.dtype, torch.float64)),
+    "half": lambda t: t.half() if t.is_floating_point() else t.float(),
+    "strided": lambda t: torch.stack([t, t], -1)[..., 0] if t.numel() > 1 else None,
+    "expanded": lambda t: t[:1].expand(t.shape) if t.dim() and len(t) > 1 else None,
+    "overlapping": lambda t: torch.as_strided(t, t.shape, (1, *t.stride()[1:])) if t.dim() > 1 and len(t) > 1 and
+    t[0].numel() > 1 else None,
+    "another device": lambda t: t.cpu() if t.is_cuda else None,
+    "no data": lambda t: t.to("meta"),
+}
+SHAPES = {
+    "longer": lambda t: torch.cat([t, t[:1]]) if t.dim() else None,
+    "shorter": lambda t: t[1:].clone() if t.dim() else None,
+    "wider": lambda t: torch.cat([t, t[..., :1]], -1) if t.dim() > 1 else None,
+    "narrower": lambda t: t[..., 1:].contiguous() if t.dim() > 1 else None,
+    "a number": lambda t: t.reshape(-1)[0].clone() if t.dim() else None,
+    "deeper": lambda t: t[None],
+    "flat": lambda t: t.reshape(-1) if t.dim() > 1 else None,
+    "empty": lambda t: t.new_empty(0),
+}
 
 
 def n(*shape: int) -> Tensor:
@@ -86,7 +107,7 @@ CASES = {
     "image_loss_fwd": lambda ops: (n(BATCH, 12), n(BATCH, 12)),
     "image_loss_bwd": lambda ops: (n(BATCH), n(BATCH, 12), n(BATCH, 12)),
     "imagine": lambda ops: imagine_arguments(),
-    "state_mm_fwd": lambda ops: (n(BATCH, DETER), n(BATCH, STOCH, CLASSES), integers(CLASSES, BATCH, STOCH),
+    "state_mm_fwd": lambda ops: (n(BATCH, DETER), n(BATCH, LATENT), integers(CLASSES, BATCH, STOCH),
                                  n(DETER + LATENT, 7), CLASSES),
     "state_mm_bwd": lambda ops: (n(BATCH, 7), n(BATCH, DETER), integers(CLASSES, BATCH, STOCH), n(DETER + LATENT, 7),
                                  CLASSES, True, True, True),

