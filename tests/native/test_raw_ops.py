@@ -82,7 +82,7 @@ def test_every_op_has_a_case(ops, native):
 def test_spoiled_arguments_are_refused(ops, native, name):
     op = raw(native, name)
     torch.manual_seed(0)
-    good = CASES[name](ops)
+    good = CASES[name]()
     op(*good)
     wrong, tried = [], 0
     for position, index, tensor in tensors(good):
@@ -109,7 +109,7 @@ def test_spoiled_arguments_are_refused(ops, native, name):
 def test_free_shapes_are_accepted(ops, native, name):
     """The other half of the table: what is listed as valid does run, so that no entry hides a check."""
     op = raw(native, name)
-    good = CASES[name](ops)
+    good = CASES[name]()
     for position, index, tensor in tensors(good):
         where = f"{name}.{op._schema.arguments[position].name}"
         for change in FREE.get(where, "").split():
@@ -124,7 +124,7 @@ def test_free_shapes_are_accepted(ops, native, name):
                                   "state_mm_bf16_bwd", "observe_scan_bwd"])
 def test_indices_outside_are_refused(ops, native, name, value):
     op = raw(native, name)
-    good = CASES[name](ops)
+    good = CASES[name]()
     for position, index, tensor in tensors(good):
         if tensor.dtype == torch.int64:
             bad = tensor.clone()
@@ -154,16 +154,16 @@ def test_tensors_that_fit_no_kernel_are_refused(ops, native, name, change):
     """Several spoiled at once, or what no entry of SHAPES and TYPES is."""
     op = raw(native, name)
     with pytest.raises(RuntimeError, match=f"{name}{SENTENCE.pattern}"):
-        op(*(x.contiguous() if isinstance(x, torch.Tensor) else x for x in change(*CASES[name](ops))))
+        op(*(x.contiguous() if isinstance(x, torch.Tensor) else x for x in change(*CASES[name]())))
 
 
 @pytest.mark.parametrize("value", [-1, 4, 1 << 40, (1 << 63) - 1])
 def test_actions_and_rows_outside_give_nan(ops, value):
-    logit, action, advantage, weight, entropy = CASES["actor_loss_fwd"](ops)
+    logit, action, advantage, weight, entropy = CASES["actor_loss_fwd"]()
     action[1] = value
     _, logp, _ = ops.actor_loss_fwd(logit, action, advantage, weight, entropy)
     assert logp.isnan().tolist() == [False, True, False]
-    ring, index = CASES["replay_gather"](ops)
+    ring, index = CASES["replay_gather"]()
     index[1] = value
     assert ops.replay_gather(ring, index).isnan().all(1).tolist() == [False, True, False]
 
@@ -178,7 +178,7 @@ def test_actions_and_rows_outside_give_nan(ops, value):
     ("return_range", "high_percentile", float("nan"))])
 def test_numbers_outside_are_refused(ops, native, name, argument, value):
     op = raw(native, name)
-    arguments = list(CASES[name](ops))
+    arguments = list(CASES[name]())
     arguments[[a.name for a in op._schema.arguments].index(argument)] = value
     with pytest.raises(RuntimeError, match=f"{name}: "):
         op(*arguments)
@@ -201,7 +201,7 @@ def test_products_beyond_64_bits_are_refused(ops, native, name, classes):
 def test_empty_tensors_of_enormous_sizes_are_refused(ops, native, name):
     """An empty tensor may have any other sizes, and three times 6e18 wraps to 2."""
     op = raw(native, name)
-    good = CASES[name](ops)
+    good = CASES[name]()
     for position, index, tensor in tensors(good):
         for size in ((1 << 40) + 1, 6148914691236517206):
             bad = tensor.new_empty((0,) * max(1, tensor.dim() - 1) + (size,))
@@ -214,7 +214,7 @@ def test_empty_tensors_of_enormous_sizes_are_refused(ops, native, name):
 @pytest.mark.parametrize("name", CASES)
 def test_opcheck(ops, native, name):
     """The schema, shapes for tracing, and derivatives."""
-    op, arguments = raw(native, name), CASES[name](ops)
+    op, arguments = raw(native, name), CASES[name]()
     for _, _, tensor in tensors(arguments):
         tensor.requires_grad_(tensor.is_floating_point() and not name.endswith(WITHOUT_DERIVATIVE))
     torch.library.opcheck(op, arguments)

@@ -9,18 +9,18 @@ from hdfast.ops import library
 
 N = 50_021  # numbers of an op without rows: several slices, and some left over behind the last vector
 FLAT = {
-    "actor_loss_fwd": lambda ops: (torch.randn(N, 6), torch.randint(6, (N,)), torch.randn(N), torch.randn(N), 0.1),
-    "adam_step": lambda ops: (*(torch.rand(N) for _ in range(4)), torch.zeros((), dtype=torch.int64), torch.rand(N),
-                              1e-3, 1e-8, 1.0, 0.9, 0.999, 0.02),
-    "cont_loss_fwd": lambda ops: (torch.randn(N), torch.ones(N)),
-    "cont_loss_bwd": lambda ops: (torch.randn(N), torch.randn(N), torch.ones(N)),
-    "harmony_fwd": lambda ops: (*torch.rand(5, N).clone(), torch.rand(3), 0, 0.8, []),
-    "lambda_return_fwd": lambda ops: (torch.randn(2, N), torch.randn(3, N), torch.ones(3, N), 0.99, 0.95),
-    "return_range": lambda ops: (torch.randn(N), torch.rand(()), torch.rand(()), 0.99, 5.0, 95.0, 1.0),
-    "symlog_fwd": lambda ops: (9 * torch.randn(N),),
-    "symlog_bwd": lambda ops: (torch.randn(N), torch.randn(N)),
-    "symexp_fwd": lambda ops: (9 * torch.randn(N),),
-    "symexp_bwd": lambda ops: (torch.randn(N), 9 * torch.randn(N)),
+    "actor_loss_fwd": lambda: (torch.randn(N, 6), torch.randint(6, (N,)), torch.randn(N), torch.randn(N), 0.1),
+    "adam_step": lambda: (*(torch.rand(N) for _ in range(4)), torch.zeros((), dtype=torch.int64), torch.rand(N),
+                          1e-3, 1e-8, 1.0, 0.9, 0.999, 0.02),
+    "cont_loss_fwd": lambda: (torch.randn(N), torch.ones(N)),
+    "cont_loss_bwd": lambda: (torch.randn(N), torch.randn(N), torch.ones(N)),
+    "harmony_fwd": lambda: (*torch.rand(5, N).clone(), torch.rand(3), 0, 0.8, []),
+    "lambda_return_fwd": lambda: (torch.randn(2, N), torch.randn(3, N), torch.ones(3, N), 0.99, 0.95),
+    "return_range": lambda: (torch.randn(N), torch.rand(()), torch.rand(()), 0.99, 5.0, 95.0, 1.0),
+    "symlog_fwd": lambda: (9 * torch.randn(N),),
+    "symlog_bwd": lambda: (torch.randn(N), torch.randn(N)),
+    "symexp_fwd": lambda: (9 * torch.randn(N),),
+    "symexp_bwd": lambda: (torch.randn(N), 9 * torch.randn(N)),
 }
 CALLS = [*CASES.items(), *FLAT.items()]
 SIZES = {"LENGTH": 4, "BATCH": 1100, "EMBED": 33, "ACTIONS": 18, "DETER": 96, "UNITS": 80, "STOCH": 16, "CLASSES": 16}
@@ -42,7 +42,7 @@ def test_threads_change_no_bit(name, make, monkeypatch):
     try:
         for threads in (1, 2, 3):
             torch.manual_seed(0)
-            given = make(torch.ops.hdfast)
+            given = make()
             torch.set_num_threads(threads)
             bits.append([t.clone() for t in tensors([op(*given), *given])])
     finally:
