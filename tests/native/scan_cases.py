@@ -10,6 +10,7 @@ from hdfast.ops.observe_scan import observe_scan
 # Tracing does not see which library computes.
 TRACED = pytest.mark.parametrize("sequences", ["call", "steps", pytest.param("cuda", marks=pytest.mark.gpu)],
                                  indirect=True)
+STEPS = pytest.mark.parametrize("sequences", ["steps", pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)
 OUTPUTS = ("deter", "stoch", "index", "post", "prior")
 
 

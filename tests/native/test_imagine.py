@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from imagine_cases import rollout
-from scan_cases import HALF, TRACED
+from scan_cases import HALF, STEPS, TRACED
 
 from hdfast import ops
 from hdfast.model.imagination import imagine
@@ -135,12 +135,12 @@ def test_the_library_of_large_products_is_fixed_by_the_processor(monkeypatch, ve
     assert gemm.chosen.__wrapped__() == name
 
 
-@TRACED
+@STEPS
 def test_opcheck(sequences):
     (rssm, start, u, u_action), actor = rollout(*CASES[1], device=sequences.device)
     params = [[p.detach() for p in group] for group in (rssm.weights(), actor.weights())]
-    op, last = (torch.ops.hdfast.imagine, ()) if usable(u) else (torch.ops.hdfast.imagine_steps, (False, []))
-    torch.library.opcheck(op.default, (start.deter, start.index, u, u_action, *params, 5, 0.01, True, *last))
+    torch.library.opcheck(torch.ops.hdfast.imagine_steps.default,
+                          (start.deter, start.index, u, u_action, *params, 5, 0.01, True, False, []))
 
 
 @TRACED

@@ -7,7 +7,6 @@ import torch
 from op_cases import CASES, op_of, results
 from raw_cases import BATCH, CLASSES, DETER, STOCH, imagine_arguments, integers, n, scan_arguments
 
-from hdfast import ops
 from hdfast.ops import dense, library
 from hdfast.ops.adam import adam_step
 from hdfast.ops.conv import conv, deconv
@@ -144,19 +143,26 @@ def test_meta_tensors_have_shapes(there, family):
         assert [(x.shape, x.dtype) for x in got] == [(x.shape, x.dtype) for x in want]
 
 
-def compiles(family, backend, device="cpu"):
-    """fullgraph: no break; the neighbors of an op are fused, it is called as it is, and gradients flow through."""
-    def surrounded(call):
-        def f(*data):
-            first = 1.5 * data[0] if data[0].is_floating_point() else data[0]
-            out = call(first, *data[1:])
-            out = out if isinstance(out, tuple) else (out,)
-            return tuple(2 * x if x.is_floating_point() else x for x in out)
-        return f
+def surrounded(call):
+    """A function with neighbors for an op to be fused with."""
+    def f(*data):
+        first = 1.5 * data[0] if data[0].is_floating_point() else data[0]
+        out = call(first, *data[1:])
+        out = out if isinstance(out, tuple) else (out,)
+        return tuple(2 * x if x.is_floating_point() else x for x in out)
+    return f
 
-    torch.manual_seed(0)
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", CALLS)
+def test_compiles_without_graph_breaks(traced, family):
+    """The op is called as it is, and gradients flow through; on the CPU by inductor, which needs g++."""
+    if not traced.holds(family):
+        pytest.skip(f"{traced.namespace} has no {family}")
+    on_cpu = traced.namespace == library.NAMESPACE and traced.device == "cpu"
+    backend = "inductor" if on_cpu and shutil.which("g++") else "aot_eager"
     for call, make in CALLS[family]:
-        with torch.device(device):  # not when traced: it is a mode that dynamo does not see through everywhere
+        with torch.device(traced.device):  # not when traced: it is a mode that dynamo does not see through everywhere
             data = make()
         f, leaves = surrounded(call), call not in WITHOUT_GRADIENT
         torch._dynamo.reset()
@@ -165,21 +171,3 @@ def compiles(family, backend, device="cpu"):
         assert not isinstance(want[0], str), want
         for a, b in zip(got, want, strict=True):
             torch.testing.assert_close(a, b)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", CALLS)
-def test_compiles_without_graph_breaks(traced, family):
-    if not traced.holds(family):
-        pytest.skip(f"{traced.namespace} has no {family}")
-    compiles(family, "aot_eager", traced.device)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs g++")
-@pytest.mark.parametrize("family", CALLS)
-def test_inductor_compiles_it_whole(family):
-    if reason := library.problem():
-        pytest.skip(f"the native library is not there: {reason}")
-    with ops.use("native"):
-        compiles(family, "inductor")

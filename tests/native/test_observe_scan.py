@@ -3,10 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from scan_cases import HALF, OUTPUTS, TRACED, gradients, make, native_scan, on
+from scan_cases import HALF, OUTPUTS, STEPS, TRACED, gradients, make, native_scan, on
 
 from hdfast import ops
-from hdfast.ops.execution import usable
 from hdfast.ops.observe_scan import observe_scan
 from tolerance import assert_as_accurate
 
@@ -109,15 +108,11 @@ def test_compiles_without_graph_break(sequences):
     torch.testing.assert_close(got, want)
 
 
-@TRACED
+@STEPS
 def test_opcheck(sequences):
     rssm, (embed, action, is_first, u) = on(sequences.device, *make((3, 2, 6, 3, 5, 4, 2, 3)))
-    params = list(rssm.weights())
-    ops, args = torch.ops.hdfast, (embed.requires_grad_(), action, is_first, u, params, 3, 0.01)
-    if usable(embed):
-        torch.library.opcheck(ops.observe_scan_fwd.default, args)
-    else:
-        torch.library.opcheck(ops.observe_launches_fwd.default, (*args, []))
+    torch.library.opcheck(torch.ops.hdfast.observe_launches_fwd.default, (
+        embed.requires_grad_(), action, is_first, u, list(rssm.weights()), 3, 0.01, []))
 
 
 @pytest.mark.parametrize("sequences", ["call", "steps"], indirect=True)

@@ -213,8 +213,9 @@ def test_empty_tensors_of_enormous_sizes_are_refused(ops, native, name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_opcheck(ops, native, name):
-    """The schema, shapes for tracing, and derivatives."""
+    """The schema, shapes for tracing, and derivatives. A backward op is traced together with its forward op."""
     op, arguments = raw(native, name), CASES[name]()
     for _, _, tensor in tensors(arguments):
         tensor.requires_grad_(tensor.is_floating_point() and not name.endswith(WITHOUT_DERIVATIVE))
-    torch.library.opcheck(op, arguments)
+    utils = ("test_schema", "test_faketensor") if name.endswith("_bwd") else "ALL"
+    torch.library.opcheck(op, arguments, test_utils=utils)
