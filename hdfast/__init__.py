@@ -15,9 +15,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {"Agent": "agent.Agent", "Config": "config.Config", "ConfigError": "errors.ConfigError",
-         "EnvError": "errors.EnvError", "Evaluation": "evaluation.Evaluation", "RunError": "errors.RunError",
-         "Trainer": "trainer.Trainer", "evaluate": "evaluation.evaluate", "load": "evaluation.load_agent",
-         "make_envs": "envs.make_envs", "ops": "ops", "train": "trainer.train"}
+         "EnvError": "errors.EnvError", "Evaluation": "evaluation.Evaluation", "Result": "trainer.Result",
+         "RunError": "errors.RunError", "Trainer": "trainer.Trainer", "evaluate": "evaluation.evaluate",
+         "load": "evaluation.load_agent", "make_envs": "envs.make_envs", "ops": "ops", "train": "trainer.train"}
 
 __all__ = [*_HOME, "__version__"]
 

@@ -7,8 +7,8 @@ from hdfast.envs import make_envs
 from hdfast.errors import ConfigError, EnvError, RunError
 from hdfast.evaluation import Evaluation, evaluate
 from hdfast.evaluation import load_agent as load
-from hdfast.trainer import Trainer, train
+from hdfast.trainer import Result, Trainer, train
 
 __version__: str
-__all__ = ["Agent", "Config", "ConfigError", "EnvError", "Evaluation", "RunError", "Trainer", "__version__",
+__all__ = ["Agent", "Config", "ConfigError", "EnvError", "Evaluation", "Result", "RunError", "Trainer", "__version__",
            "evaluate", "load", "make_envs", "ops", "train"]

@@ -19,7 +19,7 @@ from hdfast.ops.state import State, one_hot
 from hdfast.replay.ring import Batch
 from hdfast.replay.sequences import Replay
 from hdfast.run.pictures import openloop_grid
-from hdfast.spaces import ActSpace, ObsSpace
+from hdfast.spaces import ActSpace, ObsSpace, check_image
 
 NAMED = 4  # parameters that a diagnosis names
 HALF = "half/"  # prefix of the names that older versions saved in the middle of an update
@@ -74,11 +74,13 @@ class Agent:
     """HarmonyDream agent for discrete actions. Official agent.py, class Agent.
 
     Acting and learning draw from two generators seeded by `config.seed`, so evaluation never changes training. On CUDA,
-    graphs capture the update and the acting step (config.cuda_graphs).
+    graphs capture the update and the acting step (config.cuda_graphs). Raises ConfigError for images of a size that no
+    network fits.
     """
 
     def __init__(self, obs_space: ObsSpace, act_space: ActSpace, config: Config, *,
                  device: torch.device | str = "cpu"):
+        check_image(obs_space)
         self.obs_space, self.act_space, self.config = obs_space, act_space, config
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):

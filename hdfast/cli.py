@@ -42,6 +42,7 @@ The same train command continues a run that was stopped. Every verb has --help."
 
 @dataclass(frozen=True)
 class TrainFlags:
+    config: str = opt("", "take the settings of this file, a run's config.json, in place of presets; flags win over it")
     dry_run: bool = opt(False, "build everything, print settings, parameter counts and memory, do one update, stop")
 
 
@@ -129,7 +130,7 @@ def train(parsed: Parsed[TrainFlags]) -> int:
     """Start or continue the run in the logdir."""
     # Spinning threads would starve the environments' threads.
     os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY") or "passive"
-    config = parsed.config()
+    config = with_file(parsed)
     written, logdir = config.logdir, config.run_dir()
     config = replace(config, logdir=str(logdir))
     try:
@@ -147,6 +148,21 @@ def train(parsed: Parsed[TrainFlags]) -> int:
     return 0
 
 
+def with_file(parsed: Parsed[TrainFlags]) -> Config:
+    """The configuration of a train command, from presets or from --config."""
+    if not parsed.own.config:
+        return parsed.config()
+    if parsed.presets:
+        raise ConfigError(f"--config {parsed.own.config} names all settings, and so do the presets --configs "
+                          f"{' '.join(parsed.presets)}; give one of them")
+    file = expanded(parsed.own.config)
+    try:
+        return Config.from_flat(Config.from_json(file.read_text()).flat() | parsed.settings)
+    except (OSError, UnicodeDecodeError, RunError) as error:
+        preset = ", did you mean '--configs'?" if parsed.own.config in PRESETS else ""
+        raise ConfigError(f"--config {file} cannot be used: {error}{preset}") from error
+
+
 def evaluate(parsed: Parsed[EvalFlags]) -> int:
     """Play episodes with the agent of a run and print a table."""
     flags = parsed.own
@@ -161,11 +177,12 @@ def evaluate(parsed: Parsed[EvalFlags]) -> int:
     human = result.human_normalized
     rows = {
         "run": logdir, "player": "random actions" if flags.random else "the run's agent",
-        "task": result.task, "episodes": len(result.scores),
+        "task": result.task,
+        "episodes": f"{len(result.scores)}" + (f", {result.cut} cut by a time limit" if result.cut else ""),
         "score mean": f"{result.score_mean:.2f}", "score std": f"{result.score_std:.2f}",
         "score min, max": f"{min(result.scores):g}, {max(result.scores):g}",
         "length mean": f"{sum(result.lengths) / len(result.lengths):.1f} steps",
-        "human normalized": "no human score is known for this task" if human is None else f"{human:.3f}",
+        "human normalized": "no human score is known for these episodes" if human is None else f"{human:.3f}",
         **({"video": result.video} if result.video else {}),
     }
     print("\n".join(f"{name:<17} {value}" for name, value in rows.items()))

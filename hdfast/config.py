@@ -22,7 +22,8 @@ from typing import Any, get_type_hints
 from hdfast.errors import ConfigError, RunError, nearest
 from hdfast.paths import expanded
 from hdfast.presets import OFFICIAL, PRESETS
-from hdfast.tasks import TASK_EXCEPTIONS, canonical_task, check_background
+from hdfast.spaces import IMAGE_SIDES
+from hdfast.tasks import TASK_EXCEPTIONS, canonical_task, only_for
 
 
 def opt(default: Any, help: str, *, low: float | None = None, high: float | None = None,
@@ -35,14 +36,14 @@ def opt(default: Any, help: str, *, low: float | None = None, high: float | None
 class EnvConfig:
     """Environments: which library plays, how many, and the protocol of an episode."""
 
-    backend: str = opt("envpool", "what plays Atari: envpool (C++ threads) or ale (ale-py's vector environment)",
-                       choices=("envpool", "ale"))
+    backend: str = opt("auto", "what plays Atari: envpool (C++ threads), ale (ale-py's vector environment), or auto: "
+                       "envpool where it is installed", choices=("auto", "envpool", "ale"))
     num_envs: int = opt(1, "parallel training environments", low=1, high=4096)
-    size: int = opt(64, "side of the square image in pixels", choices=(8, 16, 32, 64, 128))
-    frame_skip: int = opt(4, "emulator frames per action (action repeat)", low=1, high=64)
+    size: int = opt(64, "side of the square image in pixels", choices=IMAGE_SIDES)
+    frame_skip: int = opt(4, "emulator frames per action (action repeat) in Atari", low=1, high=64)
     noop_max: int = opt(30, "random no-op frames at an episode's start: 1 to this many; with ale 0 to one less",
                         low=1, high=1000)
-    max_episode_frames: int = opt(108_000, "emulator frames after which an episode is cut, no-ops not counted",
+    max_episode_frames: int = opt(108_000, "emulator frames after which an Atari episode is cut, no-ops not counted",
                                   low=1, high=2**31 - 1)
     sticky: float = opt(0.0, "probability that the emulator repeats the previous action", low=0.0, high=1.0)
     full_action_space: bool = opt(False, "all 18 actions instead of the game's minimal set")
@@ -52,6 +53,12 @@ class EnvConfig:
     terminal_on_limit: bool = opt(True, "treat a time-limit end as a true terminal (as the official code)")
     num_threads: int = opt(0, "environment threads; 0: one per environment up to the cores", low=0, high=1024)
     timeout: float = opt(60.0, "seconds after which an environment that does not answer has failed; 0: never", low=0.0)
+    workers: int = opt(0, "processes that step environments of gym_ and env_ tasks in parallel; 0: this one, in turn",
+                       low=0, high=1024)
+    action_repeat: int = opt(1, "times that an environment of a gym_ or env_ task plays an action", low=1, high=1000)
+    max_episode_steps: int = opt(0, "steps after which an episode of a gym_ or env_ task is cut; 0: the environment's "
+                                 "own limit", low=0, high=2**31 - 1)
+    kwargs: str = opt("{}", "arguments of the environment's constructor as a JSON object, as in '{\"level\": 3}'")
     retries: int = opt(0, "times that a start replaces environments that fail; then the run saves and stops",
                        low=0, high=10**9)
 
@@ -162,12 +169,15 @@ class RunConfig:
 class Config:
     """Every setting of a run. Build it with `preset`, or from dotted names with `from_flat`."""
 
-    task: str = opt("atari_pong", "atari_GAME (also Pong-v5, ALE/Pong-v5, pong), gym_ID, catch_HxW, dummy")
+    task: str = opt("atari_pong", "atari_GAME (also Pong-v5, ALE/Pong-v5, pong), gym_ID, env_MODULE:NAME (a class or "
+                    "function of yours), catch_HxW, dummy")
     seed: int = opt(0, "seed of parameters, sampling, replay and environments", low=0, high=2**31 - 1)
     logdir: str = opt("runs/{task}/{seed}", "run directory; {task}, {seed} and {timestamp} expand")
     device: str = opt("auto", "auto, cpu, cuda or cuda:N")
     backend: str = opt("auto", "implementation of the ops", choices=("auto", "reference", "native"))
     cuda_graphs: bool = opt(True, "capture acting and updates in CUDA graphs; no effect on the CPU")
+    logger: str = opt("none", "also send the rows of metrics.jsonl to wandb or mlflow (pip install hdfast[wandb])",
+                      choices=("none", "wandb", "mlflow"))
     deterministic: bool = opt(False, "equal bits from equal runs on CUDA, at some cost in time")
     precision: str = opt("auto", "operands of matmuls and convolutions: fp32, tf32 (CUDA only), bf16; auto: tf32 on "
                          "CUDA, fp32 on the CPU", choices=("auto", "fp32", "tf32", "bf16"))
@@ -277,15 +287,16 @@ def settings() -> Mapping[str, dataclasses.Field]:
     return MappingProxyType(out)
 
 
-MACHINE_SETTINGS = frozenset({"task", "seed", "logdir", "device", "backend", "cuda_graphs", "deterministic",
+MACHINE_SETTINGS = frozenset({"task", "seed", "logdir", "device", "backend", "cuda_graphs", "logger", "deterministic",
                               "precision", "env.backend", "env.num_threads", "env.timeout", "env.retries",
+                              "env.workers", "env.action_repeat", "env.max_episode_steps", "env.kwargs",
                               "replay.device", "run.max_seconds", "run.max_skipped", "run.threads"})
 """What to run and where: not part of the official protocol, so `atari100k` leaves these alone."""
 
-RESUME_MAY_CHANGE = frozenset({"logdir", "device", "backend", "cuda_graphs", "deterministic", "env.num_threads",
-                               "env.timeout", "env.retries", "replay.device", "run.threads", "run.steps",
-                               "run.log_every", "run.save_every", "run.eval_every", "run.eval_random",
-                               "run.video_every", "run.max_seconds", "run.max_skipped"})
+RESUME_MAY_CHANGE = frozenset({"logdir", "device", "backend", "cuda_graphs", "logger", "deterministic",
+                               "env.num_threads", "env.timeout", "env.retries", "env.workers", "replay.device",
+                               "run.threads", "run.steps", "run.log_every", "run.save_every", "run.eval_every",
+                               "run.eval_random", "run.video_every", "run.max_seconds", "run.max_skipped"})
 """Settings that a resumed run may change: where it runs, how long, and how often it reports."""
 
 
@@ -312,7 +323,7 @@ def checked(name: str, value: Any, rule: dataclasses.Field | None = None) -> Any
             raise ConfigError(f"unknown setting '{name}'; `hdfast configs` lists all settings"
                               f"{nearest(name, settings())}")
     kind: Any = rule.type
-    out = _in_type(kind, value)
+    out = _in_type(kind, canonical_task(value) if name == "task" and callable(value) else value)
     low, high, choices = (rule.metadata[key] for key in ("low", "high", "choices"))
     if (out is None or (low is not None and out < low) or (high is not None and out > high)
             or (choices and out not in choices)):
@@ -379,7 +390,18 @@ def _logdir(value: str) -> str:
     return value
 
 
-_SPECIAL = {"task": canonical_task, "device": _device, "logdir": _logdir}
+def _kwargs(value: str) -> str:
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError(f"env.kwargs must be a JSON object of the constructor's arguments, got {value!r:.60}; as in "
+                          """--env.kwargs '{"level": 3}'""")
+    return value
+
+
+_SPECIAL = {"task": canonical_task, "device": _device, "logdir": _logdir, "env.kwargs": _kwargs}
 
 
 def check_together(config: Config) -> None:
@@ -412,4 +434,13 @@ def check_together(config: Config) -> None:
     for holds, message in rules:
         if not holds:
             raise ConfigError(message)
-    check_background(config.task, env.background)
+    check_settings(config.task, env)
+
+
+def check_settings(task: str, env: EnvConfig) -> None:
+    """Raise ConfigError for an environment setting, not at its default, that a canonical task does not know."""
+    for rule in dataclasses.fields(EnvConfig):
+        value, tasks = getattr(env, rule.name), only_for(rule.name, task)
+        if tasks and value != rule.default:
+            raise ConfigError(f"env.{rule.name} {value} exists only for {tasks}, got task {task}; take such a task or "
+                              f"leave the setting at {rule.default}")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +14,14 @@ from hdfast.config import RESUME_MAY_CHANGE, Config, differences
 from hdfast.envs import Step, VectorEnv, make_envs
 from hdfast.errors import ConfigError, EnvError, RunError
 from hdfast.machine import pick_device, prepare, resolve_precision
-from hdfast.protocol import frames_per_step
+from hdfast.protocol import comparable, longest_episode
 from hdfast.run import checkpoint, fields
 from hdfast.run.directory import load_config
 from hdfast.run.pictures import save_animation
 from hdfast.run.progress import points
 from hdfast.run.stopping import Stopping
 from hdfast.spaces import ActSpace, ObsSpace, spaces
+from hdfast.tasks import task_of
 
 VIDEO_FRAMES = 1000
 """Longest policy video in frames: over a minute of an Atari game at 15 actions per second."""
@@ -27,13 +29,14 @@ VIDEO_FRAMES = 1000
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores (sums of rewards) and lengths (actions) of whole episodes; human_normalized is 0 for random play, 1 for
-    human, None if the task has no reference scores. If asked for, video is the file written, frames (T, h, w, c) uint8
-    the first episode."""
+    """Scores (sums of rewards) and lengths (actions) of whole episodes, and how many of them a time limit cut;
+    human_normalized is 0 for random play, 1 for human, None if the task has no reference scores or its episodes are not
+    those of Atari 100K. If asked for, video is the file written, frames (T, h, w, c) uint8 the first episode."""
 
     task: str
     scores: list[float]
     lengths: list[int]
+    cut: int
     score_mean: float
     score_std: float
     human_normalized: float | None
@@ -43,7 +46,7 @@ class Evaluation:
 
 def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, episodes: int, seed: int = 1,
              num_envs: int | None = None, video: Path | str | None = None, record: bool = False,
-             envs: VectorEnv | None = None, stop: Stopping | None = None,
+             envs: "VectorEnv | Callable[[], Any] | None" = None, stop: Stopping | None = None,
              failed: Callable[[EnvError], None] | None = None) -> Evaluation:
     """Play `episodes` whole episodes and return their scores; the agent's own random state does not change.
 
@@ -51,29 +54,39 @@ def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, epis
     Rounds of `num_envs` parallel environments (run.eval_envs by default) play exactly one episode each: taking the
     first finishers instead would favor short episodes. The policy samples, as in training. `seed` fixes environments
     and samples. `video` (.gif or .mp4) shows the first episode of environment 0; `record` keeps its frames. `envs`
-    replace new environments and stay open. `stop` raises Stopped before any step and while waiting for environments. If
-    an environment fails, `failed` gets the error and the round is played again; without `failed`, or if it raises, the
-    evaluation ends.
+    makes a Gymnasium environment, or is a VectorEnv, which stays open. `stop` raises Stopped before any step and while
+    waiting for environments. If an environment fails, `failed` gets the error and the round is played again; without
+    `failed`, or if it raises, the evaluation ends. Raises ConfigError for another task than the agent's and for other
+    spaces.
     """
-    config = config or getattr(agent, "config", None)
+    trained = getattr(agent, "config", config)
+    config = config or trained
     if config is None:
         raise TypeError(f"a {type(agent).__name__} has no configuration of its own; pass one as the second argument")
+    if envs is not None and not hasattr(envs, "num_envs"):
+        config, envs = replace(config, task=task_of(envs)), None
+    if config.task != trained.task:
+        raise ConfigError(f"the agent was trained on {trained.task}, not on {config.task}; evaluate it on its own "
+                          "task, or give it other environments on purpose: envs=hdfast.envs.from_gymnasium(make)")
     if (record or video is not None) and not agent.obs_space.is_image:
         raise ConfigError(f"task {config.task} has vector observations, which make no video; leave the video out")
-    count = min(num_envs or config.run.eval_envs, episodes) if envs is None else envs.num_envs
-    limit = config.env.max_episode_frames // frames_per_step(config)
     env_seed, act_seed = (int(s) >> 1 for s in np.random.SeedSequence([seed, 1]).generate_state(2))
     generator = torch.Generator(agent.device).manual_seed(act_seed)
-    chosen = envs or make_envs(config.task, config.env, num_envs=count, seed=env_seed)
+    chosen = envs or make_envs(config.task, config.env, num_envs=min(num_envs or config.run.eval_envs, episodes),
+                               seed=env_seed)
+    count, limit, cut = chosen.num_envs, longest_episode(config), 0
     found_scores: list[float] = []
     found_lengths: list[int] = []
     frames: list[np.ndarray] | None = [] if record or video is not None else None
     try:
+        if (chosen.obs_space, chosen.act_space) != (agent.obs_space, agent.act_space):
+            raise ConfigError(f"the agent was trained on {agent.obs_space}, {agent.act_space}, but these environments "
+                              f"have {chosen.obs_space}, {chosen.act_space}; give it those it was trained in")
         while len(found_scores) < episodes:
             wanted = min(count, episodes - len(found_scores))
             shown = frames if not found_scores else None
             try:
-                score, length = _round(agent, chosen, wanted, limit, generator, shown, stop or Stopping())
+                score, length, over = _round(agent, chosen, wanted, limit, generator, shown, stop or Stopping())
             except EnvError as error:
                 if failed is None:
                     raise
@@ -83,13 +96,14 @@ def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, epis
                 continue
             found_scores += score[:wanted].tolist()
             found_lengths += length[:wanted].tolist()
+            cut += int(over[:wanted].sum())
     finally:
         if envs is None:
             chosen.close()
     kept = np.stack(frames) if frames else None
     mean = float(np.mean(found_scores))
-    return Evaluation(config.task, found_scores, found_lengths, mean, float(np.std(found_scores)),
-                      scores.human_normalized(config.task, mean),
+    return Evaluation(config.task, found_scores, found_lengths, cut, mean, float(np.std(found_scores)),
+                      scores.human_normalized(config.task, mean) if comparable(config, cut) else None,
                       None if video is None else save_animation(Path(video), kept), kept if record else None)
 
 
@@ -141,8 +155,8 @@ class Running:
 
 
 def _round(agent: "Agent | RandomAgent", envs: VectorEnv, wanted: int, limit: int, generator: torch.Generator,
-           frames: list[np.ndarray] | None, stop: Stopping) -> tuple[np.ndarray, np.ndarray]:
-    """One episode in each of the first `wanted` environments -> score (N,) float64, length (N,) int64.
+           frames: list[np.ndarray] | None, stop: Stopping) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One episode in each of the first `wanted` environments -> score (N,) float64, length (N,) int64, cut (N,) bool.
 
     The others, and those that are done, continue with action 0 and do not count. An environment without a time limit
     is left after `limit` steps.
@@ -151,14 +165,17 @@ def _round(agent: "Agent | RandomAgent", envs: VectorEnv, wanted: int, limit: in
         step, state = envs.reset(), agent.init_policy(envs.num_envs)
     playing = np.arange(envs.num_envs) < wanted
     score, length = np.zeros(envs.num_envs), np.full(envs.num_envs, -1)  # an episode has one record more than actions
+    cut = np.zeros(envs.num_envs, bool)
     while True:
         score += np.where(playing, step.reward, 0)
         length += playing
         if frames is not None and playing[0] and len(frames) < VIDEO_FRAMES:
             frames.append(step.obs[0].copy())
+        cut |= playing & (False if step.is_cut is None else step.is_cut)
+        cut |= playing & ~step.is_last & (length >= limit)
         playing = playing & ~step.is_last & (length < limit)
         if not playing.any():
-            return score, length
+            return score, length, cut
         stop.check()
         action, state = agent.act(step, state, generator)
         with stop.interruptible():

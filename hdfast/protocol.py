@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from fractions import Fraction
 
-from hdfast.config import Config, RunConfig
+from hdfast.config import Config, EnvConfig, RunConfig
+from hdfast.tasks import TASK_EXCEPTIONS
+
+ENDLESS = 27_000  # steps
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,24 @@ class Schedule:
 
 
 def frames_per_step(config: Config) -> int:
-    """Environment frames per step: the action repeat of Atari, 1 elsewhere."""
-    return config.env.frame_skip if config.task.startswith("atari_") else 1
+    """Environment frames per step: how often an action is played."""
+    return config.env.frame_skip if config.task.startswith("atari_") else config.env.action_repeat
+
+
+def longest_episode(config: Config) -> int:
+    """Steps after which an evaluation leaves an episode that does not end: in Atari the limit that ends it in training,
+    too; elsewhere env.max_episode_steps, or if there is none, those of the official Atari limit."""
+    env = config.env
+    atari = config.task.startswith("atari_")
+    return env.max_episode_frames // env.frame_skip if atari else env.max_episode_steps or ENDLESS
+
+
+def comparable(config: Config, cut: int) -> bool:
+    """Whether scores may be held against those of Atari 100K: the same episodes, of which `cut` met a time limit."""
+    official = EnvConfig(**{name.removeprefix("env."): value for name, value
+                            in TASK_EXCEPTIONS.get(config.task, {}).items() if name.startswith("env.")})
+    same = ["frame_skip", "noop_max", "sticky", "full_action_space", *(["max_episode_frames"] if cut else [])]
+    return all(getattr(config.env, name) == getattr(official, name) for name in same)
 
 
 def crossed(every: int, before: int, now: int) -> bool:

@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from hdfast.errors import RunError
+from hdfast.errors import ConfigError, RunError
 
 SIZE_LIMIT = 1 << 26  # numbers of an observation, and actions
+IMAGE_SIDES = (8, 16, 32, 64, 128)  # of the square images that the networks take
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,14 @@ class ActSpace:
     """Discrete actions 0..n-1."""
 
     n: int
+
+
+def check_image(space: ObsSpace) -> None:
+    """Raise ConfigError for an image that no network fits."""
+    if space.is_image and not (space.shape[0] == space.shape[1] in IMAGE_SIDES and 1 <= space.shape[2] <= 4):
+        raise ConfigError(f"images must be square with a side of {', '.join(map(str, IMAGE_SIDES))} and 1 to 4 "
+                          f"channels, got {' x '.join(map(str, space.shape))}; resize them, as by --env.size 64 or "
+                          "from_gymnasium(size=64)")
 
 
 def spaces(manifest: dict[str, Any]) -> tuple[ObsSpace, ActSpace]:

@@ -1,6 +1,7 @@
 """Task names: one canonical form for every spelling, and each library's own name. Standard library only."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from hdfast.errors import ConfigError, nearest
@@ -32,17 +33,29 @@ TASK_EXCEPTIONS: dict[str, dict[str, Any]] = {
     "atari_chopper_command": {"env.max_episode_frames": 5400},
 }
 
+_WORDS = {"atari": "atari_<game>", "gym": "gym_<Gymnasium id>", "env": "env_<module>:<name>",
+          "catch": "catch_<H>x<W>", "dummy": "dummy"}
+_ONLY = {**dict.fromkeys(("frame_skip", "noop_max", "sticky", "full_action_space"), ("atari",)),
+         **dict.fromkeys(("workers", "action_repeat", "max_episode_steps", "kwargs"), ("gym", "env")),
+         "grayscale": ("atari", "gym", "env", "dummy"), "background": ("catch",)}
+"""Settings of an environment that some families of tasks have."""
+
+MADE_HERE: dict[str, Callable[..., Any]] = {}
+"""The classes and functions of environments that this process was given, by task."""
+
 BOARD_SIDE = (3, 32)  # smallest and largest height or width of a Catch board
 _FIXED = ("dummy", "dummy_vector")
 _GAME_BY_LETTERS = {game.replace("_", ""): game for game in ATARI_GAMES}
 
 
-def canonical_task(name: str) -> str:
-    """Return the one stored spelling of a task.
+def canonical_task(name: str | Callable[..., Any]) -> str:
+    """Return the one stored spelling of a task; a class or function that makes environments is one, too.
 
     Atari games take any of `pong`, `atari_pong`, `Pong-v5`, `ALE/Pong-v5`; `james_bond` is `atari_jamesbond`.
-    `catch` is `catch_5x5`. `gym_<id>` stays as it is. Raises ConfigError for any other name.
+    `catch` is `catch_5x5`. `gym_<id>` and `env_<module>:<name>` stay as they are. ConfigError for any other name.
     """
+    if callable(name):
+        return task_of(name)
     if not isinstance(name, str):
         raise ConfigError(f"task must be a string such as 'atari_pong', got {type(name).__name__}")
     if name in _FIXED:
@@ -56,13 +69,31 @@ def canonical_task(name: str) -> str:
         if not name.removeprefix("gym_").strip():
             raise ConfigError(f"task '{name}' names no Gymnasium environment; write gym_<id>, as in gym_CartPole-v1")
         return name
+    if name.startswith("env_"):
+        if not re.fullmatch(r"env_[\w.]+:[\w.<>]+", name):
+            raise ConfigError(f"task '{name}' names no class or function that makes environments; write "
+                              "env_<module>:<name>, as in env_my_game:Game")
+        return name
     game = re.sub(r"^(atari_|ale/)|-v5$", "", name.lower())
     letters = re.sub(r"[_ ]", "", game)
     if letters not in _GAME_BY_LETTERS:
         hint = nearest(game, (*ATARI_GAMES, *_FIXED, "catch"))
         raise ConfigError(f"unknown task '{name}'; tasks are atari_<game> (as atari_ms_pacman), catch_<H>x<W>, "
-                          f"gym_<Gymnasium id>, dummy, dummy_vector{hint}")
+                          f"gym_<Gymnasium id>, env_<module>:<name>, dummy, dummy_vector{hint}")
     return "atari_" + _GAME_BY_LETTERS[letters]
+
+
+def task_of(make: Callable[..., Any]) -> str:
+    """The task that a class or function of environments is: env_<module>:<name>. This process remembers `make` itself;
+    others import it by that name. TypeError for anything else.
+    """
+    if not callable(make):
+        raise TypeError(f"environments are made by a class or function, got {type(make).__name__}; write lambda: "
+                        "gymnasium.make(...)")
+    named = make if hasattr(make, "__qualname__") else type(make)  # functools.partial has no name of its own
+    task = f"env_{named.__module__}:{named.__qualname__}"
+    MADE_HERE[task] = make
+    return task
 
 
 def rom_name(task: str) -> str:
@@ -79,11 +110,6 @@ def envpool_id(task: str) -> str:
     return "".join(part.capitalize() for part in rom_name(task).split("_")) + "-v5"
 
 
-def gym_id(task: str) -> str:
-    """The Gymnasium id of a gym task: 'gym_CartPole-v1' -> 'CartPole-v1'."""
-    return task.removeprefix("gym_")
-
-
 def board_shape(task: str) -> tuple[int, int]:
     """(height, width) of a Catch task: 'catch_8x5' -> (8, 5). Raises ConfigError for a board out of bounds."""
     match = re.fullmatch(r"catch_(\d{1,3})x(\d{1,3})", task)
@@ -94,8 +120,7 @@ def board_shape(task: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def check_background(task: str, background: str) -> None:
-    """Raise ConfigError for an env.background on a canonical task other than Catch."""
-    if background != "none" and not task.startswith("catch_"):
-        raise ConfigError(f"env.background {background} exists only for catch_<H>x<W>, got task {task}; take --task "
-                          "catch_5x5 or --env.background none")
+def only_for(setting: str, task: str) -> str:
+    """The tasks that know the environment setting, in words, if a canonical task is none of them; else empty."""
+    families = _ONLY.get(setting, ())
+    return "" if not families or task.split("_")[0] in families else " and ".join(_WORDS[name] for name in families)

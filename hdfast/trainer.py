@@ -8,6 +8,7 @@ order without its waiting: the same parameters act, and updates find the same st
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,25 @@ import torch
 from hdfast import distributed, machine, ops, rng
 from hdfast.agent import Agent, PolicyState
 from hdfast.config import Config
-from hdfast.envs import Step, VectorEnv, make_envs
+from hdfast.envs import Step, VectorEnv, make_envs, resolved_backend
 from hdfast.errors import EnvError, RunError
-from hdfast.evaluation import Evaluation, RandomAgent, Running, against_random, evaluate
+from hdfast.estimate import slow
+from hdfast.evaluation import Evaluation, RandomAgent, Running, against_random, evaluate, load_agent
 from hdfast.machine import pick_device, replay_device, usable_cores
 from hdfast.protocol import Schedule, crossed, frames_per_step
 from hdfast.replay.ring import ring_bytes
 from hdfast.replay.sequences import Replay
 from hdfast.run import checkpoint
 from hdfast.run.alarms import Alarms
-from hdfast.run.directory import RunDir, check_settings, finished_step, run_manifest
-from hdfast.run.jsonl import read_rows, replace
+from hdfast.run.directory import RunDir, check_settings, finished_step, load_config, run_manifest
+from hdfast.run.jsonl import read_rows
+from hdfast.run.jsonl import replace as replace_file
 from hdfast.run.logger import Logger
 from hdfast.run.pictures import RANDOM_PLAY, learning_curve, random_scores
 from hdfast.run.stopping import Stopped, Stopping
+from hdfast.run.trackers import tracker
 from hdfast.spaces import spaces
+from hdfast.tasks import task_of
 
 CONTEXT = 5  # frames that an open-loop prediction sees, as in the official report
 STRIP_SEQUENCES = 6
@@ -48,22 +53,54 @@ def prepared(config: Config) -> Iterator[tuple[torch.device, distributed.Team | 
         yield device, team
 
 
-def train(config: Config) -> None:
+@dataclass(frozen=True)
+class Result:
+    """What a run left so far: its directory, and the rows of its eval.jsonl (step, scores, lengths, cut, ...)."""
+
+    logdir: Path
+    evaluations: list[dict[str, Any]]
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """What is there of config, metrics, scores, eval, curve, ckpt and videos."""
+        names = ("config.json", "metrics.jsonl", "scores.jsonl", "eval.jsonl", "curve.png", "ckpt", "videos")
+        found = {name.partition(".")[0]: self.logdir / name for name in names}
+        return {name: path for name, path in found.items() if path.exists()}
+
+    @property
+    def score(self) -> float | None:
+        """Mean score of the last evaluation; None before the first."""
+        return self.evaluations[-1]["eval/score"] if self.evaluations else None
+
+    def load(self, device: str = "auto", *, tag: str | None = None) -> Agent:
+        """The agent of the latest checkpoint, or of the one tagged `tag` ('best')."""
+        return load_agent(self.logdir, device, tag=tag)
+
+
+def train(config: Config, *, envs: Callable[..., Any] | None = None,
+          on_row: Callable[[dict[str, Any]], None] | None = None) -> Result:
     """Start the run of `config` in its logdir, or continue the one there, to its end.
 
+    `envs` is a class or function that makes a Gymnasium environment, called with env.kwargs; the run's task is then
+    env_<module>:<name>, by which other processes find it again. `on_row` is called with every row of metrics.jsonl.
     Raises ConfigError for settings that do not work here or differ from the run's, RunError if the run cannot continue.
     After SIGINT it saves everything and raises KeyboardInterrupt, after SIGTERM and SIGHUP SystemExit (143, 129). After
     run.max_seconds it saves and returns early.
     """
+    if envs is not None:
+        config = replace(config, task=task_of(envs))
+    logdir = config.run_dir()
     with prepared(config) as (device, team):
         if team and team.rank:
             distributed.follow(config, team)
         else:
-            _train(config, device, team)
+            _train(config, logdir, device, team, on_row)
+    return Result(logdir, read_rows(logdir / "eval.jsonl"))
 
 
-def _train(config: Config, device: torch.device, team: distributed.Team | None) -> None:
-    logdir = config.run_dir()
+def _train(config: Config, logdir: Path, device: torch.device, team: distributed.Team | None,
+           on_row: Callable[[dict[str, Any]], None] | None) -> None:
+    config = with_backend(config, logdir)
     if check_settings(logdir, config) and (done := finished_step(logdir) or 0) >= config.run.steps:
         print(f"{logdir} is finished: {done} steps of run.steps {config.run.steps}. Raise --run.steps to train on, or "
               "choose another --logdir for a new run.")
@@ -73,7 +110,17 @@ def _train(config: Config, device: torch.device, team: distributed.Team | None) 
     with closing(make_envs(config.task, config.env, seed=seed)) as envs:
         agent = distributed.LeadingAgent(envs.obs_space, envs.act_space, config, team=team) if team else \
             Agent(envs.obs_space, envs.act_space, config, device=device)
-        Trainer(config, agent, envs, logdir).run()
+        Trainer(config, agent, envs, logdir, on_row=on_row).run()
+
+
+def with_backend(config: Config, logdir: Path) -> Config:
+    """`config` with what env.backend auto means written out: a run keeps the library that it began with, for libraries
+    draw other no-op frames."""
+    if config.env.backend != "auto" or not config.task.startswith("atari_"):
+        return config
+    begun = (logdir / "config.json").exists()
+    chosen = load_config(logdir).env.backend if begun else resolved_backend("auto")
+    return replace(config, env=replace(config.env, backend=chosen))
 
 
 def stream_seed(seed: int, *stream: int) -> int:
@@ -84,11 +131,13 @@ def stream_seed(seed: int, *stream: int) -> int:
 class Trainer:
     """Runs the schedule of `config` with an agent and environments, in a run directory that it resumes from.
 
-    `eval_envs` makes the environments of one evaluation from (count, seed); by default those of the task.
+    `eval_envs` makes the environments of one evaluation from (count, seed); by default those of the task. `on_row` is
+    called with every row of metrics.jsonl.
     """
 
     def __init__(self, config: Config, agent: Agent, envs: VectorEnv, logdir: Path | str, *,
-                 eval_envs: Callable[[int, int], VectorEnv] | None = None):
+                 eval_envs: Callable[[int, int], VectorEnv] | None = None,
+                 on_row: Callable[[dict[str, Any]], None] | None = None):
         self.config, self.agent, self.envs, self.logdir = config, agent, envs, Path(logdir)
         self.schedule = Schedule.of(config.run)
         self.step = self.updates = self.episodes = self.retries = 0
@@ -97,6 +146,7 @@ class Trainer:
         self.best_eval: float | None = None
         self.last_score: float | None = None
         self._eval_envs = eval_envs or (lambda n, seed: make_envs(config.task, config.env, num_envs=n, seed=seed))
+        self._on_row = on_row
         self._prefill_rng = np.random.Generator(np.random.PCG64(stream_seed(config.seed, PREFILL)))
         self._running = Running(envs.num_envs)
         self.stopping, self.alarms = Stopping(config.run.max_seconds), Alarms()
@@ -279,13 +329,13 @@ class Trainer:
             result = self._played(self.agent, stream_seed(self.config.seed, EVALUATION, self.step),
                                   record=self.agent.obs_space.is_image)
         with self.log.timer("log"), self.stopping.interruptible():
-            self.log.evaluation(result.scores, result.lengths, self.step, self.updates,
+            self.log.evaluation(result.scores, result.lengths, self.step, self.updates, cut=result.cut,
                                 human_normalized=result.human_normalized)
             if result.frames is not None:
                 self._pictures["policy"] = self.log.video("eval/policy", result.frames, self.step)
         human = "" if result.human_normalized is None else f", human-normalized {result.human_normalized:.3f}"
         self.log.message(f"evaluation at step {self.step}: {result.score_mean:.2f} +- {result.score_std:.2f} over "
-                         f"{len(result.scores)} episodes{human}")
+                         f"{episodes_words(result)}{human}")
         self.evaluated = self.step
         if self.best_eval is None or result.score_mean > self.best_eval:
             self.best_eval = result.score_mean
@@ -295,9 +345,10 @@ class Trainer:
         """Play an evaluation's episodes with random actions and keep the scores in random.json."""
         agent = self.agent
         result = self._played(RandomAgent(agent.obs_space, agent.act_space), stream_seed(self.config.seed, RANDOM))
-        replace(self.logdir / RANDOM_PLAY, json.dumps({"scores": result.scores, "lengths": result.lengths}).encode())
-        self.log.message(f"random play: {result.score_mean:.2f} +- {result.score_std:.2f} over {len(result.scores)} "
-                         "episodes")
+        replace_file(self.logdir / RANDOM_PLAY,
+                     json.dumps({"scores": result.scores, "lengths": result.lengths}).encode())
+        self.log.message(f"random play: {result.score_mean:.2f} +- {result.score_std:.2f} over "
+                         f"{episodes_words(result)}")
 
     def _played(self, player: Agent | RandomAgent, seed: int, **options: Any) -> Evaluation:
         """Play the episodes of one evaluation in separate environments."""
@@ -375,10 +426,21 @@ class Trainer:
             with self.stopping.interruptible():
                 self._load(found)
             self._saved = self._counters()
-            with Logger(self.logdir, action_repeat=frames_per_step(config), resume_step=found and found.step,
-                        marks=found and found.manifest.get("records"), task=config.task) as self.log:
+            with self._tracked() as listeners, Logger(
+                    self.logdir, action_repeat=frames_per_step(config), resume_step=found and found.step,
+                    marks=found and found.manifest.get("records"), task=config.task, listeners=listeners) as self.log:
                 self._banner(found)
                 yield
+
+    @contextmanager
+    def _tracked(self) -> Iterator[list[Callable[[dict[str, Any]], None]]]:
+        """Who listens to the rows of this run."""
+        listeners = [self._on_row] if self._on_row else []
+        if self.config.logger == "none":
+            yield listeners
+            return
+        with closing(tracker(self.config.logger, self.logdir, self.config.flat())) as found:
+            yield [*listeners, found.log]
 
     def _banner(self, found: checkpoint.Checkpoint | None) -> None:
         """What a run says about itself when it starts: task, agent, devices and length, warnings, where it continues.
@@ -391,11 +453,17 @@ class Trainer:
             f"CPU threads: {torch.get_num_threads()}, environments: {self.envs.num_envs}"
             f"{f', ranks: {ranks}' if ranks > 1 else ''}\n  {steps:,} steps ({steps * frames_per_step(config):,} "
             f"frames), {self.schedule.updates_due(steps):,} updates, in {self.logdir}")
-        for warning in (*self._run_dir.warnings, *(found.discarded if found else ())):
+        warnings = (slow(config, agent), *self._run_dir.warnings, *(found.discarded if found else ()))
+        for warning in filter(None, warnings):
             self.log.message(f"warning: {warning}")
         if found:
             self.log.message(f"resumed from {found.path.name}: step {self.step}, update {self.updates}, "
                              f"{len(self.replay)} steps of replay; environments begin new episodes")
+
+
+def episodes_words(result: Evaluation) -> str:
+    """'100 episodes', and how many of them a time limit cut."""
+    return f"{len(result.scores)} episodes" + (f", {result.cut} of them cut by a time limit" if result.cut else "")
 
 
 def _shown(score: float | None) -> str:

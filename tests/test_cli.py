@@ -78,7 +78,7 @@ def test_flags_win_over_presets_and_exceptions():
 
 
 def test_any_setting_is_a_flag():
-    config = Config.preset("catch", seed=5, **{"env.grayscale": True, "harmony.mode": "plain"})
+    config = Config.preset("catch", task="dummy", seed=5, **{"env.grayscale": True, "harmony.mode": "plain"})
     words = [f"--{name.replace('_', '-')}={value}" for name, value in config.flat().items()]
     assert parse(words, cli.TrainFlags, with_settings=True).config() == config
 
@@ -266,6 +266,7 @@ def test_configs_diff(capsys):
 class FakeEvaluation:
     scores: list
     lengths: list
+    cut: int = 0
     score_mean: float = -20.5
     score_std: float = 0.5
     human_normalized: float | None = 0.0057

@@ -254,9 +254,9 @@ def test_differences():
         "device": ("auto", "cpu"), "model.deter": (512, 128), "run.steps": (101_000, 200_000)}
     assert differences(old, new, ignore=RESUME_MAY_CHANGE) == {"model.deter": (512, 128)}
     assert set(settings()) >= RESUME_MAY_CHANGE == {
-        "logdir", "device", "backend", "cuda_graphs", "deterministic", "env.num_threads", "env.timeout", "env.retries",
-        "replay.device", "run.threads", "run.steps", "run.log_every", "run.save_every", "run.eval_every",
-        "run.eval_random", "run.video_every", "run.max_seconds", "run.max_skipped"}
+        "logdir", "device", "backend", "cuda_graphs", "logger", "deterministic", "env.num_threads", "env.timeout",
+        "env.retries", "env.workers", "replay.device", "run.threads", "run.steps", "run.log_every", "run.save_every",
+        "run.eval_every", "run.eval_random", "run.video_every", "run.max_seconds", "run.max_skipped"}
 
 
 def test_run_dir(monkeypatch, tmp_path):

@@ -10,7 +10,6 @@ from hdfast.tasks import (
     board_shape,
     canonical_task,
     envpool_id,
-    gym_id,
     rom_name,
 )
 
@@ -58,7 +57,6 @@ def test_the_benchmark():
 def test_library_names():
     assert envpool_id("atari_chopper_command") == "ChopperCommand-v5"
     assert rom_name("atari_up_n_down") == "up_n_down"
-    assert gym_id("gym_ALE/Pong-v5") == "ALE/Pong-v5"
     assert board_shape("catch_8x5") == (8, 5)
     for convert in (envpool_id, rom_name):
         with pytest.raises(ConfigError, match="canonical"):

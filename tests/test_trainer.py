@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import signal
 import sys
 from fractions import Fraction
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from agent_case import unequal
-from hdfast import rng, trainer
+from hdfast import estimate, rng, trainer
 from hdfast.agent import Agent
 from hdfast.commands.dry_run import dry_run
 from hdfast.config import Config, RunConfig
@@ -24,10 +25,10 @@ from hdfast.ops import library
 from hdfast.protocol import Schedule, crossed
 from hdfast.replay.ring import ACTION
 from hdfast.run import checkpoint, stopping
-from hdfast.run.directory import RunDir, finished_step, read_meta
+from hdfast.run.directory import RunDir, check_settings, finished_step, read_meta
 from hdfast.run.jsonl import read_rows
-from hdfast.spaces import ActSpace
-from hdfast.trainer import Trainer
+from hdfast.spaces import ActSpace, ObsSpace
+from hdfast.trainer import Trainer, with_backend
 from programs import python
 from scripted_run import OBS, ScriptedAgent, ScriptedEnvs, new_trainer, short_episodes, small_config
 
@@ -150,10 +151,11 @@ def test_evaluation_plays_one_episode_in_each_environment():
     assert [s for _, s in agent.acted if s[0] == "initial"] == [("initial", 3)] * 3
 
 
-def test_evaluation_leaves_an_environment_without_a_time_limit():
-    config = small_config(**{"env.max_episode_frames": 30})
+def test_evaluation_leaves_an_environment_without_a_time_limit(monkeypatch):
+    monkeypatch.setattr("hdfast.protocol.ENDLESS", 30)
+    config = small_config()
     result = evaluate(ScriptedAgent(config), config, episodes=1, seed=0, envs=ScriptedEnvs([10**9]))
-    assert result.lengths == [30] and result.scores == [30.0]
+    assert result.lengths == [30] and result.scores == [30.0] and result.cut == 1
 
 
 def test_evaluation_is_fixed_by_its_seed_and_makes_a_video(tmp_path):
@@ -272,6 +274,27 @@ def test_dry_run_reports_and_writes_nothing(tmp_path, capsys):
     for part in ("run.batch_size 4", "encoder", "harmony", "total", "train/loss/image", "nothing was written"):
         assert part in out
     assert not logdir.exists()
+
+
+def test_a_run_of_days_says_so(monkeypatch):
+    """By the speed of a product, measured: at 1 TFLOP/s 100,000 updates at the official sizes take 37 hours."""
+    def said(*presets, speed=1e12) -> str:
+        monkeypatch.setattr(estimate, "product_speed", lambda: speed)
+        config = Config.preset(*presets)
+        return estimate.slow(config, Agent(ObsSpace((64, 64, 3), "uint8"), ActSpace(6), config))
+
+    assert re.search(r"about [12] days: 99,900 updates of some 1\.[0-9] s each; take a GPU, or", said("atari100k"))
+    assert not said("atari100k", speed=1e13) and not said("atari100k", "cpu", speed=1e11)
+
+
+def test_a_run_keeps_the_library_it_began_with(tmp_path, monkeypatch):
+    config, ale = Config.preset("debug", task="pong"), Config.preset("debug", task="pong", **{"env.backend": "ale"})
+    monkeypatch.setattr("hdfast.envs.find_spec", lambda name: None)
+    assert config.env.backend == "auto" and with_backend(config, tmp_path) == ale
+    monkeypatch.setattr("hdfast.envs.find_spec", lambda name: name)
+    assert with_backend(config, tmp_path).env.backend == "envpool"
+    (tmp_path / "config.json").write_text(ale.to_json())
+    assert with_backend(config, tmp_path) == ale and check_settings(tmp_path, config)
 
 
 def test_a_missing_device_is_named(monkeypatch):

@@ -1,4 +1,4 @@
-"""`hdfast train --dry_run`: build everything at full size, report it, make one update, write nothing."""
+"""`hdfast train --dry_run`: build everything at full size, report it, time an update, write nothing."""
 
 import resource
 import sys
@@ -15,6 +15,7 @@ from hdfast.machine import replay_device, resolve_precision
 from hdfast.protocol import Schedule, frames_per_step
 from hdfast.replay.ring import ring_bytes
 from hdfast.replay.sequences import Replay
+from hdfast.run.progress import duration
 
 EXTRA = 8  # steps beyond one sequence, so that a batch has different windows
 FLOATS_PER_PARAMETER = 4  # value, gradient and the two moments of Adam, float32 each
@@ -52,16 +53,17 @@ def _report(config: Config, device: torch.device) -> None:
         played = time.perf_counter() - start
     finally:
         envs.close()
-    start = time.perf_counter()
-    agent.update(replay.sample(run.batch_size, run.batch_length))
-    metrics = agent.read_metrics_sync()
-    seconds = time.perf_counter() - start
+    for _ in range(2):  # the first one warms up
+        start = time.perf_counter()
+        agent.update(replay.sample(run.batch_size, run.batch_length))
+        metrics = agent.read_metrics_sync()
+        seconds = time.perf_counter() - start
     due = Schedule.of(run).updates_due(run.steps)
     print(f"random play: {count * length} steps of {config.task}, "
           f"{count * length * frames_per_step(config) / played:,.0f} frames/s, {envs.act_space.n} actions")
     print(f"one update:  {seconds:.2f} s on {device} with {ops.backend()} operations in "
-          f"{resolve_precision(config.precision, device)}, warm-up "
-          f"included; the whole run makes {due:,}")
+          f"{resolve_precision(config.precision, device)}; the whole run makes {due:,}, "
+          f"about {duration(due * seconds)}")
     print("".join(f"  {name:<30} {value:12.5g}\n" for name, value in metrics.items() if "loss" in name), end="")
     where = "on the GPU" if device.type == "cuda" else "in this process"
     print(f"peak memory: {_peak_bytes(device) / 2**20:,.0f} MiB {where}, with activations, without a full replay")

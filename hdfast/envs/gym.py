@@ -1,102 +1,175 @@
-"""Any Gymnasium environment with discrete actions behind the common protocol. The only file that imports gymnasium."""
+"""Any Gymnasium environment with discrete actions behind the common protocol. The only file that makes one."""
 
+import importlib
+import json
+import operator
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from hdfast.config import EnvConfig
+from hdfast.envs.gate import Gate
 from hdfast.envs.stream import Record, env_seeds
-from hdfast.envs.vector import Convert, VectorBackend
 from hdfast.errors import ConfigError, RunError
-from hdfast.spaces import ActSpace, ObsSpace
+from hdfast.spaces import ActSpace
+from hdfast.tasks import MADE_HERE
 
 MakeEnv = Callable[[], Any]  # a function that returns a gymnasium.Env
+One = tuple[np.ndarray, float, bool, bool]  # observation, reward, terminated, truncated of one environment
 
 
-class GymnasiumBackend(VectorBackend):
-    """Gymnasium's SyncVectorEnv, stepped in `recv`, which `Stream` calls on a thread of its own: environments and
-    resizing run beside the caller while they release the interpreter lock.
+class GymnasiumBackend:
+    """Environments made where this is made, and stepped one after another in `recv`, which `Stream` calls on a thread
+    of its own: they run beside the caller while they release the interpreter lock.
 
-    Images become (size, size, c), or keep their own size if it is None.
+    An episode is cut after `limit` steps (0: never), and an action is played `repeat` times.
     """
 
-    def __init__(self, make: MakeEnv, num_envs: int, size: int | tuple[int, int] | None, seed: int):
-        from gymnasium.vector import AutoresetMode, SyncVectorEnv
+    def __init__(self, make: MakeEnv, seeds: list[int], size: int | tuple[int, int] | None, *, gray: bool = False,
+                 limit: int = 0, repeat: int = 1):
         if not callable(make):
             raise TypeError(f"make must be a function that returns a Gymnasium environment, got "
                             f"{type(make).__name__}; write lambda: gymnasium.make(...)")
-        size = (size, size) if isinstance(size, int) else size
-        if num_envs < 1 or (size is not None and min(size) < 1):
-            raise ConfigError(f"num_envs and size must be at least 1, got num_envs={num_envs}, size={size}; "
-                              "size=None keeps the environment's own image size")
-        self.current = 0  # the environment at work
-        envs = SyncVectorEnv([self._telling(make, i) for i in range(num_envs)], autoreset_mode=AutoresetMode.NEXT_STEP)
-        obs_space, convert = _observations(envs.single_observation_space, size)
-        act_space, self._first_action = _actions(envs.single_action_space)
-        super().__init__(envs, num_envs, obs_space, act_space, convert, seed=env_seeds(seed, num_envs))
+        self.num_envs = len(seeds)
+        if self.num_envs < 1:
+            raise ConfigError(f"num_envs must be at least 1, got {self.num_envs}")
+        self.current = self.progress = 0  # the environment at work, and how many calls have begun
+        self._seeds: list[int | None] = [*seeds]
+        self._limit, self._repeat = limit, repeat
+        self._envs = [_environment(make) for _ in seeds]
+        first = self._envs[0]
+        for env in self._envs[1:]:
+            if (env.observation_space, env.action_space) != (first.observation_space, first.action_space):
+                raise ConfigError(f"all environments of a run must have the same spaces, got "
+                                  f"{first.observation_space}, {first.action_space} and {env.observation_space}, "
+                                  f"{env.action_space}; fix the function that makes them")
+        self._gate = Gate(first.observation_space, (size, size) if isinstance(size, int) else size, gray)
+        self.obs_space = self._gate.space
+        self.act_space, self._first_action = _actions(first.action_space)
+        self._length = np.zeros(self.num_envs, np.int64)
+        self._over = np.zeros(self.num_envs, bool)
+
+    def reset(self) -> np.ndarray:
+        return np.array([self.reset_one(i)[0] for i in range(self.num_envs)])
 
     def send(self, action: np.ndarray) -> None:
-        self._action = action + self._first_action
+        self._action = action.tolist()
 
-    def _received(self) -> Record:
-        return self._envs.step(self._action)[:4]
+    def recv(self) -> Record:
+        records = [self.step_one(i, action) for i, action in enumerate(self._action)]
+        obs, reward, terminated, truncated = (np.array(column) for column in zip(*records, strict=True))
+        return obs, reward, terminated, truncated
 
-    def _telling(self, make: MakeEnv, index: int) -> MakeEnv:
-        """`make`, of an environment that reports to the backend when it is at work."""
-        from gymnasium import Wrapper
-        backend = self
+    def reset_one(self, i: int) -> One:
+        """A new episode of environment i."""
+        self._begin(i)
+        obs = self._gate.observation(self._gate.first(self._envs[i].reset(seed=self._seeds[i])))
+        self._seeds[i] = None  # later resets continue the same random stream
+        self._length[i], self._over[i] = 0, False
+        return obs, 0.0, False, False
 
-        class Telling(Wrapper):
-            def reset(self, **kwargs: Any) -> Any:
-                backend.current = index
-                return self.env.reset(**kwargs)
+    def step_one(self, i: int, action: int) -> One:
+        """Environment i after `action`, or after a reset if its episode had ended."""
+        if self._over[i]:
+            return self.reset_one(i)
+        total = 0.0
+        for _ in range(self._repeat):
+            self._begin(i)
+            obs, reward, terminated, truncated = self._gate.step(self._envs[i].step(action + self._first_action))
+            total += reward
+            if terminated or truncated:
+                break
+        self._length[i] += 1
+        truncated = truncated or bool(self._length[i] == self._limit)
+        self._over[i] = terminated or truncated
+        return self._gate.observation(obs), total, terminated, truncated
 
-            def step(self, action: Any) -> Any:
-                backend.current = index
-                return self.env.step(action)
+    def close(self) -> None:
+        for env in self._envs:
+            env.close()
 
-        return lambda: Telling(make())
+    def _begin(self, i: int) -> None:
+        self.current, self.progress = i, self.progress + 1
 
 
-def registered(env_id: str) -> MakeEnv:
-    """A function that makes the registered environment `env_id`; ConfigError or RunError if that fails."""
+def gymnasium_backend(make: Callable[..., Any], env: EnvConfig, num_envs: int, seed: int) -> Any:
+    """`num_envs` environments by the settings of a run, in env.workers processes of their own if it is not 0.
+
+    `make` is called with env.kwargs. Raises RunError if it fails, as a constructor may in any way.
+    """
+    kwargs = json.loads(env.kwargs)
+
+    def made() -> Any:
+        try:
+            return make(**kwargs)
+        except (ConfigError, RunError):
+            raise
+        except (Exception, SystemExit) as error:
+            name = getattr(make, "__qualname__", repr(make))
+            raise RunError(f"cannot make {name}: {type(error).__name__}: {error}; fix the environment or env.kwargs, "
+                           "or choose another --task") from error
+
+    options = dict(gray=env.grayscale, limit=env.max_episode_steps, repeat=env.action_repeat)
+    seeds = env_seeds(seed, num_envs)
+    if env.workers:
+        from hdfast.envs.processes import ProcessesBackend
+        return ProcessesBackend(made, seeds, env.size, workers=min(env.workers, num_envs), **options)
+    return GymnasiumBackend(made, seeds, env.size, **options)
+
+
+def registered(env_id: str) -> Callable[..., Any]:
+    """A function that makes the registered environment `env_id`; ConfigError or RunError if that fails.
+
+    The module of <module>:<id> may lie in the working directory.
+    """
     import gymnasium
 
-    def make() -> Any:
+    def make(**kwargs: Any) -> Any:
+        _working_directory()
         try:
-            return gymnasium.make(env_id)
+            return gymnasium.make(env_id, **kwargs)
         except gymnasium.error.DependencyNotInstalled as error:
             raise RunError(f"Gymnasium's '{env_id}' needs a package that is not installed: {error}") from error
         except (gymnasium.error.Error, ImportError) as error:
             raise ConfigError(f"Gymnasium cannot make '{env_id}': {error}; an environment of another package is named "
-                              "gym_<module>:<id>") from error
-        except (Exception, SystemExit) as error:  # the constructor is a user's code and may raise anything
-            raise RunError(f"Gymnasium cannot make '{env_id}': {type(error).__name__}: {error}; fix the environment, "
-                           "or choose another --task") from error
+                              "gym_<module>:<id>, its module installed or in the working directory") from error
 
+    make.__qualname__ = f"'{env_id}'"
     return make
 
 
-def _observations(space: Any, size: tuple[int, int] | None) -> tuple[ObsSpace, Convert]:
-    """Our observation space, and the function that turns a batch of theirs into ours."""
-    from gymnasium.spaces import Box, Discrete
-    if isinstance(space, Discrete):
-        values = np.arange(space.start, space.start + space.n)
-        return ObsSpace(values.shape, "float32"), lambda obs, _: (obs[:, None] == values).astype(np.float32)
-    if isinstance(space, Box) and len(space.shape) <= 1:
-        shape = space.shape or (1,)
-        return ObsSpace(shape, "float32"), lambda obs, _: obs.astype(np.float32).reshape(-1, *shape)
-    if isinstance(space, Box) and space.dtype == np.uint8 and (*space.shape, 1)[2] <= 4 and len(space.shape) <= 3:
-        height, width, channels = (*space.shape, 1)[:3]
-        out = (*(size or (height, width)), channels)
-        if out == (height, width, channels):
-            return ObsSpace(out, "uint8"), lambda obs, _: obs.reshape(-1, *out)
-        down, across = area_weights(height, out[0]), area_weights(width, out[1])
-        given = (-1, height, width, channels)
-        return ObsSpace(out, "uint8"), lambda obs, _: area_resize(obs.reshape(given), down, across)
-    raise ConfigError(f"observations must be uint8 images (h, w) or (h, w, c) with c <= 4, vectors, or Discrete; got "
-                      f"{space}; convert them with a Gymnasium wrapper such as FlattenObservation or "
-                      "TransformObservation")
+def named(path: str) -> Callable[..., Any]:
+    """The class or function `path`, <module>:<name>, as given in this process or imported; ConfigError if neither."""
+    if found := MADE_HERE.get(f"env_{path}"):
+        return found
+    module, _, name = path.partition(":")
+    _working_directory()
+    try:
+        if module == "__main__":
+            raise ImportError("the script that started the run defined it")
+        return operator.attrgetter(name)(importlib.import_module(module))
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"the environments of task env_{path} cannot be made here: {error}; import {name} from a "
+                          "module that is installed or in the working directory, or give the function itself: "
+                          "hdfast.train(config, envs=make), hdfast.evaluate(agent, envs=make)") from error
+
+
+def _working_directory() -> None:
+    """Let imports find the working directory, last, as `python -m hdfast` does first."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
+
+
+def _environment(make: MakeEnv) -> Any:
+    env = make()
+    for name in ("reset", "step", "close", "observation_space", "action_space"):
+        if not hasattr(env, name):
+            raise ConfigError(f"the function that makes environments must return a gymnasium.Env, got a "
+                              f"{type(env).__name__} without {name}; inherit from gymnasium.Env")
+    return env
 
 
 def _actions(space: Any) -> tuple[ActSpace, int]:
@@ -106,19 +179,3 @@ def _actions(space: Any) -> tuple[ActSpace, int]:
         raise ConfigError(f"actions must be Discrete, got {space}; choose a discrete variant of the environment (as "
                           "continuous=False) or map its actions with a Gymnasium wrapper such as TransformAction")
     return ActSpace(int(space.n)), int(space.start)
-
-
-def area_weights(n_in: int, n_out: int) -> np.ndarray:
-    """(n_out, n_in) float32: the share of every input cell in each output cell of an area resize."""
-    edge = np.arange(n_out + 1) * (n_in / n_out)
-    cell = np.arange(n_in)
-    overlap = np.minimum(edge[1:, None], cell + 1) - np.maximum(edge[:-1, None], cell)
-    return (overlap.clip(0) * (n_out / n_in)).astype(np.float32)
-
-
-def area_resize(image: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarray:
-    """(N, h, w, c) uint8 -> (N, h', w', c) uint8 with the weights (h', h) and (w', w) of `area_weights`."""
-    n, height, width, channels = image.shape
-    rows = down @ image.reshape(n, height, width * channels).astype(np.float32)
-    out = across @ rows.reshape(n, len(down), width, channels)
-    return np.rint(out).clip(0, 255).astype(np.uint8)

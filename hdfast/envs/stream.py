@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from hdfast.envs.gate import Fault
 from hdfast.envs.worker import Worker
 from hdfast.errors import EnvError
 from hdfast.spaces import ActSpace, ObsSpace
@@ -27,8 +28,9 @@ CLOSING = 1.0  # seconds that a step under way, and the library's own closing, m
 class Step:
     """One record per environment; `reward` is what led into `obs`, an action belongs to the record it was chosen on.
 
-    obs (N, *shape), reward (N,) float32, is_first, is_last, is_terminal (N,) bool. The first record of an episode has
-    is_first and reward 0. After is_last the next record is a first one, after any action.
+    obs (N, *shape), reward (N,) float32, is_first, is_last, is_terminal (N,) bool; is_cut (N,) bool, where it is known,
+    marks the ends that a time limit made. The first record of an episode has is_first and reward 0. After is_last the
+    next record is a first one, after any action.
     """
 
     obs: np.ndarray
@@ -36,6 +38,7 @@ class Step:
     is_first: np.ndarray
     is_last: np.ndarray
     is_terminal: np.ndarray
+    is_cut: np.ndarray | None = None
 
     @property
     def image(self) -> np.ndarray:
@@ -72,8 +75,9 @@ class VectorEnv(Protocol):
 class Backend(Protocol):
     """One environment library behind `Stream`: next-step autoreset, rows in environment order, no checks.
 
-    It is made, reset, received from and closed on one thread, which is not the one that sends. A backend that steps its
-    environments one after another says in `current` which one is at work.
+    It is made where its `Stream` is, as environments may want the main thread for their constructors; it is sent to
+    there, and reset, received from and closed on another thread. A backend that steps its environments one after
+    another says in `current` which one is at work, and in `progress` how many calls have begun.
     """
 
     num_envs: int
@@ -107,16 +111,16 @@ _STATES = {
 class Stream:
     """A `VectorEnv` on top of the backend that `make(seed)` gives.
 
-    With `terminal_on_limit`, a time-limit end counts as terminal, as in the official Atari code. A reset or step that
-    takes longer than `timeout` seconds (0: no limit) has failed; `name` says in errors what did. Environments
-    made after a failure get other seeds, or they would come to the same end.
+    With `terminal_on_limit`, a time-limit end counts as terminal, as in the official Atari code. An environment whose
+    reset or step takes longer than `timeout` seconds (0: no limit) has failed; `name` says in errors what did.
+    Environments made after a failure get other seeds, or they would come to the same end.
     """
 
     def __init__(self, make: Callable[[int], Backend], seed: int = 0, *, name: str = "the task",
                  terminal_on_limit: bool = True, timeout: float = 0.0):
         self._make, self._seed, self._name, self._timeout = make, seed, name, timeout
         self._worker, self._made = Worker(), 1
-        self._backend: Any = self._worker.call(make, seed)  # a Backend, None once it is given back
+        self._backend: Any = make(seed)  # a Backend, None once it is given back
         self.num_envs = self._backend.num_envs
         self.obs_space = self._backend.obs_space
         self.act_space = self._backend.act_space
@@ -137,7 +141,7 @@ class Stream:
             self._give_back()
             seed = np.random.SeedSequence([self._seed, self._made]).generate_state(1)[0] >> 1
             self._worker, self._made, self._records = Worker(), self._made + 1, 0
-            self._backend = self._worker.call(self._make, int(seed))
+            self._backend = self._make(int(seed))
         pending, self._state = self._state == "sent", "failed"
         if pending:
             self._wait()
@@ -192,12 +196,15 @@ class Stream:
         self._state = "ready"
         is_last = terminated | truncated
         self._is_last = is_last.copy()
-        return Step(obs, reward, is_first, is_last, is_last.copy() if self._terminal_on_limit else terminated)
+        is_terminal = is_last.copy() if self._terminal_on_limit else terminated
+        return Step(obs, reward, is_first, is_last, is_terminal, is_last & ~terminated)
 
     def _wait(self) -> Any:
         """The result of what the worker does."""
         try:
-            return self._worker.result(self._timeout)
+            return self._worker.result(self._timeout, lambda: getattr(self._backend, "progress", 0))
+        except Fault as error:
+            raise self._failed(str(error)) from error
         except Exception as error:
             if self._worker.busy:
                 raise self._failed(f"did not answer for {self._timeout:g} seconds (env.timeout)") from None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
-SLICE = 1.0  # seconds; time is counted in these, so that a suspended process does not find its time over
+SLICE = 1.0  # seconds at most; time is counted in slices, so that a suspended process does not find its time over
 
 
 class Worker:
@@ -29,18 +29,21 @@ class Worker:
         self.busy = True
         self._jobs.put((function, args))
 
-    def result(self, seconds: float = 0.0) -> Any:
-        """What the function returned or raised; TimeoutError when `seconds` are over, without a limit if they are 0.
+    def result(self, seconds: float = 0.0, progress: Callable[[], int] = lambda: 0) -> Any:
+        """What the function returned or raised; TimeoutError when `seconds` are over since `progress` last gave another
+        number, without a limit if they are 0.
 
         A signal handler that raises ends the wait.
         """
-        left = seconds
+        span = min(SLICE, seconds / 8) if seconds else SLICE
+        left, before = seconds, progress()
         while True:
             try:
-                value, error = self._results.get(timeout=min(SLICE, left) if seconds else SLICE)
+                value, error = self._results.get(timeout=span)
                 break
             except Empty:
-                left -= SLICE
+                now = progress()
+                left, before = left - span if now == before else seconds, now
                 if seconds and left <= 0:
                     raise TimeoutError from None
         self.busy = False

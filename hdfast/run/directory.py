@@ -105,7 +105,7 @@ def _clocks() -> dict[str, float]:
 def check_settings(path: Path, config: Config) -> bool:
     """Whether `path` holds a run; ConfigError naming every setting in which it differs from `config`.
 
-    Settings that say where, how long and how often (RESUME_MAY_CHANGE) may differ.
+    Settings that say where, how long and how often (RESUME_MAY_CHANGE) may differ; env.backend auto is the run's.
     """
     saved = _config(path)
     if saved is None:
@@ -114,7 +114,8 @@ def check_settings(path: Path, config: Config) -> bool:
                            "file back from a copy, or choose another --logdir")
         _check_place(path)
         return False
-    if found := differences(saved, config, ignore=RESUME_MAY_CHANGE):
+    own = {"env.backend"} if config.env.backend == "auto" else set()
+    if found := differences(saved, config, ignore=RESUME_MAY_CHANGE | own):
         listed = ", ".join(f"{name} (there {old}, now {new})" for name, (old, new) in found.items())
         raise ConfigError(f"{path} holds a run with other settings, says its config.json: {listed}; give the same "
                           "settings to continue it, or another --logdir to start a new run")

@@ -6,7 +6,7 @@ TensorBoard is imported here alone.
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,15 +37,16 @@ class Logger(AbstractContextManager):
     `resume_step` is the agent step of the checkpoint that the run goes on from, `marks` what `mark` returned for it:
     rows written after it are dropped, so nothing counts twice, and a file that is not what it was then is named. With
     None the run starts over, and records that are there are set aside as *.jsonl.old. On a terminal it shows a live
-    line, elsewhere plain lines; console.log is written always.
+    line, elsewhere plain lines; console.log is written always. `listeners` are called with every row of metrics.jsonl.
     Every method that writes raises RunError, with the remedy, where the disk refuses. Usable as a context manager; not
     thread-safe. `progress` and `message` are those of the progress line.
     """
 
     def __init__(self, logdir: Path, *, action_repeat: int, resume_step: int | None = None,
-                 marks: Mapping[str, Any] | None = None, task: str = ""):
+                 marks: Mapping[str, Any] | None = None, task: str = "",
+                 listeners: Sequence[Callable[[dict[str, Any]], None]] = ()):
         self.logdir = logdir
-        self.action_repeat = action_repeat
+        self.action_repeat, self._listeners = action_repeat, listeners
         with disk_errors("create", self.logdir):
             self.logdir.mkdir(parents=True, exist_ok=True)
         notes = _prepare(self.logdir, None if resume_step is None else resume_step * action_repeat, marks)
@@ -84,15 +85,17 @@ class Logger(AbstractContextManager):
         self._record(row, agent_step, update)
 
     def evaluation(self, scores: Sequence[float], lengths: Sequence[int], agent_step: int, update: int, *,
-                   human_normalized: float | None = None) -> None:
-        """Record one evaluation: score and length of each of its episodes (one or more); again at a step replaces it.
+                   cut: int = 0, human_normalized: float | None = None) -> None:
+        """Record one evaluation: score and length of each of its episodes (one or more), of which a time limit ended
+        `cut`; again at a step replaces it.
         """
         row = {"eval/score": float(np.mean(scores)), "eval/score_std": float(np.std(scores)),
                "eval/length": float(np.mean(lengths))}
         if human_normalized is not None:
             row["eval/human_normalized"] = human_normalized
         self._repeat_evaluation(agent_step)
-        self._evals.append({**self._where(agent_step, update), **row, "scores": scores, "lengths": lengths})
+        self._evals.append({**self._where(agent_step, update), **row, "scores": scores, "lengths": lengths,
+                            "cut": cut})
         self._record(row, agent_step, update)
 
     def video(self, name: str, frames: np.ndarray, agent_step: int, *, fps: float = 15) -> Path:
@@ -135,7 +138,10 @@ class Logger(AbstractContextManager):
                 "seconds": round(time.monotonic() - self._began, 3)}
 
     def _record(self, row: Mapping[str, float], agent_step: int, update: int) -> None:
-        self._metrics.append({**self._where(agent_step, update), **row})
+        whole = {**self._where(agent_step, update), **row}
+        self._metrics.append(whole)
+        for listener in self._listeners:
+            listener(dict(whole))
         if self._board:
             self._board.scalars(row, agent_step * self.action_repeat)
 

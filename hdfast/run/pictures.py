@@ -1,6 +1,7 @@
 """Pictures of a run: animations (GIF, MP4), open-loop prediction grids and strips, the learning curve.
 
-Images are uint8 (h, w, c) with c = 1 (gray) or 3 (RGB). Pillow, imageio and matplotlib are imported here alone.
+Images are uint8 (h, w, c) with c = 1 (gray) or 3 (RGB); of 2 channels the third color is left dark, of 4 the last is
+not shown. Pillow, imageio and matplotlib are imported here alone.
 """
 
 import io
@@ -75,8 +76,9 @@ def openloop_grid(truth: np.ndarray, model: np.ndarray, context: int) -> np.ndar
     has a green border while the model sees the truth (`context` steps) and a red one where it predicts alone. Gray
     images become RGB so that the borders have a color. As `report` of the official agent.
     """
+    truth, model = colors(truth), colors(model)
     if truth.shape != model.shape or truth.ndim != 5 or truth.shape[-1] not in (1, 3):
-        raise ValueError("truth and model must both be (T, n, h, w, c) with c 1 or 3, got "
+        raise ValueError("truth and model must both be (T, n, h, w, c) with c from 1 to 4, got "
                          f"{truth.shape} and {model.shape}; pass the two image tensors unchanged")
     steps, n, h, w, _ = truth.shape
     rows = np.stack([truth, model, (model - truth + 1) / 2], 2)  # (T, n, 3, h, w, c)
@@ -120,9 +122,17 @@ def strip_image(grid: np.ndarray, *, context: int, columns: int = 12, sequences:
     return np.asarray(canvas)
 
 
+def colors(images: np.ndarray) -> np.ndarray:
+    """Images (..., c) of up to 4 channels as gray or RGB."""
+    if images.shape[-1] == 2:
+        return np.concatenate([images, np.zeros_like(images[..., :1])], -1)
+    return images[..., :3] if images.shape[-1] == 4 else images
+
+
 def _check_frames(frames: np.ndarray) -> np.ndarray:
+    frames = colors(frames)
     if frames.ndim != 4 or frames.dtype != np.uint8 or frames.shape[-1] not in (1, 3) or 0 in frames.shape:
-        raise ValueError(f"frames must be uint8 (T, h, w, c) with c 1 or 3, got {frames.dtype} {frames.shape}; "
+        raise ValueError(f"frames must be uint8 (T, h, w, c) with c from 1 to 4, got {frames.dtype} {frames.shape}; "
                          "stack single images along a new first axis and scale floats to 0..255")
     return frames
 

@@ -93,7 +93,10 @@ class ProgressLine:
 
 
 class Eta:
-    """Seconds left, by the later half of the steps since this start: evaluations count, the distant past does not."""
+    """Seconds left, by the later half of the steps since this start: evaluations count, the distant past does not.
+
+    There is none before the first update: the random steps before it say nothing.
+    """
 
     def __init__(self) -> None:
         self._points: deque[tuple[float, int]] = deque()
@@ -116,7 +119,7 @@ class Eta:
         """Estimate at time `now`; None while nothing is known."""
         if agent_step >= total_steps:
             return 0.0
-        if not self._points:
+        if not self._points or not self._update:
             return None
         then, step = self._points[0]
         if now - then < 1 or agent_step <= step:

@@ -99,7 +99,7 @@ def test_a_moving_texture_drifts_through_its_episode_and_is_new_in_the_next():
 
 @pytest.mark.parametrize("task", ["pong", "dummy", "dummy_vector", "gym_CartPole-v1"])
 def test_other_tasks_have_no_background(task):
-    says = r"env\.background noise exists only for catch_<H>x<W>, got task .*; take --task catch_5x5 or"
+    says = r"env\.background noise exists only for catch_<H>x<W>, got task .*; take such a task or leave"
     with pytest.raises(ConfigError, match=says):
         Config.preset("debug", task=task, **{"env.background": "noise"})
     with pytest.raises(ConfigError, match=says):

@@ -1,6 +1,7 @@
 """Environments that raise, hang or give numbers that are not finite: reported, replaced, and never stored."""
 
 import gc
+import itertools
 import json
 import threading
 import time
@@ -72,10 +73,10 @@ def only_what_hangs_is_late(monkeypatch):
     """A step that is slow because the machine is has all the time it needs."""
     real = Worker.result
 
-    def result(self, seconds=0.0):
+    def result(self, seconds=0.0, progress=lambda: 0):
         while seconds and self._results.empty() and self._thread not in HANGING:
             time.sleep(1e-3)
-        return real(self, seconds if self._thread in HANGING else 0.0)
+        return real(self, seconds if self._thread in HANGING else 0.0, progress)
 
     monkeypatch.setattr(Worker, "result", result)
 
@@ -180,21 +181,25 @@ def test_threads_end_with_their_environments():
 def test_suspended_time_does_not_count(monkeypatch):
     """The wait is counted in slices: a process that was stopped for an hour finds one of them over, not its timeout."""
     class Late:
-        slices = 0
+        def __init__(self, slices):
+            self.slices = slices
 
         def get(self, timeout):
             assert timeout <= 1.0
-            self.slices += 1
-            if self.slices <= 3:
+            self.slices -= 1
+            if self.slices >= 0:
                 raise Empty
             return "late", None
 
     worker = Worker()
-    monkeypatch.setattr(worker, "_results", Late())
-    assert worker.result(3.5) == "late"
-    monkeypatch.setattr(worker, "_results", Late())
-    with pytest.raises(TimeoutError):
-        worker.result(2.5)
+    for seconds, most in ((3.5, 7), (60, 59)):
+        monkeypatch.setattr(worker, "_results", Late(most))
+        assert worker.result(seconds) == "late"
+        monkeypatch.setattr(worker, "_results", Late(most + 1))
+        with pytest.raises(TimeoutError):
+            worker.result(seconds)
+    monkeypatch.setattr(worker, "_results", Late(500))  # one environment after the other: each has its own time
+    assert worker.result(3.5, itertools.count().__next__) == "late"
 
 
 # In a run

@@ -15,7 +15,7 @@ from checkout import ENV
 from hdfast.config import EnvConfig
 from hdfast.envs import Step, from_gymnasium, make_envs
 from hdfast.envs.dummy import DummyBackend
-from hdfast.envs.gym import area_resize, area_weights
+from hdfast.envs.gate import area_resize, area_weights
 from hdfast.envs.stream import Stream, env_seeds
 from hdfast.errors import ConfigError, RunError
 
@@ -376,9 +376,9 @@ def test_gymnasium_steps_beside_the_caller():
 def test_area_resize(shape):
     """Within rounding of OpenCV's area interpolation; enlarging by a whole factor copies pixels."""
     cv2 = pytest.importorskip("cv2", reason="compares with OpenCV")
-    image = np.random.default_rng(0).integers(0, 256, (2, *shape, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     ours = area_resize(image, area_weights(shape[0], 16), area_weights(shape[1], 16))
-    theirs = np.stack([cv2.resize(one, (16, 16), interpolation=cv2.INTER_AREA) for one in image])
+    theirs = cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA)
     assert np.abs(ours.astype(int) - theirs).max() <= 1
     twice = area_resize(image, area_weights(shape[0], 2 * shape[0]), area_weights(shape[1], 2 * shape[1]))
-    assert np.array_equal(twice, image.repeat(2, 1).repeat(2, 2))
+    assert np.array_equal(twice, image.repeat(2, 0).repeat(2, 1))

@@ -55,7 +55,8 @@ def test_rows(tmp_path):
     row, = strict(tmp_path / "deep" / "run" / "eval.jsonl")
     row.pop("seconds")
     assert row == {"step": 160, "agent_step": 40, "update": 12, "eval/score": 2.0, "eval/score_std": 1.0,
-                   "eval/length": 6.0, "eval/human_normalized": 0.25, "scores": [1.0, 3.0], "lengths": [5, 7]}
+                   "eval/length": 6.0, "eval/human_normalized": 0.25, "scores": [1.0, 3.0], "lengths": [5, 7],
+                   "cut": 0}
 
 
 def test_every_row_is_on_disk_at_once(tmp_path):

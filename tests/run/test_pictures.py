@@ -82,10 +82,10 @@ def test_single_frame_and_scale():
 
 
 @pytest.mark.parametrize("frames", [
-    np.zeros((4, 8, 8), np.uint8), np.zeros((4, 8, 8, 4), np.uint8), np.zeros((4, 8, 8, 3), np.float32),
+    np.zeros((4, 8, 8), np.uint8), np.zeros((4, 8, 8, 5), np.uint8), np.zeros((4, 8, 8, 3), np.float32),
     np.zeros((0, 8, 8, 3), np.uint8)])
 def test_bad_frames(frames):
-    with pytest.raises(ValueError, match="frames must be uint8 .T, h, w, c. with c 1 or 3, got"):
+    with pytest.raises(ValueError, match="frames must be uint8 .T, h, w, c. with c from 1 to 4, got"):
         gif_bytes(frames)
 
 

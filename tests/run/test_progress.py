@@ -59,6 +59,7 @@ def test_the_random_start_does_not_flatter_the_estimate():
     eta = Eta()
     assert eta.seconds_left(5.0, 0, 100) is None
     now, step, _ = feed(eta, 5.0, 0, 1000, 2)
+    assert eta.seconds_left(now, step, 10_000) is None
     now, step, _ = feed(eta, now, step, 50, 3, update=1, update_rate=50)
     assert eta.seconds_left(now, step, 10_000) == pytest.approx((10_000 - step) / 50, rel=0.05)
 
