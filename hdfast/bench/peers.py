@@ -1,4 +1,4 @@
-"""The other Dreamers: what their environments hold, where these are, and what of their update is not the same as ours.
+"""The other Dreamers: where their environments are, and what of their update is not the same as ours.
 
 The programs that measure them live in bench/peers of the source tree; `bench/peers/install.py` makes the environments.
 Standard library only: peers read this file too.
@@ -14,30 +14,24 @@ SCRIPTS = ROOT / "bench" / "peers"
 
 @dataclass(frozen=True)
 class Peer:
-    """One peer: its framework, what pip installs step by step, whose versions are reported, and how it differs."""
+    """One peer: its framework, whose versions are reported, and how it differs."""
 
     framework: str
-    installs: tuple[tuple[str, ...], ...]
     packages: tuple[str, ...]
     differs: str
 
 
-# First and alone: left to the resolver, torch would be the newest one with its whole CUDA stack.
-TORCH = ("torch==2.13.0",)
 PEERS: dict[str, Peer] = {
     "sheeprl": Peer(
-        "torch", (TORCH, ("sheeprl==0.8.4", "ale-py==0.12.1")), ("sheeprl", "torch", "lightning", "numpy"),
+        "torch", ("sheeprl", "torch", "lightning", "numpy"),
         "same network, sizes and optimizers; no harmony; its metrics are computed, not aggregated"),
     "torchrl": Peer(
-        "torch", (TORCH, ("torchrl==0.14.1",)), ("torchrl", "torch", "tensordict", "numpy"),
+        "torch", ("torchrl", "torch", "tensordict", "numpy"),
         "the later DreamerV3: RMS norms, biases, a GRU cell without norm, no learned initial state, 5 x 5 kernels "
         "(it takes odd sizes only); one fused Adam for all, without gradient clip; no harmony; without its replay "
         "value loss; it has no learner of its own, bench/peers puts its parts together"),
     "dreamer": Peer(
-        "jax", (("setuptools<81", "wheel"),
-                ("jax==0.4.38", "optax==0.2.4", "chex==0.1.88", "einops==0.8.2", "ninjax==3.6.3", "elements==3.22.4"),
-                ("--no-deps", "--no-build-isolation", "dreamer==3.3.1")),
-        ("dreamer", "jax", "jaxlib", "ninjax", "numpy"),
+        "jax", ("dreamer", "jax", "jaxlib", "ninjax", "numpy"),
         "the later DreamerV3: RMS norms, biases, a GRU in 8 blocks behind three input layers, a decoder input in 8 "
         "blocks; one optimizer for all with adaptive clipping; no harmony; without its replay value loss; one XLA "
         "program, compiled before the measurement; threads by CPU affinity"),
@@ -59,3 +53,8 @@ def python(name: str) -> Path:
 def script(name: str) -> Path:
     """The program that measures a peer."""
     return SCRIPTS / f"{name}_update.py"
+
+
+def lock(name: str) -> Path:
+    """The requirements of a peer's environment: every package in it, in one version each."""
+    return SCRIPTS / f"{name}.txt"

@@ -9,7 +9,7 @@ from hdfast.bench.cases import LOOPS, operations
 from hdfast.bench.peers import PEERS
 from hdfast.bench.rows import Measured, Program, Row
 from hdfast.bench.workload import SIZES, sized
-from hdfast.errors import ConfigError
+from hdfast.errors import ConfigError, RunError
 from hdfast.machine import cpu_name, multiplies_bf16
 from hdfast.paths import expanded, is_folder
 
@@ -64,14 +64,15 @@ def measured(part: str, preset: str, threads: int, rounds: int, backends: Sequen
         processes = [stack.enter_context(Measured(program, threads)) for program in programs]
         if part == "update":
             peers_of = (rows.peer(name, preset, threads) for name in installed)
-            processes += rows.started(stack, peers_of, threads, left_out)
+            processes += rows.started(stack, peers_of, threads, unusable)
         for case in names:
             print(f"measuring {case}: {', '.join(p.program.label for p in processes)}", file=sys.stderr, flush=True)
             yield rows.with_ratios(rows.measure(processes, case, preset=preset, threads=threads, rounds=rounds))
 
 
-def left_out(_: Program, why: str) -> None:
-    print(f"left out: {why}", file=sys.stderr)
+def unusable(program: Program, why: str) -> None:
+    """A peer that is there and cannot run ends the benchmark before anything is measured: no table without its row."""
+    raise RunError(f"{why}; run `python bench/peers/install.py {program.name}`, which says what it lacks")
 
 
 def installed_peers() -> list[str]:

@@ -8,6 +8,8 @@ import graphlib
 import importlib.util
 import json
 import mmap
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -205,19 +207,61 @@ def test_peers_are_found(monkeypatch, tmp_path, capsys):
         run.installed_peers()
 
 
-def test_a_peer_that_fails_is_left_out(fake, capsys):
+def test_who_fails_to_start_is_told(fake):
     from contextlib import ExitStack
     with ExitStack() as stack:
-        gone = Program("gone", "torch", ("/no/such/python",))
-        assert rows.started(stack, [fake, gone], 1, run.left_out) == []  # the first has no case `update`
-    assert capsys.readouterr().err.count("left out: ") == 2
+        failed, gone = [], Program("gone", "torch", ("/no/such/python",))
+        assert rows.started(stack, [fake, gone], 1, lambda program, _: failed.append(program)) == []
+        assert failed == [fake, gone]  # the first has no case `update`
+
+
+def lacking(folder: Path, *names: str) -> None:
+    """Interpreters of peers in which nothing of theirs is installed."""
+    for name in names:
+        python = folder / name / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+        python.chmod(0o755)
+
+
+def test_a_peer_that_cannot_run_ends_the_benchmark(monkeypatch, tmp_path, capsys, fake):
+    monkeypatch.setenv("HDFAST_PEERS", str(tmp_path))
+    monkeypatch.setattr(rows, "ours", lambda *_: Program("hdfast", "reference", fake.command))
+    lacking(tmp_path, "dreamer")
+    assert cli.main(["bench", "--only", "update", "--backends", "reference", "--peers"]) == 1
+    out, err = capsys.readouterr()
+    last = err.splitlines()[-1]
+    assert "No module named 'elements'; run `python bench/peers/install.py dreamer`" in last and "median" not in out
+
+
+def test_install_names_what_an_environment_lacks(monkeypatch, tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("install", ROOT / "bench" / "peers" / "install.py")
+    install = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(install)
+    monkeypatch.setenv("HDFAST_PEERS", str(tmp_path))
+    lacking(tmp_path, "dreamer", "sheeprl")
+    marks = {name: tmp_path / name / ".complete" for name in ("dreamer", "sheeprl")}
+    for name, mark in marks.items():
+        mark.write_text(peers.lock(name).read_text())  # as if pip had ended
+    monkeypatch.setattr(install, "script", lambda name: ROOT / "hdfast" / "errors.py" if name == "sheeprl"
+                        else peers.script(name))
+    monkeypatch.setattr(install, "ALSO", {})
+    assert install.main(["dreamer", "sheeprl"]) == 1
+    out, err = capsys.readouterr()
+    assert "dreamer: dreamer_update.py cannot be imported: ModuleNotFoundError: No module named 'elements'" in err
+    assert "sheeprl: complete" in out and "sheeprl" not in err
+    assert [mark.exists() for mark in marks.values()] == [False, True]
+    with pytest.raises(SystemExit, match="unknown peer 'other'"):
+        install.main(["sheeprl", "other"])
 
 
 @pytest.mark.parametrize("name", peers.PEERS)
 def test_peer_programs(name):
-    """Each peer pins what it installs, has its program, and the program takes from here what needs no torch."""
-    assert all("==" in package for step in peers.PEERS[name].installs[-1:] for package in step
-               if not package.startswith("--"))
+    """Each peer pins all that it installs, has its program, and the program takes from here what needs no torch."""
+    lines = [line for line in peers.lock(name).read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+    pinned = {line.partition("==")[0] for line in lines}
+    assert {*peers.PEERS[name].packages, "setuptools"} <= pinned and len(pinned) == len(lines)
     tree = ast.parse(peers.script(name).read_text())
     taken = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
              and node.module.startswith("hdfast")}
