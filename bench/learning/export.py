@@ -5,8 +5,9 @@
 Folders are searched for runs as by `hdfast report`, which reads the file in turn. Beside that schema a record holds
 evaluations (xs, mean, std), training (xs, ys: mean score of training episodes in 20 spans of frames), lengths of the
 last evaluation's episodes, steps, updates, wall_seconds and cpu_seconds of the whole run, command (without its logdir),
-commit, processor, hdfast and torch (versions). An unfinished run has "finished": false. A record that is already in the
-file stays, unless a run of the same task, method and seed replaces it.
+commit, processor, hdfast and torch (versions). An unfinished run has "finished": false. A peer's record,
+runs/sheeprl/krull-0/record.json of `peer_sheeprl.py`, is taken as it is where it is named beside the folders. A record
+that is already in the file stays, unless a run of the same task, method and seed replaces it.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from hdfast.errors import ConfigError, RunError
+from hdfast.report import score_files
 from hdfast.report.collect import binned, collect, numbers, points
 from hdfast.report.run import Curve, Run
 from hdfast.run.directory import read_meta
@@ -80,23 +82,23 @@ def _start(meta: Mapping[str, Any]) -> dict[str, Any]:
 
     versions = [start.get("versions") or {} for start in starts]
     words = next((start["argv"][1:] for start in starts if start.get("argv")), [])
-    return {"command": _command(words) if words else "",
+    return {"command": shlex.join(["hdfast", *without_logdir(words)]) if words else "",
             "commit": joined(start.get("git") for start in starts),
             "processor": joined(start.get("cpu") for start in starts),
             "hdfast": joined(version.get("hdfast") for version in versions),
             "torch": joined(version.get("torch") for version in versions)}
 
 
-def _command(words: Sequence[str]) -> str:
-    """The command of a run, without its logdir."""
-    kept, left = ["hdfast"], list(words)
+def without_logdir(words: Sequence[str]) -> list[str]:
+    """The words of a command, but for its logdir."""
+    kept, left = [], list(words)
     while left:
         word = left.pop(0)
         if word == "--logdir":
             left[:1] = []
         elif not word.startswith("--logdir="):
             kept.append(word)
-    return shlex.join(kept)
+    return kept
 
 
 def _key(found: Mapping[str, Any]) -> tuple[str, str, int]:
@@ -115,18 +117,31 @@ def _earlier(out: Path) -> list[dict[str, Any]]:
     return found
 
 
-def write(folders: Sequence[Path], out: Path) -> list[str]:
-    """Write the records of all runs below `folders`, one a line; returns what was missing or is not finished.
+def _of_peer(path: Path) -> dict[str, Any]:
+    """The record in a peer's file; RunError if it is none."""
+    _, notes = score_files.read(path)
+    found = json.loads(path.read_text()) if not notes else None
+    if not isinstance(found, dict):
+        raise RunError(f"{path} must hold one record of a run; {'; '.join(notes) or 'it holds a list'}")
+    return found
+
+
+def write(places: Sequence[Path], out: Path) -> list[str]:
+    """Write the records of all runs below folders, and those in files, one a line; returns what was missing or is not
+    finished.
 
     Records in `out` stay unless one of the same task, method and seed replaces them. Raises ConfigError if a folder
-    does not exist or `out` is no list of records, RunError if there is nothing to write or the disk refuses.
+    does not exist or `out` is no list of records, RunError if there is nothing to write, a file holds no record or the
+    disk refuses.
     """
+    folders = [path for path in places if not path.is_file()]
+    theirs = [_of_peer(path) for path in places if path not in folders]
     runs, notes = collect(folders)
     runs = [run for run in runs if Path(run.path).is_dir() and len(run.curve[0])]
-    if not runs:
+    if not runs and not theirs:
         raise RunError(f"no run with a score lies below {', '.join(map(str, folders))}; give the --logdir of "
                        f"bench/learning/run.py{''.join(f'; {note}' for note in notes)}")
-    records = {_key(found): found for found in [*_earlier(out), *map(record, runs)]}
+    records = {_key(found): found for found in [*_earlier(out), *map(record, runs), *theirs]}
     replace(out, ("[\n" + ",\n".join(map(json.dumps, records.values())) + "\n]\n").encode())
     return notes + [f"{run.path}: not finished, at {run.progress:.0%}" for run in runs if not run.finished]
 
@@ -134,13 +149,13 @@ def write(folders: Sequence[Path], out: Path) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export; 0 if a file was written, else 2 or 1 with one sentence."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="RUNS")
+    parser.add_argument("places", nargs="+", type=Path, metavar="RUNS")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE")
     given = parser.parse_args(arguments)
     if given.out.suffix != ".json":
         parser.error(f"--out must name a .json file, got {given.out}")
     try:
-        notes = write(given.folders, given.out)
+        notes = write(given.places, given.out)
     except (ConfigError, RunError) as error:
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1

@@ -185,22 +185,24 @@ def update_bars(rows: Sequence[dict[str, str]]) -> list[Bars]:
 
 
 def run_bars(results: Sequence[Result]) -> list[Bars]:
-    """Time of a whole run of ours and of peers' on the games, seeds apart, that all of them have, with equal updates.
+    """Time of a whole run of ours and of the peers' with as many updates, on the games, seeds apart, that all have.
 
     CPU minutes, which do not depend on what else the machine does; wall minutes where a record lacks them.
     """
-    names = [name for name in methods(results) if not name.startswith(OURS)]
     ours = [name for name in methods(results) if name.startswith(OURS)][:1]
+    work = {name: {result.raw.get("updates") for task in tasks(results) for result in of(results, task, name)}
+            for name in methods(results)}
+    names = [name for name in work if not name.startswith(OURS) and [work[name]] == [work[one] for one in ours]]
     shared = [task for task in tasks(results) if all(of(results, task, name) for name in (*ours, *names))]
     found = {name: [result for task in shared for result in of(results, task, name)] for name in (*ours, *names)}
-    if not names or not shared or len({result.raw.get("updates") for runs in found.values() for result in runs}) != 1:
+    if not names or not shared or len(work[ours[0]]) != 1:
         return []
     for clock, words in (("cpu", "CPU"), ("wall", "wall")):
         minutes = {name: [result.minutes(clock) for result in runs] for name, runs in found.items()}
         if all(value is not None for values in minutes.values() for value in values):
             return [(f"One run, {words} time", [
-                ("hdfast" if name in ours else name, value, f"{value:.0f} min") for value, name in sorted(
-                    (float(np.mean(values)), name) for name, values in minutes.items())])]
+                ("hdfast" if name in ours else name.partition(" [")[0], value, f"{value:.0f} min")
+                for value, name in sorted((float(np.mean(values)), name) for name, values in minutes.items())])]
     return []
 
 
@@ -231,7 +233,7 @@ def _bars(axes: Any, heading: str, bars: Sequence[tuple[str, float, str]], *, ro
 def _plain(name: str) -> str:
     """A method's name for a legend: hdfast HarmonyDream [cpu] is hdfast, HarmonyDream."""
     base = name.partition(" [")[0].removeprefix(OURS)
-    return f"hdfast, {'harmony off' if base == 'DreamerV3' else base}" if name.startswith(OURS) else name
+    return f"hdfast, {'harmony off' if base == 'DreamerV3' else base}" if name.startswith(OURS) else base
 
 
 def _legend(figure: Any, results: Sequence[Result], games: Sequence[str], colors: dict[str, str]) -> None:

@@ -28,16 +28,19 @@ from pathlib import Path
 from typing import Any
 
 import sheeprl_settings
+from export import without_logdir
 
 from hdfast.bench import peers
 from hdfast.config import Config, opt
 from hdfast.errors import ConfigError, RunError
 from hdfast.flags import parse
+from hdfast.machine import cpu_name, git_revision
 from hdfast.protocol import frames_per_step
+from hdfast.report.collect import differs
 from hdfast.run.jsonl import read_rows, replace
 from hdfast.trainer import EVALUATION, TRAIN_ENVS, stream_seed
 
-METHOD = "sheeprl DreamerV3"
+METHOD = "sheeprl DreamerV3"  # and in brackets the presets, as in the names of our methods
 HERE = Path(__file__).resolve().parent
 
 
@@ -94,10 +97,12 @@ def record(config: Config, logdir: Path, training: dict[str, float], evaluation:
     found = json.loads((logdir / "evaluation.json").read_text())
     rows, frames = read_rows(logdir / "episodes.jsonl"), frames_per_step(config)
     return {
-        "task": config.task, "method": METHOD, "seed": config.seed,
+        "task": config.task, "method": METHOD + differs(config), "seed": config.seed, "finished": True,
+        "frames": found["steps"] * frames, "total": config.run.steps * frames,
         "xs": [row["step"] * frames for row in rows], "ys": [row["score"] for row in rows],
         "episodes": found["episodes"], **training, **{f"evaluation_{name}": x for name, x in evaluation.items()},
         "steps": found["steps"], "updates": found["updates"], "command": command,
+        "commit": git_revision() or "", "processor": cpu_name(),
         "version": ", ".join(f"{name} {number}" for name, number in found["versions"].items()),
         "notes": sheeprl_settings.notes(config), "matched": sheeprl_settings.matched(config)}
 
@@ -118,7 +123,7 @@ def main(args: list[str]) -> int:
         if not prepare(logdir, work):
             replace(spent, json.dumps(measured("train", logdir)).encode())
         evaluation = measured("evaluate", logdir)
-        command = shlex.join(["python", "bench/learning/peer_sheeprl.py", *args])
+        command = shlex.join(["python", "bench/learning/peer_sheeprl.py", *without_logdir(args)])
         whole = record(config, logdir, json.loads(spent.read_text()), evaluation, command)
         replace(logdir / "record.json", json.dumps(whole, indent=2).encode() + b"\n")
     except (ConfigError, RunError) as error:

@@ -167,14 +167,24 @@ def _name(config: Config, taken: Taken) -> str:
 
     The same one for the same settings, another for others, by those that are `taken`.
     """
-    official = Config.preset(OFFICIAL, task=config.task)
-    changed = {name: new for name, (_, new) in differences(official, config, ignore=NO_METHOD).items()}
-    name = f"{OURS}{method_name(config)}" + (f" [{_described(changed)}]" if changed else "")
+    changed, name = _changed(config), f"{OURS}{method_name(config)}{differs(config)}"
     same = taken[name]
     if changed not in same:
         same.append(changed)
     number = same.index(changed)
     return f"{name} #{number + 1}" if number else name
+
+
+def differs(config: Config) -> str:
+    """' [cpu, demo]': the presets and settings in which a run differs from the official protocol; '' where in none."""
+    changed = _changed(config)
+    return f" [{_described(changed)}]" if changed else ""
+
+
+def _changed(config: Config) -> dict[str, Any]:
+    """{setting: value} of what differs from the official protocol on this task and is part of the method."""
+    official = Config.preset(OFFICIAL, task=config.task)
+    return {name: new for name, (_, new) in differences(official, config, ignore=NO_METHOD).items()}
 
 
 def _described(changed: dict[str, Any]) -> str:

@@ -8,7 +8,6 @@ import graphlib
 import importlib.util
 import json
 import mmap
-import os
 import re
 import subprocess
 import sys

@@ -5,10 +5,14 @@ import json
 import subprocess
 import sys
 
+import export
+import figures
 import gym_atari
+import learning_records
 import numpy as np
 import peer_sheeprl
 import pytest
+import results_table
 import sheeprl_settings
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
@@ -18,6 +22,7 @@ from hdfast.config import Config, EnvConfig, settings
 from hdfast.envs import make_envs
 from hdfast.errors import ConfigError
 from hdfast.evaluation import Running
+from hdfast.machine import cpu_name, git_revision
 from hdfast.report import score_files
 from hdfast.run.jsonl import read_rows
 
@@ -200,15 +205,21 @@ def test_the_record(fake, capfd):
     said = capfd.readouterr()
     assert said.out == f"{fake / 'run' / 'record.json'}\n" and said.err.count("sheeprl says something") == 2
     record = json.loads((fake / "run" / "record.json").read_text())
-    assert (record["task"], record["method"], record["seed"]) == ("atari_krull", "sheeprl DreamerV3", 4)
+    assert (record["task"], record["seed"]) == ("atari_krull", 4)
+    assert record["method"] == "sheeprl DreamerV3 [cpu, run.steps 900, run.prefill 200]"
+    assert (record["frames"], record["total"], record["finished"]) == (3600, 3600, True)
+    assert record["commit"] == (git_revision() or "") and record["processor"] == cpu_name()
     assert (record["xs"], record["ys"], record["episodes"]) == ([400, 1000], [3.0, 5.0], [4.0] * 3)
     assert (record["steps"], record["updates"], record["version"]) == (900, 25, "sheeprl 0.8.4, torch 2")
     for name in ("wall_seconds", "cpu_seconds", "evaluation_wall_seconds", "evaluation_cpu_seconds"):
         assert 0 < record[name] < 100
-    assert record["command"].endswith(" ".join(line)) and record["notes"] == list(sheeprl_settings.ALWAYS)
+    assert record["command"] == f"python bench/learning/peer_sheeprl.py {' '.join(line[:-2])}"
+    assert record["notes"] == list(sheeprl_settings.ALWAYS)
     assert record["matched"]["optim.model_lr"] == 1e-3 and "logdir" not in record["matched"]
     runs, left_out = score_files.read(fake / "run" / "record.json")
-    assert not left_out and runs[0].method == "sheeprl DreamerV3"
+    assert not left_out and runs[0].method == record["method"]
+    assert export.main([str(fake / "run" / "record.json"), "--out", str(fake / "all.json")]) == 0
+    assert json.loads((fake / "all.json").read_text()) == [record]
     (fake / "run" / "broken").touch()
     assert peer_sheeprl.main(line) == 1  # only the evaluation ran again
     said = capfd.readouterr()
@@ -218,6 +229,28 @@ def test_the_record(fake, capfd):
     assert json.loads((fake / "run" / "record.json").read_text())["cpu_seconds"] == record["cpu_seconds"]
     assert peer_sheeprl.main([*line, "--seed", "5"]) == 2
     assert "must be a new folder" in capfd.readouterr().err
+
+
+def test_the_record_stands_beside_ours(fake):
+    """Exported among our records it is in both tables and in the picture, with its cost and origin."""
+    assert peer_sheeprl.main([*STACK, "--episodes", "3", "--logdir", str(fake / "run")]) == 0
+    record = json.loads((fake / "run" / "record.json").read_text())
+    ours, other = record | {"method": "hdfast DreamerV3 [cpu]"}, record | {"method": "sheeprl [demo]", "updates": 7}
+    out = fake / "results" / "all.json"
+    out.parent.mkdir()
+    out.write_text(json.dumps([ours, other]))
+    assert export.main([str(fake / "run" / "record.json"), "--out", str(out)]) == 0
+    assert json.loads(out.read_text()) == [ours, other, record]
+    assert export.main([str(out), "--out", str(out)]) == 1  # a list is no peer's record
+    results = learning_records.read(out.parent)
+    for rows in (results_table.score_rows(results), results_table.run_rows(results)):
+        assert [row[1] for row in rows] == [ours["method"], record["method"], "sheeprl [demo]"]
+    found = results_table.run_rows(results)[1]
+    assert found[3] == "4.0 [4.0, 4.0]" and found[5] == "25" and cpu_name() in found
+    assert "sheeprl 0.8.4, torch 2" in found[-1] and (git_revision() or "")[:10] in found[-1]
+    (heading, bars), = figures.run_bars(results)
+    assert heading == "One run, CPU time" and {bar[0] for bar in bars} == {"hdfast", "sheeprl DreamerV3"}, "equal work"
+    assert figures.learning(results, [])
 
 
 @pytest.mark.parametrize(("more", "message"), [
