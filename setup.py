@@ -1,11 +1,14 @@
 """Builds the two native files of the package with CMake and Ninja; everything else is in pyproject.toml.
 
 hdfast/_ops.abi3.so   the ops, on the stable ABI of libtorch: one file for every torch >= 2.11 and every Python
-hdfast/_host.*.so     host-side code without torch, a pybind11 module
+hdfast/_host.abi3.so  host-side code without torch: plain C functions
 
-HDFAST_CUDA=auto|0|1   CUDA kernels where nvcc is found (the default), never, or required
-HDFAST_ARCHS           GPU architectures as in TORCH_CUDA_ARCH_LIST, "8.0;9.0+PTX" by default
-HDFAST_NATIVE=0        leave the native files out: plain PyTorch operations only
+Neither has a Python ABI: a wheel serves every Python, py3-none-PLATFORM with them and py3-none-any without.
+
+HDFAST_CUDA=auto|0|1    CUDA kernels where nvcc is found (the default), never, or required
+HDFAST_ARCHS            GPU architectures as in TORCH_CUDA_ARCH_LIST, "8.0;9.0+PTX" by default
+HDFAST_NATIVE=auto|0|1  native files where a C++ compiler works (the default), never: plain PyTorch only, or required
+HDFAST_MANYLINUX=1      only symbols of glibc 2.28 and GCC 8, for a wheel that runs on older systems (`make wheel`)
 """
 
 import os
@@ -16,24 +19,23 @@ import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 sys.path.insert(0, str(ROOT / "cmake"))
+from compiler import LOST, builds_native, say  # noqa: E402
 from find_torch import find_torch  # noqa: E402
-
-ABI3 = ".abi3.so"
 
 
 class CMakeBuild(build_ext):
     """Both extensions are targets of one CMake build, whose folder is kept: a rebuild compiles only what changed."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        name = fullname.replace(".", os.sep)
-        return name + (ABI3 if fullname.endswith("_ops") else sysconfig.get_config_var("EXT_SUFFIX"))
+        return fullname.replace(".", os.sep) + ".abi3.so"
 
     def run(self):
-        self.folder = ROOT / "build" / f"native-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+        self.folder = ROOT / "build" / f"native-{sysconfig.get_platform()}"
         self.cmake()
         super().run()
 
@@ -50,9 +52,6 @@ class CMakeBuild(build_ext):
         if torch is None:
             raise SystemExit("hdfast: torch >= 2.11 was not found: pip install torch==2.13.0 first, or name its folder "
                              "in HDFAST_TORCH_DIR, or set HDFAST_NATIVE=0 for plain PyTorch operations only")
-        import pybind11  # a build requirement
-
-        includes = [sysconfig.get_path("include"), sysconfig.get_path("platinclude"), pybind11.get_include()]
         settings = {
             # The tools of an isolated build are gone at the next one: say where they are every time.
             "CMAKE_MAKE_PROGRAM": shutil.which("ninja"),
@@ -61,8 +60,7 @@ class CMakeBuild(build_ext):
             "HDFAST_VERSION": self.distribution.get_version(),
             "HDFAST_CUDA": os.environ.get("HDFAST_CUDA") or "auto",
             "HDFAST_ARCHS": os.environ.get("HDFAST_ARCHS", ""),
-            "HDFAST_PYTHON_INCLUDE": ";".join(dict.fromkeys(includes)),
-            "HDFAST_PYTHON_SUFFIX": sysconfig.get_config_var("EXT_SUFFIX"),
+            "HDFAST_MANYLINUX": os.environ.get("HDFAST_MANYLINUX") or "0",
         }
         cmake = shutil.which("cmake")
         configure = [cmake, "-S", ROOT, "-B", self.folder, "-G", "Ninja",
@@ -72,6 +70,17 @@ class CMakeBuild(build_ext):
             subprocess.run([str(part) for part in command], check=True)
 
 
-native = os.environ.get("HDFAST_NATIVE", "1") != "0"
-setup(ext_modules=[Extension("hdfast._ops", []), Extension("hdfast._host", [])] if native else [],
-      cmdclass={"build_ext": CMakeBuild})
+class Wheel(bdist_wheel):
+    """Native or not, it is for every Python."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
+extensions = []
+if not {"sdist", "egg_info", "dist_info"} & set(sys.argv):  # a build, then
+    if builds_native():
+        extensions = [Extension("hdfast._ops", []), Extension("hdfast._host", [])]
+    elif os.environ.get("HDFAST_NATIVE") != "0":
+        say(LOST)
+setup(ext_modules=extensions, cmdclass={"build_ext": CMakeBuild, "bdist_wheel": Wheel})

@@ -18,14 +18,16 @@ from setuptools.build_meta import (  # noqa: F401
 )
 
 sys.path.insert(0, str(Path(__file__).parent))
+from compiler import builds_native
 from find_torch import find_torch
 
 TORCH = "torch==2.13.0"
 
 
 def requirements() -> list[str]:
-    wanted = ["pybind11>=2.13"]
-    wanted += [tool for tool in ("cmake>=3.24", "ninja") if shutil.which(tool.partition(">")[0]) is None]
+    if not builds_native():
+        return []
+    wanted = [tool for tool in ("cmake>=3.24", "ninja") if shutil.which(tool.partition(">")[0]) is None]
     return wanted if find_torch() else [*wanted, TORCH]
 
 

@@ -6,6 +6,9 @@ import sys
 import sysconfig
 from pathlib import Path
 
+# The library that the ops are linked with: Linux's name, then that of macOS.
+LIBRARIES = ("libtorch_cpu.so", "libtorch_cpu.dylib")
+
 
 def find_torch() -> Path | None:
     """Folder of a torch package with the stable ABI's headers, or None.
@@ -17,8 +20,10 @@ def find_torch() -> Path | None:
         return Path(named)
     folders = [*sys.path, sysconfig.get_path("platlib"), sysconfig.get_path("purelib"), *site.getsitepackages(),
                site.getusersitepackages()]
-    for folder in filter(None, folders):
-        torch = Path(folder) / "torch"
-        if (torch / "include/torch/csrc/stable/library.h").exists() and (torch / "lib/libtorch_cpu.so").exists():
-            return torch
-    return None
+    return next((Path(folder) / "torch" for folder in folders if folder and is_torch(Path(folder) / "torch")), None)
+
+
+def is_torch(folder: Path) -> bool:
+    """Whether a folder holds what the op library is built with."""
+    return ((folder / "include/torch/csrc/stable/library.h").exists()
+            and any((folder / "lib" / name).exists() for name in LIBRARIES))

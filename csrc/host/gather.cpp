@@ -30,10 +30,10 @@ struct Joined {
 }  // namespace
 
 void gather_rows(const uint8_t* ring, int64_t row_bytes, const int64_t* index, int64_t count, uint8_t* out,
-                 int threads) {
+                 int64_t threads) noexcept {
   constexpr int64_t BYTES_PER_THREAD = 1 << 20;
   const int64_t useful = count * row_bytes / BYTES_PER_THREAD;
-  const int64_t parts = std::clamp<int64_t>(std::min<int64_t>(threads, useful), 1, std::max<int64_t>(count, 1));
+  const int64_t parts = std::clamp<int64_t>(std::min(threads, useful), 1, std::max<int64_t>(count, 1));
   Joined others;
   int64_t p = 1;
   try {

@@ -9,6 +9,6 @@ namespace hd::host {
 // small is done before they are. Where a thread cannot be had its part is copied by this one: nothing throws.
 // Indices are taken as they are: the caller has checked them.
 void gather_rows(const uint8_t* ring, int64_t row_bytes, const int64_t* index, int64_t count, uint8_t* out,
-                 int threads);
+                 int64_t threads) noexcept;
 
 }  // namespace hd::host

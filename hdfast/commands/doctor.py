@@ -22,6 +22,7 @@ from hdfast.envs import make_envs
 from hdfast.machine import cpu_name, multiplies_bf16, package_versions, usable_cores
 from hdfast.ops import library, reference
 from hdfast.protocol import frames_per_step
+from hdfast.replay import host
 from hdfast.replay.sequences import Replay
 from hdfast.run import checkpoint
 
@@ -122,8 +123,7 @@ def build() -> Iterator[str]:
     yield f"{'native families':<22} {', '.join(sorted(families))}"
     if rest := sorted(set(ops.NAMES) - native):
         yield f"{'plain PyTorch in both':<22} {', '.join(rest)}"
-    found = importlib.util.find_spec("hdfast._host") is not None
-    yield f"{'host module':<22} {'built' if found else 'not built'}"
+    yield f"{'host library':<22} {'built' if host.path().exists() else 'not built'}"
 
 
 def backends() -> Iterator[Outcome]:

@@ -5,18 +5,16 @@ runs the same code.
 """
 
 import dataclasses
-import importlib
-import importlib.util
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hdfast.errors import RunError
+from hdfast.replay import host
 
 FLAG_BITS = {"is_first": 1, "is_last": 2, "is_terminal": 4}
 ACTION, REWARD, FLAGS, META = range(4)  # words of a record's metadata and their number; the reward by its bits
@@ -176,20 +174,13 @@ class Staging:
         return self.device.type == "cuda"
 
 
-def host_module() -> ModuleType | None:
-    """The native module _host, or None if it was not built."""
-    found = importlib.util.find_spec("hdfast._host")
-    return found and importlib.import_module(found.name)
-
-
 def gather(ring: Tensor, rows: Tensor, out: Tensor, *, threads: int) -> None:
     """out[i] = ring[rows[i]] in host memory, without the interpreter's lock: ring (R, ...), rows (n,), out (n, ...).
 
-    Native code on `threads` threads, or torch's if the module _host was not built.
+    Native code on `threads` threads, or torch's if the library _host was not built.
     """
-    host = host_module()
-    if host is None:
-        torch.index_select(ring, 0, rows, out=out)
-    else:
+    if host.path().exists():
         source, target = (x.flatten(1).view(torch.uint8).numpy() for x in (ring, out))
         host.gather(source, rows.numpy(), target, threads=threads)
+    else:
+        torch.index_select(ring, 0, rows, out=out)

@@ -1,4 +1,4 @@
-"""The library itself: which backend runs, what is refused, what it links, the register gate, and the host module."""
+"""The library itself: which backend runs, what is refused, what it links, the register gate, and the host library."""
 
 import json
 import shutil
@@ -16,6 +16,7 @@ from hdfast import ops
 from hdfast.commands import doctor
 from hdfast.errors import ConfigError
 from hdfast.ops import library, reference
+from hdfast.replay import host as host_library
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = library.problem() is None
@@ -191,11 +192,13 @@ def test_the_gate_stops_a_real_compilation(tmp_path):
     assert not target.exists()
 
 
-# ---- the host module
+# ---- the host library
 
 @pytest.fixture
 def host():
-    return pytest.importorskip("hdfast._host", reason="the native part is not installed")
+    if not host_library.path().exists():
+        pytest.skip("the native part is not installed")
+    return host_library
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -247,9 +250,11 @@ def test_gather_lets_other_threads_run(host):
     (dict(index=np.array([-1])), ValueError, "got -1; wrap it"),
     (dict(out=np.empty((2, 3), np.uint8)), ValueError, r"out must have index's shape .*got \(2, 3\); allocate it so"),
     (dict(threads=0), ValueError, "threads must be at least 1, got 0"),
-    (dict(index=np.array([1], np.int32)), TypeError, "incompatible function arguments"),
-    (dict(out=np.empty((1, 3), np.float32)), TypeError, "incompatible function arguments"),
-    (dict(out=np.empty((1, 6), np.uint8)[:, ::2]), TypeError, "incompatible function arguments")])
+    (dict(ring=np.zeros((), np.uint8)), ValueError, r"ring must have shape \(capacity, ...\), got \(\); add an axis"),
+    (dict(index=[0]), TypeError, "index must be a contiguous array of int64, got list; convert it"),
+    (dict(index=np.array([1], np.int32)), TypeError, "index must be a contiguous array of int64, got int32"),
+    (dict(out=np.empty((1, 3), np.float32)), TypeError, "out must be a contiguous array of uint8, got float32"),
+    (dict(out=np.empty((1, 6), np.uint8)[:, ::2]), TypeError, r"contiguous array of uint8, got uint8, strides \(6,")])
 def test_gather_refuses_what_it_cannot_do(host, change, error, message):
     args = dict(ring=np.zeros((50, 3), np.uint8), index=np.array([0]), out=np.empty((1, 3), np.uint8), threads=1)
     with pytest.raises(error, match=message):

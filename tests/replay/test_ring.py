@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,8 +69,16 @@ def test_the_replay_after_a_restore_has_no_windows_of_before(tmp_path):
     assert len(other) == 20 and other.sample(500, 3).reward.min() == 10
 
 
+class Absent:
+    """No native library."""
+
+    path = staticmethod(lambda: Path("not built"))
+
+
 class Host:
-    """What the native module does, in numpy."""
+    """What the native library does, in numpy."""
+
+    path = staticmethod(lambda: Path(__file__))
 
     @staticmethod
     def gather(ring, index, out, *, threads):
@@ -77,13 +86,10 @@ class Host:
         out[...] = ring[index]
 
 
-NATIVE = replay_ring.host_module()
-
-
-@pytest.mark.parametrize("host", [None, Host] + [NATIVE] * (NATIVE is not None))
+@pytest.mark.parametrize("host", [Absent, Host] + [replay_ring.host] * replay_ring.host.path().exists())
 @pytest.mark.parametrize(("shape", "dtype"), [((4, 4, 3), "uint8"), ((5,), "float32")])
 def test_batches_that_change_devices_are_the_same(monkeypatch, host, shape, dtype):
-    monkeypatch.setattr(replay_ring, "host_module", lambda: host)
+    monkeypatch.setattr(replay_ring, "host", host)
     replay = filled(77, 60, 3, shape, dtype)
     staging, seen = Staging(torch.device("cpu"), threads=2), set()
     for _ in range(3):

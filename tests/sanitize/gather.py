@@ -1,17 +1,18 @@
 """_host as Python calls it, numpy and nothing else beside it; tests/sanitize/native.sh runs it under valgrind.
 
-    python tests/sanitize/gather.py FOLDER CALLS [leak]     FOLDER holds _host; leak: keep what calls made, on purpose
+    HDFAST_LIBRARY_DIR=FOLDER python tests/sanitize/gather.py CALLS [leak]     leak: keep what calls made, on purpose
 
 Fails where 1000 calls or more leave memory behind; fewer are for valgrind, which keeps what is freed.
 """
 
 import gc
 import sys
+from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, sys.argv[1])
-import _host
+sys.path.insert(0, str(Path(__file__).parents[2] / "hdfast" / "replay"))  # without the package, which imports torch
+import host
 
 kept = []
 
@@ -22,11 +23,11 @@ def calls(count: int) -> None:
              (ring, index.astype(np.int32), ring), (ring, index - 9, np.zeros((2, 3, 20, 35), np.uint8))]
     for n in range(count):
         out = np.zeros((2, 3, 20, 35), np.uint8)
-        _host.gather(ring, index, out, threads=1 + n % 3)
+        host.gather(ring, index, out, threads=1 + n % 3)
         assert (out == ring[index]).all()
         for given in wrong:
             try:
-                _host.gather(*given)
+                host.gather(*given)
             except (TypeError, ValueError):
                 continue
             raise AssertionError("taken")
@@ -40,9 +41,9 @@ def resident() -> int:
 
 
 large, rows = np.ones((3, 1 << 20), np.uint8), np.zeros((4, 1 << 20), np.uint8)
-_host.gather(large, np.array([2, 0, 1, 1]), rows, threads=4)
-assert rows.all() and _host.build_info()["version"]
-count = int(sys.argv[2])
+host.gather(large, np.array([2, 0, 1, 1]), rows, threads=4)
+assert rows.all() and host.build_info()["version"]
+count = int(sys.argv[1])
 calls(count)
 before = resident()
 calls(count)

@@ -8,13 +8,9 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=$(command -v "$1") jobs=${2:-2} build=${BUILD:-build/sanitize}
 
-includes=$("$python" -c 'import sysconfig, pybind11
-print(sysconfig.get_path("include"), pybind11.get_include(), sep=";")')
 torch=$("$python" -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])')
-suffix=$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
 cmake -S . -B "$build" -G Ninja -DHDFAST_SANITIZE=address,undefined -DHDFAST_CUDA=0 -DHDFAST_BUILD_EMU=OFF \
-  "-DHDFAST_PYTHON=$python" "-DHDFAST_TORCH_DIR=$torch" "-DHDFAST_PYTHON_INCLUDE=$includes" \
-  "-DHDFAST_PYTHON_SUFFIX=$suffix"
+  "-DHDFAST_PYTHON=$python" "-DHDFAST_TORCH_DIR=$torch"
 cmake --build "$build" -j "$jobs" --target _ops _host
 
 # The runtimes come first, libstdc++ with them: they look up its exceptions when they start. Leaks are those of an
@@ -22,7 +18,6 @@ cmake --build "$build" -j "$jobs" --target _ops _host
 export HDFAST_LIBRARY_DIR=$build PYTHONMALLOC=malloc OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 export PYTHONPATH=. ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
 preload=$(for name in asan ubsan stdc++; do gcc -print-file-name=lib$name.so; done | paste -sd:)
-program="import sys, hdfast, pytest; hdfast.__path__.insert(0, '$build'); sys.exit(pytest.main(sys.argv[1:]))"
 
 # Left out: the emulator, which `make cpp` runs under three sanitisers; programs that start compilers; exact figures of
 # sums that a build without vectors takes in another order; one of them, a gradient near 0, gives a first Adam step its
@@ -39,7 +34,7 @@ done
 failed=()
 for file in tests/native/test_*.py tests/ops/test_ops.py tests/model/test_{model,parity}.py tests/replay/test_*.py; do
   echo "== $file"
-  LD_PRELOAD=$preload "$python" -c "$program" "$file" -q -p no:cacheprovider --capture=sys "${exact[@]}" -m "not slow" \
+  LD_PRELOAD=$preload "$python" -m pytest "$file" -q -p no:cacheprovider --capture=sys "${exact[@]}" -m "not slow" \
     -k "not emu and not test_extreme_rows and not unevenly and not 1024" || { [ $? = 5 ] || failed+=("$file"); }
 done
 [ ${#failed[@]} = 0 ] || { echo "failed: ${failed[*]}"; exit 1; }
@@ -53,12 +48,12 @@ grep -q "ThreadSanitizer: data race" <<<"$("$build/threads/ops_threads" --plante
 TSAN_OPTIONS=halt_on_error=1 "$build/threads/ops_threads" "$build/threads/calls"
 
 # _host as Python calls it. What valgrind finds in the interpreter and in numpy is theirs: only frames of _host count.
-cmake -S . -B "$build/host" -G Ninja -DHDFAST_CUDA=0 "-DHDFAST_PYTHON=$python" "-DHDFAST_TORCH_DIR=$torch" \
-  "-DHDFAST_PYTHON_INCLUDE=$includes" "-DHDFAST_PYTHON_SUFFIX=$suffix"
+cmake -S . -B "$build/host" -G Ninja -DHDFAST_CUDA=0 "-DHDFAST_PYTHON=$python" "-DHDFAST_TORCH_DIR=$torch"
 cmake --build "$build/host" -j "$jobs" --target _host
-"$python" tests/sanitize/gather.py "$build/host" 20000
-if "$python" tests/sanitize/gather.py "$build/host" 2000 leak; then echo "a planted leak was not seen"; exit 1; fi
+export HDFAST_LIBRARY_DIR=$build/host
+"$python" tests/sanitize/gather.py 20000
+if "$python" tests/sanitize/gather.py 2000 leak; then echo "a planted leak was not seen"; exit 1; fi
 OPENBLAS_NUM_THREADS=1 valgrind --log-file="$build/host/valgrind.log" \
-  "$python" tests/sanitize/gather.py "$build/host" 20
+  "$python" tests/sanitize/gather.py 20
 if grep -B20 "_host" "$build/host/valgrind.log"; then exit 1; fi
 echo "nothing found"
