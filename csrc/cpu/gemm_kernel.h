@@ -48,7 +48,6 @@ inline __attribute__((always_inline)) void transpose(const float* from, int64_t 
                                                      int64_t columns, float* to, int64_t to_stride) {
   using V = Lanes<4>::Vec;
   using U = Lanes<4>::Loose;
-  typedef int I __attribute__((vector_size(16)));
   if (rows < 4) {
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t j = 0; j < columns; ++j) to[j * to_stride + i] = from[i * from_stride + j];
@@ -63,12 +62,12 @@ inline __attribute__((always_inline)) void transpose(const float* from, int64_t 
       const V a = *reinterpret_cast<const U*>(f), b = *reinterpret_cast<const U*>(f + from_stride);
       const V c = *reinterpret_cast<const U*>(f + 2 * from_stride);
       const V d = *reinterpret_cast<const U*>(f + 3 * from_stride);
-      const V ab0 = __builtin_shuffle(a, b, I{0, 4, 1, 5}), ab1 = __builtin_shuffle(a, b, I{2, 6, 3, 7});
-      const V cd0 = __builtin_shuffle(c, d, I{0, 4, 1, 5}), cd1 = __builtin_shuffle(c, d, I{2, 6, 3, 7});
-      *reinterpret_cast<U*>(t) = __builtin_shuffle(ab0, cd0, I{0, 1, 4, 5});
-      *reinterpret_cast<U*>(t + to_stride) = __builtin_shuffle(ab0, cd0, I{2, 3, 6, 7});
-      *reinterpret_cast<U*>(t + 2 * to_stride) = __builtin_shuffle(ab1, cd1, I{0, 1, 4, 5});
-      *reinterpret_cast<U*>(t + 3 * to_stride) = __builtin_shuffle(ab1, cd1, I{2, 3, 6, 7});
+      const V ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab1 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+      const V cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd1 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+      *reinterpret_cast<U*>(t) = __builtin_shufflevector(ab0, cd0, 0, 1, 4, 5);
+      *reinterpret_cast<U*>(t + to_stride) = __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7);
+      *reinterpret_cast<U*>(t + 2 * to_stride) = __builtin_shufflevector(ab1, cd1, 0, 1, 4, 5);
+      *reinterpret_cast<U*>(t + 3 * to_stride) = __builtin_shufflevector(ab1, cd1, 2, 3, 6, 7);
     }
     for (; j < columns; ++j)
       for (int64_t l = i; l < i + 4; ++l) to[j * to_stride + l] = from[l * from_stride + j];
