@@ -60,9 +60,9 @@ wheel: $(VENV)/.torch
 	cmake/wheel.sh $(BIN)/python
 
 check-wheel:
-	$(PYTHON) -m venv --clear build/wheel/venv
-	build/wheel/venv/bin/pip install --quiet '$(TORCH)' dist/hdfast-*.whl
-	cmake/check_installed.sh build/wheel/venv/bin
+	$(PYTHON) -m venv --clear build/wheel-venv
+	build/wheel-venv/bin/pip install --quiet '$(TORCH)' dist/hdfast-*.whl
+	cmake/check_installed.sh build/wheel-venv/bin
 
 soak: $(VENV)/.installed-dev
 	$(BIN)/python tests/soak/soak.py --seconds $(SOAK)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Whether an installation works for somebody without compilers: nothing on PATH but its own folder, nothing of this tree.
+# Whether an installation works for somebody without compilers: nothing on PATH but its own folder, nothing of the tree.
 #
 #   cmake/check_installed.sh BIN [BACKEND]     BIN holds hdfast; BACKEND: native (by default) or reference
 set -euo pipefail

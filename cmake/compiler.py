@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 LOST = ("hdfast: no C++ compiler works here (CXX, c++, g++ or clang++ on PATH), so the native library is left out and "
-        "every operation runs in plain PyTorch, which is slower; to have it, install one (apt install g++, dnf install "
-        "gcc-c++, xcode-select --install) and repeat, or install a wheel of hdfast, which holds the library")
+        "operations run in plain PyTorch, more than twice as slow on a CPU; to have it, install one (apt install g++, "
+        "dnf install gcc-c++, xcode-select --install) and repeat with pip install --no-cache-dir, or install a wheel, "
+        "which has the library")
 
 
 def find_compiler() -> str | None:

@@ -15,8 +15,8 @@ rm -rf build/wheel dist/hdfast-*
 "$python" -m build --sdist --outdir dist
 # pip would keep the wheel of a source package and take it for a newer one of the same name.
 "$python" -m pip wheel --no-cache-dir --no-deps --wheel-dir build/wheel dist/hdfast-*.tar.gz
-if ! "$python" -m auditwheel repair --plat $plat --only-plat --exclude libtorch_cpu.so --wheel-dir dist build/wheel/*.whl
-then
+if ! "$python" -m auditwheel repair --plat $plat --only-plat --exclude libtorch_cpu.so \
+  --wheel-dir dist build/wheel/*.whl; then
   "$python" -m auditwheel show build/wheel/*.whl
   echo "no wheel for $plat: give the symbols above that are too new an older version in cmake/manylinux_2_28.cpp" >&2
   exit 1

@@ -218,5 +218,23 @@ def test_ci_runs_the_documented_command():
     assert script.read_text().rstrip().endswith("\nmake test")
 
 
+def test_ci_tests_the_libraries_of_the_wheel():
+    """Built once, from the source package; an installation of the tree would build them again."""
+    script = (ROOT / ".ci" / "run").read_text()
+    steps = ["make wheel", "pip install --quiet dist/hdfast-*.whl", "check_installed.sh .venv/bin", "/*.so hdfast/",
+             "HDFAST_NATIVE=0 make .venv/.installed-dev", "make test"]
+    found = [script.index(f"{step}\n") for step in steps]
+    assert found == sorted(found)
+
+
+@pytest.mark.parametrize("script", [".ci/run", "cmake/wheel.sh", "cmake/check_installed.sh"])
+def test_scripts_pass_shellcheck(script):
+    program = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if program is None:
+        pytest.skip("shellcheck is not installed")
+    done = subprocess.run([program, ROOT / script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 def test_module_runs_as_the_command():
     assert "hdfast train" in python("-m", "hdfast", "--help").stdout

@@ -111,7 +111,8 @@ def build() -> Iterator[str]:
     kind = f"native: C++ on a CPU, {on_gpu} on a GPU" if ops.backend() == "native" else "reference: plain PyTorch"
     yield f"{'operations':<22} {kind}"
     if reason := library.problem():
-        yield f"{'native library':<22} none: {reason}; pip install . builds it where a C++ compiler is found"
+        yield (f"{'native library':<22} none: {reason}; pip install . builds it where a C++ compiler is found, and a "
+               "wheel has it")
         return
     info = library.build_info()
     yield f"{'native library':<22} {library.path()}"
