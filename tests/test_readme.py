@@ -32,7 +32,7 @@ def test_commands(monkeypatch):
     for name, verb in cli.VERBS.items():
         monkeypatch.setitem(cli.VERBS, name, cli.replace(verb, run=functools.partial(run, name)))
     for page, code in blocks("bash"):
-        for line in code.splitlines():
+        for line in code.replace("\\\n", "").splitlines():
             if line.startswith("hdfast "):
                 assert cli.main(shlex.split(re.split("[#|]", line)[0])[1:]) == 0, (page, line)
     assert set(called) == set(cli.VERBS)
