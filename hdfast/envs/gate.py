@@ -31,7 +31,8 @@ class Gate:
         elif isinstance(space, Box) and len(space.shape) <= 1:
             self.space = ObsSpace(space.shape or (1,), "float32")
         elif isinstance(space, Box) and space.dtype == np.uint8 and (*space.shape, 1)[2] <= 4 and len(space.shape) <= 3:
-            self._image = Resize((*space.shape, 1)[:3], size, gray)
+            height, width, channels = (*space.shape, 1)[:3]
+            self._image = Resize((height, width, channels), size, gray)
             self.space = ObsSpace(self._image.shape, "uint8")
         else:
             raise ConfigError(f"observations must be uint8 images (h, w) or (h, w, c) with c <= 4, vectors, or "
@@ -97,7 +98,7 @@ class Resize:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         image = image.reshape(self._given)
         if self._gray:
-            image = np.rint(image @ np.float32([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
+            image = np.rint(image @ np.array([0.299, 0.587, 0.114], np.float32))[..., None].astype(np.uint8)
         return image.copy() if self._weights is None else area_resize(image, *self._weights)
 
 

@@ -112,7 +112,7 @@ def gymnasium_backend(make: Callable[..., Any], env: EnvConfig, num_envs: int, s
             raise RunError(f"cannot make {name}: {type(error).__name__}: {error}; fix the environment or env.kwargs, "
                            "or choose another --task") from error
 
-    options = dict(gray=env.grayscale, limit=env.max_episode_steps, repeat=env.action_repeat)
+    options: dict[str, Any] = dict(gray=env.grayscale, limit=env.max_episode_steps, repeat=env.action_repeat)
     seeds = env_seeds(seed, num_envs)
     if env.workers:
         from hdfast.envs.processes import ProcessesBackend

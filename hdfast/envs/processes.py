@@ -80,13 +80,14 @@ class ProcessesBackend:
         """One record per environment, in their order, from answers that come one by one."""
         records: dict[int, Any] = {}
         self._missing = set(range(self.num_envs))
-        due = {worker: iter(share) for worker, share in zip(self._connections, self._shares, strict=True)}
-        while self._missing:
-            for worker in wait([w for w, share in zip(due, self._shares, strict=True) if self._missing & {*share}]):
-                i = next(due[worker])
+        due: dict[Any, list[int]] = dict(zip(self._connections, map(list, self._shares), strict=True))
+        while due:
+            for worker in wait(list(due)):
+                i = due[worker].pop(0)
                 records[i] = _answer(worker)
                 self.progress += 1
                 self._missing.discard(i)
+            due = {worker: share for worker, share in due.items() if share}
         columns = zip(*(records[i] for i in range(self.num_envs)), strict=True)
         obs, reward, terminated, truncated = (np.array(column) for column in columns)
         return obs, reward, terminated, truncated
@@ -104,7 +105,7 @@ def _start(job: bytes) -> tuple[subprocess.Popen, Connection]:
     return process, connection
 
 
-def _answer(worker: Connection) -> Any:
+def _answer(worker: Any) -> Any:
     """What a process sent; its exception is raised here."""
     try:
         answer = worker.recv()
