@@ -64,13 +64,13 @@ def measured(part: str, preset: str, threads: int, rounds: int, backends: Sequen
         processes = [stack.enter_context(Measured(program, threads)) for program in programs]
         if part == "update":
             peers_of = (rows.peer(name, preset, threads) for name in installed)
-            processes += rows.started(stack, peers_of, threads, unusable)
+            processes += rows.started(stack, peers_of, threads, cannot_run)
         for case in names:
             print(f"measuring {case}: {', '.join(p.program.label for p in processes)}", file=sys.stderr, flush=True)
             yield rows.with_ratios(rows.measure(processes, case, preset=preset, threads=threads, rounds=rounds))
 
 
-def unusable(program: Program, why: str) -> None:
+def cannot_run(program: Program, why: str) -> None:
     """A peer that is there and cannot run ends the benchmark before anything is measured: no table without its row."""
     raise RunError(f"{why}; run `python bench/peers/install.py {program.name}`, which says what it lacks")
 
