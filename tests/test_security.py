@@ -57,9 +57,12 @@ def dangers(text: str) -> list[str]:
     return found
 
 
+NO_FILE = {"processes.py": ["cloudpickle"] * 2}  # through a socket that parent and child have alone
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_nothing_runs_what_a_file_says(path):
-    assert dangers(path.read_text()) == []
+    assert dangers(path.read_text()) == NO_FILE.get(path.name, [])
 
 
 @pytest.mark.parametrize("line", [

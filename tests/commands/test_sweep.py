@@ -32,7 +32,7 @@ def test_the_plan_is_tasks_times_seeds(tmp_path):
 
 
 def test_every_kind_of_value_reaches_the_run(tmp_path):
-    settings = {"env.grayscale": True, "optim.model_lr": 1e-05, "harmony.mode": "plain", "run.train_ratio": 7.5}
+    settings = {"run.eval_random": True, "optim.model_lr": 1e-05, "harmony.mode": "plain", "run.train_ratio": 7.5}
     (job,) = plan(tmp_path, tasks=(), presets=("catch", "baseline"), **settings)
     words = job.arguments[1:]
     assert parse(words, cli.TrainFlags, with_settings=True).config() == job.config

@@ -133,7 +133,7 @@ REFUSED = [
         (0, "another type", TypeError, "p(ost)? must be float32 or bfloat16, got float64; .*use.'reference'"),
         (0, "flat", ValueError, r"p(ost)? must have shape \(..., S, K\), got \(96,\); the last axes"),
         (0, "many columns", ValueError, "p(ost)? must have at most 512 classes, got 1032; take fewer"),
-        (1, "half", TypeError, "(prior|q) must be float32, got float16; convert it"),
+        (1, "half", TypeError, "(prior|q) must be float32 or bfloat16, got float16; convert it"),
         (1, "shorter", ValueError, r"(prior|q) must have shape \(3, 4, 8\) = .*got \(2, 4, 8\); reshape"),
         (1, "no data", ValueError, f"(prior|q) {META}"))),
 ]
