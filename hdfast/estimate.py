@@ -11,7 +11,7 @@ from hdfast.model.encoders import stage_depths
 from hdfast.protocol import Schedule
 
 DAY = 86_400.0
-SHARE = 0.6  # of the speed of one large product that an update reaches, as measured at the official sizes
+SHARE = 0.6  # roughly, of the speed of one large product that an update reaches
 
 
 def slow(config: Config, agent: Agent) -> str:
@@ -32,7 +32,7 @@ def products(config: Config, agent: Agent) -> float:
     rows = config.run.batch_size * config.run.batch_length
     size, depth = agent.obs_space.shape[0], config.model.cnn_depth
     dense = sum(count for name, count in agent.num_params().items() if name not in ("encoder", "decoder"))
-    depths = [3, *stage_depths(size, depth)] if agent.obs_space.is_image else []
+    depths = [agent.obs_space.shape[-1], *stage_depths(size, depth)] if agent.obs_space.is_image else []
     convolutions = 2 * 16 * sum((size >> i + 1) ** 2 * a * b for i, (a, b) in enumerate(pairwise(depths)))
     return rows * (6 * (dense + convolutions) + 2 * config.behavior.horizon * dense)
 

@@ -46,7 +46,7 @@ class Evaluation:
 
 def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, episodes: int, seed: int = 1,
              num_envs: int | None = None, video: Path | str | None = None, record: bool = False,
-             envs: "VectorEnv | Callable[[], Any] | None" = None, stop: Stopping | None = None,
+             envs: "VectorEnv | Callable[..., Any] | None" = None, stop: Stopping | None = None,
              failed: Callable[[EnvError], None] | None = None) -> Evaluation:
     """Play `episodes` whole episodes and return their scores; the agent's own random state does not change.
 

@@ -123,7 +123,7 @@ def gymnasium_backend(make: Callable[..., Any], env: EnvConfig, num_envs: int, s
 def registered(env_id: str) -> Callable[..., Any]:
     """A function that makes the registered environment `env_id`; ConfigError or RunError if that fails.
 
-    The module of <module>:<id> may lie in the working directory.
+    The module of <module>:<id> may be in the working directory.
     """
     import gymnasium
 
