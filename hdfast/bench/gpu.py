@@ -204,7 +204,7 @@ def measure_peers(bench: Bench) -> None:
     threads = usable_cores()
     with ExitStack() as stack:
         processes = rows.started(stack, gpu_peers.programs(bench.preset, bench.device.type), threads, failed)
-        found = rows.measure(processes, "update", preset=bench.preset, threads=threads, rounds=ROUNDS)
+        *_, found = rows.measure(processes, "update", preset=bench.preset, threads=threads, rounds=ROUNDS)
     for row in rows.with_ratios(found):
         note = "" if row.ratio is None else f"{row.ratio:.3f} of {row.against}; "
         bench.row(f"update, {row.name}", row.precision, "ms", 1e3 * row.median_s, None,

@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -152,8 +152,10 @@ def started(stack: ExitStack, programs: Iterable[Program], threads: int,
     return found
 
 
-def measure(processes: Sequence[Measured], case: str, *, preset: str, threads: int, rounds: int) -> list[Row]:
-    """One row a process: burn in, then `rounds` turns each, in an order that turns back every other round."""
+def measure(processes: Sequence[Measured], case: str, *, preset: str, threads: int,
+            rounds: int) -> Iterator[list[Row]]:
+    """After each of one or more rounds, one row a process of all rounds so far: burn in, then a turn each, in an order
+    that turns back every other round."""
     turns = []
     for process in processes:
         once = min(process.run(case, BURN_IN)["seconds"])
@@ -161,7 +163,7 @@ def measure(processes: Sequence[Measured], case: str, *, preset: str, threads: i
     for number in range(rounds):
         for process, count, answers in turns[::-1 if number % 2 else 1]:
             answers.append(process.run(case, count))
-    return [_row(process, answers, case, preset, threads) for process, _, answers in turns]
+        yield [_row(process, answers, case, preset, threads) for process, _, answers in turns]
 
 
 def _row(process: Measured, answers: Sequence[dict[str, Any]], case: str, preset: str, threads: int) -> Row:

@@ -1,8 +1,10 @@
 """The verb: choose rows and cases, measure them, print the table and write JSON lines."""
 
 import sys
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import chain, count
 
 from hdfast.bench import ours, peers, rows
 from hdfast.bench.cases import LOOPS, operations
@@ -18,7 +20,11 @@ PARTS = ("update", "loops", "ops")
 
 def bench(preset: str, *, threads: int, with_peers: bool, only: str, rounds: int, backends: Sequence[str],
           precision: Sequence[str], json: str) -> int:
-    """Measure and print. `json` is a file, `-` for standard output (the table then goes to standard error), or ''."""
+    """Measure and print. `json` is a file, `-` for standard output (the table then goes to standard error), or ''.
+
+    Standard error says what is being measured and shows every row as it comes. Whatever ends the measurement, Ctrl-C
+    too, the rows so far become the table and the JSON.
+    """
     target = None if json in ("", "-") else expanded(json)
     if target is not None and not is_folder(target.parent):
         raise ConfigError(f"--json must name a file in a directory that exists, or -, got {target}")
@@ -34,17 +40,28 @@ def bench(preset: str, *, threads: int, with_peers: bool, only: str, rounds: int
     out = sys.stderr if json == "-" else sys.stdout
     print(f"{preset}: {SIZES[preset].about}\n{cpu_name()}, {threads} threads, {' and '.join(precision)}, harmony on",
           file=out)
-    done: list[Row] = []
-    for part in PARTS if only == "all" else (only,):
-        for found in measured(part, preset, threads, rounds, backends, precision, installed):
-            done += found
-            if json == "-":
-                print(*(row.as_json() for row in found), sep="\n", flush=True)
-    print(f"\n{rows.table(done)}", file=out)
-    print(*notes(done, installed), sep="\n", file=out)
-    if target is not None:
-        target.write_text("".join(row.as_json() + "\n" for row in done))
+    cases = {part: cases_of(part, preset) for part in (PARTS if only == "all" else (only,))}
+    done: dict[str, list[Row]] = {}
+    try:
+        for found in measured(cases, preset, threads, rounds, backends, precision, installed):
+            done[found[0].case] = found  # each round has the rows of all rounds before it, too
+    finally:
+        measurements = list(chain(*done.values()))
+        if measurements:
+            print(f"\n{rows.table(measurements)}", file=out)
+            print(*notes(measurements, installed), *unmeasured(cases, done, rounds), sep="\n", file=out, flush=True)
+        lines = "".join(row.as_json() + "\n" for row in measurements)
+        if json == "-":
+            print(lines, end="")
+        elif target is not None:
+            target.write_text(lines)
     return 0
+
+
+def cases_of(part: str, preset: str) -> list[str]:
+    """The cases of a part."""
+    return {"update": ["update"], "loops": list(LOOPS),
+            "ops": [f"{name}.{mode}" for name, op in operations(sized(preset)).items() for mode in op.modes]}[part]
 
 
 def default_backends(part: str) -> tuple[str, ...]:
@@ -53,21 +70,34 @@ def default_backends(part: str) -> tuple[str, ...]:
     return (*chosen, "native") if ours.native_is_there() else chosen
 
 
-def measured(part: str, preset: str, threads: int, rounds: int, backends: Sequence[str], precision: Sequence[str],
-             installed: Sequence[str]) -> Iterator[list[Row]]:
-    """The rows of each case of a part, the processes of one case side by side. Ops are measured in fp32 alone."""
-    names = {"update": ["update"], "loops": list(LOOPS),
-             "ops": [f"{name}.{mode}" for name, op in operations(sized(preset)).items() for mode in op.modes]}[part]
-    programs = [rows.ours(preset, backend, threads, mode) for backend in backends or default_backends(part)
-                for mode in (precision if part != "ops" else ("fp32",))]
-    with ExitStack() as stack:
-        processes = [stack.enter_context(Measured(program, threads)) for program in programs]
-        if part == "update":
-            peers_of = (rows.peer(name, preset, threads) for name in installed)
-            processes += rows.started(stack, peers_of, threads, cannot_run)
-        for case in names:
-            print(f"measuring {case}: {', '.join(p.program.label for p in processes)}", file=sys.stderr, flush=True)
-            yield rows.with_ratios(rows.measure(processes, case, preset=preset, threads=threads, rounds=rounds))
+def measured(cases: Mapping[str, Sequence[str]], preset: str, threads: int, rounds: int, backends: Sequence[str],
+             precision: Sequence[str], installed: Sequence[str]) -> Iterator[list[Row]]:
+    """The rows of one case after each of its rounds, the processes of a part {part: cases} side by side. Ops are
+    measured in fp32 alone."""
+    number, total = count(1), sum(map(len, cases.values()))
+    for part, chosen in cases.items():
+        programs = [rows.ours(preset, backend, threads, mode) for backend in backends or default_backends(part)
+                    for mode in (precision if part != "ops" else ("fp32",))]
+        with ExitStack() as stack:
+            tell(f"starting {part}: {', '.join(program.label for program in programs)}")
+            processes = [stack.enter_context(Measured(program, threads)) for program in programs]
+            if part == "update":
+                peers_of = (rows.peer(name, preset, threads) for name in installed)
+                processes += rows.started(stack, peers_of, threads, cannot_run)
+            for case in chosen:
+                tell(f"[{next(number)}/{total}] {case}: {', '.join(p.program.label for p in processes)}")
+                for found in map(rows.with_ratios, rows.measure(processes, case, preset=preset, threads=threads,
+                                                                rounds=rounds)):
+                    tell(f"    round {len(found[0].rounds)}/{rounds}", live=True)
+                    yield found
+                tell(textwrap.indent(rows.table(found), "    "))
+
+
+def tell(text: str, *, live: bool = False) -> None:
+    """Print a line to standard error; the next one overwrites a `live` one, which is for terminals alone."""
+    terminal = sys.stderr.isatty()
+    if terminal or not live:
+        print("\r\x1b[K" * terminal + text, end="" if live else "\n", file=sys.stderr, flush=True)
 
 
 def cannot_run(program: Program, why: str) -> None:
@@ -98,3 +128,12 @@ def notes(done: Sequence[Row], installed: Sequence[str]) -> Iterator[str]:
     for name in installed:
         if name in seen:
             yield f"{name} differs: {PEERS[name].differs}"
+
+
+def unmeasured(cases: Mapping[str, Sequence[str]], done: Mapping[str, Sequence[Row]], rounds: int) -> Iterator[str]:
+    """What the table lacks, if the measurement ended early."""
+    short = {case: len(found[0].rounds) for case, found in done.items() if len(found[0].rounds) < rounds}
+    total, whole = sum(map(len, cases.values())), len(done) - len(short)
+    if whole < total:
+        yield f"ended early: {whole} of {total} cases" + "".join(
+            f", and {turns} of {rounds} rounds of {case}" for case, turns in short.items())

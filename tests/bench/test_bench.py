@@ -116,7 +116,8 @@ def test_rounds_turn_back(fake):
             asked.append((self.program.name, count))
             return {"seconds": [0.25] * count, "cpu": [0.5] * count, "peak_rss_mb": 7.0}
 
-    found = rows.measure([Recorded("x"), Recorded("y")], "a", preset="reduced", threads=1, rounds=3)
+    *before, found = rows.measure([Recorded("x"), Recorded("y")], "a", preset="reduced", threads=1, rounds=3)
+    assert [len(x.rounds) for rows_so_far in before for x in rows_so_far] == [1, 1, 2, 2]
     assert asked[:2] == [("x", rows.BURN_IN), ("y", rows.BURN_IN)]
     assert asked[2:] == [("x", 2), ("y", 2), ("y", 2), ("x", 2), ("x", 2), ("y", 2)]
     assert [(r.median_s, r.min_s, r.cpu_s, r.peak_rss_mb) for r in found] == [(0.25, 0.25, 0.5, 7.0)] * 2
@@ -152,15 +153,51 @@ def test_every_case_runs(tiny):
     assert built.shape == (6, 8) and built.bytes == forward + (2 * (6 * 8 + 8 + 8) + 6 * 8) * 4
 
 
-def test_the_verb(capsys, tmp_path, monkeypatch, fake):
-    monkeypatch.setattr(rows, "ours", lambda preset, backend, threads: Program("hdfast", backend, fake.command))
-    monkeypatch.setattr(run, "measured", lambda part, *_: iter([[row()]] if part == "update" else []))
+def test_the_verb(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "measured", lambda *_: iter([[row()]]))
     assert cli.main(["bench", "--json", "-"]) == 0
     out, err = capsys.readouterr()
     assert [json.loads(line)["name"] for line in out.splitlines()] == ["hdfast"] and "median" in err
     assert cli.main(["bench", "--only", "update", "--json", str(tmp_path / "rows.jsonl")]) == 0
     out, _ = capsys.readouterr()
     assert "median" in out and json.loads((tmp_path / "rows.jsonl").read_text())["threads"] == 2
+
+
+def test_an_interrupted_benchmark_leaves_its_rows(capsys, tmp_path, monkeypatch, fake):
+    """Ctrl-C in the second round of the second case: a table and JSON of all rounds before it, code 130."""
+    asked = []
+
+    def interrupted(self, case, count):
+        asked.append(case)
+        if asked.count("imagine") == 3:
+            raise KeyboardInterrupt
+        return {"seconds": [0.25] * count, "cpu": [0.5] * count, "peak_rss_mb": 7.0}
+
+    monkeypatch.setattr(rows, "ours", lambda *_: Program("hdfast", "reference", fake.command))
+    monkeypatch.setattr(Measured, "run", interrupted)
+    words = ["bench", "--only", "loops", "--rounds", "2", "--backends", "reference", "--json"]
+    assert cli.main([*words, str(tmp_path / "rows.jsonl")]) == 130
+    out, err = capsys.readouterr()
+    told = ["[1/3] observe_scan: hdfast reference", "[2/3] imagine: hdfast reference"]
+    assert [line for line in err.splitlines() if line.startswith("[")] == told and "round" not in err
+    shown = err[err.index(told[0]):err.index(told[1])]
+    assert "observe_scan  hdfast reference  250 ms" in shown, "a row is there before the next case begins"
+    assert "ended early: 1 of 3 cases, and 1 of 2 rounds of imagine" in out and out.count("250 ms  250 ms") == 2
+    lines = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [line["case"] for line in lines] == ["observe_scan", "imagine"]
+    asked.clear()
+    assert cli.main([*words, "-"]) == 130
+    assert [json.loads(line)["case"] for line in capsys.readouterr().out.splitlines()] == ["observe_scan", "imagine"]
+
+
+def test_progress_is_overwritten_on_a_terminal_alone(capsys, monkeypatch):
+    run.tell("row")
+    run.tell("round 1/2", live=True)
+    assert capsys.readouterr().err == "row\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    run.tell("round 1/2", live=True)
+    run.tell("row")
+    assert capsys.readouterr().err == "\r\x1b[Kround 1/2\r\x1b[Krow\n"
 
 
 @pytest.mark.slow
