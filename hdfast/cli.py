@@ -202,12 +202,11 @@ def reproduce(parsed: Parsed[ReproduceFlags]) -> int:
 def sweep(parsed: Parsed[SweepFlags]) -> int:
     """Train every task with every seed, several at once; the same command continues, and skips what is finished."""
     from hdfast.commands import sweep
-    from hdfast.machine import usable_cores
     flags = parsed.own
     jobs = sweep.plan(parsed.presets, parsed.settings, flags.tasks, flags.seeds)
     try:
         done = sweep.sweep(jobs, retries=flags.retries, device=jobs[0].config.device, address=flags.ray_address,
-                           cpus=flags.cpus or usable_cores(), cpus_per_job=flags.cpus_per_job,
+                           cpus=flags.cpus, cpus_per_job=flags.cpus_per_job,
                            jobs_per_gpu=flags.jobs_per_gpu)
     except KeyboardInterrupt:
         print("\nhdfast: interrupted; the same command continues the sweep", file=sys.stderr)

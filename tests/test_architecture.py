@@ -32,9 +32,9 @@ SIDE_USED_FROM = 3
 KNOWS_OPS = {"machine"}  # of them
 # The order inside the model, by file; the files of the last set meet only in the learner.
 MODEL = ({"nets", "harmonizer"}, {"encoders", "rssm"}, {"world_model", "imagination", "actor_critic"})
-# Files of rooms that `config`, `cli` and `watch` need; those start without torch: standard library only.
+# Files of rooms that `config`, `cli`, `watch` and `sweep` need; those start without torch: standard library only.
 PLAIN = {"run/__init__.py", "run/durable.py", "run/jsonl.py", "run/fields.py", "run/alarms.py", "run/stopping.py",
-         "commands/__init__.py"}
+         "run/settings.py", "commands/__init__.py"}
 # Libraries that cost a second or hundreds of megabytes: imported in these files only, inside a function.
 HEAVY = {
     "envpool": {"envs/pool.py"},

@@ -13,13 +13,14 @@ from hdfast.commands.sweep_ray import Ending, Pool
 from hdfast.commands.watch import HEADER, REFRESH, RunState, Table, read_run, table
 from hdfast.config import Config
 from hdfast.errors import ConfigError
-from hdfast.run.directory import check_settings
 from hdfast.run.jsonl import tail
-from hdfast.run.progress import LiveTable, duration, points, text_table
+from hdfast.run.progress import LiveTable, compact, duration, points, text_table
+from hdfast.run.settings import check_settings
 from hdfast.tasks import ATARI26
 
 TAIL = 15  # lines of a failed run's output that are shown
 MOST_RUNS = 10_000
+NAMED = 8  # finished runs that the first line of a sweep names
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Job:
     arguments: list[str]
     settled: str = ""  # finished, failed, or stopped by its own time limit, once that is known
     tries: int = 0
+    told: tuple[str, int] = "waiting", 0  # the state and the tenths of its steps that the last line about it said
 
     @property
     def name(self) -> str:
@@ -109,8 +111,6 @@ class Sweep:
                 job.settled = "finished"
             else:
                 self._start(job)
-        done = sum(bool(job.settled) for job in self.jobs)
-        self._say(f"runs: {len(self.jobs)}" + (f", {done} of them finished before" if done else ""))
         while not all(job.settled for job in self.jobs):
             self._show()
             for job, ending in self.scheduler.ended(REFRESH):
@@ -140,8 +140,17 @@ class Sweep:
             self._say(f"{job.name}: failed ({how}); the end of {output}:{end}")
 
     def _show(self) -> None:
+        """Draw the table, or where no terminal is, say which runs are in another state or another tenth of theirs."""
         if self.live:
             self.live.show(*self.summary())
+            return
+        for job in self.jobs:
+            run = job.seen()
+            reached = run.state, 10 * run.step // run.total
+            if not job.settled and reached != job.told:
+                job.told = reached
+                self._say(f"{job.name}: {run.state}, step {compact(run.step)}/{compact(run.total)}"
+                          + ("" if run.score is None else f", score {points(run.score)}"))
 
     def summary(self) -> Table:
         """Title with the time left for all, and the table of all runs."""
@@ -164,9 +173,11 @@ def sweep(jobs: list[Job], *, retries: int, device: str, **resources: Any) -> bo
     `resources` are those of Pool. Ctrl-C and SIGTERM end every run with its state saved. Raises ConfigError where Ray
     is missing or a run does not fit, RunError where Ray does not start.
     """
-    if all(_finished(job.seen()) for job in jobs):
+    done = [job for job in jobs if _finished(job.seen())]
+    if len(done) == len(jobs):
         print(_text(Sweep(jobs, None, retries=0)))
         return True
+    print(_plan(jobs, done), flush=True)
     pool = Pool(device=device, **resources)
     try:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -181,6 +192,15 @@ def sweep(jobs: list[Job], *, retries: int, device: str, **resources: Any) -> bo
     if not live:
         print(_text(runs))
     return not failed
+
+
+def _plan(jobs: list[Job], done: list[Job]) -> str:
+    """What a sweep is about to do: how many runs, where, and which of them are finished."""
+    names = ", ".join(f"{job.config.task}/{job.config.seed}" for job in done[:NAMED])
+    more = f" and {len(done) - NAMED} more" if len(done) > NAMED else ""
+    return (f"sweep: {len(jobs)} run{'s' * (len(jobs) != 1)} in {_root(jobs)}, "
+            + (f"{len(done)} finished before ({names}{more}), " * bool(done)) + f"{len(jobs) - len(done)} to run; "
+            "starting Ray")
 
 
 def _text(runs: Sweep) -> str:

@@ -68,9 +68,9 @@ def run_child(arguments: list[str], logdir: str, threads: int) -> int:
 class Pool:
     """Runs on a Ray cluster: one of this process's own, or the one at `address`.
 
-    The own cluster has `cpus` cores; every run takes `cpus_per_job` of them and, unless `device` is cpu
-    or there is none, 1 / `jobs_per_gpu` of a GPU. Raises ConfigError where Ray is missing or the cluster has too
-    little for one run, RunError where it does not start.
+    The own cluster has `cpus` cores, 0 all of this machine's; every run takes `cpus_per_job` of them and, unless
+    `device` is cpu or there is none, 1 / `jobs_per_gpu` of a GPU. Raises ConfigError where Ray is missing or the
+    cluster has too little for one run, RunError where it does not start.
     """
 
     def __init__(self, *, address: str, cpus: int, cpus_per_job: int, jobs_per_gpu: int, device: str):
@@ -82,8 +82,9 @@ class Pool:
         except ImportError as error:
             raise ConfigError("sweep schedules its runs with Ray, which is not installed; pip install 'hdfast[sweep]', "
                               "or start single runs with `hdfast train`") from error
+        from hdfast.machine import usable_cores  # and with it torch, for which a finished sweep does not wait
         self._ray = ray
-        own = dict(num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE)
+        own = dict(num_cpus=cpus or usable_cores(), include_dashboard=False, object_store_memory=OBJECT_STORE)
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level="error",
                      **({} if address else own))

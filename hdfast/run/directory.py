@@ -1,4 +1,4 @@
-"""The run directory: its lock, config.json with the resume check, and meta.json."""
+"""The run directory: its lock, config.json and meta.json."""
 
 import json
 import os
@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from hdfast.config import RESUME_MAY_CHANGE, Config, differences
+from hdfast.config import Config
 from hdfast.errors import ConfigError, RunError
 from hdfast.machine import facts
 from hdfast.protocol import Schedule, method_name
 from hdfast.run import checkpoint, fields
 from hdfast.run.durable import Lock, disk_errors, make_directory, read_bounded
 from hdfast.run.jsonl import replace
+from hdfast.run.settings import check_settings, saved_config
 
 MOST_STARTS = 100  # that meta.json describes: the first one and the newest
 
@@ -102,56 +103,14 @@ def _clocks() -> dict[str, float]:
     return {"seconds": time.monotonic(), "cpu_seconds": time.process_time()}
 
 
-def check_settings(path: Path, config: Config) -> bool:
-    """Whether `path` holds a run; ConfigError naming every setting in which it differs from `config`.
-
-    Settings that say where, how long and how often (RESUME_MAY_CHANGE) may differ; env.backend auto is the run's.
-    """
-    saved = _config(path)
-    if saved is None:
-        if any(path.glob("ckpt/*")):
-            raise RunError(f"{path} holds checkpoints but no config.json, so their settings are unknown; bring the "
-                           "file back from a copy, or choose another --logdir")
-        _check_place(path)
-        return False
-    own = {"env.backend"} if config.env.backend == "auto" else set()
-    if found := differences(saved, config, ignore=RESUME_MAY_CHANGE | own):
-        listed = ", ".join(f"{name} (there {old}, now {new})" for name, (old, new) in found.items())
-        raise ConfigError(f"{path} holds a run with other settings, says its config.json: {listed}; give the same "
-                          "settings to continue it, or another --logdir to start a new run")
-    return True
-
-
 def load_config(logdir: Path) -> Config:
     """The configuration of a run; ConfigError where `logdir` is no run directory, RunError where its file is damaged.
     """
-    config = _config(logdir)
+    config = saved_config(logdir)
     if config is None:
         raise ConfigError(f"{logdir} is no run directory: it holds no config.json; give the --logdir of a `hdfast "
                           "train` command")
     return config
-
-
-def _config(path: Path) -> Config | None:
-    """What the config.json in a folder says, None where there is none; RunError where it cannot be used."""
-    file = path / "config.json"
-    try:
-        return Config.from_json(read_bounded(file).decode())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, UnicodeDecodeError, ConfigError, RunError) as error:
-        raise RunError(f"{file} cannot be used: {error}; restore the file, or choose another --logdir") from error
-
-
-def _check_place(path: Path) -> None:
-    """ConfigError where a new run would lie within another one or around others: no report looks inside a run."""
-    place = Path(os.path.realpath(path))
-    below = (meta.parent for depth in ("*", "*/*") for meta in place.glob(f"{depth}/meta.json"))
-    for how, runs in (("around", place.parents), ("in", below)):
-        for run in runs:
-            if all((run / name).is_file() for name in ("config.json", "meta.json")):
-                raise ConfigError(f"{path} cannot be a run directory: another run lies {how} it, in {run}; choose "
-                                  "another --logdir")
 
 
 def finished_step(path: Path) -> int | None:

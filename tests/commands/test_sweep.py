@@ -1,5 +1,6 @@
 """`hdfast sweep`: which runs it plans, and what it does when one ends; without Ray."""
 
+import json
 import os
 import sys
 
@@ -9,9 +10,10 @@ from checkout import ROOT
 from hdfast import cli
 from hdfast.commands import sweep
 from hdfast.commands.sweep_ray import Ending
-from hdfast.errors import ConfigError
+from hdfast.errors import ConfigError, RunError
 from hdfast.flags import parse
 from hdfast.tasks import ATARI26
+from programs import python
 from watch_case import make_run, rows
 
 # The plan
@@ -125,7 +127,7 @@ def test_a_run_that_reached_its_time_limit_is_neither_failed_nor_started_again(t
     assert "saved at step 100 after run.max_seconds" in capsys.readouterr().out
 
 
-def test_finished_runs_are_not_started(tmp_path, capsys):
+def test_finished_runs_are_not_started(tmp_path):
     make_run(tmp_path / "atari_pong" / "0", "finished", finished=400)
     make_run(tmp_path / "atari_pong" / "1", "finished", finished=300, seed=1, **{"run.steps": 300})  # and now has 400
     make_run(tmp_path / "atari_pong" / "2", "stopped by SIGTERM", seed=2, rows=rows([1, 100]))
@@ -135,7 +137,7 @@ def test_finished_runs_are_not_started(tmp_path, capsys):
     assert [row[2] for row in runs.summary()[1]] == ["waiting"] * 3 + ["finished"]
     script.ended = lambda timeout: [(job, Ending(2)) for job in script.jobs[1:]]
     runs.run()
-    assert script.started == [1, 2, 3] and "1 of them finished before" in capsys.readouterr().out
+    assert script.started == [1, 2, 3]
 
 
 def test_a_sweep_that_is_finished_needs_no_ray(tmp_path, monkeypatch, capsys):
@@ -143,6 +145,51 @@ def test_a_sweep_that_is_finished_needs_no_ray(tmp_path, monkeypatch, capsys):
     make_run(tmp_path / "atari_pong" / "0", "finished", finished=400)
     assert cli.main(["sweep", "--configs", "debug", "--tasks", "pong", "--logdir", str(tmp_path)]) == 0
     assert "1 run: 1 finished" in capsys.readouterr().out
+
+
+def test_a_finished_sweep_loads_nothing_heavy(tmp_path):
+    make_run(tmp_path / "atari_pong" / "0", "finished", finished=400)
+    words = ["sweep", "--configs", "debug", "--tasks", "pong", "--logdir", str(tmp_path)]
+    python("-c", f"import sys\nfrom hdfast import cli\nassert cli.main({words}) == 0\n"
+           "assert not {'torch', 'numpy', 'ray', 'rich'} & set(sys.modules)")
+
+
+def test_a_sweep_says_first_what_it_does(tmp_path, monkeypatch, capsys):
+    """Before Ray starts, which takes seconds."""
+    for seed in range(10):
+        make_run(tmp_path / "atari_pong" / f"{seed}", "finished", finished=400, seed=seed)
+    said = []
+
+    def no_pool(**_):
+        said.append(capsys.readouterr().out)
+        raise RunError("no Ray")
+
+    monkeypatch.setattr(sweep, "Pool", no_pool)
+    for seeds in ("0-11", "10-11"):
+        assert cli.main(["sweep", "--configs", "debug", "--tasks", "pong", "--seeds", seeds, "--logdir",
+                         str(tmp_path)]) == 1
+    names = ", ".join(f"atari_pong/{seed}" for seed in range(8))
+    assert said == [f"sweep: 12 runs in {tmp_path}, 10 finished before ({names} and 2 more), 2 to run; starting Ray\n",
+                    f"sweep: 2 runs in {tmp_path}, 2 to run; starting Ray\n"]
+
+
+def test_without_a_terminal_each_tenth_of_a_run_is_said(tmp_path, capsys):
+    script = Script(plan(tmp_path, seeds=("0",)))
+    metrics, turns = tmp_path / "atari_pong" / "0" / "metrics.jsonl", iter([0, 10, 39, 41, 45, 119])
+
+    def ended(timeout):
+        step = next(turns, None)
+        if step is None:
+            return [(script.jobs[0], Ending(1))]
+        if not metrics.exists():
+            make_run(metrics.parent)
+        metrics.write_text("".join(json.dumps(row) + "\n" for row in rows([step], **{"episode/score": 1.5})))
+        return []
+
+    script.ended = ended
+    sweep.Sweep(script.jobs, script, retries=0).run()
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        f"atari_pong, seed 0: running, step {step}/400, score 1.5" for step in (0, 41, 119)]
 
 
 def test_flags_reach_the_pool(tmp_path, monkeypatch):
