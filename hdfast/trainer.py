@@ -182,7 +182,8 @@ class Trainer:
         except Stopped:
             self._save()
             status = f"stopped by {self.stopping.reason()}"
-            self.log.message(f"{status}, saved at step {self.step:,}")
+            self.log.finish()
+            self.log.message(f"{status}, saved at {self._place()}")
             return status
         return "finished"
 
@@ -287,6 +288,7 @@ class Trainer:
         except ImportError as error:
             self.log.message(f"no learning curve is drawn: {error}")
         frames = self.step * frames_per_step(self.config)
+        self.log.finish()
         self.log.message(
             f"done: {self.step:,} steps ({frames:,} frames), {self.updates:,} updates, {self.episodes:,} episodes, "
             f"best episode {_shown(self.best_score)}, best evaluation {_shown(self.best_eval)}")
@@ -297,6 +299,10 @@ class Trainer:
         self.log.message(f"  {'records':<12} {self.logdir}: metrics.jsonl scores.jsonl eval.jsonl ckpt/")
 
     # Records
+
+    def _place(self) -> str:
+        """'step 25 (100 frames)': how far the run is."""
+        return f"step {self.step:,} ({self.step * frames_per_step(self.config):,} frames)"
 
     def _log(self) -> None:
         run = self.config.run
@@ -334,7 +340,7 @@ class Trainer:
             if result.frames is not None:
                 self._pictures["policy"] = self.log.video("eval/policy", result.frames, self.step)
         human = "" if result.human_normalized is None else f", human-normalized {result.human_normalized:.3f}"
-        self.log.message(f"evaluation at step {self.step}: {result.score_mean:.2f} +- {result.score_std:.2f} over "
+        self.log.message(f"evaluation at {self._place()}: {result.score_mean:.2f} +- {result.score_std:.2f} over "
                          f"{episodes_words(result)}{human}")
         self.evaluated = self.step
         if self.best_eval is None or result.score_mean > self.best_eval:
@@ -457,7 +463,7 @@ class Trainer:
         for warning in filter(None, warnings):
             self.log.message(f"warning: {warning}")
         if found:
-            self.log.message(f"resumed from {found.path.name}: step {self.step}, update {self.updates}, "
+            self.log.message(f"resumed from {found.path.name}: {self._place()}, update {self.updates}, "
                              f"{len(self.replay)} steps of replay; environments begin new episodes")
 
 

@@ -39,7 +39,7 @@ class Logger(AbstractContextManager):
     None the run starts over, and records that are there are set aside as *.jsonl.old. On a terminal it shows a live
     line, elsewhere plain lines; console.log is written always. `listeners` are called with every row of metrics.jsonl.
     Every method that writes raises RunError, with the remedy, where the disk refuses. Usable as a context manager; not
-    thread-safe. `progress` and `message` are those of the progress line.
+    thread-safe. `progress`, `message` and `finish` are those of the progress line.
     """
 
     def __init__(self, logdir: Path, *, action_repeat: int, resume_step: int | None = None,
@@ -54,7 +54,7 @@ class Logger(AbstractContextManager):
         self._began = time.monotonic() - max(before, default=0.0)
         self._metrics, self._scores, self._evals = (JsonLines(self.logdir / name) for name in RECORDS)
         self._line = ProgressLine(self.logdir / "console.log", task=task, action_repeat=action_repeat)
-        self.progress, self.message = self._line.show, self._line.message
+        self.progress, self.message, self.finish = self._line.show, self._line.message, self._line.finish
         self._timers: dict[str, float] = {}
         self._mark = None if resume_step else (time.monotonic(), 0, 0)  # when, agent step, update of the last row
         self._board: TensorBoardFile | None = None

@@ -283,7 +283,7 @@ def _draw_run(axes: Any, episodes: np.ndarray, evals: np.ndarray) -> np.ndarray:
         if len(evals) == 1:
             axes.errorbar(steps, mean, std, color=BLUE, alpha=0.4, capsize=4)
         axes.plot(steps, mean, "o-", color=BLUE, linewidth=2.2, markersize=4, zorder=3,
-                  label=f"evaluation, mean ± std over episodes ({_score(mean[-1])} at {short(steps[-1])})")
+                  label=f"evaluation, mean ± std over episodes ({_score(mean[-1])} at {short(steps[-1])} frames)")
         return np.concatenate([episodes[:, 1], mean - std, mean + std])
     return episodes[:, 1]
 
@@ -293,7 +293,7 @@ def _draw_published(axes: Any, row: dict[str, Any], last: float) -> list[np.ndar
     frames, views = np.array(curve_frames(), float), []
     for method, (name, color, style) in PUBLISHED.items():
         curve = np.array(row[method]["curve_mean"])
-        text = f"{name}, published ({_score(row[method]['final_mean'])} at {short(frames[-1])}"
+        text = f"{name}, published ({_score(row[method]['final_mean'])} at {short(frames[-1])} frames"
         shown = np.unique(np.minimum(frames, last)) if last >= frames[0] else frames[:0]
         scores = np.interp(shown, frames, curve)
         text += ")" if len(shown) else ", outside the plot)"

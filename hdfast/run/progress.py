@@ -63,13 +63,17 @@ class ProgressLine:
         else:
             self._say(text)
 
-    def close(self) -> None:
-        """Take the live line down, leaving its last state as an ordinary line."""
+    def finish(self) -> None:
+        """Take the live line down, leaving its last state as an ordinary line: what is said from now on is below it."""
         if self._live:
             self._draw(lambda live: live.stop())
             self._live = None
             if self._plain:
                 self._say(self._plain)
+
+    def close(self) -> None:
+        """Finish, and close the mirror."""
+        self.finish()
         self._mirror.close()
 
     def _draw(self, draw: Callable[[Any], None]) -> None:
@@ -131,7 +135,7 @@ def line_segments(task: str, frames: int, total: int, left: float | None, scalar
                   score: float | None, best: float | None) -> list[Segment]:
     """The parts of the progress line, most important first, each with its rich style; what is not known is left out."""
     parts = [(task, "bold")] if task else []
-    parts += [(f"{compact(frames)}/{compact(total)}", ""), (f"{100 * frames // max(total, 1)}%", "bold"),
+    parts += [(f"{compact(frames)}/{compact(total)} frames", ""), (f"{100 * frames // max(total, 1)}%", "bold"),
               (f"{'?' if left is None else duration(left)} left", "")]
     if score is not None:
         parts.append((f"score {points(score)}" + ("" if best is None else f" (best {points(best)})"), "green"))

@@ -230,9 +230,10 @@ def test_curve_of_a_whole_run(drawn):
     smooth = line(axes, "mean of 12")
     np.testing.assert_allclose(smooth[1], -20 + 0.3 * smooth[0] / 4000)  # a straight line stays where it was
     assert line(axes, "human")[1][0] == row["human"] and line(axes, "random")[1][0] == row["random"]
-    assert legend[:2] == ["training episode", "mean of 12 training episodes"] and legend[2].endswith("(10.0 at 400K)")
-    assert legend[3:] == [f"HarmonyDream, published ({row['harmonydream']['final_mean']:.1f} at 400K)",
-                          f"DreamerV3, published ({row['dreamerv3']['final_mean']:.1f} at 400K)",
+    assert legend[:2] == ["training episode", "mean of 12 training episodes"]
+    assert legend[2].endswith("(10.0 at 400K frames)")
+    assert legend[3:] == [f"HarmonyDream, published ({row['harmonydream']['final_mean']:.1f} at 400K frames)",
+                          f"DreamerV3, published ({row['dreamerv3']['final_mean']:.1f} at 400K frames)",
                           "random play (-20.7)", "human play (14.6)"]
     assert axes.get_title(loc="left") == "Pong" and axes.get_xlim() == (0, 408_000)
 
@@ -240,7 +241,8 @@ def test_curve_of_a_whole_run(drawn):
 def test_curve_of_a_short_run_is_not_squashed(drawn):
     axes, legend = drawn("atari_pong", [(3000, -21.0), (6000, -20.0)], [(8000, -20.5, 0.5)])
     assert axes.get_xlim() == (0, 8160) and -23 < axes.get_ylim()[0] < axes.get_ylim()[1] < -18
-    assert legend[-4].startswith("HarmonyDream, published (1") and legend[-4].endswith("at 400K, outside the plot)")
+    assert legend[-4].startswith("HarmonyDream, published (1")
+    assert legend[-4].endswith("at 400K frames, outside the plot)")
     assert legend[-1] == "human play (14.6, outside the plot)" and legend[-2] == "random play (-20.7)"
 
 

@@ -14,7 +14,7 @@ from progress_case import drain
 SCALARS = {"fps/policy": 1912.4, "fps/train": 61.2, "train/loss/image": 31.24, "train/loss/rew": 0.412,
            "train/kl": 1.82, "train/loss/dyn": 9.0, "train/harmony/rew_coeff": 0.9,
            "train/harmony/image_coeff": 0.0204, "train/harmony/kl_coeff": 0.6}
-LINE = ("pong  162k/400k  40%  18m left  score 14.2 (best 17.0)  policy 1.9k fps  train 61 upd/s  "
+LINE = ("pong  162k/400k frames  40%  18m left  score 14.2 (best 17.0)  policy 1.9k fps  train 61 upd/s  "
         "img 31.2 rew 0.41 kl 1.8  harmony 0.9/0.02/0.6")
 
 
@@ -24,7 +24,7 @@ def text(*args):
 
 def test_the_line():
     assert text("pong", 162_000, 400_000, 1080.0, SCALARS, 14.2, 17.0) == LINE
-    assert text("", 0, 400_000, None, {}, None, None) == "0/400k  0%  ? left"
+    assert text("", 0, 400_000, None, {}, None, None) == "0/400k frames  0%  ? left"
     off = {name: value for name, value in SCALARS.items() if "harmony" not in name and name != "train/kl"}
     assert text("pong", 400_000, 400_000, 0.0, off, -21.0, None).endswith("score -21.0  policy 1.9k fps  "
                                                                         "train 61 upd/s  img 31.2 rew 0.41 kl 9")
@@ -105,7 +105,7 @@ def test_plain_lines_once_per_log_interval(tmp_path, capsys):
     line.close()
     out = capsys.readouterr().out
     first, second = out.splitlines()
-    assert first == "[bold]hello" and second.startswith("pong  400/4k  10%  ? left  score 1.0 (best 2.0)  policy")
+    assert first == "[bold]hello" and second.startswith("pong  400/4k frames  10%  ? left  score 1.0 (best 2.0)")
     assert (tmp_path / "log").read_text() == out
 
 
@@ -156,16 +156,21 @@ def test_live_line(tmp_path, monkeypatch):
         line.message("[bold]note")
         show(line, 30)
         print("CLOSING", file=terminal)
+        line.finish()
+        line.message("summary")
         line.close()
         monkeypatch.undo()
     live, _, closing = drain(master).partition("CLOSING")
     os.close(master)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", live)
     rows = [row.strip() for row in re.split(r"[\r\n]+", plain) if row.strip()]
-    assert rows[0].startswith("pong  40/4k  1%  ? left  score 1.0 (best 2.0)")
-    assert rows[-1].startswith("pong  120/4k  3%")
+    assert rows[0].startswith("pong  40/4k frames  1%  ? left  score 1.0 (best 2.0)")
+    assert rows[-1].startswith("pong  120/4k frames  3%")
     assert "[bold]note" in rows and all(len(row) <= 70 for row in rows)
     assert plain.count("\n") == 1  # the message's own: the live line never scrolls
-    assert "pong  120/4k  3%" in closing and "harmony 0.9/0.02/0.6" in closing and "\x1b[?25h" in closing
+    assert "\x1b[?25h" in closing
+    last, summary = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", closing).split("\r")[-3:-1]
+    assert last.startswith("pong  120/4k frames  3%") and last.endswith("harmony 0.9/0.02/0.6")
+    assert summary == "\nsummary", "the summary has lines of its own below the last state"
     mirror = (tmp_path / "log").read_text().splitlines()
-    assert len(mirror) == 2 and mirror[0].startswith("pong  40/4k") and mirror[1] == "[bold]note"
+    assert len(mirror) == 3 and mirror[0].startswith("pong  40/4k") and mirror[1:] == ["[bold]note", "summary"]
