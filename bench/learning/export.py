@@ -50,6 +50,7 @@ def record(run: Run) -> dict[str, Any]:
         "evaluations": {"xs": mean[0], "mean": _short(mean[1]), "std": _short(std[1])} if len(mean[0]) else None,
         "training": _curve(training),
         "harmony": {term: _curve(thinned(curve)) for term, curve in run.harmony.items()},
+        "shares": {term: _curve(curve) for term, curve in run.shares.items()},
         "steps": _most(reached["agent_step"]), "updates": _most(reached["update"]),
         "wall_seconds": meta.get("seconds"), "cpu_seconds": meta.get("cpu_seconds"), **_start(meta)}
     return {key: value for key, value in plain(found).items() if value not in (None, "", [], {})}

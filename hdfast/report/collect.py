@@ -21,6 +21,7 @@ from hdfast.run.pictures import numeric, random_scores
 Taken = defaultdict[str, list[dict[str, Any]]]  # by name of a method, the settings of those that have it
 LAST_EPISODES = 20
 CURVE_BINS = 20
+SHARE_BINS = 60
 MOST_OTHER = 2  # settings of a preset that a run may have otherwise and still be named after it
 NO_METHOD = MACHINE_SETTINGS | {"run.log_every", "run.save_every", "run.eval_every", "run.video_every", "run.eval_envs",
                                 "run.eval_episodes", "run.eval_random", "harmony.mode", "loss.reward_grad",
@@ -105,9 +106,10 @@ def _read(path: Path, taken: Taken, notes: list[str]) -> Run | None:
     curve = binned(episodes) if len(evals[0]) <= 1 and len(episodes[0]) else evals
     harmony = {term: found for term in TERMS
                if len((found := points(rows["metrics.jsonl"], f"train/harmony/{term}_coeff"))[0])}
+    shares = _shares(rows["metrics.jsonl"], config)
     return Run(config.task, _name(config, taken), str(config.seed), final, how, curve, frames,
                config.run.steps * frames_per_step(config), isinstance(meta.get("finished"), int), str(path), harmony,
-               last, tuple(random_scores(path)))
+               shares, last, tuple(random_scores(path)))
 
 
 def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
@@ -134,6 +136,20 @@ def points(rows: list[dict[str, Any]], key: str) -> Curve:
     return xs, ys
 
 
+def _shares(rows: list[dict[str, Any]], config: Config) -> dict[str, Curve]:
+    """Part of each harmonized loss in their sum, loss times coefficient; empty where some of that was not recorded."""
+    names = (*(f"harmony/{term}_coeff" for term in TERMS), "loss/rew", "loss/image", "loss/dyn", "loss/rep")
+    step, *values = numeric(rows, "step", *(f"train/{name}" for name in names)).T
+    coeff, (reward, image, dyn, rep) = np.array(values[:3]), values[3:]
+    scale = config.loss
+    kl = (scale.dyn_scale * dyn + scale.rep_scale * rep) / (scale.dyn_scale + scale.rep_scale)
+    weighted = coeff * np.array([reward, image, kl])
+    total = weighted.sum(0)
+    known = total > 0
+    return {term: binned((step[known], found[known] / total[known]), SHARE_BINS)
+            for term, found in zip(TERMS, weighted, strict=True)} if known.any() else {}
+
+
 def _last(evals: Curve, rows: list[dict[str, Any]]) -> tuple[float, ...]:
     """Scores of the episodes of the last evaluation, where it names them."""
     last = [row for row in rows if len(evals[0]) and is_number(row.get("step")) and row["step"] == evals[0][-1]
@@ -151,13 +167,13 @@ def _final(evals: Curve, count: int, episodes: Curve) -> tuple[float | None, str
     return None, "no score yet"
 
 
-def binned(curve: Curve) -> Curve:
-    """At most CURVE_BINS points, each the mean of its span of frames."""
+def binned(curve: Curve, bins: int = CURVE_BINS) -> Curve:
+    """At most `bins` points, each the mean of its span of frames."""
     xs, ys = curve
-    if len(xs) <= CURVE_BINS:
+    if len(xs) <= bins:
         return curve
-    edges = np.linspace(0, xs[-1], CURVE_BINS + 1)
-    place = np.clip(np.searchsorted(edges, xs, "left") - 1, 0, CURVE_BINS - 1)
+    edges = np.linspace(0, xs[-1], bins + 1)
+    place = np.clip(np.searchsorted(edges, xs, "left") - 1, 0, bins - 1)
     filled = np.unique(place)
     return edges[filled + 1], np.array([ys[place == i].mean() for i in filled])
 

@@ -19,7 +19,7 @@ from hdfast import scores
 from hdfast.report import statistics
 from hdfast.report.run import TERMS, Curve
 from hdfast.report.statistics import Estimate
-from hdfast.report.style import CSS, GRID, INK, MUTED
+from hdfast.report.style import CSS, GRID, INK, LOSSES, MUTED
 from hdfast.report.summary import (
     METRICS,
     PUBLISHED,
@@ -42,6 +42,8 @@ RC = {"font.family": "sans-serif", "font.size": 8.5, "axes.titlesize": 9.5, "axe
       "lines.solid_capstyle": "round", "svg.hashsalt": "hdfast", "axes.linewidth": 0.8, "figure.dpi": 200}
 DASHED = {"color": MUTED, "linewidth": 1, "linestyle": "--"}
 DOTTED = DASHED | {"linestyle": ":"}
+HARMONY = {"harmony": "Coefficients", "shares": "Weighted shares"}
+"""{field of a Run: what the harmony figure calls it}."""
 NORMALIZED_TICKS = (0, 0.25, 0.5, 1, 2, 5, 10, 20, 50)
 
 
@@ -71,26 +73,29 @@ def plots(summary: Summary) -> list[Plot]:
         found.append(Plot(
             "curves", "Scores over frames",
             "Mean over the finished seeds, where there are any, with one standard deviation as band; single seeds as "
-            "thin lines; published curves are means, with the range of their seeds where a score file has them. "
+            "thin lines, without a band where there is one; published curves are means, with the range of their seeds "
+            "where a score file has them. "
             "Dotted: random play as published, dash-dotted as measured beside the runs; dashed: human.",
             [(f"Scores of {title(t)} over frames", partial(_game, summary, t)) for t in tasks],
             with_curves, columns=min(4, len(tasks)), margins=(0.13, 0.17, 0.95, 0.9)))
-    tuned = [g for g in summary.groups if any(run.harmony for run in g.runs)]
-    if tuned:
+    panels = [(f"{what} of {g.name} over frames", partial(_harmony, g, name, what)) for g in summary.groups
+              for name, what in HARMONY.items() if any(getattr(run, name) for run in g.runs)]
+    if panels:
         found.append(Plot(
-            "harmony", "Harmony coefficients",
-            "Learned weight of each loss over frames: geometric mean and range over runs; 1 at the start.",
-            [(f"Weight of the {words} loss over frames", partial(_harmony, tuned, term))
-             for term, words in TERMS.items()], tuned, columns=3))
+            "harmony", "Harmony",
+            "Left: learned coefficient of each loss, 1 at the start; geometric mean over runs. Right: its share, "
+            "coefficient times loss over the sum of the three; mean over runs. Bands: lowest and highest of several "
+            "runs.", panels, (), size=(4.4, 3.1), columns=2))
     return found
 
 
 def _block_plots(block: Block, samples: int, suffix: str) -> list[Plot]:
     groups, count = [row.group for row in block.rows], len(block.tasks)
     over = f"{count} games" if count > 1 else title(block.tasks[0])
-    tall = 0.8 + sum(0.2 + 0.13 * len(_wrapped(g.name)) for g in groups)
+    tall = 0.8 + sum(0.2 + 0.13 * len(_named(g, block).splitlines()) for g in groups)
     found = [Plot(f"aggregates{suffix}", f"Aggregates over {over}",
-                  "Human-normalized, point estimate and 95% stratified bootstrap interval. Of the gap, less is better.",
+                  "Human-normalized, point estimate and 95% stratified bootstrap interval; one run has none. Of the "
+                  "gap, less is better.",
                   [(f"{label} over {over}", partial(_aggregate, block, name))
                    for name, label in METRICS.items()], (), size=(3.4, tall))]
     if block.improvements:
@@ -103,7 +108,8 @@ def _block_plots(block: Block, samples: int, suffix: str) -> list[Plot]:
     if suffix:  # the smaller sets of games come with numbers alone
         return found
     found.append(Plot("profile", "Performance profile",
-                      "Share of runs above a human-normalized score, averaged over games, with 95% band.",
+                      "Share of runs above a human-normalized score, averaged over games, with 95% band; one run has "
+                      "none.",
                       [(f"Performance profile over {over}", partial(_profile, block, samples))],
                       groups, size=(4.4, 3.0), columns=1))
     found.append(Plot("games", "Game by game", "Mean over seeds, human-normalized. 1 is human.",
@@ -182,8 +188,9 @@ def _inline(svg: str, label: str) -> str:
 
 def _aggregate(block: Block, name: str, axes: Any) -> None:
     found = [row.aggregates[name] for row in block.rows]
-    _intervals(axes, [(row.group.name, row.group.color) for row in block.rows], found)
-    low, high = min(x.low for x in found), max(x.high for x in found)
+    _intervals(axes, [(_named(row.group, block), row.group.color) for row in block.rows], found)
+    ends = [end for x in found for end in ((x.value,) if x.low is None else x[1:])]
+    low, high = min(ends), max(ends)
     room = (high - low or abs(high) or 1.0) * 0.08
     axes.set_xlim(low - room, high + room)
     axes.locator_params(axis="x", nbins=5)
@@ -191,11 +198,12 @@ def _aggregate(block: Block, name: str, axes: Any) -> None:
 
 
 def _intervals(axes: Any, names: Sequence[tuple[str, str]], found: Sequence[Estimate]) -> None:
-    """A line for each (name, color): a bar from low to high, with a stroke at the value."""
+    """A line for each (name, color): a bar from low to high where they are known, with a stroke at the value."""
     for place, ((_, color), (value, low, high)) in enumerate(zip(names, found, strict=True)):
-        axes.barh(place, high - low, left=low, height=0.5, color=color, alpha=0.35, linewidth=0)
+        if low is not None:
+            axes.barh(place, high - low, left=low, height=0.5, color=color, alpha=0.35, linewidth=0)
         axes.plot([value] * 2, [place - 0.25, place + 0.25], color=color, linewidth=2.2, solid_capstyle="butt")
-    axes.set_yticks(range(len(names)), ["\n".join(_wrapped(name)) for name, _ in names])
+    axes.set_yticks(range(len(names)), [name for name, _ in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     _names_alone(axes)
     axes.spines["left"].set_visible(False)
@@ -211,13 +219,20 @@ def _wrapped(name: str) -> list[str]:
     return textwrap.wrap(name, 24)
 
 
+def _named(group: Group, block: Block) -> str:
+    """The name of a method on an axis, with the reason where it has no interval."""
+    lone = group.lone(block.tasks)
+    return "\n".join(_wrapped(group.name + (f" ({lone})" if lone else "")))
+
+
 def _improvement(block: Block, group: Group, axes: Any) -> None:
     against = [v for v in block.improvements if v.ours == group.name]
+    others = {row.group.name: _named(row.group, block) for row in block.rows}
     axes.axvline(0.5, **DASHED)
-    _intervals(axes, [(v.other, group.color) for v in against], [v.chance for v in against])
+    _intervals(axes, [(others[v.other], group.color) for v in against], [v.chance for v in against])
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
-    axes.set_title("\n".join(_wrapped(f"{group.name} >")))
+    axes.set_title(f"{_named(group, block)} >")
 
 
 def _profile(block: Block, samples: int, axes: Any) -> None:
@@ -226,7 +241,8 @@ def _profile(block: Block, samples: int, axes: Any) -> None:
     thresholds = np.concatenate([np.linspace(0, 1, 61)[:-1], np.geomspace(1, top * 1.05, 60)])
     for group, games in values:
         share, low, high = statistics.profile(games, thresholds, samples=min(samples, 2000))
-        axes.fill_between(thresholds, low, high, color=group.color, alpha=0.15, linewidth=0)
+        if low is not None:
+            axes.fill_between(thresholds, low, high, color=group.color, alpha=0.15, linewidth=0)
         axes.plot(thresholds, share, color=group.color)
     axes.axvline(1, **DASHED)
     _normalized_scale(axes, 0, top * 1.05)
@@ -289,7 +305,7 @@ def _game(summary: Summary, task: str, axes: Any) -> None:
         axes.plot(xs, mean, color=color, marker="o" if len(xs) == 1 else None, markersize=4)
         seeds = group.seeds.get(task)
         xs, low, high = extent(seeds, last) if seeds else (xs, mean - std, mean + std)
-        if seeds or group.kind != PUBLISHED:
+        if seeds or len(curves) > 1:
             axes.fill_between(xs, low, high, color=color, alpha=0.16, linewidth=0)
         seen += [low, high, *(ys for _, ys in curves)]
     measured = random_play([run for g in groups for run in g.runs], task)
@@ -337,25 +353,34 @@ def _frames_axis(axes: Any, last: float) -> None:
     axes.set_xlabel("frames")
 
 
-def _harmony(groups: Sequence[Group], term: str, axes: Any) -> None:
-    from matplotlib.ticker import LogLocator
+def _harmony(group: Group, name: str, what: str, axes: Any) -> None:
+    """The coefficients, on a logarithmic scale, or the shares of the losses of one method."""
+    from matplotlib.ticker import LogLocator, PercentFormatter
 
-    last = 1.0
-    for group in groups:
-        curves = [(xs[ys > 0], np.log(ys[ys > 0])) for run in ended(group.runs) if term in run.harmony
-                  for xs, ys in [run.harmony[term]]]
+    log, last = name == "harmony", 1.0
+    into, back = (np.log, np.exp) if log else (np.asarray, np.asarray)
+    for (term, words), color in zip(TERMS.items(), LOSSES, strict=True):
+        curves = [(xs[ys > 0], into(ys[ys > 0])) if log else (xs, ys) for run in ended(group.runs)
+                  for xs, ys in [getattr(run, name).get(term, (np.empty(0), np.empty(0)))]]
         curves = [curve for curve in curves if len(curve[0])]
         if not curves:
             continue
         xs, mean, _ = mean_curve(curves)
-        _, low, high = extent(curves, np.inf)
-        axes.fill_between(xs, np.exp(low), np.exp(high), color=group.color, alpha=0.16, linewidth=0)
-        axes.plot(xs, np.exp(mean), color=group.color)
+        if len(curves) > 1:
+            _, low, high = extent(curves, np.inf)
+            axes.fill_between(xs, back(low), back(high), color=color, alpha=0.16, linewidth=0)
+        axes.plot(xs, back(mean), color=color, label=words)
         last = max(last, *(float(curve[0][-1]) for curve in curves))
     _frames_axis(axes, last)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.minorticks_off()
-    axes.axhline(1, **DASHED)
-    axes.set_title(f"{TERMS[term].capitalize()} loss")
+    if log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.minorticks_off()
+        axes.axhline(1, **DASHED)
+    else:
+        axes.set_ylim(0, 1)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_ylabel("coefficient" if log else "share of the weighted sum")
+    axes.set_title("\n".join(textwrap.wrap(f"{what}, {group.name}", 44)))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, title="loss")

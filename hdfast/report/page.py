@@ -130,9 +130,10 @@ def _method(summary: Summary, files: Iterable[str]) -> str:
             "<p>Human-normalized: (score \u2212 random) / (human \u2212 random). Mean and median are over games, of "
             "the mean over runs; IQM is the mean of the middle half of all runs; the optimality gap is the mean "
             "shortfall below human. Intervals: 95%, percentile bootstrap stratified by game, "
-            f"{summary.samples:,} samples (Agarwal et al. 2021). Tables show mean ± sample standard deviation over "
-            "runs, and in brackets the number of runs where other games have more. The final score of a run is the "
-            "mean over the episodes of its last evaluation, unless the list of runs says otherwise.</p>"
+            f"{summary.samples:,} samples (Agarwal et al. 2021); none where a game has one run. Tables show mean ± "
+            "sample standard deviation over runs, and in brackets the number of runs where other games have more. The "
+            "final score of a run is the mean over the episodes of its last evaluation, unless the list of runs says "
+            "otherwise.</p>"
             "<p>Methods named hdfast are own runs; in square brackets stands what else differs from the official Atari "
             "100K protocol.</p>"
             + (f"<p>Published scores: {escape(scores.source())}.</p>" if published else "")

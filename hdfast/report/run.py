@@ -16,9 +16,10 @@ Curve = tuple[np.ndarray, np.ndarray]  # environment frames (n,), values (n,)
 class Run:
     """One run of one method on one task; `final` is None where no episode has ended yet, and `how` says what it is.
 
-    `frames` is how far the run came, `total` what it is meant to reach (0 where unknown); `harmony` has a curve per
-    loss term; `episodes` are the scores of the last evaluation, `random` those of random play by the same evaluation,
-    both empty where they are not known.
+    `frames` is how far the run came, `total` what it is meant to reach (0 where unknown); `harmony` has the coefficient
+    of each loss term as a curve, `shares` its part, 0 to 1, in the sum of the terms times their coefficients;
+    `episodes` are the scores of the last evaluation, `random` those of random play by the same evaluation, both empty
+    where they are not known.
     """
 
     task: str
@@ -32,6 +33,7 @@ class Run:
     finished: bool
     path: str
     harmony: dict[str, Curve] = field(default_factory=dict)
+    shares: dict[str, Curve] = field(default_factory=dict)
     episodes: tuple[float, ...] = ()
     random: tuple[float, ...] = ()
 

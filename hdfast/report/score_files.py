@@ -29,6 +29,7 @@ OPTIONAL = {
     "episodes": "a list of finite numbers: the scores of the last evaluation, whose mean is the final score",
     "random": 'an object with "episodes", a list of finite numbers: scores of random play by the same evaluation',
     "harmony": f'an object with {{"xs": [...], "ys": [...]}} of finite numbers by loss term, of {", ".join(TERMS)}',
+    "shares": "as harmony: the part of each loss in the sum of losses times coefficients",
     "finished": "true or false", "frames": "a whole number, how far the run came",
     "total": "a whole number, the frames that the run is to reach"}
 """{key of a record that it may lack: what stands there}; one that holds something else is named and not used."""
@@ -103,7 +104,7 @@ def _run(record: Any, path: str) -> tuple[Run, list[str]]:
         float(curve[1][-1]), f"last point of the curve, at {int(curve[0][-1]):,} frames")
     return Run(canonical_task(task), method, seed, final, how, curve, frames,
                max(frames, more.get("total", frames)), more.get("finished", True), path, more.get("harmony", {}),
-               episodes, more.get("random", ())), unused
+               more.get("shares", {}), episodes, more.get("random", ())), unused
 
 
 def _optional(key: str, record: dict[str, Any]) -> Any:
@@ -113,7 +114,7 @@ def _optional(key: str, record: dict[str, Any]) -> Any:
         return _numbers(value)
     if key == "random":
         return _numbers(value.get("episodes")) if isinstance(value, dict) else None
-    if key == "harmony":
+    if key in ("harmony", "shares"):
         curves = {term: _curve(value.get(term)) for term in TERMS if term in value} if isinstance(value, dict) else {}
         return curves if all(curve is not None for curve in curves.values()) and isinstance(value, dict) else None
     return value if type(value) is (bool if key == "finished" else int) and 0 <= value <= LARGEST else None

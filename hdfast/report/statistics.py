@@ -1,7 +1,8 @@
 """Aggregate statistics over games and runs, as in Agarwal et al. 2021 (rliable), also for games with unequal runs.
 
 Scores are {task: (runs,) human-normalized}. With the same number of runs of every game each function equals rliable's
-on the (runs x games) matrix; otherwise every game counts the same, however many runs it has.
+on the (runs x games) matrix; otherwise every game counts the same, however many runs it has. An interval needs two runs
+of every game: a single one cannot vary, and resampling it would call that certainty.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,8 @@ TRIM = 0.25
 
 
 class Estimate(NamedTuple):
-    """A statistic with its 95% percentile bootstrap interval; runs of a game are drawn with replacement."""
+    """A statistic with its 95% percentile bootstrap interval; runs of a game are drawn with replacement. Where a game
+    has one run there is none: low and high are None."""
 
     value: Any
     low: Any
@@ -26,7 +28,7 @@ def aggregates(scores: Scores, *, samples: int, seed: int = 0) -> dict[str, Esti
     """Mean, median, iqm and optimality_gap of one or more games, by name."""
     rng = np.random.default_rng(seed)
     points, drawn = _statistics(_stacked(scores)), _statistics(_resampled(scores, samples, rng))
-    return {name: _estimate(points[name], drawn[name]) for name in points}
+    return {name: _estimate(points[name], drawn[name], scores) for name in points}
 
 
 def improvement(ours: Scores, other: Scores, *, samples: int, seed: int = 0) -> Estimate:
@@ -37,17 +39,19 @@ def improvement(ours: Scores, other: Scores, *, samples: int, seed: int = 0) -> 
     rng = np.random.default_rng(seed)
     other = {task: other[task] for task in ours}
     return _estimate(_improvement(_stacked(ours), _stacked(other)),
-                     _improvement(_resampled(ours, samples, rng), _resampled(other, samples, rng)))
+                     _improvement(_resampled(ours, samples, rng), _resampled(other, samples, rng)), ours, other)
 
 
 def profile(scores: Scores, thresholds: Sequence[float], *, samples: int, seed: int = 0) -> Estimate:
     """Share of runs above each threshold, averaged over games, with a pointwise band: (thresholds,) each."""
     rng, levels = np.random.default_rng(seed), np.asarray(thresholds, float)
-    return _estimate(_profile(_stacked(scores), levels), _profile(_resampled(scores, samples, rng), levels))
+    return _estimate(_profile(_stacked(scores), levels), _profile(_resampled(scores, samples, rng), levels), scores)
 
 
-def _estimate(point: np.ndarray, drawn: np.ndarray) -> Estimate:
-    """From a statistic of one sample, (1, ...), and of the resampled ones, (samples, ...)."""
+def _estimate(point: np.ndarray, drawn: np.ndarray, *scores: Scores) -> Estimate:
+    """From a statistic of one sample of `scores`, (1, ...), and of the resampled ones, (samples, ...)."""
+    if any(len(runs) < 2 for games in scores for runs in games.values()):
+        return Estimate(point[0], None, None)
     low, high = np.percentile(drawn, (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)), axis=0)
     return Estimate(point[0], low, high)
 

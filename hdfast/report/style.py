@@ -5,6 +5,8 @@ INK, MUTED, GRID = "#1b1f27", "#6b7280", "#e3e6eb"
 OTHERS = ("#0072B2", "#009E73", "#56B4E9", "#E69F00", "#882255", "#999933")
 METHODS = {"HarmonyDream": "#D55E00", "DreamerV3": "#AA4499"}
 """Colors of the published methods; `OTHERS` are of all others, in their order."""
+LOSSES = ("#D55E00", "#0072B2", "#009E73")
+"""Colors of the losses that harmony weighs, in figures that show nothing of other methods."""
 LIGHT = {"--ink": INK, "--muted": MUTED, "--line": GRID,
          **{f"--c{i}": color for i, color in enumerate((*OTHERS, *METHODS.values()))}}
 CSS = {color: name for name, color in LIGHT.items()}

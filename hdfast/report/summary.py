@@ -36,6 +36,11 @@ class Group:
     seeds: dict[str, list[Curve]] = field(default_factory=dict)
     color: str = ""
 
+    def lone(self, tasks: Iterable[str]) -> str:
+        """'one run' or 'one run of some games' where that is all there is of some tasks, else ''."""
+        counts = {len(self.finals[task]) for task in tasks}
+        return "" if 1 not in counts else "one run" if counts == {1} else "one run of some games"
+
     def normalized(self, tasks: Iterable[str]) -> dict[str, np.ndarray]:
         """{task: (runs,)} human-normalized final scores of tasks that have reference scores."""
         return {task: _normalized(task, self.finals[task]) for task in tasks}
@@ -113,9 +118,9 @@ def ended(runs: Sequence[Run]) -> Sequence[Run]:
     return [run for run in runs if run.finished] or runs
 
 
-def spread(values: np.ndarray) -> float:
-    """Sample standard deviation over runs; 0 for a single one."""
-    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
+def spread(values: np.ndarray) -> float | None:
+    """Sample standard deviation over runs; None for a single one."""
+    return float(values.std(ddof=1)) if len(values) > 1 else None
 
 
 def mean_curve(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -260,8 +265,8 @@ def _notes(groups: Sequence[Group], unfinished: bool) -> list[str]:
                          "episodes, as these runs have no evaluation.")
         counts = {len(runs) for task, runs in group.finals.items() if task in scores.tasks()}
         if 1 in counts:
-            notes.append(f"{group.name} has games with a single run: their spread is unknown, the intervals are too "
-                         "narrow.")
+            notes.append(f"{group.name} has games with a single run: their spread is unknown, and what counts them has "
+                         "no interval.")
         elif len(counts) > 1:
             notes.append(f"{group.name} has {min(counts)} to {max(counts)} runs a game; every game counts the same.")
         other = sorted(task for task in group.finals if scores.reference(task) is None)

@@ -9,6 +9,7 @@ import numpy as np
 
 from hdfast import scores
 from hdfast.errors import cell
+from hdfast.report.statistics import Estimate
 from hdfast.report.summary import METRICS, Block, Group, Summary, random_play, spread, title
 from hdfast.run.progress import points, text_table
 
@@ -122,15 +123,20 @@ def aggregate_cells(block: Block) -> Table:
         low, high = min(counts), max(counts)
         found = [row.aggregates[name] for name in METRICS]
         rows.append([row.group.name, f"{low}" if low == high else f"{low}-{high}",
-                     *(f"{x.value:.4f} [{x.low:.3f}, {x.high:.3f}]" for x in found)])
+                     *(_estimated(x, 4, row.group.lone(block.tasks)) for x in found)])
     return ["Method", "Runs", *METRICS.values()], rows
 
 
 def improvement_cells(block: Block) -> Table:
     """Head and rows: two methods, and the probability that the first beats the second."""
+    lone = {row.group.name: row.group.lone(block.tasks) for row in block.rows}
     return ["Method", "Over", "Probability"], [
-        [v.ours, v.other, f"{v.chance.value:.3f} [{v.chance.low:.3f}, {v.chance.high:.3f}]"]
-        for v in block.improvements]
+        [v.ours, v.other, _estimated(v.chance, 3, lone[v.ours] or lone[v.other])] for v in block.improvements]
+
+
+def _estimated(found: Estimate, digits: int, lone: str) -> str:
+    """A value with its interval, or with the reason that it has none."""
+    return f"{found.value:.{digits}f} " + (f"({lone})" if lone else f"[{found.low:.3f}, {found.high:.3f}]")
 
 
 def game_cells(summary: Summary, *, escape: Callable[[str], str] = str,
@@ -163,7 +169,8 @@ def score_text(group: Group, task: str) -> str:
         return f"at {np.mean(going):.0%}" if going else ""
     found = group.finals[task]
     digits = 0 if abs(found.mean()) >= 1000 else 1
-    text = f"{found.mean():,.{digits}f}" + (f" ± {spread(found):,.{digits}f}" if len(found) > 1 else "")
+    std = spread(found)
+    text = f"{found.mean():,.{digits}f}" + ("" if std is None else f" ± {std:,.{digits}f}")
     return text + (f" ({len(found)})" if len(found) < max(map(len, group.finals.values())) else "")
 
 

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from hdfast import cli, scores
@@ -229,6 +230,59 @@ def test_the_tables_say_the_same(sweep):
     assert len(list(csv.DictReader(io.StringIO(tables.runs_csv(found))))) == 11
 
 
+def test_one_run_has_no_interval_anywhere(tmp_path):
+    """One seed: no bar, no band, no ±; a method with several seeds beside it keeps its own."""
+    for task in ("alien", "pong"):
+        write_run(tmp_path / "one", task, 0)
+        for seed in range(2):
+            write_run(tmp_path / "two", task, seed, presets=("atari100k", "baseline"))
+    found = summary(tmp_path)
+    one, two = found.blocks[0].rows[:2]
+    assert all(x.low is None for x in one.aggregates.values()) and two.aggregates["mean"].low is not None
+    first, second = tables.aggregate_cells(found.blocks[0])[1][:2]
+    assert all(cell.endswith(" (one run)") for cell in first[2:]) and all("[" in cell for cell in second[2:])
+    assert all(row[2].endswith("(one run)") == (one.group.name in row) for row in
+               tables.improvement_cells(found.blocks[0])[1])
+    games = list(csv.DictReader(io.StringIO(tables.games_csv(found))))
+    assert [bool(row["std"]) for row in games if row["method"] in (one.group.name, two.group.name)] == [
+        False, True] * 2
+    rows = list(csv.DictReader(io.StringIO(tables.aggregates_csv(found))))
+    assert all((row["low_95"] == "") == (one.group.name in row["method"] + row["statistic"]) for row in rows)
+    assert "single run: their spread is unknown, and what counts them has no interval" in " ".join(found.notes)
+    drawn = {plot.name: axes_of(plot) for plot in figures.plots(found)}
+    labels = [label.get_text() for label in drawn["aggregates"][0].get_yticklabels()]
+    assert "(one run)" in labels[0].replace("\n", " ") and not any("one run" in label for label in labels[1:])
+    assert len(drawn["aggregates"][0].patches) == 3, "bars of the other method and of the published two"
+    assert [len(drawn[name][0].collections) for name in ("profile", "curves")] == [3, 1]
+
+
+def axes_of(plot):
+    """The axes of all panels of a plot."""
+    found = [Figure().add_subplot() for _ in plot.panels]
+    for (_, draw), axes in zip(plot.panels, found, strict=True):
+        draw(axes)
+    return found
+
+
+def test_the_harmony_figure(tmp_path):
+    """A panel of coefficients and one of weighted shares a method, three named lines of three colors in each."""
+    for seed in range(2):
+        write_run(tmp_path, "pong", seed)
+    found = summary(tmp_path)
+    (plot,) = (plot for plot in figures.plots(found) if plot.name == "harmony")
+    coefficients, shares = axes_of(plot)
+    for axes, level in ((coefficients, 1), (shares, 0)):
+        lines = axes.get_lines()[:3]
+        assert [line.get_color() for line in lines] == list(style.LOSSES) and len(axes.get_lines()) == 3 + level
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["reward", "observation", "dynamics"]
+        assert len(axes.collections) == 3, "a range over the runs for each"
+    assert sum(line.get_ydata() for line in shares.get_lines()[:3]) == pytest.approx(np.ones(20))
+    (run,) = collect([tmp_path / "atari_pong" / "0"])[0]
+    weighted = [run.harmony[term][1] * loss for term, loss in (("rew", 0.4), ("image", 90), ("kl", 3))]
+    for term, expected in zip(("rew", "image", "kl"), weighted / sum(weighted), strict=True):
+        np.testing.assert_allclose(run.shares[term][1], expected)
+
+
 def test_no_cell_is_a_formula(tmp_path):
     names = ["=HYPERLINK(1)", "+pong", "-1+2", "@SUM(A1)"]
     (tmp_path / "peer.json").write_text(json.dumps([
@@ -285,7 +339,7 @@ def test_the_page_is_whole_and_fetches_nothing(written):
     text = (written / "index.html").read_text()
     page = Page(text)
     assert not page.open and page.tables == 4
-    assert page.svgs == 10 + 7 + 4 + 3, "two sets of games, the games, the coefficients"
+    assert page.svgs == 10 + 7 + 4 + 2, "two sets of games, the games, coefficients and shares of one method"
     inside = {link for link in page.links if link.startswith("#")}
     assert inside and all(f'id="{link[1:]}"' in text for link in inside)
     for link in set(page.links) - inside - {"data:,"}:

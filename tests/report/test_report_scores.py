@@ -66,7 +66,8 @@ def record(method="hdfast HarmonyDream [cpu]", seed=0, **more):
 
 
 FULL = dict(episodes=[1000.0, 3000.0], random={"episodes": [1500.0, 1700.0]}, finished=True, frames=40_400,
-            total=40_400, harmony={"rew": {"xs": [4e3, 4e4], "ys": [1.0, 3.0]}})
+            total=40_400, harmony={"rew": {"xs": [4e3, 4e4], "ys": [1.0, 3.0]}},
+            shares={"rew": {"xs": [4e4], "ys": [0.25]}})
 
 
 def test_what_a_record_may_say_beside_its_curve(tmp_path):
@@ -74,14 +75,15 @@ def test_what_a_record_may_say_beside_its_curve(tmp_path):
     (done, going), notes = score_files.read(tmp_path / "a.json")
     assert not notes and done.final == 2000.0 and done.how == "evaluation over 2 episodes at 40,400 frames"
     assert done.random == (1500.0, 1700.0) and done.harmony["rew"][1].tolist() == [1.0, 3.0] and done.frames == 40_400
+    assert done.shares["rew"][1].tolist() == [0.25]
     assert not going.finished and going.progress == 0.5 and going.final == 1800.0
 
 
 @pytest.mark.parametrize(("key", "value"), [
     ("episodes", 100), ("episodes", []), ("episodes", [1, "x"]), ("episodes", [1e300, 1e300]), ("episodes", [True]),
     ("random", [1.0]), ("random", {"episodes": [None]}), ("harmony", []), ("harmony", {"rew": {"xs": [1], "ys": []}}),
-    ("harmony", {"rew": {"xs": [2, 1], "ys": [1, 1]}}), ("harmony", {"kl": 7}), ("finished", 1), ("total", 1.5),
-    ("frames", -1), ("frames", True)])
+    ("harmony", {"rew": {"xs": [2, 1], "ys": [1, 1]}}), ("harmony", {"kl": 7}), ("shares", [1]), ("finished", 1),
+    ("total", 1.5), ("frames", -1), ("frames", True)])
 def test_what_a_record_says_wrongly_is_named_and_not_used(tmp_path, key, value):
     put(tmp_path / "a.json", record(**{key: value}), record(seed=1))
     found, notes = score_files.read(tmp_path / "a.json")

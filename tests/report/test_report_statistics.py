@@ -113,9 +113,20 @@ def test_an_interval_of_the_mean_is_the_textbooks():
 
 
 def test_intervals_repeat_and_follow_the_seed():
-    games = ragged()
+    games = SEVERAL
     assert statistics.aggregates(games, samples=300) == statistics.aggregates(games, samples=300)
     assert statistics.aggregates(games, samples=300, seed=1) != statistics.aggregates(games, samples=300)
+
+
+def test_a_single_run_of_a_game_has_no_interval():
+    """Not one of zero width, nor one in which the other games vary alone."""
+    several = SEVERAL["game2"]
+    for games in (by_task(matrix(1, 26)), ragged()):
+        for found in (*statistics.aggregates(games, samples=9).values(), statistics.profile(games, [0, 1], samples=9),
+                      statistics.improvement(games, games, samples=9)):
+            assert (found.low, found.high) == (None, None) and np.isfinite(found.value).all()
+    assert statistics.improvement({"g": several}, {"g": several[:1]}, samples=9)[1:] == (None, None)
+    assert statistics.improvement({"g": several}, {"g": several}, samples=9).low is not None
 
 
 def test_profile_band_holds_the_profile():

@@ -35,7 +35,9 @@ def write_run(folder: Path, task: str, seed: int, *, presets=("atari100k",), gai
             log.episode(mean + rng.normal(0, noise), 100, step, step)
             if config.harmony.mode != "off":
                 log.scalars({f"train/harmony/{name}_coeff": float(np.exp(rng.normal(low, 0.1) * step / last))
-                             for name, low in (("rew", 1.0), ("image", -3.5), ("kl", -1.0))}, step, step)
+                             for name, low in (("rew", 1.0), ("image", -3.5), ("kl", -1.0))}
+                            | {"train/loss/rew": 0.4, "train/loss/image": 90.0, "train/loss/dyn": 3.0,
+                               "train/loss/rep": 3.0}, step, step)
             if evaluations:
                 found = rng.normal(mean, noise, 10).tolist()
                 log.evaluation(found, [100] * 10, step, step)
