@@ -15,9 +15,12 @@ from torch import Tensor
 
 from hdfast.errors import RunError
 from hdfast.replay import host
+from hdfast.spaces import ActSpace, ObsSpace
+
+Arrays = dict[str, np.ndarray]  # of one step: (N, *shape) of each part of the observation
 
 FLAG_BITS = {"is_first": 1, "is_last": 2, "is_terminal": 4}
-ACTION, REWARD, FLAGS, META = range(4)  # words of a record's metadata and their number; the reward by its bits
+WORDS = 2  # of a record's metadata before the encoded action: the reward's bits and the flags
 DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
 
 
@@ -25,18 +28,24 @@ DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
 class Batch:
     """Time-major: B windows of T steps on one device. Observations are rows of a larger tensor, not gathered yet."""
 
-    frames: Tensor  # (R, *obs_shape) uint8 or float32
+    frames: dict[str, Tensor]  # (R, *shape) uint8 or float32 of each part
     rows: Tensor  # (T, B) int64 into frames
-    action: Tensor  # (T, B) int64, the action chosen after obs; -1 where is_last
+    action: Tensor  # (T, B, A) float32, the encoded action chosen after obs; zeros where is_last
     reward: Tensor  # (T, B) float32, received on arriving at obs
     is_first: Tensor  # (T, B) bool
     is_last: Tensor  # (T, B) bool
     is_terminal: Tensor  # (T, B) bool
 
     @property
-    def obs(self) -> Tensor:
-        """The observations as stored, gathered: (T, B, *obs_shape)."""
-        return self.frames.index_select(0, self.rows.flatten()).unflatten(0, self.rows.shape)
+    def obs(self) -> dict[str, Tensor]:
+        """The observations as stored, gathered: (T, B, *shape) of each part."""
+        return {name: x.index_select(0, self.rows.flatten()).unflatten(0, self.rows.shape)
+                for name, x in self.frames.items()}
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What an update reads: the parts' frames, rows, action, reward, is_first, is_terminal."""
+        return (*self.frames.values(), self.rows, self.action, self.reward, self.is_first, self.is_terminal)
 
 
 class Ring:
@@ -46,49 +55,53 @@ class Ring:
     memory.
     """
 
-    def __init__(self, capacity: int, num_envs: int, obs_shape: tuple[int, ...], obs_dtype: str,
+    def __init__(self, capacity: int, num_envs: int, obs_space: ObsSpace, act_space: ActSpace,
                  device: torch.device | str = "cpu"):
         self.capacity, self.num_envs, self.device = capacity, num_envs, torch.device(device)
-        rows, words = (capacity, num_envs, *obs_shape), (capacity, num_envs, META)
+        rows = capacity, num_envs
         try:
-            self.obs = torch.empty(rows, dtype=DTYPES[obs_dtype], device=device)
-            self.meta = torch.empty(words, dtype=torch.int32, device=device)
+            self.obs = {part.name: torch.empty(*rows, *part.shape, dtype=DTYPES[part.dtype], device=device)
+                        for part in obs_space.parts}
+            self.meta = torch.empty(*rows, WORDS + act_space.width, dtype=torch.int32, device=device)
         except RuntimeError as error:
-            size = ring_bytes(capacity * num_envs, obs_shape, obs_dtype) / 1e9
+            size = ring_bytes(capacity * num_envs, obs_space, act_space) / 1e9
             hosted = self.device.type == "cpu"
             raise RunError(f"the replay of {capacity * num_envs} steps needs {size:.1f} GB of memory, more than "
                            f"{'this machine' if hosted else device} gives. Lower --replay.capacity (--run.steps is "
                            f"enough){'' if hosted else ', or use host memory: --replay.device cpu'}.") from error
-        self.frames = self.obs.flatten(0, 1)  # those of every batch: one tensor, which a graph never copies
+        # Those of every batch: the same tensors, which a graph never copies.
+        self.frames = {name: x.flatten(0, 1) for name, x in self.obs.items()}
         # Per environment: steps so far, evicted ones included; and the number of the first ever in this ring.
         self.steps, self.floor = torch.zeros(2, dtype=torch.int64, device=device).unbind()
         self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        self._staged: tuple[int, np.ndarray] | None = None
+        self._staged: tuple[int, Arrays] | None = None
         self._await_current()
 
-    def stage(self, step: int, obs: np.ndarray) -> None:
-        """Copy the frames of step number `step` to their place while the device computes; a `write` of the same array
+    def stage(self, step: int, obs: Arrays) -> None:
+        """Copy the frames of step number `step` to their place while the device computes; a `write` of the same arrays
         then skips them. Only on CUDA, and only until the ring is full: later the place holds a stored step.
         """
         if self._side is not None and step < self.capacity:
             with torch.cuda.stream(self._side):
-                self._copy(self.obs, step, obs, 1)
+                for name, ring in self.obs.items():
+                    self._copy(ring, step, obs[name], 1)
             self._staged = step, obs
 
-    def write(self, step: int, obs: np.ndarray, action: np.ndarray, reward: np.ndarray, flags: np.ndarray) -> None:
+    def write(self, step: int, obs: Arrays, action: np.ndarray, reward: np.ndarray, flags: np.ndarray) -> None:
         """Store step number `step`, or with one more axis in front, steps from there on that do not wrap.
 
-        obs (N, *obs_shape), action, flags (N,) int, reward (N,) float32. CUDA: queued on the current stream.
+        obs (N, *shape) of each part, action (N, A) float32, encoded, flags (N,) int, reward (N,) float32. CUDA: queued
+        on the current stream.
         """
-        meta = np.empty((*action.shape, META), np.int32)
-        meta[..., ACTION], meta[..., FLAGS] = action, flags
-        meta[..., REWARD] = reward.view(np.int32)
-        count = len(action) if action.ndim == 2 else 1
+        meta = np.concatenate([reward.view(np.int32)[..., None], flags.astype(np.int32)[..., None],
+                               action.view(np.int32)], -1)
+        count = len(flags) if flags.ndim == 2 else 1
         there, self._staged = self._staged, None
         if there:  # no later copy may overtake them, even of other frames
             torch.cuda.current_stream(self.device).wait_stream(self._side)
         if not there or there[0] != step or there[1] is not obs:
-            self._copy(self.obs, step, obs, count)
+            for name, ring in self.obs.items():
+                self._copy(ring, step, obs[name], count)
         self._copy(self.meta, step, meta, count)
         self.steps.fill_(step + count)
 
@@ -122,11 +135,11 @@ class Ring:
         index = oldest + choice % per_env + torch.arange(length, device=u.device)[:, None]
         rows = index % self.capacity * self.num_envs + choice // per_env
         meta = self.meta.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
-        action, reward, flags = meta.unbind(-1)
+        reward, flags = (x.contiguous() for x in meta[..., :WORDS].unbind(-1))
         is_first, is_last, is_terminal = ((flags & bit) != 0 for bit in FLAG_BITS.values())
         is_first[0].fill_(True)
-        return Batch(self.frames, rows, action.long(), reward.contiguous().view(torch.float32), is_first,
-                     is_last, is_terminal)
+        action = meta[..., WORDS:].contiguous().view(torch.float32)
+        return Batch(self.frames, rows, action, reward.view(torch.float32), is_first, is_last, is_terminal)
 
     def spans(self, first: int, count: int) -> Iterator[tuple[slice, slice]]:
         """(places in the ring, places in the sequence) of `count` steps from number `first`: two pairs if it wraps."""
@@ -138,9 +151,10 @@ class Ring:
             done += size
 
 
-def ring_bytes(steps: int, obs_shape: tuple[int, ...], obs_dtype: str) -> int:
+def ring_bytes(steps: int, obs_space: ObsSpace, act_space: ActSpace) -> int:
     """Memory that a ring of `steps` steps takes."""
-    return steps * (math.prod(obs_shape) * DTYPES[obs_dtype].itemsize + META * torch.int32.itemsize)
+    words = (WORDS + act_space.width) * torch.int32.itemsize
+    return steps * (words + sum(math.prod(part.shape) * DTYPES[part.dtype].itemsize for part in obs_space.parts))
 
 
 class Staging:
@@ -155,23 +169,28 @@ class Staging:
 
     def bring(self, batch: Batch) -> Batch:
         """The batch on the device, its frames in the order of its rows; queued on the current stream."""
-        count = batch.rows.numel()
-        frames = torch.empty((count, *batch.frames.shape[1:]), dtype=batch.frames.dtype, pin_memory=self._pins)
-        gather(batch.frames, batch.rows.flatten(), frames, threads=self.threads)
-        rows = torch.arange(count).view(batch.rows.shape)
-        new = dataclasses.replace(batch, frames=frames, rows=rows)
+        count, rows = batch.rows.numel(), batch.rows.flatten()
+        frames = {name: torch.empty((count, *x.shape[1:]), dtype=x.dtype, pin_memory=self._pins)
+                  for name, x in batch.frames.items()}
+        for name, x in batch.frames.items():
+            gather(x, rows, frames[name], threads=self.threads)
+        new = dataclasses.replace(batch, frames=frames, rows=torch.arange(count).view(batch.rows.shape))
         if self._batch is None:
-            self._batch = Batch(*(x.to(self.device, copy=True) for x in vars(new).values()))
+            there = {name: x.to(self.device, copy=True) for name, x in vars(new).items() if name != "frames"}
+            self._batch = Batch({name: x.to(self.device, copy=True) for name, x in frames.items()}, **there)
             return self._batch
-        for name, there in vars(self._batch).items():
-            if name != "rows":
-                here = getattr(new, name)
-                there.copy_(here.pin_memory() if self._pins else here, non_blocking=True)
+        for there, here in zip(_changing(self._batch), _changing(new), strict=True):
+            there.copy_(here.pin_memory() if self._pins else here, non_blocking=True)
         return self._batch
 
     @property
     def _pins(self) -> bool:
         return self.device.type == "cuda"
+
+
+def _changing(batch: Batch) -> list[Tensor]:
+    """The tensors of a staged batch, without its rows, which stay the same."""
+    return [*batch.frames.values(), batch.action, batch.reward, batch.is_first, batch.is_last, batch.is_terminal]
 
 
 def gather(ring: Tensor, rows: Tensor, out: Tensor, *, threads: int) -> None:

@@ -5,6 +5,7 @@ ends, is drawn with replacement, and begins with is_first = True in the batch.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,9 @@ import numpy as np
 import torch
 
 from hdfast.errors import RunError
-from hdfast.replay.ring import DTYPES, FLAG_BITS, Batch, Ring, Staging
+from hdfast.replay.ring import FLAG_BITS, Batch, Ring, Staging
 from hdfast.replay.store import CHUNK_BYTES, ChunkStore, Index
+from hdfast.spaces import ActSpace, ObsSpace
 
 if TYPE_CHECKING:
     from hdfast.envs import Step
@@ -27,25 +29,23 @@ class Replay:
     sampling generator. `threads` gather a batch if it has to change devices.
     """
 
-    def __init__(self, capacity: int, num_envs: int, obs_shape: tuple[int, ...], obs_dtype: str, *,
+    def __init__(self, capacity: int, num_envs: int, obs_space: ObsSpace, act_space: ActSpace, *,
                  directory: Path | None, seed: int, device: torch.device | str = "cpu",
                  learner: torch.device | None = None, threads: int = 1, chunk_bytes: int = CHUNK_BYTES):
         if num_envs < 1 or capacity < num_envs:
             raise ValueError("replay: capacity must be at least one step per environment, got capacity "
                              f"{capacity} for {num_envs} environments; raise --replay.capacity")
-        if obs_dtype not in DTYPES:
-            raise ValueError(f"replay: obs_dtype must be 'uint8' or 'float32', got {obs_dtype!r}")
         self.num_envs = num_envs
         self.capacity = capacity // num_envs  # steps per environment
-        self._shape, self._dtype = tuple(obs_shape), np.dtype(obs_dtype)
-        self.ring = Ring(self.capacity, num_envs, self._shape, obs_dtype, device)
+        self._obs_space, self._act_space = obs_space, act_space
+        self.ring = Ring(self.capacity, num_envs, obs_space, act_space, device)
         self.rng = torch.Generator(self.ring.device).manual_seed(seed)
         learner = self.ring.device if learner is None else learner
         self._staging = None if learner.type == self.ring.device.type else Staging(learner, threads)
         self._steps = 0  # per environment, evicted ones included
         self._floor = 0  # number of the first step ever in these rings
         self._store = None if directory is None else \
-            ChunkStore(directory, num_envs, self._shape, obs_dtype, chunk_bytes=chunk_bytes)
+            ChunkStore(directory, num_envs, obs_space, act_space, chunk_bytes=chunk_bytes)
 
     @property
     def capturable(self) -> bool:
@@ -65,41 +65,47 @@ class Replay:
         return self.num_envs * max(0, self._steps - self._oldest - length + 1)
 
     def add(self, step: "Step", action: np.ndarray) -> None:
-        """Store one record per environment: the step and the action (N,) int chosen after seeing it.
+        """Store one record per environment: the step and the action (N, ...) chosen after seeing it, which is stored
+        encoded, as zeros where is_last.
 
-        Stores action -1 where is_last. Raises ValueError for a wrong shape, dtype or action, RunError if the
-        disk fails; the replay is then as before.
+        Raises ValueError for a wrong shape, dtype or action, RunError if the disk fails; the replay is then as before.
         """
-        obs, action = np.ascontiguousarray(step.obs), np.asarray(action)
-        if obs.shape != (self.num_envs, *self._shape) or obs.dtype != self._dtype:
-            raise ValueError(f"replay: obs must be {(self.num_envs, *self._shape)} {self._dtype}, "
-                             f"got {obs.shape} {obs.dtype}; build it from the environment's obs_space")
+        space, obs = self._act_space, {name: np.ascontiguousarray(x) for name, x in step.obs.items()}
+        if said := self._misfit(obs):
+            raise ValueError(f"replay: {said}; build it from the environment's obs_space")
         reward = np.asarray(step.reward, np.float32)
         marks = {name: np.asarray(getattr(step, name), bool) for name in FLAG_BITS}
-        vectors = {"action": action, "reward": reward, **marks}
-        for name, array in vectors.items():
+        for name, array in {"reward": reward, **marks}.items():
             if array.shape != (self.num_envs,):
                 raise ValueError(f"replay: {name} must be ({self.num_envs},), got {array.shape}; "
                                  "give one value per environment")
-        chosen = np.where(marks["is_last"], 0, action)
-        if action.dtype.kind not in "iu" or chosen.min() < 0 or chosen.max() >= 2**31:
-            raise ValueError("replay: action must be integer indices, 0 or more where is_last is False, "
-                             f"got {action.dtype} {action}; give the index, not the one-hot")
-        action = np.where(marks["is_last"], -1, chosen).astype(np.int32)
+        action, goes_on = np.asarray(action), ~marks["is_last"]
+        if (action.shape != (self.num_envs, *space.shape) or action.dtype.kind not in ("iu" if space.sizes else "f")
+                or space.wrong(action[goes_on]).any()):
+            raise ValueError(f"replay: action must be {(self.num_envs, *space.shape)} {space.dtype} of {space}, got "
+                             f"{action.shape} {action.dtype} {action}; give it as the environments take it")
+        code = space.encode(action)
+        code[~goes_on] = 0
         flags = sum(marks[name] * bit for name, bit in FLAG_BITS.items()).astype(np.uint8)
         if self._store:
-            self._store.append(obs, action, reward, flags)
-        self.ring.write(self._steps, obs, action, reward, flags)
+            self._store.append(obs, code, reward, flags)
+        self.ring.write(self._steps, obs, code, reward, flags)
         self._steps += 1
+
+    def _misfit(self, obs: Mapping[str, np.ndarray]) -> str:
+        """How observations differ from those of the space, in words; empty if they do not."""
+        want = {part.name: ((self.num_envs, *part.shape), np.dtype(part.dtype)) for part in self._obs_space.parts}
+        have = {name: (x.shape, x.dtype) for name, x in obs.items()}
+        return "" if have == want else "obs must be " + ", got ".join(
+            ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in one.items()) for one in (want, have))
 
     def expect(self, step: "Step") -> None:
         """Announce the next step of `add`: its frames go to the device while that computes.
 
         Do not sample before adding it.
         """
-        obs = step.obs
-        if obs.shape == (self.num_envs, *self._shape) and obs.dtype == self._dtype and obs.flags.c_contiguous:
-            self.ring.stage(self._steps, obs)
+        if not self._misfit(step.obs) and all(x.flags.c_contiguous for x in step.obs.values()):
+            self.ring.stage(self._steps, step.obs)
 
     def sample(self, batch_size: int, length: int, generator: torch.Generator | None = None) -> Batch:
         """Draw `batch_size` windows of `length` steps, uniformly and with replacement, by `rng` or `generator`.
@@ -143,8 +149,8 @@ class Replay:
             return
         index = Index(0, 0, []) if manifest is None else self._store.parse(manifest)
         oldest = max(index.oldest, index.steps - self.capacity)
-        for records in self._store.read(index):
-            self._fill(records[max(0, oldest - int(records["index"][0])):])
+        for first, *columns in self._store.read(index):
+            self._fill(first, *columns, skip=max(0, oldest - first))
         self._store.rewind(index)
         self._steps, self._floor = index.steps, index.oldest
         self.ring.floor.fill_(index.oldest)
@@ -152,7 +158,7 @@ class Replay:
     def checksum(self) -> str:
         """Digest of every stored step in order, independent of its place in the ring; reads the whole replay."""
         digest = hashlib.blake2b(f"{self._oldest} {self._steps}".encode(), digest_size=16)
-        for part in (self.ring.obs, self.ring.meta):
+        for part in (*self.ring.obs.values(), self.ring.meta):
             for places, _ in self.ring.spans(self._oldest, self._steps - self._oldest):
                 digest.update(part[places].cpu().numpy())
         return digest.hexdigest()
@@ -162,9 +168,10 @@ class Replay:
         if self._store:
             self._store.close()
 
-    def _fill(self, records: np.ndarray) -> None:
-        """Copy records of consecutive steps to their places."""
-        first = int(records["index"][0]) if len(records) else 0
-        for _, part in self.ring.spans(first, len(records)):
-            values = (records[name][part].copy() for name in ("obs", "action", "reward", "flags"))
-            self.ring.write(first + part.start, *values)
+    def _fill(self, first: int, obs: Mapping[str, np.ndarray], *columns: np.ndarray, skip: int) -> None:
+        """Copy consecutive steps, number `first` and so on, to their places, without the first `skip`."""
+        count = len(columns[0]) - skip
+        for _, part in self.ring.spans(first + skip, max(0, count)):
+            here = slice(part.start + skip, part.stop + skip)
+            self.ring.write(first + here.start, {name: x[here].copy() for name, x in obs.items()},
+                            *(x[here].copy() for x in columns))

@@ -27,7 +27,7 @@ MANIFEST = {
                     "state": {"state": whole(2**128), "inc": whole(2**128)}},
     "records?": {f"{name}?": {"bytes": COUNT, "crc": WORD} for name in RECORDS}}
 REPLAY = {"format": COUNT, "steps": COUNT, "oldest": COUNT,
-          "chunks": [{"name": TEXT, "first": COUNT, "records": COUNT, "crc": WORD}]}
+          "chunks": [{"name": TEXT, "first": COUNT, "records": COUNT, "crc": WORD, "format?": COUNT}]}
 START = {"argv?": [TEXT], "time?": TEXT, "host?": TEXT, "status?": TEXT, "seconds?": SECONDS, "cpu_seconds?": SECONDS,
          "pid?": COUNT, "step?": COUNT, "torch_threads?": COUNT, "versions?": OBJECT}
 META = {"method?": TEXT, "status?": TEXT, "finished?": COUNT, "seconds?": SECONDS, "cpu_seconds?": SECONDS,

@@ -5,24 +5,27 @@ import numpy as np
 from hdfast.envs import Step
 from hdfast.replay.ring import Batch
 from hdfast.replay.sequences import Replay
+from hdfast.spaces import Discrete, ObsSpace
 
-FIELDS = ("obs", "action", "reward", "is_first", "is_last", "is_terminal")
+FIELDS = ("action", "reward", "is_first", "is_last", "is_terminal")
 EPISODE = 7  # steps
+ACTIONS = Discrete(5)
 
 
 def record(i, num_envs=1, shape=(3,), dtype="float32"):
     """Step i of a stream, different from any other in every value: (step, action)."""
+    space = ObsSpace.single(shape, dtype)
     envs = np.arange(num_envs)
     values = np.random.default_rng(i).integers(0, 256, (num_envs, *shape)).astype(dtype)
     values.reshape(num_envs, -1)[:, 0] = envs
     place = (i + envs) % EPISODE  # environments end at different times
     last = place == EPISODE - 1
-    step = Step(values, (i + 100_000 * envs).astype(np.float32), place == 0, last, last & (i % 2 == 0))
-    return step, (i + envs) % 5
+    step = Step({space.parts[0].name: values}, (i + 100_000 * envs).astype(np.float32), place == 0, last, last & (i % 2 == 0))
+    return step, (i + envs) % ACTIONS.n
 
 
 def made(directory=None, capacity=1000, num_envs=1, shape=(3,), dtype="float32", *, seed=0, **options) -> Replay:
-    return Replay(capacity, num_envs, shape, dtype, directory=directory, seed=seed, **options)
+    return Replay(capacity, num_envs, ObsSpace.single(shape, dtype), ACTIONS, directory=directory, seed=seed, **options)
 
 
 def restored(directory, manifest, *kind, **options) -> Replay:
@@ -48,3 +51,6 @@ def extended(replay, start, stop, num_envs=1, shape=(3,), dtype="float32"):
 def assert_same_batch(a: Batch, b: Batch) -> None:
     for name in FIELDS:
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+    assert list(a.obs) == list(b.obs)
+    for name, x in a.obs.items():
+        np.testing.assert_array_equal(x, b.obs[name], err_msg=name)
