@@ -1,6 +1,7 @@
 """The agent: acts in environments, learns from replay batches, and shows what it predicts."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,21 +15,23 @@ from hdfast.cuda_graph import Graphs
 from hdfast.envs import Step
 from hdfast.errors import RunError
 from hdfast.learner import Learner, Uniforms
+from hdfast.model.policy import Policy
 from hdfast.model.world_model import Sequences
-from hdfast.ops.state import State, one_hot
+from hdfast.ops.state import State
 from hdfast.replay.ring import Batch
 from hdfast.replay.sequences import Replay
 from hdfast.run.pictures import openloop_grid
-from hdfast.spaces import ActSpace, ObsSpace, check_image
+from hdfast.spaces import ActSpace, ObsSpace, check_parts
 
 NAMED = 4  # parameters that a diagnosis names
 HALF = "half/"  # prefix of the names that older versions saved in the middle of an update
+OUTPUT = re.compile(r"(?<=[/.])decoder\.out\.|^decoder\.out\.")  # how older versions named the output of the one vector
 OTHER = "resume with the run's own configuration or use a new logdir"
 
 
 @dataclass(frozen=True)
 class PolicyState:
-    """What acting carries from one observation to the next: the latent state and the last action, (N, A) one-hot."""
+    """What acting carries from one observation to the next: the latent state and the last action (N, A), encoded."""
 
     latent: State
     action: Tensor
@@ -71,7 +74,7 @@ class Meter:
 
 
 class Agent:
-    """HarmonyDream agent for discrete actions. Official agent.py, class Agent.
+    """HarmonyDream agent. Official agent.py, class Agent.
 
     Acting and learning draw from two generators seeded by `config.seed`, so evaluation never changes training. On CUDA,
     graphs capture the update and the acting step (config.cuda_graphs). Raises ConfigError for images of a size that no
@@ -80,12 +83,12 @@ class Agent:
 
     def __init__(self, obs_space: ObsSpace, act_space: ActSpace, config: Config, *,
                  device: torch.device | str = "cpu"):
-        check_image(obs_space)
+        check_parts(obs_space)
         self.obs_space, self.act_space, self.config = obs_space, act_space, config
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.learner = Learner(obs_space.shape, act_space.n, config, self.device)
+            self.learner = Learner(obs_space, act_space, config, self.device)
         self.act_rng, self.learn_rng = (torch.Generator(self.device).manual_seed(seed) for seed in
                                         np.random.SeedSequence(config.seed).generate_state(2).tolist())
         self._meter = Meter()
@@ -116,62 +119,59 @@ class Agent:
     def init_policy(self, num_envs: int) -> PolicyState:
         """State before the first observation of `num_envs` environments."""
         latent = self.learner.start.map(lambda x: x.expand(num_envs, *x.shape).clone())
-        return PolicyState(latent, torch.zeros(num_envs, self.act_space.n, device=self.device))
+        return PolicyState(latent, torch.zeros(num_envs, self.act_space.width, device=self.device))
 
     def act(self, step: Step, state: PolicyState, generator: torch.Generator | None = None,
             ) -> tuple[np.ndarray, PolicyState]:
-        """Sampled actions (N,) int64 for the records of N environments, and the next state.
+        """Sampled actions (N, ...) for the records of N environments, and the next state.
 
         is_first clears state and last action. `generator` replaces the agent's own for this call.
         """
-        u = torch.rand(len(step.is_first), self.config.model.stoch + 1, generator=generator or self.act_rng,
-                       device=self.device)
-        action, *latent, last = self.acting_step(torch.from_numpy(step.obs), torch.from_numpy(step.is_first),
-                                                 *vars(state.latent).values(), state.action, u)
+        rows, generator = len(step.is_first), generator or self.act_rng
+        u = torch.rand(rows, self.config.model.stoch, generator=generator, device=self.device)
+        noise = self.learner.actor_critic.actor.noise(rows, generator=generator)
+        obs = (torch.from_numpy(step.obs[part.name]) for part in self.obs_space.parts)
+        action, *latent, last = self.acting_step(*obs, torch.from_numpy(step.is_first),
+                                                 *vars(state.latent).values(), state.action, u, noise)
         return action.cpu().numpy(), PolicyState(State(*latent), last)
 
-    def _act(self, obs: Tensor, is_first: Tensor, deter: Tensor, stoch: Tensor, index: Tensor, action: Tensor,
-             u: Tensor) -> tuple[Tensor, ...]:
-        """`policy` on raw observations (N, ...) and uniforms (N, S + 1), as tensors in and out."""
-        obs, is_first = self.observation(obs), is_first.to(self.device)
-        action, _, state = self.policy(obs, is_first, PolicyState(State(deter, stoch, index), action), u[:, :-1],
-                                       u[:, -1])
+    def _act(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """`policy` as tensors in and out: raw observations (N, ...) by part, then what `act` gives."""
+        *obs, is_first, deter, stoch, index, action, u, noise = tensors
+        action, _, state = self.policy(self.observation(obs), is_first.to(self.device),
+                                       PolicyState(State(deter, stoch, index), action), u, noise)
         return action, *vars(state.latent).values(), state.action
 
     @torch.no_grad()
-    def policy(self, obs: Tensor, is_first: Tensor, state: PolicyState, u: Tensor,
-               u_action: Tensor) -> tuple[Tensor, Tensor, PolicyState]:
-        """One acting step: obs (N, ...), is_first (N,), u (N, S), u_action (N,) -> action (N,) int64, its
-        log-probabilities (N, A), next state. It samples latent and action, also in evaluation (official quirk)."""
+    def policy(self, obs: dict[str, Tensor], is_first: Tensor, state: PolicyState, u: Tensor,
+               noise: Tensor) -> tuple[Tensor, Policy, PolicyState]:
+        """One acting step: obs (N, ...) by part, is_first (N,), u (N, S), noise (N, ...) -> action (N, ...), the policy
+        it was drawn from, next state. It samples latent and action, also in evaluation (official quirk)."""
         wm = self.learner.world_model
         part = wm.rssm.embed_part(wm.encoder(obs))
         latent, _ = wm.rssm.obs_step(state.latent, state.action, part, is_first, u, self.learner.start)
-        logit = self.learner.actor_critic.policy(latent.feat())
-        action = ops.sample_index(logit, u_action)
-        return action, logit, PolicyState(latent, one_hot(action, self.act_space.n, logit.dtype))
+        policy = self.learner.actor_critic.actor(latent.feat())
+        action = policy.sample(noise)
+        return action, policy, PolicyState(latent, policy.encode(action))
 
-    def observation(self, obs: Tensor) -> Tensor:
-        """Environment observations on the device as float32: images in [0, 1], vectors as they are."""
-        obs = obs.to(self.device, non_blocking=True).float()
-        return obs / 255 if self.obs_space.is_image else obs
+    def observation(self, obs: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Environment observations by part, on the device as float32: images in [0, 1], vectors as they are."""
+        moved = (x.to(self.device, non_blocking=True).float() for x in obs)
+        return {part.name: x / 255 if part.is_image else x for part, x in zip(self.obs_space.parts, moved, strict=True)}
 
     # Learning
 
     def sequences(self, batch: Batch) -> Sequences:
         """A replay batch in the form the learner takes; the action is shifted by one step."""
-        return self._sequences(*self._tensors(batch))
+        return self._sequences(*batch.tensors)
 
     def _sequences(self, *tensors: Tensor) -> Sequences:
-        """The same from the tensors of `_tensors`, copied if they are on another device."""
-        frames, rows, action, reward, is_first, is_terminal = (x.to(self.device, non_blocking=True) for x in tensors)
-        onehot = one_hot(action, self.act_space.n)
-        prev = torch.cat([torch.zeros_like(onehot[:1]), onehot[:-1]])
-        obs = ops.replay_gather(frames, rows) if self.obs_space.is_image else frames[rows]
+        """The same from the tensors of a batch, copied if they are on another device."""
+        *frames, rows, action, reward, is_first, is_terminal = (x.to(self.device, non_blocking=True) for x in tensors)
+        prev = torch.cat([torch.zeros_like(action[:1]), action[:-1]])
+        obs = {part.name: ops.replay_gather(x, rows) if part.is_image else x[rows]
+               for part, x in zip(self.obs_space.parts, frames, strict=True)}
         return Sequences(obs, prev, reward, 1 - is_terminal.float(), is_first)
-
-    def _tensors(self, batch: Batch) -> tuple[Tensor, ...]:
-        """The tensors of a batch that an update reads."""
-        return batch.frames, batch.rows, batch.action, batch.reward, batch.is_first, batch.is_terminal
 
     def draw_from(self, replay: Replay, batch_size: int, length: int) -> bool:
         """Let the update's graph draw its batches from a replay.
@@ -190,14 +190,14 @@ class Agent:
         Metrics add up on the device until `read_metrics_sync`. Graphs read the tensors of the first batch and copy
         later batches there; a replay that always fills the same tensors saves the copy.
         """
-        self.update_step(*(() if batch is None else self._tensors(batch)))
+        self.update_step(*(() if batch is None else batch.tensors))
         self._meter.count += 1
 
     def _update(self, *tensors: Tensor) -> None:
-        """`Learner.update` on the tensors of `_tensors`, or on a new draw; adds its metrics to the meter."""
-        data = self._sequences(*(tensors or self._tensors(self._sample())))
+        """`Learner.update` on the tensors of a batch, or on a new draw; adds its metrics to the meter."""
+        data = self._sequences(*(tensors or self._sample().tensors))
         u = Uniforms.draw(*data.reward.shape, self.config.behavior.horizon, self.config.model.stoch,
-                          generator=self.learn_rng)
+                          self.learner.actor_critic.actor, generator=self.learn_rng)
         self._meter.add(self.learner.update(data, u))
 
     def read_metrics_sync(self) -> dict[str, float]:
@@ -229,24 +229,25 @@ class Agent:
     def openloop(self, batch: Batch, context: int = 5, sequences: int = 6) -> np.ndarray:
         """Video prediction: the model sees `context` frames, then imagines the rest under the recorded actions.
 
-        Returns uint8 (T, 3*h, n*w, c): truth, model and error of n <= `sequences` sequences. Images only.
+        Returns uint8 (T, 3*h, n*w, c): truth, model and error of n <= `sequences` sequences, of the first image.
         """
-        if not self.obs_space.is_image:
-            raise ValueError(f"open-loop video needs image observations (h, w, c), got {self.obs_space.shape}; "
-                             "this task has vectors, so leave it out")
-        data, wm = self.sequences(batch), self.learner.world_model
-        data = Sequences(*(x[:, :sequences] for x in vars(data).values()))
-        length, count = data.reward.shape
+        if not self.obs_space.images:
+            raise ValueError(f"open-loop video needs an image, got {self.obs_space}; this task has vectors, so leave it "
+                             "out")
+        wm, name, seqs = self.learner.world_model, self.obs_space.images[0].name, slice(sequences)
+        data = self.sequences(batch)
+        obs, action, first = {k: x[:, seqs] for k, x in data.obs.items()}, data.prev_action[:, seqs], data.is_first[:, seqs]
+        length, count = first.shape
         rng = torch.Generator(self.device).manual_seed(0)
         u = torch.rand(length, count, self.config.model.stoch, generator=rng, device=self.device)
-        seen = wm.rssm.observe(wm.encoder(data.obs[:context]), data.prev_action[:context], data.is_first[:context],
+        seen = wm.rssm.observe(wm.encoder({k: x[:context] for k, x in obs.items()}), action[:context], first[:context],
                                u[:context]).state
         feats, state = [seen.feat()], seen.map(lambda x: x[-1])
         for t in range(context, length):
-            state, _ = wm.rssm.img_step(state, data.prev_action[t], u[t])
+            state, _ = wm.rssm.img_step(state, action[t], u[t])
             feats.append(state.feat()[None])
-        model = wm.predict(torch.cat(feats))
-        return openloop_grid(data.obs.cpu().numpy(), model.clamp(0, 1).cpu().numpy(), context)
+        model = wm.predict(torch.cat(feats))[name]
+        return openloop_grid(obs[name].cpu().numpy(), model.clamp(0, 1).cpu().numpy(), context)
 
     # Saving
 
@@ -261,6 +262,7 @@ class Agent:
             raise RunError("the checkpoint was saved in the middle of an update, and this version cannot finish that; "
                            "resume with the version that wrote it until its next checkpoint, or use a new logdir")
         own = self.state_dict()
+        state = {OUTPUT.sub(r"decoder.outs.0.", name): value for name, value in state.items()}
         for name in sorted(own.keys() ^ state.keys()):
             raise RunError(f"checkpoint entry '{name}' is {'missing' if name in own else 'unknown'}: another model or "
                            f"version wrote it; {OTHER}")

@@ -82,6 +82,8 @@ class ModelConfig:
     classes: int = opt(32, "classes per latent", low=2, high=1024)
     cnn_depth: int = opt(32, "channels of the first encoder stage; doubles per stage", low=1, high=1024)
     mlp_layers: int = opt(2, "hidden layers of every head", low=1, high=16)
+    vector_layers: int = opt(0, "hidden layers of encoder and decoder of vectors; 0: mlp_layers", low=0, high=16)
+    vector_units: int = opt(0, "width of these layers; 0: units", low=0, high=65536)
     bins: int = opt(255, "two-hot bins of reward head and critic, over symlog -20..20; odd", low=3, high=65535)
     unimix: float = opt(0.01, "share of the uniform distribution in latents and actions", low=0.0, high=0.5)
 
@@ -94,6 +96,8 @@ class HarmonyConfig:
                     choices=("rectified", "plain", "off"))
     speed: float = opt(1.0, "how many times as fast as the model's other parameters the harmony scalars learn",
                        low=1e-3, high=1e3)
+    parts: str = opt("image", "observations with a learned weight: image, a part of that name alone, as in the official "
+                     "code; or all", choices=("image", "all"))
 
 
 @dataclass(frozen=True)
@@ -103,10 +107,12 @@ class LossConfig:
     free_nats: float = opt(1.0, "KL below this many nats per step is not trained", low=0.0)
     dyn_scale: float = opt(0.5, "weight of the dynamics KL (with harmony: relative to rep_scale)", low=0.0)
     rep_scale: float = opt(0.1, "weight of the representation KL", low=0.0)
-    image_scale: float = opt(1.0, "weight of the reconstruction loss when harmony is off", low=0.0)
+    image_scale: float = opt(1.0, "weight of the reconstruction loss of images when harmony is off", low=0.0)
+    vector_scale: float = opt(1.0, "weight of the reconstruction loss of vectors when harmony is off", low=0.0)
     reward_scale: float = opt(1.0, "weight of the reward loss when harmony is off", low=0.0)
     cont_scale: float = opt(1.0, "weight of the continue loss", low=0.0)
     reward_grad: bool = opt(True, "the reward loss shapes the model's states, not only its own head")
+    cont_grad: bool = opt(True, "the continue loss shapes the model's states, not only its own head")
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,9 @@ class BehaviorConfig:
     horizon: int = opt(15, "imagined steps", low=1, high=1000)
     discount_horizon: float = opt(333.0, "gamma = 1 - 1 / discount_horizon", low=1.0)
     lam: float = opt(0.95, "lambda of the lambda returns", low=0.0, high=1.0)
+    actor_gradient: str = opt("auto", "reinforce; dynamics: backpropagation through imagined states, for continuous "
+                              "actions; auto: dynamics for these, else reinforce",
+                              choices=("auto", "reinforce", "dynamics"))
     entropy: float = opt(3e-4, "weight of the actor's entropy bonus", low=0.0)
     slow_fraction: float = opt(0.02, "share of the critic mixed into the slow one per update", low=0.0, high=1.0)
     slow_reg: float = opt(1.0, "weight of the critic's regression to the slow critic", low=0.0)

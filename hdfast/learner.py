@@ -1,6 +1,5 @@
 """The learner: one official train step as a function of a batch and uniforms, with three Adam optimizers."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,41 +9,40 @@ from hdfast import ops
 from hdfast.arena import Arena
 from hdfast.config import Config
 from hdfast.model.actor_critic import ActorCritic, ActorLoss, CriticLoss
-from hdfast.model.imagination import Trajectory, imagine
+from hdfast.model.imagination import Trajectory, followed, imagine
+from hdfast.model.policy import ChoosingActor, NormalActor, Policy
 from hdfast.model.world_model import Sequences, WorldModel, WorldModelOutput, means
 from hdfast.ops.state import State
+from hdfast.spaces import ActSpace, ObsSpace
 
 
 @dataclass(frozen=True)
 class Uniforms:
-    """Every random number of one update: post (T, B, S), prior (H, N, S), action (H, N), with N = T * B."""
+    """Every random number of one update: uniforms post (T, B, S) and prior (H, N, S), and the noise of the actions
+    (H, N, ...), uniforms or standard normals, with N = T * B."""
 
     post: Tensor
     prior: Tensor
     action: Tensor
 
     @classmethod
-    def draw(cls, length: int, batch: int, horizon: int, stoch: int, *, generator: torch.Generator) -> "Uniforms":
-        """Fresh uniforms in [0, 1) on the generator's device, as one update draws them."""
-        starts = length * batch
-        post, = draw((length, batch, stoch), generator=generator)
-        return cls(post, *draw((horizon, starts, stoch), (horizon, starts), generator=generator))
-
-
-def draw(*shapes: tuple[int, ...], generator: torch.Generator) -> list[Tensor]:
-    """Uniforms in [0, 1) of several shapes by one call of the generator, on its device."""
-    sizes = [math.prod(shape) for shape in shapes]
-    flat = torch.rand(sum(sizes), generator=generator, device=generator.device)
-    return [x.view(shape) for x, shape in zip(flat.split(sizes), shapes, strict=True)]
+    def draw(cls, length: int, batch: int, horizon: int, stoch: int, actor: ChoosingActor | NormalActor, *,
+             generator: torch.Generator) -> "Uniforms":
+        """Fresh numbers on the generator's device, as one update draws them."""
+        starts, device = length * batch, generator.device
+        post, prior = (torch.rand(*shape, stoch, generator=generator, device=device)
+                       for shape in ((length, batch), (horizon, starts)))
+        return cls(post, prior, actor.noise(horizon, starts, generator=generator))
 
 
 @dataclass(frozen=True)
 class Behavior:
-    """An imagined trajectory with its predictions: reward (H, N), cont, value, weight (H+1, N), ret (H, N),
-    critic_logit (H+1, N, bins) with gradient, slow_value (H, N), low, high () the next return range, scale () the
-    advantage's divisor."""
+    """An imagined trajectory with its predictions: the policy of the states 0..H-1 with gradient, reward (H, N), cont,
+    value, weight (H+1, N), ret (H, N), critic_logit (H+1, N, bins) with gradient, slow_value (H, N), low, high () the
+    next return range, scale () the advantage's divisor. Under dynamics gradients reward, value and ret have one, too."""
 
     trajectory: Trajectory
+    policy: Policy
     reward: Tensor
     cont: Tensor
     critic_logit: Tensor
@@ -60,11 +58,11 @@ class Behavior:
 class Learner:
     """World model, actor-critic and their optimizers. `update` follows official agent.py, Agent.train, in its order."""
 
-    def __init__(self, obs_shape: tuple[int, ...], actions: int, config: Config, device: torch.device):
-        self.config, self.actions, self.device = config, actions, device
+    def __init__(self, obs_space: ObsSpace, act_space: ActSpace, config: Config, device: torch.device):
+        self.config, self.device = config, device
         m, o = config.model, config.optim
-        self.world_model = WorldModel(obs_shape, actions, m, config.harmony, config.loss).to(device)
-        self.actor_critic = ActorCritic(m.deter + m.stoch * m.classes, actions, m, config.behavior).to(device)
+        self.world_model = WorldModel(obs_space, act_space, m, config.harmony, config.loss).to(device)
+        self.actor_critic = ActorCritic(m.deter + m.stoch * m.classes, act_space, m, config.behavior).to(device)
         trained = {"model": self.world_model, "actor": self.actor_critic.actor, "critic": self.actor_critic.critic}
         self.optimizers = {
             name: Arena(dict(module.named_parameters()), beta1=o.beta1, beta2=o.beta2, bf16=config.precision == "bf16",
@@ -95,50 +93,55 @@ class Learner:
         self.restart()
         return out, metrics
 
-    def update_behavior(self, post: State, cont: Tensor, u: Tensor, u_action: Tensor) -> dict[str, Tensor]:
+    def update_behavior(self, post: State, cont: Tensor, u: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """Steps 2 to 4, imagination, actor and critic; arguments as those of `imagine`.
 
         The critic's gradient does not depend on the actor's step: taking both gradients first changes no number.
         """
-        b = self.imagine(post, cont, u, u_action)
+        b = self.imagine(post, cont, u, noise)
         metrics = self.actor_gradient(b) | self.critic_gradient(b)
         self.actor_critic.move_range(b.low, b.high)
         return metrics | self.step("actor") | self.step("critic")
 
-    @torch.no_grad()
-    def imagine(self, post: State, cont: Tensor, u: Tensor, u_action: Tensor, *, keep_prior: bool = False) -> Behavior:
+    def imagine(self, post: State, cont: Tensor, u: Tensor, noise: Tensor, *, keep_prior: bool = False) -> Behavior:
         """Steps 2 and 3: imagine with the updated world model from every posterior state (T, B, ...), predict rewards,
-        continuation, values and the next return range. cont (T, B) of the starts; u (H, N, S), u_action (H, N)."""
+        continuation, values and the next return range. cont (T, B) of the starts; u (H, N, S), noise (H, N, ...)."""
         wm, ac = self.world_model, self.actor_critic
         start = post.map(lambda x: x.detach().flatten(0, 1))
-        trajectory = imagine(wm.rssm, ac.actor, start, u, u_action, keep_prior=keep_prior)
-        reward, cont_logit = wm.ahead(trajectory.features[1:])
-        conts = torch.cat([cont.reshape(1, -1), (cont_logit > 0).to(reward.dtype)])
-        critic_logit, slow_value = ac.values(trajectory.features)
-        value = ops.twohot_mean(critic_logit.detach())
-        ret, weight = ac.returns(reward, value, conts)
-        return Behavior(trajectory, reward, conts, critic_logit, value, slow_value, ret, weight, *ac.next_range(ret))
+        trajectory = imagine(wm.rssm, ac.actor, start, u, noise, keep_prior=keep_prior)
+        policy, features = ac.actor(trajectory.past), trajectory.features
+        if ac.dynamics:
+            features = followed(wm.rssm, trajectory, policy.sample(noise[:len(u)]))
+        with torch.set_grad_enabled(ac.dynamics):
+            reward, cont_logit = wm.ahead(features[1:])
+            conts = torch.cat([cont.reshape(1, -1), (cont_logit.detach() > 0).to(reward.dtype)])
+            critic_logit, slow_value = ac.values(features)
+            value = ops.twohot_mean(critic_logit if ac.dynamics else critic_logit.detach())
+            ret, weight = ac.returns(reward, value, conts)
+        return Behavior(trajectory, policy, reward, conts, critic_logit, value, slow_value, ret, weight,
+                        *ac.next_range(ret.detach()))
 
     def actor_loss(self, b: Behavior) -> ActorLoss:
         """Actor loss on an imagined trajectory; reuses the rollout's products with the actor's kernels."""
-        t = b.trajectory
-        return self.actor_critic.actor_loss(t.past, t.action[:len(b.ret)], b.ret, b.value[:-1], b.weight[:-1], b.scale)
+        return self.actor_critic.actor_loss(b.policy, b.trajectory.action[:len(b.ret)], b.ret, b.value[:-1],
+                                            b.weight[:-1], b.scale)
 
     def critic_loss(self, b: Behavior) -> CriticLoss:
         """Critic loss against the returns and the slow critic on an imagined trajectory."""
-        return self.actor_critic.critic_loss(b.critic_logit[:-1], b.ret, b.slow_value, b.weight[:-1])
+        return self.actor_critic.critic_loss(b.critic_logit[:-1], b.ret.detach(), b.slow_value, b.weight[:-1])
 
     def actor_gradient(self, b: Behavior) -> dict[str, Tensor]:
         """Step 3: actor loss on the trajectory, its gradient in the actor's arena."""
-        out = self.actor_loss(b)
-        self.actor_opt.backward(out.loss)
+        out, dynamics = self.actor_loss(b), self.actor_critic.dynamics
+        self.actor_opt.backward(out.loss, keep=dynamics)  # the critic's loss has a part of the graph in common
+        ret, reward, value = (x.detach() for x in (b.ret, b.reward, b.value))
         metrics = means({
-            "loss/policy": -out.logp * out.advantage * b.weight[:-1], "ent/action": out.ent,
-            "adv": out.advantage, "adv_mag": out.advantage.abs(), "ret": b.ret,
-            "ret_rate": (b.ret.abs() >= 0.5).float(), "rew": b.reward, "con": b.cont[1:]})
+            "loss/policy": -(out.advantage if dynamics else out.logp * out.advantage) * b.weight[:-1],
+            "ent/action": out.ent, "adv": out.advantage, "adv_mag": out.advantage.abs(), "ret": ret,
+            "ret_rate": (ret.abs() >= 0.5).float(), "rew": reward, "con": b.cont[1:]})
         return metrics | {
-            "loss/actor": out.loss.detach(), "ret_scale": b.scale, "val": b.value.mean(), "weight": b.weight.mean(),
-            "rand/action": metrics["ent/action"] / math.log(max(self.actions, 2))}
+            "loss/actor": out.loss.detach(), "ret_scale": b.scale, "val": value.mean(), "weight": b.weight.mean(),
+            "rand/action": b.policy.randomness(metrics["ent/action"])}
 
     def critic_gradient(self, b: Behavior) -> dict[str, Tensor]:
         """Step 4: critic loss on the same trajectory, its gradient in the critic's arena. Its Adam step also moves the

@@ -8,8 +8,11 @@ from torch import Tensor, nn
 
 from hdfast import ops
 from hdfast.config import BehaviorConfig, ModelConfig
+from hdfast.errors import ConfigError
 from hdfast.model.nets import MLP
+from hdfast.model.policy import Policy, build_actor
 from hdfast.ops.dense import Features, Stack
+from hdfast.spaces import ActSpace
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,14 @@ class CriticLoss:
 class ActorCritic(nn.Module):
     """Policy and value networks on model features. Official behaviors.py and agent.py, ImagActorCritic, VFunction."""
 
-    def __init__(self, feat: int, actions: int, model: ModelConfig, behavior: BehaviorConfig):
+    def __init__(self, feat: int, actions: ActSpace, model: ModelConfig, behavior: BehaviorConfig):
         super().__init__()
-        self.behavior, self.mix = behavior, model.unimix
+        self.behavior = behavior
+        if actions.sizes and behavior.actor_gradient == "dynamics":
+            raise ConfigError(f"behavior.actor_gradient dynamics needs continuous actions, got {actions}; take auto")
+        self.dynamics = not actions.sizes and behavior.actor_gradient != "reinforce"
         self.gather: Callable[[Tensor], Tensor] | None = None  # returns of all processes, for the range
-        self.actor = MLP(feat, model.units, model.mlp_layers, actions)
+        self.actor = build_actor(feat, actions, model)
         self.critic, self.slow = (MLP(feat, model.units, model.mlp_layers, model.bins, init="zeros") for _ in range(2))
         self.slow.load_state_dict(self.critic.state_dict())
         self.slow.requires_grad_(False)
@@ -50,10 +56,6 @@ class ActorCritic(nn.Module):
     @property
     def gamma(self) -> float:
         return 1 - 1 / self.behavior.discount_horizon
-
-    def policy(self, feat: Features | Tensor) -> Tensor:
-        """Unimixed action log-probabilities: feat (..., F) -> (..., A)."""
-        return ops.unimix(self.actor(feat), self.mix)
 
     def values(self, feat: Features) -> tuple[Tensor, Tensor]:
         """Logits of the critic, with gradient, and values of the slow critic for all states but the last, without: feat
@@ -82,16 +84,21 @@ class ActorCritic(nn.Module):
         self.low.copy_(low)
         self.high.copy_(high)
 
-    def actor_loss(self, feat: Features, action: Tensor, ret: Tensor, value: Tensor, weight: Tensor,
+    def actor_loss(self, policy: Policy, action: Tensor, ret: Tensor, value: Tensor, weight: Tensor,
                    scale: Tensor) -> ActorLoss:
-        """feat (H, N, F), action, ret, value, weight (H, N), scale () -> ActorLoss. Official ImagActorCritic.loss.
+        """policy of the states that action (H, N, ...) left, ret, value, weight (H, N), scale () -> ActorLoss. Official
+        ImagActorCritic.loss.
 
-        The range's offset cancels in the advantage: (ret - value) / scale.
+        The range's offset cancels in the advantage: (ret - value) / scale. With `dynamics` ret and value have gradients
+        to the actions; the baseline's counts, too.
         """
-        advantage = ret / scale - value / scale
-        element, logp, ent = ops.actor_loss(self.policy(feat), action, advantage, weight,
-                                            entropy=self.behavior.entropy)
-        return ActorLoss(element.mean(), element, advantage, logp.detach(), ent.detach())
+        advantage, entropy = ret / scale - value / scale, self.behavior.entropy
+        if self.dynamics:
+            logp, ent = policy.log_prob(action.detach())
+            element = weight * (-advantage - entropy * ent)
+        else:
+            element, logp, ent = policy.reinforce(action.detach(), advantage, weight, entropy=entropy)
+        return ActorLoss(element.mean(), element.detach(), advantage.detach(), logp.detach(), ent.detach())
 
     def critic_loss(self, logit: Tensor, ret: Tensor, slow_value: Tensor, weight: Tensor) -> CriticLoss:
         """logit (H, N, bins) of the critic, targets ret, slow_value and weight (H, N). Official VFunction.loss."""

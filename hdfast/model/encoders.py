@@ -1,13 +1,21 @@
-"""Image and vector encoders, and the image decoder.
+"""Encoder and decoder of observations: images by convolutions, vectors by dense layers.
 
-Images are channels-last (..., h, w, c) everywhere, so layers copy nothing.
+Images are channels-last (..., h, w, c) everywhere, so layers copy nothing. Official nets.py, MultiEncoder and
+MultiDecoder.
 """
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hdfast import ops
+from hdfast.config import ModelConfig
 from hdfast.model.nets import Affine, Dense, Norm, init_normal_, init_uniform_
+from hdfast.ops.dense import Features
+from hdfast.spaces import ObsSpace
 
 MIN_RES = 4  # side of the smallest feature map, official `minres`
 
@@ -53,45 +61,81 @@ def stage_depths(size: int, depth: int) -> list[int]:
     return [depth * 2 ** i for i in range((size // MIN_RES).bit_length() - 1)]
 
 
-class ImageEncoder(nn.Module):
-    """Image (..., h, w, c) in [0, 1] -> embed (..., E) in (h, w, c) order. Official nets.py, ImageEncoderResnet."""
+class Encoder(nn.Module):
+    """Observations {name: (..., *shape)}, images in [0, 1] and vectors in raw units -> embed (..., E).
 
-    def __init__(self, shape: tuple[int, int, int], depth: int):
+    All images together enter the convolutions, side by side in their channels, and all vectors the dense layers, side by
+    side; the embedding is that of the images in (h, w, c) order, then that of the vectors.
+    """
+
+    def __init__(self, space: ObsSpace, model: ModelConfig):
         super().__init__()
-        depths = stage_depths(shape[0], depth)
-        self.stages = nn.Sequential(*(ConvStage(a, b) for a, b in zip([shape[2], *depths], depths, strict=False)))
-        self.size = MIN_RES * MIN_RES * depths[-1]
+        self.images, self.vectors, self.size = space.images, space.vectors, 0
+        if self.images:
+            depths = stage_depths(self.images[0].shape[0], model.cnn_depth)
+            widths = [channels(space), *depths]
+            self.stages = nn.Sequential(*(ConvStage(a, b) for a, b in zip(widths, depths, strict=False)))
+            self.size += MIN_RES * MIN_RES * depths[-1]
+        if self.vectors:
+            self.hidden = dense_layers(sum(part.shape[0] for part in self.vectors), model)
+            self.size += model.vector_units or model.units
 
-    def forward(self, image: Tensor) -> Tensor:
-        x = self.stages(image.flatten(0, -4) - 0.5)
-        return x.reshape(*image.shape[:-3], self.size)
+    def forward(self, obs: dict[str, Tensor]) -> Tensor:
+        embeds = []
+        if self.images:
+            image = joined(obs, self.images)
+            embeds.append(self.stages(image.flatten(0, -4) - 0.5).reshape(*image.shape[:-3], -1))
+        if self.vectors:
+            embeds.append(self.hidden(ops.symlog(joined(obs, self.vectors))))
+        return joined(dict(enumerate(embeds)))
 
 
-class ImageDecoder(nn.Module):
-    """Features (..., F) -> image mean (..., h, w, c), no sigmoid. Official nets.py, ImageDecoderResnet."""
+class Decoder(nn.Module):
+    """Features (..., F) -> {name: (..., *shape)}: the mean of images, without sigmoid, and vectors in symlog units.
 
-    def __init__(self, in_size: int, shape: tuple[int, int, int], depth: int):
+    Vectors share their dense layers and have an output layer each.
+    """
+
+    def __init__(self, in_size: int, space: ObsSpace, model: ModelConfig):
         super().__init__()
-        depths = stage_depths(shape[0], depth)[::-1]
-        self.depth = depths[0]
-        self.inp = Affine(in_size, MIN_RES * MIN_RES * self.depth)
-        outs = [*depths[1:], shape[2]]
-        self.stages = nn.Sequential(*(
-            DeconvStage(a, b, last=i == len(outs) - 1) for i, (a, b) in enumerate(zip(depths, outs, strict=True))))
+        self.images, self.vectors = space.images, space.vectors
+        if self.images:
+            depths = stage_depths(self.images[0].shape[0], model.cnn_depth)[::-1]
+            self.depth = depths[0]
+            self.inp = Affine(in_size, MIN_RES * MIN_RES * self.depth)
+            outs = [*depths[1:], channels(space)]
+            self.stages = nn.Sequential(*(
+                DeconvStage(a, b, last=i == len(outs) - 1) for i, (a, b) in enumerate(zip(depths, outs, strict=True))))
+        if self.vectors:
+            self.hidden = dense_layers(in_size, model)
+            self.outs = nn.ModuleList(Affine(model.vector_units or model.units, part.shape[0])
+                                      for part in self.vectors)
 
-    def forward(self, feat: Tensor) -> Tensor:
-        x = self.inp(feat)
-        y = self.stages(x.reshape(-1, MIN_RES, MIN_RES, self.depth))
-        return shifted(y, 0.5).unflatten(0, x.shape[:-1])
+    def forward(self, feat: Features | Tensor) -> dict[str, Tensor]:
+        found = {}
+        if self.images:
+            x = self.inp(feat)
+            y = shifted(self.stages(x.reshape(-1, MIN_RES, MIN_RES, self.depth)), 0.5).unflatten(0, x.shape[:-1])
+            names, depths = zip(*((part.name, part.shape[-1]) for part in self.images), strict=True)
+            found = dict(zip(names, y.split(depths, -1) if len(depths) > 1 else [y], strict=True))
+        if self.vectors:
+            hidden = self.hidden(feat)
+            found |= {part.name: out(hidden) for part, out in zip(self.vectors, self.outs, strict=True)}
+        return found
 
 
-class VectorEncoder(nn.Module):
-    """Vector (..., n), raw units -> embed (..., units): dense blocks on symlog inputs. Official MultiEncoder."""
+def dense_layers(in_size: int, model: ModelConfig) -> nn.Sequential:
+    """The dense blocks of vectors."""
+    sizes = [in_size, *[model.vector_units or model.units] * (model.vector_layers or model.mlp_layers)]
+    return nn.Sequential(*(Dense(a, b) for a, b in pairwise(sizes)))
 
-    def __init__(self, in_size: int, units: int, layers: int):
-        super().__init__()
-        self.hidden = nn.Sequential(*(Dense(units if i else in_size, units) for i in range(layers)))
-        self.size = units
 
-    def forward(self, vector: Tensor) -> Tensor:
-        return self.hidden(ops.symlog(vector))
+def channels(space: ObsSpace) -> int:
+    """Channels of all images together."""
+    return sum(part.shape[-1] for part in space.images)
+
+
+def joined(values: dict[Any, Tensor], parts: Iterable[Any] = ()) -> Tensor:
+    """Tensors side by side in the last axis; a single one as it is."""
+    found = [values[part.name] for part in parts] or [*values.values()]
+    return found[0] if len(found) == 1 else torch.cat(found, -1)

@@ -4,6 +4,7 @@ Initializers are those of the official nets.py, class Initializer, with `fan = (
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,11 +72,15 @@ class MLP(nn.Module):
         self.hidden = nn.ModuleList(Dense(units if i else in_size, units) for i in range(layers))
         self.out = Affine(units, out_size, init)
 
-    def forward(self, x: Features | Tensor) -> Tensor:
+    def forward(self, x: Features | Tensor) -> Any:
+        return self.out(self.trunk(x))
+
+    def trunk(self, x: Features | Tensor) -> Tensor:
+        """The last hidden layer: (..., in) -> (..., units)."""
         products = x.known if isinstance(x, Features) else {}
         for layer in self.hidden:
             x = layer(x, products.get(layer.kernel))
-        return self.out(x)
+        return x
 
     def weights(self) -> list[Tensor]:
         """Kernel, scale and bias of each hidden layer, then kernel and bias, as `ops.imagine` takes them."""

@@ -9,6 +9,7 @@ from hdfast import ops
 from hdfast.model.nets import Affine, Dense, Norm, init_normal_
 from hdfast.ops.dense import project
 from hdfast.ops.state import Parameters, State, one_hot
+from hdfast.spaces import ActSpace
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,12 @@ class Observed:
 class RSSM(nn.Module):
     """The dynamics p(z' | h'), h' = GRU(h, z, a), and the posterior q(z' | h', x')."""
 
-    def __init__(self, *, embed: int, actions: int, deter: int, units: int, stoch: int, classes: int, unimix: float):
+    def __init__(self, *, embed: int, actions: ActSpace, deter: int, units: int, stoch: int, classes: int, unimix: float):
         super().__init__()
         self.deter, self.stoch, self.classes, self.mix = deter, stoch, classes, unimix
-        latent = stoch * classes
+        latent, self.choices = stoch * classes, bool(actions.sizes)
         self.initial = nn.Parameter(torch.zeros(deter))
-        self.img_in = Dense(latent + actions, units)
+        self.img_in = Dense(latent + actions.width, units)
         self.gru = nn.Module()
         kernel = torch.empty(deter + units, 3 * deter)
         self.gru.kernel = nn.Parameter(init_normal_(kernel, sum(kernel.shape) / 2))
@@ -59,10 +60,15 @@ class RSSM(nn.Module):
         return State(deter, stoch, torch.where(is_first[:, None], initial.index, state.index))
 
     def advance(self, state: State, action: Tensor) -> Tensor:
-        """Deterministic step h' from state (B, ...) and one-hot action (B, A): -> (B, D)."""
-        x = self.img_in(torch.cat([state.stoch.flatten(-2), action], -1))
+        """Deterministic step h' from state (B, ...) and encoded action (B, A): -> (B, D)."""
+        x = self.img_in(torch.cat([state.stoch.flatten(-2), self.clipped(action)], -1))
         pre = project(torch.cat([state.deter, x], -1), self.gru.kernel)
         return ops.gru_gates(pre, state.deter, self.gru.norm.scale, self.gru.norm.bias)
+
+    def clipped(self, action: Tensor) -> Tensor:
+        """Encoded actions (..., A) as the recurrence reads them: numbers beyond [-1, 1] are divided by their size, which
+        counts as a constant. Choices are one-hot codes and stay as they are."""
+        return action if self.choices else action / action.detach().abs().clamp(min=1)
 
     def prior(self, deter: Tensor) -> Tensor:
         """Prior log-probabilities: deter (..., D) -> (..., S, K)."""
@@ -82,7 +88,7 @@ class RSSM(nn.Module):
         return self.logit(self.obs_stats(self.obs_out.activate(pre)))
 
     def img_step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor]:
-        """One step of imagination: action (B, A) one-hot, uniforms u (B, S) -> next state, its prior (B, S, K)."""
+        """One step of imagination: action (B, A) encoded, uniforms u (B, S) -> next state, its prior (B, S, K)."""
         deter = self.advance(state, action)
         prior = self.prior(deter)
         return State(deter, *ops.sample_latent(prior, u)), prior
@@ -102,10 +108,10 @@ class RSSM(nn.Module):
     def observe(self, embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor) -> Observed:
         """Filter a batch of sequences from the initial state.
 
-        embed (T, B, E), action (T, B, A) one-hot chosen *before* each observation, is_first (T, B) bool with
+        embed (T, B, E), action (T, B, A) encoded, chosen *before* each observation, is_first (T, B) bool with
         is_first[0] all true, u (T, B, S) -> Observed. The embedding's product and the prior head run for all steps at
         once: nothing in the recurrence depends on them.
         """
-        deter, stoch, index, post, prior = ops.observe_scan(embed, action, is_first, u, self.weights(),
-                                                            classes=self.classes, mix=self.mix)
+        deter, stoch, index, post, prior = ops.observe_scan(
+            embed, self.clipped(action), is_first, u, self.weights(), classes=self.classes, mix=self.mix)
         return Observed(State(deter, stoch, index), post, prior)

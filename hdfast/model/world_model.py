@@ -7,19 +7,21 @@ from torch import Tensor, nn
 
 from hdfast import ops
 from hdfast.config import HarmonyConfig, LossConfig, ModelConfig
-from hdfast.model.encoders import ImageDecoder, ImageEncoder, VectorEncoder
+from hdfast.model.encoders import Decoder, Encoder
 from hdfast.model.harmonizer import Harmonizer
 from hdfast.model.nets import MLP
 from hdfast.model.rssm import RSSM, Observed
 from hdfast.ops.dense import Features, Stack
+from hdfast.spaces import ActSpace, ObsSpace
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """A training batch, time-major: obs (T, B, h, w, c) in [0, 1] or (T, B, n), prev_action (T, B, A) one-hot of the
-    action that led here, reward, cont (T, B) float, is_first (T, B) bool with is_first[0] all true."""
+    """A training batch, time-major: obs by part, images (T, B, h, w, c) in [0, 1] and vectors (T, B, n), prev_action
+    (T, B, A), the encoded action that led here, reward, cont (T, B) float, is_first (T, B) bool with is_first[0] all
+    true."""
 
-    obs: Tensor
+    obs: dict[str, Tensor]
     prev_action: Tensor
     reward: Tensor
     cont: Tensor
@@ -31,7 +33,7 @@ class WorldModelOutput:
     """Forward pass of a batch: states, head outputs, the losses per element (T, B) and the optimized total ()."""
 
     observed: Observed
-    recon: Tensor
+    recon: dict[str, Tensor]
     reward_logit: Tensor
     cont_logit: Tensor
     losses: dict[str, Tensor]
@@ -43,32 +45,30 @@ class WorldModelOutput:
 class WorldModel(nn.Module):
     """The part of the agent that the model optimizer trains. Official agent.py, class WorldModel."""
 
-    def __init__(self, obs_shape: tuple[int, ...], actions: int, model: ModelConfig, harmony: HarmonyConfig,
+    def __init__(self, obs_space: ObsSpace, act_space: ActSpace, model: ModelConfig, harmony: HarmonyConfig,
                  loss: LossConfig):
         super().__init__()
-        self.is_image, self.free_nats, self.reward_grad = len(obs_shape) == 3, loss.free_nats, loss.reward_grad
+        self.obs_space, self.free_nats = obs_space, loss.free_nats
+        self.reward_grad, self.cont_grad = loss.reward_grad, loss.cont_grad
         feat = model.deter + model.stoch * model.classes
-        if self.is_image:
-            self.encoder = ImageEncoder(obs_shape, model.cnn_depth)
-            self.decoder = ImageDecoder(feat, obs_shape, model.cnn_depth)
-        else:
-            self.encoder = VectorEncoder(obs_shape[0], model.units, model.mlp_layers)
-            self.decoder = MLP(feat, model.units, model.mlp_layers, obs_shape[0])
-        self.rssm = RSSM(embed=self.encoder.size, actions=actions, deter=model.deter, units=model.units,
+        self.encoder = Encoder(obs_space, model)
+        self.decoder = Decoder(feat, obs_space, model)
+        self.rssm = RSSM(embed=self.encoder.size, actions=act_space, deter=model.deter, units=model.units,
                          stoch=model.stoch, classes=model.classes, unimix=model.unimix)
         self.reward = MLP(feat, model.units, model.mlp_layers, model.bins, init="zeros")
         self.cont = MLP(feat, model.units, model.mlp_layers, 1)
         self.first_layers: Stack | None = None  # of reward and cont: one product for both
-        self.harmonizer = Harmonizer(harmony.mode, {
-            "reward": loss.reward_scale, "image": loss.image_scale, "dyn": loss.dyn_scale, "rep": loss.rep_scale,
-            "cont": loss.cont_scale}, harmony.speed)
+        scales = {"reward": loss.reward_scale, "dyn": loss.dyn_scale, "rep": loss.rep_scale, "cont": loss.cont_scale}
+        scales |= {part.name: loss.image_scale if part.is_image else loss.vector_scale for part in obs_space.parts}
+        more = [part.name for part in obs_space.parts if part.name != "image" and harmony.parts == "all"]
+        self.harmonizer = Harmonizer(harmony.mode, scales, harmony.speed, more)
 
     def cont_logit(self, feat: Features | Tensor) -> Tensor:
         """Logit of continuing: feat (..., F) -> (...)."""
         return self.cont(feat).squeeze(-1)
 
     def ahead(self, feat: Features) -> tuple[Tensor, Tensor]:
-        """Expected rewards and logits of continuing, without gradient: feat (..., F) -> (...), (...)."""
+        """Expected rewards and logits of continuing: feat (..., F) -> (...), (...)."""
         feat = feat.multiplied(self.first_layers)
         return ops.twohot_mean(self.reward(feat)), self.cont_logit(feat)
 
@@ -76,13 +76,15 @@ class WorldModel(nn.Module):
         """Losses of one batch with posterior uniforms u (T, B, S). Official agent.py, WorldModel.loss."""
         observed = self.rssm.observe(self.encoder(data.obs), data.prev_action, data.is_first, u)
         feat = Features.of(observed.state).multiplied(self.first_layers)
-        recon, cont_logit = self.decoder(feat), self.cont_logit(feat)
+        recon = self.decoder(feat)
         reward_logit = self.reward(feat if self.reward_grad else feat.detach())
+        cont_logit = self.cont_logit(feat if self.cont_grad else feat.detach())
         dyn, rep, kl = ops.balanced_kl(observed.post, observed.prior, self.free_nats)
-        losses = {
-            "reward": ops.twohot_loss(reward_logit, data.reward),
-            "image": (ops.image_loss if self.is_image else ops.vector_loss)(recon, data.obs),
-            "dyn": dyn, "rep": rep, "cont": ops.cont_loss(cont_logit, data.cont)}
+        losses = {"reward": ops.twohot_loss(reward_logit, data.reward), "dyn": dyn, "rep": rep,
+                  "cont": ops.cont_loss(cont_logit, data.cont)}
+        losses |= {part.name: (ops.image_loss if part.is_image else ops.vector_loss)(recon[part.name],
+                                                                                    data.obs[part.name])
+                   for part in self.obs_space.parts}
         assert all(x.shape == data.reward.shape for x in losses.values())
         total, metrics = self.harmonizer(losses)
         short = {"reward": "rew", "cont": "con"}
@@ -92,10 +94,10 @@ class WorldModel(nn.Module):
         return WorldModelOutput(observed, recon, reward_logit, cont_logit, losses, kl, total, metrics)
 
     @torch.no_grad()
-    def predict(self, feat: Tensor) -> Tensor:
-        """Observation mean of features, in observation units: feat (..., F) -> (..., *obs_shape)."""
+    def predict(self, feat: Tensor) -> dict[str, Tensor]:
+        """Observation means of features, in observation units: feat (..., F) -> (..., *shape) of each part."""
         out = self.decoder(feat)
-        return out if self.is_image else ops.symexp(out)
+        return out | {part.name: ops.symexp(out[part.name]) for part in self.obs_space.vectors}
 
 
 def entropy(logit: Tensor) -> Tensor:
