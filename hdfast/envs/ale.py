@@ -9,7 +9,7 @@ from hdfast.envs.atari import episode_steps
 from hdfast.envs.stream import env_seeds
 from hdfast.envs.vector import VectorBackend, thread_count
 from hdfast.errors import RunError
-from hdfast.spaces import ActSpace, ObsSpace
+from hdfast.spaces import Discrete, ObsSpace
 from hdfast.tasks import rom_name
 
 
@@ -48,7 +48,7 @@ def ale_backend(task: str, env: EnvConfig, num_envs: int, seed: int) -> VectorBa
         continuous=False,
         autoreset_mode="NextStep",
     )
-    space = ObsSpace((env.size, env.size, 1 if env.grayscale else 3), "uint8")
-    return VectorBackend(envs, num_envs, space, ActSpace(int(envs.single_action_space.n)),
-                         lambda obs, _: obs.reshape(num_envs, *space.shape),  # from (N, 1, h, w[, 3])
+    shape = (env.size, env.size, 1 if env.grayscale else 3)
+    return VectorBackend(envs, num_envs, ObsSpace.single(shape, "uint8"), Discrete(int(envs.single_action_space.n)),
+                         lambda obs, _: {"image": obs.reshape(num_envs, *shape)},  # from (N, 1, h, w[, 3])
                          seed=np.array(env_seeds(seed, num_envs)))

@@ -18,7 +18,8 @@ def atari_backend(task: str, env: EnvConfig, num_envs: int, seed: int) -> PoolBa
     """
     return PoolBackend(
         envpool_id(task), num_envs, seed, env.num_threads,
-        ObsSpace((env.size, env.size, 1 if env.grayscale else 3), "uint8"), channels_last,
+        ObsSpace.single((env.size, env.size, 1 if env.grayscale else 3), "uint8"),
+        lambda obs, _: {"image": channels_last(obs)},
         without="use ale-py instead: --env.backend ale",
         stack_num=1,  # EnvPool: 4; the recurrent model sees one frame at a time
         gray_scale=env.grayscale,  # EnvPool: True
@@ -48,7 +49,7 @@ def episode_steps(env: EnvConfig) -> int:
     return steps
 
 
-def channels_last(obs: np.ndarray, _: np.ndarray) -> np.ndarray:
+def channels_last(obs: np.ndarray) -> np.ndarray:
     """(N, c, h, w) -> (N, h, w, c), contiguous."""
     n, c, h, w = obs.shape
     if c == 1:

@@ -5,7 +5,7 @@ import numpy as np
 from hdfast.config import EnvConfig
 from hdfast.envs.background import BOARD, Textures
 from hdfast.envs.pool import PoolBackend
-from hdfast.envs.stream import env_seeds
+from hdfast.envs.stream import Parts, env_seeds
 from hdfast.errors import ConfigError
 from hdfast.spaces import ObsSpace
 from hdfast.tasks import board_shape
@@ -25,11 +25,11 @@ def catch_backend(task: str, env: EnvConfig, num_envs: int, seed: int) -> PoolBa
     cell = (pixel * height // env.size)[:, None] * width + pixel * width // env.size  # (size, size)
     behind = None if env.background == "none" else Textures(env.background, env.size, env_seeds(seed, num_envs))
 
-    def enlarge(board: np.ndarray, fresh: np.ndarray) -> np.ndarray:  # (N, H, W) float 0/1 -> (N, size, size, 1 or 3)
+    def enlarge(board: np.ndarray, fresh: np.ndarray) -> Parts:  # (N, H, W) float 0/1 -> (N, size, size, 1 or 3)
         lit = (board.reshape(-1, height * width) != 0) * np.uint8(255)
         image = np.take(lit, cell, axis=1)[..., None]
-        return image if behind is None else np.where(image != 0, BOARD, behind.next(fresh))
+        return {"image": image if behind is None else np.where(image != 0, BOARD, behind.next(fresh))}
 
     return PoolBackend("Catch-v0", num_envs, seed, env.num_threads,
-                       ObsSpace((env.size, env.size, 1 if behind is None else 3), "uint8"), enlarge,
+                       ObsSpace.single((env.size, env.size, 1 if behind is None else 3), "uint8"), enlarge,
                        without="choose another task", height=height, width=width)

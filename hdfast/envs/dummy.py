@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from hdfast.envs.stream import Record
-from hdfast.spaces import ActSpace, ObsSpace
+from hdfast.envs.stream import Parts, Record
+from hdfast.spaces import Discrete, ObsSpace
 
 ACTIONS = 4
 LONGEST = 10  # steps
@@ -20,16 +20,16 @@ class DummyBackend:
     def __init__(self, num_envs: int, seed: int, *, size: int | None, channels: int = 3):
         self.num_envs = num_envs
         self._views = _vectors() if size is None else _images(size, channels)
-        self.obs_space = ObsSpace(self._views.shape[1:], str(self._views.dtype))
-        self.act_space = ActSpace(ACTIONS)
+        self.obs_space = ObsSpace.single(self._views.shape[1:], str(self._views.dtype))
+        self.act_space = Discrete(ACTIONS)
         self._row = np.arange(num_envs)
         self._seed = seed
         self._episode = np.full(num_envs, -1)
         self._step = np.zeros(num_envs, int)
 
-    def reset(self) -> np.ndarray:
+    def reset(self) -> Parts:
         self._begin(np.ones(self.num_envs, bool))
-        return self._views[self._step]
+        return self._obs()
 
     def send(self, action: np.ndarray) -> None:
         reward = np.where(action == self._step % ACTIONS, 1, -self._step / 16)
@@ -39,10 +39,13 @@ class DummyBackend:
 
     def recv(self) -> Record:
         true_end = (self._row + self._episode) % 2 == 0
-        return self._views[self._step], self._reward, self._over & true_end, self._over & ~true_end
+        return Record(self._obs(), self._reward, self._over & true_end, self._over & ~true_end)
 
     def close(self) -> None:
         """Nothing to free."""
+
+    def _obs(self) -> Parts:
+        return {self.obs_space.parts[0].name: self._views[self._step]}
 
     def _begin(self, fresh: np.ndarray) -> None:
         self._episode = self._episode + fresh

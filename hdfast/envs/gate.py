@@ -27,13 +27,13 @@ class Gate:
         self._values = self._image = None
         if isinstance(space, Discrete):
             self._values = np.arange(space.start, space.start + space.n)
-            self.space = ObsSpace(self._values.shape, "float32")
+            self.space = ObsSpace.single(self._values.shape, "float32")
         elif isinstance(space, Box) and len(space.shape) <= 1:
-            self.space = ObsSpace(space.shape or (1,), "float32")
+            self.space = ObsSpace.single(space.shape or (1,), "float32")
         elif isinstance(space, Box) and space.dtype == np.uint8 and (*space.shape, 1)[2] <= 4 and len(space.shape) <= 3:
             height, width, channels = (*space.shape, 1)[:3]
             self._image = Resize((height, width, channels), size, gray)
-            self.space = ObsSpace(self._image.shape, "uint8")
+            self.space = ObsSpace.single(self._image.shape, "uint8")
         else:
             raise ConfigError(f"observations must be uint8 images (h, w) or (h, w, c) with c <= 4, vectors, or "
                               f"Discrete; got {space}; convert them with a Gymnasium wrapper such as "
@@ -42,7 +42,10 @@ class Gate:
             raise ConfigError(f"env.grayscale has no effect on observations {space}: it turns RGB images gray; leave "
                               "it out")
 
-    def observation(self, value: Any) -> np.ndarray:
+    def observation(self, value: Any) -> dict[str, np.ndarray]:
+        return {self.space.parts[0].name: self._part(value)}
+
+    def _part(self, value: Any) -> np.ndarray:
         """The observation as a new array of `space`; Fault for one that is not in the environment's own space.
 
         Bounds of vectors are not checked: many environments leave theirs by rounding.
@@ -65,7 +68,7 @@ class Gate:
         if self._image:
             return self._image(found)
         with np.errstate(over="ignore"):  # beyond float32: infinite, and refused with the other infinite numbers
-            return found.astype(np.float32).reshape(self.space.shape)
+            return found.astype(np.float32).reshape(self.space.parts[0].shape)
 
     @staticmethod
     def first(result: Any) -> Any:

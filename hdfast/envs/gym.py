@@ -12,13 +12,13 @@ import numpy as np
 
 from hdfast.config import EnvConfig
 from hdfast.envs.gate import Gate
-from hdfast.envs.stream import Record, env_seeds
+from hdfast.envs.stream import Parts, Record, env_seeds
 from hdfast.errors import ConfigError, RunError
-from hdfast.spaces import ActSpace
+from hdfast.spaces import Discrete
 from hdfast.tasks import MADE_HERE
 
 MakeEnv = Callable[[], Any]  # a function that returns a gymnasium.Env
-One = tuple[np.ndarray, float, bool, bool]  # observation, reward, terminated, truncated of one environment
+One = tuple[Parts, float, bool, bool]  # observation, reward, terminated, truncated of one environment
 
 
 class GymnasiumBackend:
@@ -52,16 +52,14 @@ class GymnasiumBackend:
         self._length = np.zeros(self.num_envs, np.int64)
         self._over = np.zeros(self.num_envs, bool)
 
-    def reset(self) -> np.ndarray:
-        return np.array([self.reset_one(i)[0] for i in range(self.num_envs)])
+    def reset(self) -> Parts:
+        return together([self.reset_one(i) for i in range(self.num_envs)]).obs
 
     def send(self, action: np.ndarray) -> None:
-        self._action = action.tolist()
+        self._action = list(action)
 
     def recv(self) -> Record:
-        records = [self.step_one(i, action) for i, action in enumerate(self._action)]
-        obs, reward, terminated, truncated = (np.array(column) for column in zip(*records, strict=True))
-        return obs, reward, terminated, truncated
+        return together([self.step_one(i, action) for i, action in enumerate(self._action)])
 
     def reset_one(self, i: int) -> One:
         """A new episode of environment i."""
@@ -71,14 +69,14 @@ class GymnasiumBackend:
         self._length[i], self._over[i] = 0, False
         return obs, 0.0, False, False
 
-    def step_one(self, i: int, action: int) -> One:
+    def step_one(self, i: int, action: Any) -> One:
         """Environment i after `action`, or after a reset if its episode had ended."""
         if self._over[i]:
             return self.reset_one(i)
         total = 0.0
         for _ in range(self._repeat):
             self._begin(i)
-            obs, reward, terminated, truncated = self._gate.step(self._envs[i].step(action + self._first_action))
+            obs, reward, terminated, truncated = self._gate.step(self._envs[i].step(int(action) + self._first_action))
             total += reward
             if terminated or truncated:
                 break
@@ -93,6 +91,12 @@ class GymnasiumBackend:
 
     def _begin(self, i: int) -> None:
         self.current, self.progress = i, self.progress + 1
+
+
+def together(records: list[One]) -> Record:
+    """The records of environments, in their order, as one of arrays."""
+    obs, *rest = zip(*records, strict=True)
+    return Record({name: np.stack([one[name] for one in obs]) for name in obs[0]}, *map(np.array, rest))
 
 
 def gymnasium_backend(make: Callable[..., Any], env: EnvConfig, num_envs: int, seed: int) -> Any:
@@ -172,10 +176,10 @@ def _environment(make: MakeEnv) -> Any:
     return env
 
 
-def _actions(space: Any) -> tuple[ActSpace, int]:
+def _actions(space: Any) -> tuple[Discrete, int]:
     """Our action space, and the number of its first action in theirs."""
-    from gymnasium.spaces import Discrete
-    if not isinstance(space, Discrete):
+    from gymnasium import spaces
+    if not isinstance(space, spaces.Discrete):
         raise ConfigError(f"actions must be Discrete, got {space}; choose a discrete variant of the environment (as "
                           "continuous=False) or map its actions with a Gymnasium wrapper such as TransformAction")
-    return ActSpace(int(space.n)), int(space.start)
+    return Discrete(int(space.n)), int(space.start)

@@ -5,7 +5,7 @@ from typing import Any
 from hdfast.envs.stream import Record, env_seeds
 from hdfast.envs.vector import Convert, VectorBackend, thread_count
 from hdfast.errors import RunError
-from hdfast.spaces import ActSpace, ObsSpace
+from hdfast.spaces import Discrete, ObsSpace
 
 
 class PoolBackend(VectorBackend):
@@ -27,10 +27,10 @@ class PoolBackend(VectorBackend):
             seed=env_seeds(seed, num_envs),  # a single number s would give environment i the seed s + i
             **options,
         )
-        super().__init__(pool, num_envs, obs_space, ActSpace(int(pool.action_space.n)), convert)
+        super().__init__(pool, num_envs, obs_space, Discrete(int(pool.action_space.n)), convert)
 
     def _received(self) -> Record:
         obs, reward, terminated, truncated, info = self._envs.recv()
         if "terminated" in info:  # Atari: a game over on the very step of the time limit is flagged truncated alone
             terminated = terminated | (info["terminated"] != 0)
-        return obs, reward, terminated, truncated
+        return Record(obs, reward, terminated, truncated)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from hdfast.envs.gate import Fault
-from hdfast.envs.stream import Record
+from hdfast.envs.gym import together
+from hdfast.envs.stream import Parts, Record
 from hdfast.errors import ConfigError, RunError
 
 ENDING = 2.0  # seconds that a process has to close its environments
@@ -52,12 +53,12 @@ class ProcessesBackend:
         """An environment that has not answered."""
         return min(self._missing, default=0)
 
-    def reset(self) -> np.ndarray:
+    def reset(self) -> Parts:
         self._ask("reset", [None] * self.num_envs)
-        return self._answers()[0]
+        return self._answers().obs
 
     def send(self, action: np.ndarray) -> None:
-        self._ask("step", action.tolist())
+        self._ask("step", list(action))
 
     def recv(self) -> Record:
         return self._answers()
@@ -88,9 +89,7 @@ class ProcessesBackend:
                 self.progress += 1
                 self._missing.discard(i)
             due = {worker: share for worker, share in due.items() if share}
-        columns = zip(*(records[i] for i in range(self.num_envs)), strict=True)
-        obs, reward, terminated, truncated = (np.array(column) for column in columns)
-        return obs, reward, terminated, truncated
+        return together([records[i] for i in range(self.num_envs)])
 
 
 def _start(job: bytes) -> tuple[subprocess.Popen, Connection]:

@@ -10,30 +10,39 @@ import os
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from hdfast.envs.gate import Fault
 from hdfast.envs.worker import Worker
 from hdfast.errors import EnvError
-from hdfast.spaces import ActSpace, ObsSpace
+from hdfast.spaces import ActSpace, Box, ObsSpace
 
-Record = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""A step as a library has it: obs, reward, terminated (a true end), truncated (a time limit)."""
+Parts = dict[str, np.ndarray]
+"""Observations by part, (N, *shape) each, in the order of the space."""
 CLOSING = 1.0  # seconds that a step under way, and the library's own closing, may take
+
+
+class Record(NamedTuple):
+    """A step as a library has it: terminated is a true end, truncated a time limit; (N, ...) each."""
+
+    obs: Parts
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
 
 
 @dataclass(slots=True)
 class Step:
     """One record per environment; `reward` is what led into `obs`, an action belongs to the record it was chosen on.
 
-    obs (N, *shape), reward (N,) float32, is_first, is_last, is_terminal (N,) bool; is_cut (N,) bool, where it is known,
+    obs (N, *shape) by part of the observation space, reward (N,) float32, is_first, is_last, is_terminal (N,) bool; is_cut (N,) bool, where it is known,
     marks the ends that a time limit made. The first record of an episode has is_first and reward 0. After is_last the
     next record is a first one, after any action.
     """
 
-    obs: np.ndarray
+    obs: Parts
     reward: np.ndarray
     is_first: np.ndarray
     is_last: np.ndarray
@@ -42,11 +51,10 @@ class Step:
 
     @property
     def image(self) -> np.ndarray:
-        """The images (N, h, w, c) uint8; TypeError if observations are vectors."""
-        if self.obs.dtype != np.uint8:
-            raise TypeError(f"expected image observations, got {self.obs.dtype} vectors of shape {self.obs.shape}; "
-                            "read .obs instead")
-        return self.obs
+        """The images (N, h, w, c) uint8 of the part 'image'; TypeError if there is none."""
+        if "image" not in self.obs:
+            raise TypeError(f"expected observations with a part 'image', got {', '.join(self.obs)}; read .obs instead")
+        return self.obs["image"]
 
 
 class VectorEnv(Protocol):
@@ -60,7 +68,7 @@ class VectorEnv(Protocol):
         """Start a new episode everywhere and return its first records; after an EnvError in new environments."""
 
     def send(self, action: np.ndarray) -> None:
-        """Give every environment its action, (N,) integers in 0..n-1, and return while they step."""
+        """Give every environment its action, (N, *act_space.shape) of the space's kind, and return while they step."""
 
     def recv(self) -> Step:
         """Wait for the records that answer the last `send`; EnvError if an environment failed."""
@@ -84,14 +92,15 @@ class Backend(Protocol):
     obs_space: ObsSpace
     act_space: ActSpace
 
-    def reset(self) -> np.ndarray:
-        """New episodes everywhere -> contiguous observations (N, *shape) that the caller may keep."""
+    def reset(self) -> Parts:
+        """New episodes everywhere -> contiguous observations that the caller may keep."""
 
     def send(self, action: np.ndarray) -> None:
-        """Start a step with (N,) int64 actions; if the last step ended an episode, reset instead."""
+        """Start a step with (N, *act_space.shape) actions, int64 or float32 in -1..1; if the last step ended an
+        episode, reset instead."""
 
     def recv(self) -> Record:
-        """Finish the step; (N, ...) each."""
+        """Finish the step."""
 
     def close(self) -> None:
         """Free the library's objects."""
@@ -147,10 +156,11 @@ class Stream:
             self._wait()
         self._worker.start(self._backend.reset)
         no = np.zeros(self.num_envs, bool)
-        return self._record(self._wait(), no.astype(np.float32), ~no, no, no)
+        return self._record(Record(self._wait(), no.astype(np.float32), no, no), ~no)
 
     def send(self, action: np.ndarray) -> None:
-        """Start a step: (N,) integers in 0..n-1, of any value if the last record was is_last.
+        """Start a step: (N,) or (N, groups) integers, or (N, size) numbers, which are clipped to [-1, 1]; of any value
+        if the last record was is_last.
 
         Raises TypeError, ValueError (dtype, shape, value) or RuntimeError (not the time for it).
         """
@@ -170,11 +180,10 @@ class Stream:
         if self._state != "sent":
             raise self._refusal("recv", "an action under way")
         self._state = "failed"  # only a reset leads out of it
-        obs, reward, terminated, truncated = self._wait()
-        is_first = self._is_last
+        found: Record = self._wait()
         with np.errstate(over="ignore"):  # beyond float32: infinite, and refused
-            reward = np.where(is_first, 0, reward).astype(np.float32, copy=False)
-        return self._record(obs, reward, is_first, terminated, truncated)
+            reward = np.where(self._is_last, 0, found.reward).astype(np.float32, copy=False)
+        return self._record(found._replace(reward=reward), self._is_last)
 
     def step(self, action: np.ndarray) -> Step:
         """`send(action)`, then `recv()`."""
@@ -187,11 +196,12 @@ class Stream:
             self._state = "closed"
             self._give_back()
 
-    def _record(self, obs: np.ndarray, reward: np.ndarray, is_first: np.ndarray, terminated: np.ndarray,
-                truncated: np.ndarray) -> Step:
+    def _record(self, found: Record, is_first: np.ndarray) -> Step:
         """The next records, which an action may answer; EnvError if they are not finite."""
+        obs, reward, terminated, truncated = found
         self._check("reward", reward)
-        self._check("observation", obs)
+        for name, values in obs.items():
+            self._check("observation" if len(obs) == 1 else f"observation {name}", values)
         self._records += 1
         self._state = "ready"
         is_last = terminated | truncated
@@ -247,20 +257,26 @@ class Stream:
         return RuntimeError(f"{call}() needs {need}, but {found}; {remedy}")
 
     def _checked(self, action: np.ndarray) -> np.ndarray:
-        """The action as (N,) int64, 0 if it will be ignored."""
-        want = f"action must be an integer numpy array of shape ({self.num_envs},)"
+        """The action in the space's own type, 0 if it will be ignored."""
+        space = self.act_space
+        numbers = isinstance(space, Box)
+        shape = (self.num_envs, *space.shape)
+        want = f"action must be {'a float' if numbers else 'an integer'} numpy array of shape {shape}"
         if not isinstance(action, np.ndarray):
             raise TypeError(f"{want}, got {type(action).__name__}; pass np.array(action)")
-        if action.dtype.kind not in "iu":
-            raise TypeError(f"{want}, got dtype {action.dtype}; pass the indices of the actions")
-        if action.shape != self._is_last.shape:
-            raise ValueError(f"{want}, got shape {action.shape}; pass one action index per environment, not one-hot")
-        action = np.where(self._is_last, 0, action)
-        if action.min() < 0 or action.max() >= self.act_space.n:
-            row = int(np.flatnonzero((action < 0) | (action >= self.act_space.n))[0])
-            raise ValueError(f"action must be in 0..{self.act_space.n - 1}, got {action[row]} for environment {row}; "
-                             "act_space.n is the number of actions")
-        return action.astype(np.int64, copy=False)
+        if action.dtype.kind not in ("f" if numbers else "iu"):
+            raise TypeError(f"{want}, got dtype {action.dtype}; "
+                            f"pass {'numbers in -1..1' if numbers else 'the indices of the actions'}")
+        if action.shape != shape:
+            raise ValueError(f"{want}, got shape {action.shape}; pass one action per environment"
+                             f"{'' if numbers else ', as indices, not one-hot'}")
+        action = np.where(self._is_last.reshape(-1, *(1 for _ in space.shape)), 0, action)
+        wrong = np.flatnonzero(space.wrong(action))
+        if wrong.size:
+            allowed = "finite" if numbers else "in " + ", ".join(f"0..{n - 1}" for n in space.sizes)
+            raise ValueError(f"action must be {allowed}, got {action[wrong[0]]} for environment {wrong[0]}; act_space "
+                             f"has {space}")
+        return (action.clip(-1, 1) if numbers else action).astype(space.dtype, copy=False)
 
     def _abandon(self) -> None:
         """Give up the backend in a forked child without ever destroying it."""

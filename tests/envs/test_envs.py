@@ -18,6 +18,7 @@ from hdfast.envs.dummy import DummyBackend
 from hdfast.envs.gate import area_resize, area_weights
 from hdfast.envs.stream import Stream, env_seeds
 from hdfast.errors import ConfigError, RunError
+from hdfast.spaces import Box, Discrete, ObsSpace
 
 # Freeway: three actions and pictures that tell every no-op apart; cut after 12 steps.
 SHORT = dict(max_episode_frames=50, size=32, num_threads=2)
@@ -26,7 +27,7 @@ TASKS = {
     "noise": ("catch", {"size": 8, "background": "noise"}), "moving": ("catch", {"size": 16, "background": "moving"}),
     "dummy": ("dummy", {"size": 16}), "dummy_vector": ("dummy_vector", {}), "gym": ("gym_CartPole-v1", {})}
 N = 2
-FIELDS = ("obs", "reward", "is_first", "is_last", "is_terminal")
+FIELDS = ("reward", "is_first", "is_last", "is_terminal")
 
 
 atari = pytest.mark.parametrize("name", ["envpool", "ale"])
@@ -47,11 +48,16 @@ def backend(request):
 def play(envs, steps: int, seed: int = 7) -> list[Step]:
     """The records of a reset and `steps` random steps."""
     rng = np.random.default_rng(seed)
-    return [envs.reset()] + [envs.step(rng.integers(0, envs.act_space.n, envs.num_envs)) for _ in range(steps)]
+    return [envs.reset()] + [envs.step(envs.act_space.random(rng, envs.num_envs)) for _ in range(steps)]
+
+
+def zeros(envs) -> np.ndarray:
+    """An action for each environment."""
+    return np.zeros((envs.num_envs, *envs.act_space.shape), envs.act_space.dtype)
 
 
 def vars_of(step: Step) -> list[np.ndarray]:
-    return [getattr(step, name) for name in FIELDS]
+    return [*step.obs.values(), *(getattr(step, name) for name in FIELDS)]
 
 
 def same(a: Step, b: Step) -> bool:
@@ -61,7 +67,7 @@ def same(a: Step, b: Step) -> bool:
 def test_records(backend):
     envs = backend(N, 1)
     stream = play(envs, 80)
-    kept = stream[0].obs.copy()
+    kept = {name: values.copy() for name, values in stream[0].obs.items()}
     assert stream[0].is_first.all() and not stream[0].is_last.any()
     assert sum(step.is_last.sum() for step in stream) > N
     for before, step in itertools.pairwise(stream):
@@ -70,26 +76,31 @@ def test_records(backend):
     for step in stream:
         assert (step.reward[step.is_first] == 0).all()
         assert np.array_equal(step.is_terminal, step.is_last)
-        assert step.obs.shape == (N, *envs.obs_space.shape) and step.obs.flags.c_contiguous
-        assert step.obs.dtype == envs.obs_space.dtype == ("uint8" if envs.obs_space.is_image else "float32")
+        found = [(name, values.shape, str(values.dtype)) for name, values in step.obs.items()]
+        assert found == [(part.name, (N, *part.shape), part.dtype) for part in envs.obs_space.parts]
+        assert all(values.flags.c_contiguous for values in step.obs.values())
         assert step.reward.shape == (N,) and step.reward.dtype == np.float32
-        assert all(flags.dtype == bool and flags.shape == (N,) for flags in vars_of(step)[2:])
-    assert len({id(array) for step in stream for array in vars_of(step)}) == 5 * len(stream)
-    for array in vars_of(envs.step(np.zeros(N, np.int64))):
+        assert all(flags.dtype == bool and flags.shape == (N,) for flags in vars_of(step)[-3:])
+    arrays = [id(array) for step in stream for array in vars_of(step)]
+    assert len(set(arrays)) == len(arrays)
+    for array in vars_of(envs.step(zeros(envs))):
         array[:] = 1  # a caller may write into its records
-    assert np.array_equal(stream[0].obs, kept), "a record changed after it was returned"
+    assert all(np.array_equal(stream[0].obs[name], kept[name]) for name in kept), "a record changed once returned"
     assert not envs.reset().is_last.any()
 
 
 def test_same_seed_same_records(backend):
     """Also with send and recv apart, with other integer types, and with any action where an episode ended."""
     stepped, split, other_seed = backend(N, 5), backend(N, 5), backend(N, 6)
-    actions = np.random.default_rng(0).integers(0, stepped.act_space.n, (40, N))
+    space, rng = stepped.act_space, np.random.default_rng(0)
+    other_type, anything = (np.float64, np.nan) if isinstance(space, Box) else (np.int8, -100)
+    actions = [space.random(rng, N) for _ in range(40)]
     last, others = stepped.reset(), [other_seed.reset()]
     records = [last]
     assert same(last, split.reset())
     for action in actions:
-        split.send(np.where(last.is_last, -100, action).astype(np.int8))
+        over = last.is_last.reshape(N, *(1 for _ in space.shape))
+        split.send(np.where(over, anything, action).astype(other_type))
         last = stepped.step(action)
         assert same(last, split.recv())
         records.append(last)
@@ -99,7 +110,8 @@ def test_same_seed_same_records(backend):
 
 
 def test_reset_and_close(backend):
-    envs, twin, action = backend(N, 2), backend(N, 2), np.zeros(N, np.int64)
+    envs, twin = backend(N, 2), backend(N, 2)
+    action = zeros(envs)
     envs.reset()
     twin.reset()
     envs.send(action)  # its records are dropped by the reset
@@ -120,8 +132,7 @@ def test_a_backend_cannot_break_the_alignment():
     """A record's first reward is 0, also if the library reports another; dtypes are the protocol's."""
     class Careless(DummyBackend):
         def recv(self):
-            obs, _, terminated, truncated = super().recv()
-            return obs, np.full(N, 7, np.int32), terminated, truncated
+            return super().recv()._replace(reward=np.full(N, 7, np.int32))
 
     stream = play(Stream(lambda seed: Careless(N, seed, size=None)), 40)
     for step in stream:
@@ -141,7 +152,7 @@ def test_order_of_calls(name):
     envs.send(action)
     with pytest.raises(RuntimeError, match=r"call recv\(\) first"):
         envs.send(action)
-    assert envs.recv().obs.shape[0] == N
+    assert len(envs.recv().reward) == N
 
 
 @pytest.mark.parametrize(("action", "error", "message"), [
@@ -168,7 +179,7 @@ def test_wrong_actions(name, action, error, message):
     envs = open_backend(name)
     with pytest.raises(error, match=message):
         envs.send(action)
-    assert envs.step(np.array([0, 1, 2], np.uint8)).obs.shape[0] == 3  # nothing went wrong in the library
+    assert envs.step(np.array([0, 1, 2], np.uint8)).reward.size == 3  # nothing went wrong in the library
 
 
 OPEN: dict = {}
@@ -212,7 +223,7 @@ def test_wrong_arguments():
         make_envs("dummy", {"size": 64})
     with pytest.raises(TypeError, match="make must be a function"):
         from_gymnasium("CartPole-v1")
-    with pytest.raises(TypeError, match="got float32 vectors"):
+    with pytest.raises(TypeError, match="with a part 'image', got vector"):
         _ = make_envs("dummy_vector", EnvConfig()).reset().image
 
 
@@ -265,7 +276,7 @@ print("parent continues")
 
 @atari
 def test_nearby_seeds_share_no_trajectory(name):
-    three, four = (np.stack([envs.reset().obs, *(envs.step(np.zeros(N, int)).obs for _ in range(60))])
+    three, four = (np.stack([envs.reset().image, *(envs.step(np.zeros(N, int)).image for _ in range(60))])
                    for envs in (made(name, N, 3), made(name, N, 4)))
     assert not any(np.array_equal(three[:, i], four[:, j]) for i in range(N) for j in range(N))
     assert not any(np.array_equal(three[:, i], three[:, j]) for i in range(N) for j in range(i))
@@ -285,7 +296,7 @@ def test_time_limit_is_terminal_only_when_asked(name):
 @atari
 def test_atari_options(name):
     envs = make_envs("breakout", EnvConfig(backend=name, grayscale=True, full_action_space=True), num_envs=2)
-    assert envs.obs_space.shape == (64, 64, 1) and envs.act_space.n == 18
+    assert str(envs.obs_space) == "image 64 x 64 x 1 uint8" and envs.act_space == Discrete(18)
     assert envs.reset().image.shape == (2, 64, 64, 1)
     stuck, free = (play(make_envs("freeway", EnvConfig(backend=name, sticky=p, noop_max=1)), 60) for p in (0.9, 0.0))
     assert not all(map(same, stuck, free))
@@ -343,8 +354,9 @@ def test_gymnasium_spaces():
             (box(0, 255, (2, 3), np.uint8), np.ones((2, 3), np.uint8), np.ones((2, 3, 1), np.uint8))]:
         envs = from_gymnasium(lambda space=space, obs=obs: Spaces(space, obs), num_envs=2)
         step = envs.reset()
-        assert envs.obs_space.shape == want.shape and envs.obs_space.dtype == want.dtype == step.obs.dtype
-        assert np.array_equal(step.obs, np.stack([want, want]))
+        assert envs.obs_space == ObsSpace.single(want.shape, str(want.dtype))
+        values, = step.obs.values()
+        assert values.dtype == want.dtype and np.array_equal(values, np.stack([want, want]))
     for space, obs in [(box(0, 1, (4, 4), np.float32), np.zeros((4, 4), np.float32)),
                        (box(0, 255, (3, 8, 8), np.uint8), np.zeros((3, 8, 8), np.uint8)),
                        (gymnasium.spaces.Dict(a=discrete(2)), {"a": 0})]:
