@@ -25,7 +25,7 @@ from hdfast.spaces import ActSpace, ObsSpace, check_parts
 
 NAMED = 4  # parameters that a diagnosis names
 HALF = "half/"  # prefix of the names that older versions saved in the middle of an update
-OUTPUT = re.compile(r"(?<=[/.])decoder\.out\.|^decoder\.out\.")  # how older versions named the output of the one vector
+OUTPUT = re.compile(r"(?<=/)decoder\.out\.")  # how older versions named the output layer of a vector
 OTHER = "resume with the run's own configuration or use a new logdir"
 
 

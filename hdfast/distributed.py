@@ -7,6 +7,7 @@ one process on the whole batch. torch.distributed carries everything: NCCL betwe
 0's commands. On GPUs each exchange runs between two captured graphs (cuda_graph.between).
 """
 
+import json
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +31,7 @@ from hdfast.machine import pick_device
 from hdfast.replay.ring import DTYPES, Batch
 from hdfast.replay.sequences import Replay
 from hdfast.run.stopping import SIGNALS
-from hdfast.spaces import ActSpace, ObsSpace
+from hdfast.spaces import ActSpace, ObsSpace, described, spaces
 
 PATIENCE = timedelta(days=7)  # how long a rank waits for a command: rank 0's evaluations take long
 WORDS = 8  # numbers in a message
@@ -105,6 +107,15 @@ class Team:
         word, *numbers = message.tolist()
         return Word(word), numbers
 
+    def describe(self, manifest: dict[str, Any] | None) -> dict[str, Any]:
+        """The spaces that rank 0 gives; the other ranks pass None."""
+        text = b"" if manifest is None else json.dumps(manifest).encode()
+        size = torch.tensor([len(text)])
+        dist.broadcast(size, 0, group=self._words)
+        sent = torch.tensor([*text.ljust(int(size))], dtype=torch.uint8)
+        dist.broadcast(sent, 0, group=self._words)
+        return json.loads(bytes(sent.tolist()))
+
     def equalize(self, agent: Agent, seed: int) -> None:
         """Give every rank the learner of rank 0; the others draw their own uniforms from now on."""
         for value in agent.learner.state_dict().values():
@@ -115,19 +126,21 @@ class Team:
 
     def share(self, agent: Agent, length: int, batch_size: int, batch: Batch | None) -> Batch:
         """This rank's part of rank 0's batch (T, B, ...); the other ranks pass None."""
-        space, own = agent.obs_space, batch_size // self.size
+        own = batch_size // self.size
 
-        def part(name: str, dtype: torch.dtype, *shape: int) -> Tensor:
+        def part(whole: Tensor | None, dtype: torch.dtype, *shape: int) -> Tensor:
             out = torch.empty(length, own, *shape, dtype=dtype, device=self.device)
-            whole = None if batch is None else getattr(batch, name).to(out)
-            dist.scatter(_bytes(out), whole if whole is None else [
-                _bytes(x.contiguous()) for x in whole.chunk(self.size, 1)], 0)
+            dist.scatter(_bytes(out), None if whole is None else [
+                _bytes(x.contiguous()) for x in whole.to(out).chunk(self.size, 1)], 0)
             return out
 
-        obs = part("obs", DTYPES[space.dtype], *space.shape)
-        return Batch(obs.flatten(0, 1), torch.arange(length * own, device=self.device).view(length, own),
-                     part("action", torch.int64), part("reward", torch.float32),
-                     *(part(name, torch.bool) for name in ("is_first", "is_last", "is_terminal")))
+        obs = {} if batch is None else batch.obs
+        frames = {x.name: part(obs.get(x.name), DTYPES[x.dtype], *x.shape).flatten(0, 1)
+                  for x in agent.obs_space.parts}
+        kinds = {"action": (torch.float32, agent.act_space.width), "reward": (torch.float32,),
+                 **dict.fromkeys(("is_first", "is_last", "is_terminal"), (torch.bool,))}
+        return Batch(frames, torch.arange(length * own, device=self.device).view(length, own), **{
+            name: part(None if batch is None else getattr(batch, name), *kind) for name, kind in kinds.items()})
 
     def average(self, values: dict[str, float]) -> dict[str, float]:
         """Mean of named numbers over the ranks."""
@@ -142,7 +155,8 @@ class LeadingAgent(Agent):
     def __init__(self, obs_space: ObsSpace, act_space: ActSpace, config: Config, *, team: Team):
         super().__init__(obs_space, act_space, config, device=team.device)
         self._team, self._equal = team, False
-        team.tell(Word.BUILD, act_space.n, tuple(DTYPES).index(obs_space.dtype), *obs_space.shape)
+        team.tell(Word.BUILD)
+        team.describe(described(obs_space, act_space))
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         super().load_state_dict(state)
@@ -182,9 +196,7 @@ def follow(config: Config, team: Team) -> None:
         if word == Word.STOP:
             return
         if word == Word.BUILD:
-            actions, dtype, *shape = numbers
-            obs_space = ObsSpace(tuple(n for n in shape if n), tuple(DTYPES)[dtype])
-            agent = Agent(obs_space, ActSpace(actions), config, device=team.device)
+            agent = Agent(*spaces(team.describe(None)), config, device=team.device)
             team.connect(agent.learner)
         elif word == Word.TAKE:
             team.equalize(agent, config.seed)

@@ -7,7 +7,7 @@ import torch
 
 from hdfast.agent import Agent
 from hdfast.config import Config
-from hdfast.model.encoders import stage_depths
+from hdfast.model.encoders import channels, stage_depths
 from hdfast.protocol import Schedule
 
 DAY = 86_400.0
@@ -30,9 +30,12 @@ def products(config: Config, agent: Agent) -> float:
     """Multiplications and additions of one update: each parameter meets every row forward and twice backward, those of
     convolutions every pixel, and those of the imagination every imagined step."""
     rows = config.run.batch_size * config.run.batch_length
-    size, depth = agent.obs_space.shape[0], config.model.cnn_depth
-    dense = sum(count for name, count in agent.num_params().items() if name not in ("encoder", "decoder"))
-    depths = [agent.obs_space.shape[-1], *stage_depths(size, depth)] if agent.obs_space.is_image else []
+    images, size = agent.obs_space.images, 0
+    dense = sum(count for name, count in agent.num_params().items() if not images or name not in ("encoder", "decoder"))
+    depths = []
+    if images:
+        size = images[0].shape[0]
+        depths = [channels(agent.obs_space), *stage_depths(size, config.model.cnn_depth)]
     convolutions = 2 * 16 * sum((size >> i + 1) ** 2 * a * b for i, (a, b) in enumerate(pairwise(depths)))
     return rows * (6 * (dense + convolutions) + 2 * config.behavior.horizon * dense)
 

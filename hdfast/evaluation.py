@@ -68,8 +68,8 @@ def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, epis
     if config.task != trained.task:
         raise ConfigError(f"the agent was trained on {trained.task}, not on {config.task}; evaluate it on its own "
                           "task, or give it other environments on purpose: envs=hdfast.envs.from_gymnasium(make)")
-    if (record or video is not None) and not agent.obs_space.is_image:
-        raise ConfigError(f"task {config.task} has vector observations, which make no video; leave the video out")
+    if (record or video is not None) and not agent.obs_space.images:
+        raise ConfigError(f"task {config.task} has no images, and vectors make no video; leave the video out")
     env_seed, act_seed = (int(s) >> 1 for s in np.random.SeedSequence([seed, 1]).generate_state(2))
     generator = torch.Generator(agent.device).manual_seed(act_seed)
     chosen = envs or make_envs(config.task, config.env, num_envs=min(num_envs or config.run.eval_envs, episodes),
@@ -80,8 +80,8 @@ def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, epis
     frames: list[np.ndarray] | None = [] if record or video is not None else None
     try:
         if (chosen.obs_space, chosen.act_space) != (agent.obs_space, agent.act_space):
-            raise ConfigError(f"the agent was trained on {agent.obs_space}, {agent.act_space}, but these environments "
-                              f"have {chosen.obs_space}, {chosen.act_space}; give it those it was trained in")
+            raise ConfigError(f"the agent was trained on {agent.obs_space} and {agent.act_space}, but these environments "
+                              f"have {chosen.obs_space} and {chosen.act_space}; give it those it was trained in")
         while len(found_scores) < episodes:
             wanted = min(count, episodes - len(found_scores))
             shown = frames if not found_scores else None
@@ -117,8 +117,9 @@ class RandomAgent:
         """There is no state to begin with."""
 
     def act(self, record: Step, state: None, generator: torch.Generator) -> tuple[np.ndarray, None]:
-        """Actions (N,) of the generator's choice."""
-        return torch.randint(self.act_space.n, record.reward.shape, generator=generator).numpy(), None
+        """Actions (N, ...) of the generator's choice."""
+        seed = torch.randint(2**31, (), generator=generator).item()
+        return self.act_space.random(np.random.default_rng(int(seed)), len(record.reward)), None
 
 
 def against_random(task: str, scores_: Sequence[float], random: Sequence[float]) -> str:
@@ -158,7 +159,7 @@ def _round(agent: "Agent | RandomAgent", envs: VectorEnv, wanted: int, limit: in
            frames: list[np.ndarray] | None, stop: Stopping) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One episode in each of the first `wanted` environments -> score (N,) float64, length (N,) int64, cut (N,) bool.
 
-    The others, and those that are done, continue with action 0 and do not count. An environment without a time limit
+    The others, and those that are done, continue with zeros as actions and do not count. An environment without a time limit
     is left after `limit` steps.
     """
     with stop.interruptible():
@@ -170,7 +171,7 @@ def _round(agent: "Agent | RandomAgent", envs: VectorEnv, wanted: int, limit: in
         score += np.where(playing, step.reward, 0)
         length += playing
         if frames is not None and playing[0] and len(frames) < VIDEO_FRAMES:
-            frames.append(step.obs[0].copy())
+            frames.append(step.obs[agent.obs_space.images[0].name][0].copy())
         cut |= playing & (False if step.is_cut is None else step.is_cut)
         cut |= playing & ~step.is_last & (length >= limit)
         playing = playing & ~step.is_last & (length < limit)
@@ -179,7 +180,8 @@ def _round(agent: "Agent | RandomAgent", envs: VectorEnv, wanted: int, limit: in
         stop.check()
         action, state = agent.act(step, state, generator)
         with stop.interruptible():
-            step = envs.step(np.where(playing, action, 0))
+            action[~playing] = 0
+            step = envs.step(action)
 
 
 def evaluate_run(logdir: Path | str, *, episodes: int, seed: int, envs: int = 0, video: Path | str | None = None,

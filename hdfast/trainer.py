@@ -35,7 +35,7 @@ from hdfast.run.logger import Logger
 from hdfast.run.pictures import RANDOM_PLAY, learning_curve, random_scores
 from hdfast.run.stopping import Stopped, Stopping
 from hdfast.run.trackers import tracker
-from hdfast.spaces import spaces
+from hdfast.spaces import described, spaces
 from hdfast.tasks import task_of
 
 CONTEXT = 5  # frames that an open-loop prediction sees, as in the official report
@@ -236,10 +236,10 @@ class Trainer:
                          f"{self.retries} of {self.config.env.retries})")
 
     def _act(self, record: Step, policy: PolicyState | None) -> tuple[np.ndarray, PolicyState | None]:
-        """Actions (N,): random ones in the prefill, then the policy's, which takes over in mid-episode."""
+        """Actions (N, ...): random ones in the prefill, then the policy's, which takes over in mid-episode."""
         count = self.envs.num_envs
         if self.schedule.random_actions(self.step):
-            return self._prefill_rng.integers(0, self.envs.act_space.n, count), None
+            return self.envs.act_space.random(self._prefill_rng, count), None
         return self.agent.act(record, self.agent.init_policy(count) if policy is None else policy)
 
     def _count_episodes(self, record: Step) -> None:
@@ -333,7 +333,7 @@ class Trainer:
         """Evaluate with separate environments and samples: training does not change."""
         with self.log.timer("eval"):
             result = self._played(self.agent, stream_seed(self.config.seed, EVALUATION, self.step),
-                                  record=self.agent.obs_space.is_image)
+                                  record=bool(self.agent.obs_space.images))
         with self.log.timer("log"), self.stopping.interruptible():
             self.log.evaluation(result.scores, result.lengths, self.step, self.updates, cut=result.cut,
                                 human_normalized=result.human_normalized)
@@ -366,7 +366,7 @@ class Trainer:
     def _strip(self) -> None:
         """Show open-loop predictions on sequences drawn by a separate generator."""
         length = self.config.run.batch_length
-        if not self.agent.obs_space.is_image or not self.config.run.video_every or not self.replay.windows(length):
+        if not self.agent.obs_space.images or not self.config.run.video_every or not self.replay.windows(length):
             return
         with self.log.timer("log"), self.stopping.interruptible():
             seed = stream_seed(self.config.seed, STRIP, self.step)
@@ -379,9 +379,7 @@ class Trainer:
     # Checkpoints and setup
 
     def _counters(self) -> dict[str, Any]:
-        space = self.agent.obs_space
-        return {name: getattr(self, name) for name in COUNTERS} | {
-            "obs_shape": list(space.shape), "obs_dtype": space.dtype, "actions": self.agent.act_space.n}
+        return {name: getattr(self, name) for name in COUNTERS} | described(self.agent.obs_space, self.agent.act_space)
 
     def _save(self) -> None:
         """Write a checkpoint, unless nothing changed since the last one."""
@@ -402,8 +400,8 @@ class Trainer:
             return
         have = spaces(found.manifest)
         if have != (self.envs.obs_space, self.envs.act_space):
-            raise RunError(f"checkpoint {found.path} was trained on {have[0]}, {have[1]}, but the environments have "
-                           f"{self.envs.obs_space}, {self.envs.act_space}; use the versions it was trained with, or "
+            raise RunError(f"checkpoint {found.path} was trained on {have[0]} and {have[1]}, but the environments have "
+                           f"{self.envs.obs_space} and {self.envs.act_space}; use the versions it was trained with, or "
                            "another --logdir")
         manifest = run_manifest(found, self.schedule, self.envs.num_envs)
         for name in COUNTERS:
@@ -416,17 +414,16 @@ class Trainer:
     @contextmanager
     def _opened(self, run_dir: RunDir) -> Iterator[None]:
         """Replay and logger of the run, restored from the latest checkpoint."""
-        config, space = self.config, self.envs.obs_space
+        config, spaces_ = self.config, (self.envs.obs_space, self.envs.act_space)
         self._run_dir = run_dir
         checkpoint.clear_leftovers(self.logdir / "ckpt")
         found = checkpoint.latest(self.logdir / "ckpt")
         count = self.envs.num_envs
         capacity = min(config.replay.capacity, config.run.steps + count)  # no memory for steps that the run cannot fill
         device = self.agent.device
-        self.replay = Replay(capacity, count, space.shape, space.dtype, directory=self.logdir / "replay",
+        self.replay = Replay(capacity, count, *spaces_, directory=self.logdir / "replay",
                              seed=stream_seed(config.seed, REPLAY), learner=device, threads=usable_cores(),
-                             device=replay_device(config.replay.device, device,
-                                                  ring_bytes(capacity, space.shape, space.dtype)))
+                             device=replay_device(config.replay.device, device, ring_bytes(capacity, *spaces_)))
         self._drawn = self.agent.draw_from(self.replay, config.run.batch_size, config.run.batch_length)
         with closing(self.replay):
             with self.stopping.interruptible():

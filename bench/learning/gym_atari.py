@@ -27,7 +27,7 @@ class ProtocolAtari(gymnasium.Env):
         self._step = self._length = 0
         self._score = 0.0
         self._over: bool | None = None  # before the first episode
-        self.observation_space = gymnasium.spaces.Box(0, 255, self._stream.obs_space.shape, np.uint8)
+        self.observation_space = gymnasium.spaces.Box(0, 255, self._stream.obs_space.parts[0].shape, np.uint8)
         self.action_space = gymnasium.spaces.Discrete(self._stream.act_space.n)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
@@ -35,7 +35,7 @@ class ProtocolAtari(gymnasium.Env):
         super().reset(seed=seed)
         record = self._stream.step(np.zeros(1, np.int64)) if self._over else self._stream.reset()
         self._over, self._score, self._length = False, 0.0, 0
-        return record.obs[0], {}
+        return record.image[0], {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
         """The record that answers an action."""
@@ -46,7 +46,7 @@ class ProtocolAtari(gymnasium.Env):
             row = {"step": self._step * self._count, "score": self._score, "length": self._length}
             with self._episodes.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-        return record.obs[0], reward, terminal, last and not terminal, {}
+        return record.image[0], reward, terminal, last and not terminal, {}
 
     def close(self) -> None:
         """Free the environment."""

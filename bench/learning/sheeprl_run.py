@@ -65,7 +65,7 @@ def evaluate(job: dict[str, Any], logdir: Path) -> None:
                        "run the command again")
     state = fabric.load(checkpoints[-1], weights_only=True)
     envs = make_envs(job["task"], EnvConfig(**job["env"]), num_envs=config.env.num_envs, seed=job["eval_seed"])
-    side, _, channels = envs.obs_space.shape
+    side, _, channels = envs.obs_space.parts[0].shape
     space = spaces.Dict({"rgb": spaces.Box(0, 255, (channels, side, side), np.uint8)})
     *_, player = build_agent(fabric, (envs.act_space.n,), False, config, space, state["world_model"], state["actor"])
     scores = play(player, fabric, envs, job["episodes"])
@@ -88,7 +88,7 @@ def play(player: PlayerDV3, fabric: Any, envs: VectorEnv, episodes: int) -> list
             playing = playing & ~record.is_last
             if not playing.any():
                 break
-            image = {"rgb": record.obs.transpose(0, 3, 1, 2)}
+            image = {"rgb": record.image.transpose(0, 3, 1, 2)}
             action, = player.get_actions(prepare_obs(fabric, image, cnn_keys=["rgb"], num_envs=envs.num_envs))
             record = envs.step(np.where(playing, action.argmax(-1)[0].cpu().numpy(), 0))
         scores += score[:wanted].tolist()

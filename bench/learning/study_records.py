@@ -102,16 +102,17 @@ def random_play(agent: Agent, *, num_envs: int, records: int, seed: int) -> Sequ
     rng = np.random.default_rng(seed)
     steps, actions = [envs.reset()], [np.zeros(num_envs, np.int64)]
     while len(steps) < records:
-        actions.append(rng.integers(0, envs.act_space.n, num_envs))
+        actions.append(envs.act_space.random(rng, num_envs))
         steps.append(envs.step(actions[-1]))
     envs.close()
 
     def stacked(name: str) -> torch.Tensor:
         return torch.from_numpy(np.stack([getattr(step, name) for step in steps]))
 
-    prev = one_hot(torch.from_numpy(np.stack(actions)), envs.act_space.n)
+    prev = torch.from_numpy(envs.act_space.encode(np.stack(actions)))
     prev[0] = 0
-    return Sequences(agent.observation(stacked("obs")), prev, stacked("reward"), 1 - stacked("is_terminal").float(),
+    images = torch.from_numpy(np.stack([step.image for step in steps]))
+    return Sequences(agent.observation([images]), prev, stacked("reward"), 1 - stacked("is_terminal").float(),
                      stacked("is_first"))
 
 

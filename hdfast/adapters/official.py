@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hdfast.learner import Learner
 from hdfast.model.nets import MLP
+from hdfast.spaces import ObsSpace
 
 Layout = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 
@@ -23,22 +24,31 @@ DECONV: Layout = (lambda x: x.permute(3, 2, 0, 1).flip(2, 3), lambda x: x.flip(2
 def mlp_names(ours: str, theirs: str, mlp: MLP) -> dict[str, str]:
     names = {f"{ours}.hidden.{i}.{part.replace('/', '.')}": f"{theirs}/h{i}/{part}"
              for i in range(len(mlp.hidden)) for part in ("kernel", "norm/scale", "norm/bias")}
-    return names | {f"{ours}.out.{part}": f"{theirs}/dist_out/out/{part}" for part in ("kernel", "bias")}
+    return names | {f"{ours}.{layer}.{part}": f"{theirs}/dist_out/{layer}/{part}"
+                    for layer in ("out", "std") if hasattr(mlp, layer) for part in ("kernel", "bias")}
+
+
+def part_name(name: str, space: ObsSpace) -> str:
+    """The official name of a parameter of the encoder or the decoder, after `enc/` or `dec/`."""
+    layer, *rest = name.split(".")
+    if layer == "stages":
+        return f"cnn/s{rest[0]}res/{'/'.join(rest[1:])}"
+    if layer == "hidden":
+        return f"mlp/h{rest[0]}/{'/'.join(rest[1:])}"
+    return f"cnn/in/{rest[0]}" if layer == "inp" else f"mlp/dist_{space.vectors[int(rest[0])].name}/out/{rest[1]}"
 
 
 def name_table(learner: Learner) -> dict[str, tuple[Tensor, Layout]]:
-    """{official name: (our parameter, layout)} of every parameter of an image agent, slow critic included."""
+    """{official name: (our parameter, layout)} of every parameter, slow critic included."""
     wm, ac = learner.world_model, learner.actor_critic
     model = {f"rssm.{part.replace('/', '.')}": f"rssm/{part}" for part in [
         "initial", *(f"{layer}/{p}" for layer in ("img_in", "gru", "img_out", "obs_out")
                      for p in ("kernel", "norm/scale", "norm/bias")),
         *(f"{layer}/{p}" for layer in ("img_stats", "obs_stats") for p in ("kernel", "bias"))]}
     model |= mlp_names("reward", "rew", wm.reward) | mlp_names("cont", "cont", wm.cont)
-    model |= {"decoder.inp.kernel": "dec/cnn/in/kernel", "decoder.inp.bias": "dec/cnn/in/bias"}
-    for side, short, stages in (("encoder", "enc", wm.encoder.stages), ("decoder", "dec", wm.decoder.stages)):
-        for i, stage in enumerate(stages):
-            model |= {f"{side}.stages.{i}.{name}": f"{short}/cnn/s{i}res/{name.replace('.', '/')}"
-                      for name, _ in stage.named_parameters()}
+    for side, short, net in (("encoder", "enc", wm.encoder), ("decoder", "dec", wm.decoder)):
+        for name, _ in net.named_parameters():
+            model[f"{side}.{name}"] = f"{short}/{part_name(name, wm.obs_space)}"
     if wm.harmonizer.mode != "off":
         model |= {f"harmonizer.{name}": f"har_s{i}/harmony_s" for i, name in enumerate(("reward", "image", "kl"), 1)}
     behavior = mlp_names("actor", "ac/actor", ac.actor) | mlp_names("critic", "critic/net", ac.critic)

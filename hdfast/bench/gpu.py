@@ -138,7 +138,7 @@ def measure_stages(bench: Bench) -> None:
         image, sequences = tensors(config, bench.device)
         data = sequences(image)
         u = Uniforms.draw(*data.reward.shape, config.behavior.horizon, config.model.stoch,
-                          generator=torch.Generator(bench.device).manual_seed(workload.SEED))
+                          learner.actor_critic.actor, generator=torch.Generator(bench.device).manual_seed(workload.SEED))
         learner.update(data, u)
         seconds: dict[str, float] = {}
         for name, stage in (stages.model_stages(learner, image, data, u)
@@ -181,7 +181,7 @@ def measure_policy(bench: Bench) -> None:
         for count in ACTING:
             def measure(graphs=graphs, count=count) -> tuple:
                 agent, _ = agent_and_batch(bench.config("tf32", cuda_graphs=graphs), bench.device)
-                obs = np.zeros((count, *agent.obs_space.shape), np.uint8)
+                obs = {"image": np.zeros((count, *agent.obs_space.parts[0].shape), np.uint8)}
                 no = np.zeros(count, bool)
                 step, state = Step(obs, np.zeros(count, np.float32), no, no, no), [agent.init_policy(count)]
 

@@ -22,7 +22,7 @@ from hdfast.machine import git_revision, keep_memory
 from hdfast.model.world_model import Sequences
 from hdfast.replay.ring import Batch
 from hdfast.replay.sequences import Replay
-from hdfast.spaces import ActSpace, ObsSpace
+from hdfast.spaces import Discrete, ObsSpace
 
 BACKENDS = ("reference", "compile", "native")
 PRECISIONS = ("fp32", "bf16")
@@ -45,25 +45,29 @@ def tensors(config: Config, device: torch.device = CPU) -> tuple[torch.Tensor, C
     action = torch.nn.functional.one_hot(data["action"], workload.ACTIONS).float()
     previous = torch.cat([torch.zeros_like(action[:1]), action[:-1]])
     cont = 1 - data["is_terminal"]
-    return data["image"], lambda image: Sequences(image.float() / 255, previous, data["reward"], cont,
+    return data["image"], lambda image: Sequences({"image": image.float() / 255}, previous, data["reward"], cont,
                                                   data["is_first"])
 
 
 def build_learner(config: Config, device: torch.device = CPU) -> Learner:
     torch.manual_seed(workload.SEED)
-    return Learner((config.env.size, config.env.size, 3), workload.ACTIONS, config, device)
+    return Learner(*spaces(config), config, device)
+
+
+def spaces(config: Config) -> tuple[ObsSpace, Discrete]:
+    """RGB images and the actions of the workload."""
+    return ObsSpace.single((config.env.size, config.env.size, 3), "uint8"), Discrete(workload.ACTIONS)
 
 
 def agent_and_batch(config: Config, device: torch.device) -> tuple[Agent, Batch]:
     """An agent, and a batch from a replay of random steps."""
-    space, rng = ObsSpace((config.env.size, config.env.size, 3), "uint8"), np.random.default_rng(workload.SEED)
+    (space, actions), rng = spaces(config), np.random.default_rng(workload.SEED)
     run, no = config.run, np.zeros(1, bool)
-    replay = Replay(run.batch_length + 8, 1, space.shape, space.dtype, directory=None, seed=workload.SEED,
-                    learner=device)
+    replay = Replay(run.batch_length + 8, 1, space, actions, directory=None, seed=workload.SEED, learner=device)
     for i in range(run.batch_length + 8):
-        obs = rng.integers(0, 256, (1, *space.shape), dtype=np.uint8)
+        obs = {"image": rng.integers(0, 256, (1, *space.parts[0].shape), dtype=np.uint8)}
         replay.add(Step(obs, np.zeros(1, np.float32), np.full(1, i == 0), no, no), rng.integers(0, workload.ACTIONS, 1))
-    agent = Agent(space, ActSpace(workload.ACTIONS), config, device=device)
+    agent = Agent(space, actions, config, device=device)
     return agent, replay.sample(run.batch_size, run.batch_length)
 
 
@@ -84,7 +88,8 @@ def update(learner: Learner, config: Config) -> serve.Work:
     length, batch, m = config.run.batch_length, config.run.batch_size, config.model
 
     def run() -> None:
-        u = Uniforms.draw(length, batch, config.behavior.horizon, m.stoch, generator=generator)
+        u = Uniforms.draw(length, batch, config.behavior.horizon, m.stoch, learner.actor_critic.actor,
+                          generator=generator)
         learner.update(sequences(image), u)
 
     return run

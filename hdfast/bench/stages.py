@@ -51,7 +51,7 @@ def model_stages(learner: Learner, image: Tensor, data: Sequences, u: Uniforms) 
         return seen.state.deter, seen.state.stoch, *ops.balanced_kl(seen.post, seen.prior, wm.free_nats)[:2]
 
     def decode() -> Tensor:
-        return ops.image_loss(wm.decoder(feat), data.obs)
+        return ops.image_loss(wm.decoder(feat)["image"], data.obs["image"])
 
     def heads() -> tuple[Tensor, Tensor]:
         return (ops.twohot_loss(wm.reward(feat), data.reward),
@@ -81,8 +81,8 @@ def behavior_stages(learner: Learner, data: Sequences, u: Uniforms) -> dict[str,
     start = seen.map(lambda x: x.flatten(0, 1))
     b: Behavior = learner.imagine(seen, data.cont, u.prior, u.action)
     # Kept graphs keep their leaves' nodes, which stay on the stream of today: a capture on another one would break.
-    b = replace(b, critic_logit=b.critic_logit.detach())
     t = b.trajectory
+    b = replace(b, critic_logit=b.critic_logit.detach(), policy=None)
 
     @torch.no_grad()
     def heads() -> None:
@@ -108,6 +108,7 @@ def behavior_stages(learner: Learner, data: Sequences, u: Uniforms) -> dict[str,
         "critic loss and backward": Stage(
             lambda: ac.critic_loss(ac.critic(t.features)[:-1], b.ret, b.slow_value, b.weight[:-1]).loss.backward(),
             us(165, 296), "critic forward"),
-        "actor loss and backward": Stage(lambda: learner.actor_loss(b).loss.backward(), us(147, 276)),
+        "actor loss and backward": Stage(
+            lambda: learner.actor_loss(replace(b, policy=ac.actor(t.past))).loss.backward(), us(147, 276)),
         "actor and critic Adam, slow critic": Stage(optimize, us(47, 47)),
     }

@@ -151,7 +151,7 @@ def open_backend(backend: Backend) -> str:
         envs.reset()
         ready = time.perf_counter()
         for _ in range(DOOR_STEPS):
-            envs.step(rng.integers(envs.act_space.n, size=1))
+            envs.step(envs.act_space.random(rng, 1))
         seconds = time.perf_counter() - ready
     finally:
         envs.close()
@@ -208,8 +208,7 @@ def tiny_update(device: torch.device) -> tuple[dict[str, torch.Tensor], dict[str
     num_envs, length = 2, config.run.batch_length
     envs = make_envs(config.task, config.env, num_envs=num_envs, seed=0)
     agent = Agent(envs.obs_space, envs.act_space, config, device=device)
-    space = envs.obs_space
-    replay = Replay(config.replay.capacity, num_envs, space.shape, space.dtype, directory=None, seed=0)
+    replay = Replay(config.replay.capacity, num_envs, envs.obs_space, envs.act_space, directory=None, seed=0)
     step, state = envs.reset(), agent.init_policy(num_envs)
     for _ in range(2 * length):
         action, state = agent.act(step, state)

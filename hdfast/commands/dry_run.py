@@ -38,16 +38,16 @@ def _report(config: Config, device: torch.device) -> None:
     envs = make_envs(config.task, config.env, seed=config.seed)
     try:
         agent = Agent(envs.obs_space, envs.act_space, config, device=device)
-        run, count, space = config.run, envs.num_envs, envs.obs_space
+        run, count, act_space = config.run, envs.num_envs, envs.act_space
         print_parameters(agent)
         print_memory(agent, config)
         rng, length = np.random.default_rng(config.seed), run.batch_length + EXTRA
-        replay = Replay(length * count, count, space.shape, space.dtype, directory=None, seed=config.seed,
+        replay = Replay(length * count, count, envs.obs_space, act_space, directory=None, seed=config.seed,
                         learner=device)
         start = time.perf_counter()
         record = envs.reset()
         for _ in range(length):
-            action = rng.integers(0, envs.act_space.n, count)
+            action = act_space.random(rng, count)
             replay.add(record, action)
             record = envs.step(action)
         played = time.perf_counter() - start
@@ -60,7 +60,7 @@ def _report(config: Config, device: torch.device) -> None:
         seconds = time.perf_counter() - start
     due = Schedule.of(run).updates_due(run.steps)
     print(f"random play: {count * length} steps of {config.task}, "
-          f"{count * length * frames_per_step(config) / played:,.0f} frames/s, {envs.act_space.n} actions")
+          f"{count * length * frames_per_step(config) / played:,.0f} frames/s, {act_space}")
     print(f"one update:  {seconds:.2f} s on {device} with {ops.backend()} operations in "
           f"{resolve_precision(config.precision, device)}; the whole run makes {due:,}, "
           f"about {duration(due * seconds)}")
@@ -81,9 +81,8 @@ def print_parameters(agent: Agent) -> None:
 
 def print_memory(agent: Agent, config: Config) -> None:
     """Bytes of the parameters with gradients and moments, and of the replay when the run is at its end."""
-    space = agent.obs_space
     kept = min(config.replay.capacity, config.run.steps)
-    size = ring_bytes(kept, space.shape, space.dtype)
+    size = ring_bytes(kept, agent.obs_space, agent.act_space)
     where = replay_device(config.replay.device, agent.device, size)
     trained = sum(agent.num_params().values())
     print("memory")

@@ -8,15 +8,15 @@ from hdfast.config import Config
 from hdfast.cuda_graph import Graphs
 from hdfast.envs import Step
 from hdfast.replay.ring import Batch
-from hdfast.spaces import ActSpace, ObsSpace
+from hdfast.spaces import ActSpace, Discrete, ObsSpace
 
-IMAGE = ObsSpace((16, 16, 3), "uint8")
-VECTOR = ObsSpace((5,), "float32")
-ACTIONS = 4
+IMAGE = ObsSpace.single((16, 16, 3), "uint8")
+VECTOR = ObsSpace.single((5,), "float32")
+ACTIONS = Discrete(4)
 
 
-def make_agent(space: ObsSpace = IMAGE, **overrides) -> Agent:
-    return Agent(space, ActSpace(ACTIONS), Config.preset("debug", task="dummy", **overrides))
+def make_agent(space: ObsSpace = IMAGE, actions: ActSpace = ACTIONS, **overrides) -> Agent:
+    return Agent(space, actions, Config.preset("debug", task="dummy", **overrides))
 
 
 def captured(agent: Agent) -> Agent:
@@ -37,16 +37,22 @@ def unequal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> set[s
 
 def make_step(n: int, space: ObsSpace = IMAGE, first: bool = False, seed: int = 0) -> Step:
     rng, flags = np.random.default_rng(seed), np.zeros(n, bool)
-    obs = rng.integers(0, 256, (n, *space.shape)).astype(space.dtype)
+    obs = random_obs(rng, space, n)
     return Step(obs=obs, reward=np.zeros(n, np.float32), is_first=flags | first, is_last=flags, is_terminal=flags)
 
 
-def make_batch(length: int = 8, batch: int = 4, space: ObsSpace = IMAGE, seed: int = 0) -> Batch:
+def random_obs(rng: np.random.Generator, space: ObsSpace, n: int) -> dict[str, np.ndarray]:
+    return {part.name: rng.integers(0, 256, (n, *part.shape)).astype(part.dtype) for part in space.parts}
+
+
+def make_batch(length: int = 8, batch: int = 4, space: ObsSpace = IMAGE, seed: int = 0,
+               actions: ActSpace = ACTIONS) -> Batch:
     rng = np.random.default_rng(seed)
     first, last = rng.random((length, batch)) < 0.1, rng.random((length, batch)) < 0.1
     first[0] = True
-    action = np.where(last, -1, rng.integers(0, ACTIONS, (length, batch)))
-    frames = rng.integers(0, 256, (length * batch, *space.shape)).astype(space.dtype)
+    action = actions.random(rng, length * batch).reshape(length, batch, *actions.shape)
+    code = np.where(last[..., None], 0, actions.encode(action)).astype(np.float32)
+    frames = {name: torch.from_numpy(x) for name, x in random_obs(rng, space, length * batch).items()}
     reward = rng.normal(size=(length, batch)).astype(np.float32)
-    return Batch(torch.from_numpy(frames), torch.arange(length * batch).view(length, batch),
-                 *(torch.from_numpy(x) for x in (action, reward, first, last, last)))
+    return Batch(frames, torch.arange(length * batch).view(length, batch),
+                 *(torch.from_numpy(x) for x in (code, reward, first, last, last)))

@@ -18,19 +18,26 @@ from hdfast.adapters import official
 from hdfast.config import Config
 from hdfast.learner import Learner, Uniforms
 from hdfast.model.world_model import Sequences
+from hdfast.spaces import Box, Discrete, ObsSpace, Part
 
 PREFIX = {"wm": "agent/wm/", "actor": "agent/task_behavior/ac/actor/", "critic": "agent/task_behavior/critic/net/"}
 
 
 @dataclass
 class Case:
-    """One official run: sizes {deter, ..., A, B, T, H, harmony}, parameters by official name, inputs and uniforms."""
+    """One official run: sizes {deter, ..., A, B, T, H, harmony}, parameters by official name, inputs and noise."""
 
     name: str
     sizes: dict
     params: dict[str, np.ndarray]
-    inputs: dict[str, np.ndarray]  # image, action, reward, is_* (B, T, ...); policy_first (2, B)
-    uniforms: dict[str, np.ndarray]  # 'u/post' ..., 'upd1/u/post' ...
+    inputs: dict[str, np.ndarray]  # observations, action, reward, is_* (B, T, ...); policy_first (2, B)
+    noise: dict[str, np.ndarray]  # uniforms 'u/post' ..., 'upd1/u/post' ...; normals 'n/act' ...
+
+    @property
+    def obs_space(self) -> ObsSpace:
+        """The observations in declared order."""
+        names = [name for name, _ in self.sizes.get("obs", [["image", None]])]
+        return ObsSpace(tuple(Part(name, self.inputs[name].shape[2:], str(self.inputs[name].dtype)) for name in names))
 
 
 def recipe_param(name: str, spec: dict, pseed: int) -> np.ndarray:
@@ -52,8 +59,8 @@ def load_case(path: Path) -> tuple[Case, dict[str, np.ndarray]]:
         figures = {key: data[key] for key in data.files}
     inputs = {key[3:]: value for key, value in figures.items() if key.startswith("in/")}
     inputs["policy_first"] = np.stack([figures[f"policy{i}/is_first"] for i in range(2)])
-    uniforms = {key: value for key, value in figures.items() if key.startswith("u/") or "/u/" in key}
-    return Case(path.stem, spec["config"], params, inputs, uniforms), figures
+    noise = {key: value for key, value in figures.items() if "u" in key.split("/")[:-1] or "n" in key.split("/")[:-1]}
+    return Case(path.stem, spec["config"], params, inputs, noise), figures
 
 
 def array(x) -> np.ndarray:
@@ -82,22 +89,27 @@ class Runner:
     def __init__(self, case: Case, device: str = "cpu", precision: str = "fp32"):
         self.case, self.device, self.margins, s = case, torch.device(device), {}, case.sizes
         self.B, self.T, self.H, self.A = s["B"], s["T"], s["H"], s["A"]
+        self.continuous, self.obs_space = s.get("continuous", False), case.obs_space
+        self.act_space = Box(self.A) if self.continuous else Discrete(self.A)
         layers = sum(n.startswith("agent/wm/rew/h") and n.endswith("/kernel") for n in case.params)
         bins = case.params["agent/wm/rew/dist_out/out/bias"].size
         self.config = Config.preset("atari100k", **{
             "model.deter": s["deter"], "model.units": s["units"], "model.stoch": s["stoch"], "model.bins": bins,
             "model.classes": s["classes"], "model.cnn_depth": s["depth"], "model.mlp_layers": layers,
+            "model.vector_layers": s.get("mlp_layers", 0), "model.vector_units": s.get("mlp_units", 0),
+            "loss.cont_grad": "cont" in s.get("grad_heads", ["cont"]),
+            "behavior.actor_gradient": "dynamics" if s.get("actor_grad") == "backprop" else "reinforce",
             "behavior.horizon": self.H, "harmony.mode": "rectified" if s["harmony"] else "off"}, precision=precision)
         self.start()
         t = {k: self.tensor(np.ascontiguousarray(v)).transpose(0, 1) for k, v in case.inputs.items()
              if k != "policy_first"}
         prev = torch.cat([torch.zeros_like(t["action"][:1]), t["action"][:-1]])
-        self.image = t["image"].float() / 255
-        self.data = Sequences(self.image, prev, t["reward"].float(), 1 - t["is_terminal"].float(), t["is_first"])
+        obs = {part.name: t[part.name].float() / (255 if part.is_image else 1) for part in self.obs_space.parts}
+        self.data = Sequences(obs, prev, t["reward"].float(), 1 - t["is_terminal"].float(), t["is_first"])
 
     def start(self) -> None:
         """Fresh optimizers and return range at the case's parameters."""
-        self.learner = Learner(self.case.inputs["image"].shape[2:], self.A, self.config, self.device)
+        self.learner = Learner(self.obs_space, self.act_space, self.config, self.device)
         official.load(self.learner, self.case.params)
 
     def tensor(self, x: np.ndarray) -> torch.Tensor:
@@ -115,13 +127,13 @@ class Runner:
         return x.reshape(len(x), self.T, self.B, *x.shape[2:]).swapaxes(1, 2).reshape(x.shape)
 
     def uniforms(self, prefix: str) -> tuple[Uniforms, torch.Tensor]:
-        """Our uniforms and those of all H+1 actions."""
+        """Our uniforms, and the noise of all H+1 actions."""
         def ours(key):
-            x = self.tensor(self.case.uniforms[f"{prefix}u/{key}"])
+            x = self.tensor(self.case.noise[f"{prefix}{key}"])
             return x.unflatten(1, (self.B, self.T)).transpose(1, 2).flatten(1, 2)
-        post = self.tensor(self.case.uniforms[f"{prefix}u/post"])
-        action = ours("act")
-        return Uniforms(post, ours("prior"), action[:-1]), action
+        post = self.tensor(self.case.noise[f"{prefix}u/post"])
+        action = ours("n/act" if self.continuous else "u/act")
+        return Uniforms(post, ours("u/prior"), action[:-1]), action
 
     def margin(self, phase: str, logit: torch.Tensor, u: torch.Tensor) -> None:
         """Record how near the uniforms came to an inner boundary of the sampled distribution."""
@@ -144,17 +156,26 @@ class Runner:
         deter = self.bt(state.deter)
         figures = {
             "init_deter": array(start.deter), "init_stoch": array(start.stoch),
-            "embed": self.bt(wm.encoder(self.image)), "post_deter": deter, "prior_deter": deter,
+            "embed": self.bt(wm.encoder(self.data.obs)), "post_deter": deter, "prior_deter": deter,
             "post_logit": self.bt(out.observed.post), "prior_logit": self.bt(out.observed.prior),
-            "post_stoch": self.bt(stoch), "recon": self.bt(out.recon), "reward_logit": self.bt(out.reward_logit),
+            "post_stoch": self.bt(stoch), "reward_logit": self.bt(out.reward_logit),
             "reward_mean": self.bt(ops.twohot_mean(out.reward_logit)), "cont_logit": self.bt(out.cont_logit),
             "kl": self.bt(out.kl), "loss": out.total, "train_loss": out.total,
             "grad_norm": torch.linalg.vector_norm(self.learner.model_opt.grad.double()),
             **{f"loss_{k}": self.bt(v) for k, v in out.losses.items()}}
+        margins = {}
+        for part in self.obs_space.parts:
+            y = out.recon[part.name].detach()
+            if part.is_image:
+                figures["recon"] = self.bt(y)
+            else:
+                figures |= {f"symlog_{part.name}": self.bt(y), f"mean_{part.name}": self.bt(ops.symexp(y))}
+                margins[f"margin/symlog_error_{part.name}"] = array(
+                    (y - ops.symlog(self.data.obs[part.name])).abs().min())
         assert np.array_equal(array(state.stoch).round(), array(stoch))
         return {f"wm/{k}": array(v) for k, v in figures.items()} | self.metrics(
             "wm/metric/", self.model_metrics(out, self.harmony_scalars())) \
-            | self.gradients("wm")
+            | self.gradients("wm") | margins
 
     def harmony_scalars(self) -> torch.Tensor | None:
         """The scalars now, (3,): official metrics show those before the update."""
@@ -186,29 +207,34 @@ class Runner:
     def behavior(self) -> dict:
         """imag/*, actor/*, critic/*: imagination from the phase's posteriors, losses and gradients."""
         learner, (u, u_action) = self.learner, self.uniforms("")
-        b = learner.imagine(self.out.observed.state, self.data.cont, u.prior, u_action, keep_prior=True)
+        b = learner.imagine(self.out.observed.state.detach(), self.data.cont, u.prior, u_action, keep_prior=True)
         feat = b.trajectory.features.tensor()
         t, ac, wm = b.trajectory, learner.actor_critic, learner.world_model
         with torch.no_grad():
             prior = torch.cat([self.out.observed.post.flatten(0, 1)[None], t.prior])
             low, high = (torch.tensor(x, device=self.device) for x in (-1.3, 2.9))
             low2, _, scale2 = ops.return_range(b.ret, low, high)
+            policy = ac.actor(feat)
             figures = {
-                "deter": t.features.deter, "logit": prior, "stoch_index": t.features.index, "action_index": t.action,
+                "deter": t.features.deter, "logit": prior, "stoch_index": t.features.index,
                 "reward": b.reward, "cont": b.cont, "weight": b.weight, "value": b.value, "ret": b.ret,
                 "slow_value": b.slow_value,
                 "reward_logit": wm.reward(feat), "cont_logit": wm.cont_logit(feat),
-                "actor_logit": ac.policy(feat), "critic_logit": b.critic_logit[:-1]}
+                "critic_logit": b.critic_logit[:-1], **self.policy_figures("action_index", policy, t.action)}
         self.margin("phaseA", t.prior, u.prior)
-        self.margin("phaseA", figures["actor_logit"], u_action)
-        learner.actor_opt.zero_grad()
-        learner.critic_opt.zero_grad()
+        if not self.continuous:
+            self.margin("phaseA", figures["actor_logit"], u_action)
+        scaled = learner.actor_loss(replace(b, scale=scale2))
+        learner.actor_opt.backward(scaled.loss, keep=True)
+        norm = torch.linalg.vector_norm(learner.actor_opt.grad.double())
+        scaled_out = {"actor_scaled/loss": scaled.loss, "actor_scaled/grad_norm": norm}
+        scaled_out |= self.gradients("actor", "actor_scaled")
         actor, critic = learner.actor_loss(b), learner.critic_loss(b)
-        actor.loss.backward()
-        critic.loss.backward()
+        learner.actor_opt.backward(actor.loss, keep=True)
+        learner.critic_opt.backward(critic.loss)
         figures |= {"adv": actor.advantage, "logpi": actor.logp, "ent": actor.ent, "actor_loss_elem": actor.element,
                     "critic_nll": critic.nll, "critic_reg": critic.reg}
-        out = {f"imag/{k}": self.starts(v) for k, v in figures.items()}
+        out = scaled_out | {f"imag/{k}": self.starts(v) for k, v in figures.items()}
         out |= {"imag/offset": b.low, "imag/invscale": b.scale, "imag/retnorm2_low_high": torch.stack([low, high]),
                 "imag/retnorm2_offset_invscale": torch.stack([low2, scale2]),
                 "actor/loss": actor.loss, "critic/loss": critic.loss, "margin/min_phaseA": self.margins["phaseA"],
@@ -227,9 +253,15 @@ class Runner:
         m = stats("action", b.trajectory.action) | stats("adv", actor.advantage) | stats("extr_reward", b.reward)
         m |= stats("extr_return_raw", b.ret) | stats("extr_return_normed", (b.ret - b.low) / b.scale)
         m |= stats("policy_entropy", actor.ent) | stats("policy_logprob", actor.logp)
-        m |= stats("policy_randomness", actor.ent / np.log(self.A)) | stats("extr_critic", b.value[:-1])
+        m |= stats("policy_randomness", b.policy.randomness(actor.ent)) | stats("extr_critic", b.value[:-1])
         return m | {"extr_return_rate": (b.ret.abs() >= 0.5).float().mean(), "actor_opt_loss": actor.loss,
                     "extr_critic_critic_opt_loss": critic.loss}
+
+    def policy_figures(self, index: str, policy, action) -> dict:
+        """What official figures show of a policy and its actions (..., N): logits and `index`, or moments and values."""
+        if self.continuous:
+            return {"action": action, "actor_mean": policy.mean, "actor_std": policy.std}
+        return {index: action, "actor_logit": policy.logits[0]}
 
     def acting(self) -> dict:
         """policy{0,1}/*: two acting steps."""
@@ -237,18 +269,26 @@ class Runner:
         initial = rssm.initial_state()
         latent = initial.map(lambda x: x.expand(self.B, *x.shape))
         action, out = torch.zeros(self.B, self.A, device=self.device), {}
-        u, u_action = (self.tensor(self.case.uniforms[f"u/policy_{k}"]) for k in ("post", "act"))
+        u = self.tensor(self.case.noise["u/policy_post"])
+        noise = self.tensor(self.case.noise["n/policy_act" if self.continuous else "u/policy_act"])
         with torch.no_grad():
             for i in range(2):
-                part = rssm.embed_part(learner.world_model.encoder(self.image[i]))
+                part = rssm.embed_part(learner.world_model.encoder({k: x[i] for k, x in self.data.obs.items()}))
                 first = self.tensor(self.case.inputs["policy_first"][i])
                 latent, logit = rssm.obs_step(latent, action, part, first, u[i], initial)
-                policy = learner.actor_critic.policy(latent.feat())
-                action = F.one_hot(ops.sample_index(policy, u_action[i]), self.A).float()
+                policy = learner.actor_critic.actor(latent.feat())
+                chosen = policy.sample(noise[i])
+                action = policy.encode(chosen)
                 self.margin("policy", logit, u[i])
-                self.margin("policy", policy, u_action[i])
+                figures = self.policy_figures("index", policy, chosen)
+                if self.continuous:
+                    entropy = policy.log_prob(action)[1]
+                else:
+                    self.margin("policy", policy.logits[0], noise[i])
+                    entropy = -(policy.logits[0].exp() * policy.logits[0]).sum(-1)
+                out |= {f"policy{i}/{k}": v for k, v in figures.items() if k.startswith("actor_m") or k == "actor_std"}
                 out |= {f"policy{i}/is_first": first, f"policy{i}/action": action, f"policy{i}/deter": latent.deter,
-                        f"policy{i}/log_entropy": -(policy.exp() * policy).sum(-1), f"policy{i}/logit": logit,
+                        f"policy{i}/log_entropy": entropy, f"policy{i}/logit": logit,
                         f"policy{i}/stoch_index": latent.index}
         out["margin/min_policy"] = self.margins["policy"]
         return {k: array(v) for k, v in out.items()}
@@ -280,7 +320,8 @@ class Runner:
             actor, critic = learner.actor_loss(b), learner.critic_loss(b)
             t, feat = b.trajectory, b.trajectory.features.tensor()
             cont_logit = wm.cont_logit(feat)
-            for logit, uniform in ((model.observed.post, u.post), (t.prior, u.prior), (ac.policy(feat), u_action)):
+            drawn = [(model.observed.post, u.post), (t.prior, u.prior)]
+            for logit, uniform in drawn if self.continuous else [*drawn, (ac.actor(feat).logits[0], u_action)]:
                 self.margin("updates", logit, uniform)
             metrics = self.model_metrics(model, scalars) | self.behavior_metrics(b, actor, critic)
             ac.move_range(b.low, b.high)  # the official order: the actor's step comes before the critic's gradient
@@ -289,7 +330,7 @@ class Runner:
             norms |= learner.step("critic")
             figures = {"retnorm_low": ac.low.clone(), "retnorm_high": ac.high.clone(),
                        "post_index": model.observed.state.index, "stoch_index": self.starts(t.features.index[1:]),
-                       "action_index": self.starts(t.action)}
+                       "action" if self.continuous else "action_index": self.starts(t.action)}
             metrics["model_opt_loss"] = model.total
             for key, name in (("model", "model"), ("actor", "actor"), ("extr_critic_critic", "critic")):
                 metrics[f"{key}_opt_grad_norm"] = figures[f"gradnorm_{name}"] = norms[f"opt/{name}_grad_norm"]
@@ -314,13 +355,13 @@ class Runner:
     def metrics(self, prefix: str, values: dict) -> dict:
         return {f"{prefix}{k}": array(v) for k, v in values.items()}
 
-    def gradients(self, group: str) -> dict:
-        """Gradients of a group in full and as the summaries that large cases store."""
+    def gradients(self, group: str, prefix: str = "") -> dict:
+        """Gradients of a group in full and as the summaries that large cases store, under `prefix`, or its name."""
         out = {}
         for name, grad in official.export(self.learner, grad=True).items():
             if name.startswith(PREFIX[group]):
-                out[f"{group}/grad/{name}"] = grad
-                out |= {f"{group}/{k}": v for k, v in self.summary("grad", name, grad).items()}
+                out[f"{prefix or group}/grad/{name}"] = grad
+                out |= {f"{prefix or group}/{k}": v for k, v in self.summary("grad", name, grad).items()}
         return out
 
     @staticmethod
@@ -336,7 +377,7 @@ class Runner:
 
     def all(self, updates: int = 3) -> dict[str, np.ndarray]:
         """Every figure."""
-        echo = {f"in/{k}": v for k, v in self.case.inputs.items()} | self.case.uniforms
+        echo = {f"in/{k}": v for k, v in self.case.inputs.items()} | self.case.noise
         echo |= {f"param/{k}": v for k, v in self.case.params.items()}
         echo.pop("in/policy_first")
         return echo | self.world_model() | self.behavior() | self.acting() | self.updates(updates)
