@@ -91,14 +91,13 @@ class Arena:
     def zero_grad(self) -> None:
         self.grad.zero_()
 
-    def backward(self, loss: Tensor, *, keep: bool = False) -> None:
-        """Write the gradient of loss () to `grad`, as zero_grad() and loss.backward() do, without zeros and sums; `keep`
-        the graph for another loss.
+    def backward(self, loss: Tensor) -> None:
+        """Write the gradient of loss () to `grad`, as zero_grad() and loss.backward() do, without zeros and sums.
 
         The last number of `grad` belongs to no parameter. It becomes 0, or NaN if the loss is not finite: the norm is
         then NaN on every process that averages it, and none takes a step.
         """
-        grads = torch.autograd.grad(loss, self.params, allow_unused=True, retain_graph=keep)
+        grads = torch.autograd.grad(loss, self.params, allow_unused=True)
         torch.sub(loss.detach(), loss.detach(), out=self.grad[-1])
         flat = [[], []]
         for p, g in zip(self.params, grads, strict=True):

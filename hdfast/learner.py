@@ -1,9 +1,11 @@
 """The learner: one official train step as a function of a batch and uniforms, with three Adam optimizers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hdfast import ops
 from hdfast.arena import Arena
@@ -53,6 +55,19 @@ class Behavior:
     low: Tensor
     high: Tensor
     scale: Tensor
+
+
+@contextmanager
+def constants(*networks: nn.Module) -> Iterator[None]:
+    """What networks compute inside has no gradient to their parameters, only to their inputs."""
+    params = [p for network in networks for p in network.parameters()]
+    for p in params:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in params:
+            p.requires_grad_(True)
 
 
 class Learner:
@@ -110,13 +125,13 @@ class Learner:
         start = post.map(lambda x: x.detach().flatten(0, 1))
         trajectory = imagine(wm.rssm, ac.actor, start, u, noise, keep_prior=keep_prior)
         policy, features = ac.actor(trajectory.past), trajectory.features
+        critic_logit, slow_value = ac.values(features)
         if ac.dynamics:
             features = followed(wm.rssm, trajectory, policy.sample(noise[:len(u)]))
-        with torch.set_grad_enabled(ac.dynamics):
+        with torch.set_grad_enabled(ac.dynamics), constants(wm.reward, wm.cont, ac.critic):
             reward, cont_logit = wm.ahead(features[1:])
             conts = torch.cat([cont.reshape(1, -1), (cont_logit.detach() > 0).to(reward.dtype)])
-            critic_logit, slow_value = ac.values(features)
-            value = ops.twohot_mean(critic_logit if ac.dynamics else critic_logit.detach())
+            value = ops.twohot_mean(ac.critic(features) if ac.dynamics else critic_logit.detach())
             ret, weight = ac.returns(reward, value, conts)
         return Behavior(trajectory, policy, reward, conts, critic_logit, value, slow_value, ret, weight,
                         *ac.next_range(ret.detach()))
@@ -133,7 +148,7 @@ class Learner:
     def actor_gradient(self, b: Behavior) -> dict[str, Tensor]:
         """Step 3: actor loss on the trajectory, its gradient in the actor's arena."""
         out, dynamics = self.actor_loss(b), self.actor_critic.dynamics
-        self.actor_opt.backward(out.loss, keep=dynamics)  # the critic's loss has a part of the graph in common
+        self.actor_opt.backward(out.loss)
         ret, reward, value = (x.detach() for x in (b.ret, b.reward, b.value))
         metrics = means({
             "loss/policy": -(out.advantage if dynamics else out.logp * out.advantage) * b.weight[:-1],

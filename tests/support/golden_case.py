@@ -224,13 +224,14 @@ class Runner:
         self.margin("phaseA", t.prior, u.prior)
         if not self.continuous:
             self.margin("phaseA", figures["actor_logit"], u_action)
-        scaled = learner.actor_loss(replace(b, scale=scale2))
-        learner.actor_opt.backward(scaled.loss, keep=True)
+        again = learner.imagine(self.out.observed.state.detach(), self.data.cont, u.prior, u_action)
+        scaled = learner.actor_loss(replace(again, scale=scale2))
+        learner.actor_opt.backward(scaled.loss)
         norm = torch.linalg.vector_norm(learner.actor_opt.grad.double())
         scaled_out = {"actor_scaled/loss": scaled.loss, "actor_scaled/grad_norm": norm}
         scaled_out |= self.gradients("actor", "actor_scaled")
         actor, critic = learner.actor_loss(b), learner.critic_loss(b)
-        learner.actor_opt.backward(actor.loss, keep=True)
+        learner.actor_opt.backward(actor.loss)
         learner.critic_opt.backward(critic.loss)
         figures |= {"adv": actor.advantage, "logpi": actor.logp, "ent": actor.ent, "actor_loss_elem": actor.element,
                     "critic_nll": critic.nll, "critic_reg": critic.reg}

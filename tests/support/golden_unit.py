@@ -9,6 +9,7 @@ from hdfast.adapters.official import CONV, DECONV
 from hdfast.arena import Arena
 from hdfast.model.encoders import ConvStage, DeconvStage
 from hdfast.model.nets import Dense
+from hdfast.model.policy import STD, Normal
 
 INPUTS = ("symlog/x", "symexp/x", "twohot/target", "twohot/logit", "linear_ln_silu/x", "linear_ln_silu/kernel",
           "linear_ln_silu/norm/bias", "linear_ln_silu/norm/scale", "conv_s2/x", "conv_s2/kernel", "conv_s2/norm/bias",
@@ -33,8 +34,37 @@ def adam(p0: torch.Tensor, grads: torch.Tensor, eps: float, clip: float) -> list
 
 
 def unit_figures(official: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every figure of a unit file from the inputs stored in it."""
+    """Every figure of a unit file, of the first kind or of continuous control, from the inputs stored in it."""
     d = {k: torch.from_numpy(np.array(v)) for k, v in official.items()}
+    out = continuous_figures(d) if "normal/out" in d else block_figures(d)
+    return {k: v.detach().numpy() if torch.is_tensor(v) else v for k, v in out.items()}
+
+
+def continuous_figures(d: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The actor's normal distribution and the loss of vectors."""
+    out = {k: d[k] for k in ("normal/out", "normal/raw_std", "normal/eps", "normal/action", "normal/w",
+                             "symlog_mse/pred", "symlog_mse/target", "symlog_mse/w")}
+    raw = [d[f"normal/{k}"].clone().requires_grad_() for k in ("out", "raw_std")]
+    policy = Normal(*ops.normal_policy(*raw))
+    logp, entropy = policy.log_prob(d["normal/action"])
+    sample = policy.sample(d["normal/eps"])
+    figures = {"mean": policy.mean, "std": policy.std, "logp": logp, "entropy": entropy, "sample": sample}
+    for name, f in (("logp", logp), ("entropy", entropy), ("sample", sample.sum(-1))):
+        grads = torch.autograd.grad((d["normal/w"] * f).sum(), raw, retain_graph=True, allow_unused=True)
+        figures |= {f"{name}_grad_{k}": torch.zeros_like(x) if g is None else g
+                    for k, x, g in zip(("out", "raw_std"), raw, grads, strict=True)}
+    for name, std in zip(("minent", "maxent"), STD, strict=True):
+        size = d["normal/out"].shape[-1]
+        figures[name] = ops.normal_log_prob(torch.zeros(size), torch.full((size,), std), torch.zeros(size))[1]
+    out |= {f"normal/{k}": v for k, v in figures.items()}
+    pred = d["symlog_mse/pred"].clone().requires_grad_()
+    loss = ops.vector_loss(pred, d["symlog_mse/target"])
+    grad, = torch.autograd.grad((d["symlog_mse/w"] * loss).sum(), pred)
+    return out | {"symlog_mse/loss": loss, "symlog_mse/grad": grad, "symlog_mse/mean": ops.symexp(pred)}
+
+
+def block_figures(d: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Layers, losses, return range, Adam and harmonizer."""
     out = {k: d[k] for k in INPUTS}
     out["symlog/y"], out["symexp/y"] = ops.symlog(d["symlog/x"]), ops.symexp(d["symexp/x"])
 
@@ -86,4 +116,4 @@ def unit_figures(official: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             rows.append([value.item(), (value - ops.harmony_regularizer(s, "rectified")).item(), slope.item()])
     rows = torch.tensor(rows).view(len(d["harmonizer/s"]), len(loss), 3)
     out["harmonizer/with_reg"], out["harmonizer/no_reg"], out["harmonizer/dloss_ds_with_reg"] = rows.unbind(-1)
-    return {k: v.detach().numpy() if torch.is_tensor(v) else v for k, v in out.items()}
+    return out
