@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from hdfast.ops import checks, library
+from hdfast.ops import checks, library, reference
 
 OPS = ("harmony_fwd", "harmony_bwd")
 PUBLIC = ("harmony_loss", "weighted_loss")
@@ -12,12 +12,14 @@ NAMES = ("reward", "image", "dyn", "rep", "cont")
 MODES = {"rectified": 0, "plain": 1, "off": 2}
 
 
-def harmony_loss(losses: dict[str, Tensor], s: Tensor, *, mode: str = "rectified",
-                 dyn_share: float = 5 / 6) -> tuple[Tensor, Tensor]:
+def harmony_loss(losses: dict[str, Tensor], s: Tensor, *, harmonized: tuple[str, ...] = ("reward", "image", "kl"),
+                 mode: str = "rectified", dyn_share: float = 5 / 6) -> tuple[Tensor, Tensor]:
     """losses {'reward', 'image', 'dyn', 'rep', 'cont'}, each (...) of one shape, s (3,) -> total (), terms (3,)."""
     if mode not in ("rectified", "plain"):
         raise ValueError(f"harmony_loss: mode must be 'rectified' or 'plain', got {mode!r}; fixed weights are "
                          f"weighted_loss")
+    if harmonized != ("reward", "image", "kl") or set(losses) != set(NAMES):
+        return reference.harmony_loss(losses, s, harmonized=harmonized, mode=mode, dyn_share=dyn_share)
     checks.dtype("harmony_loss", torch.float32, s=s)
     checks.shape("harmony_loss", (3,), "(3,), for reward, image and KL", s=s)
     checks.devices("harmony_loss", s=s, **losses)
@@ -26,6 +28,8 @@ def harmony_loss(losses: dict[str, Tensor], s: Tensor, *, mode: str = "rectified
 
 def weighted_loss(losses: dict[str, Tensor], scales: dict[str, float]) -> tuple[Tensor, Tensor]:
     """Mode 'off': the same mean with fixed scales by name -> total (), terms (3,) of reward, image and KL."""
+    if set(losses) != set(NAMES):
+        return reference.weighted_loss(losses, scales)
     fixed = [float(scales[name]) for name in NAMES]
     return library.op("harmony_fwd")(*flat(losses), None, MODES["off"], 1.0, fixed)[:2]
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from hdfast.ops import bf16, checks, imagine_steps, library
+from hdfast.ops import bf16, checks, imagine_steps, library, reference
 from hdfast.ops.execution import usable
 from hdfast.ops.state import Parameters
 from hdfast.ops.state_mm import register_state_mm
@@ -12,17 +12,20 @@ OPS = ("imagine", "state_mm_fwd", "state_mm_bwd", "mm")
 PUBLIC = ("imagine",)
 
 
-def imagine(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: Parameters, actor: list[Tensor], *,
-            classes: int, mix: float,
+def imagine(deter: Tensor, index: Tensor, u: Tensor, noise: Tensor, params: Parameters, actor: list[Tensor], *,
+            classes: int, mix: float, groups: tuple[int, ...] | None = None,
             keep_prior: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """As reference.imagine, for float32; on the CPU the features are None.
 
     If the kernels have bfloat16 shadows, the operands of all products and the features are bfloat16.
     """
-    checks.dtype("imagine", torch.float32, deter=deter, u=u, u_action=u_action)
+    if groups is not None:
+        return reference.imagine(deter, index, u, noise, params, actor, classes=classes, mix=mix, groups=groups,
+                                 keep_prior=keep_prior)
+    checks.dtype("imagine", torch.float32, deter=deter, u=u, noise=noise)
     checks.dtype("imagine", torch.int64, index=index)
     copies = bf16.shadows([*params.kernels, *actor[:-2:3], actor[-2]])
-    inputs = (*(x.detach().contiguous() for x in (deter, index, u, u_action)), *(
+    inputs = (*(x.detach().contiguous() for x in (deter, index, u, noise)), *(
         [p.detach().contiguous() for p in group] for group in (params, actor)), classes, mix, keep_prior)
     if usable(deter):
         return *torch.ops.hdfast.imagine.default(*inputs, bool(copies)), None

@@ -6,6 +6,7 @@ float32 out, and differentiable by autograd. Equations name the HarmonyDream pap
 """
 
 import functools
+import math
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,8 @@ from hdfast.ops.dense import project
 from hdfast.ops.state import Parameters, one_hot
 
 NORM_EPS = 1e-3  # inside the root; official nets.py, class Norm
+LEAST_STD, LARGEST_STD = 0.1, 1.0  # of the normal policy; official configs.yaml, actor.minstd and maxstd
+UNSEEN = 1e-8  # squared errors of a vector below this count as none; official jaxutils.py, class SymlogDist
 NORM_BLOCK = 4096  # a gradient's norm is that of block norms: 16 M squares summed in float32 would lose three digits
 
 
@@ -178,8 +181,13 @@ def image_loss(recon: Tensor, image: Tensor) -> Tensor:
 
 
 def vector_loss(recon: Tensor, vector: Tensor) -> Tensor:
-    """Squared symlog error summed over features: recon (..., n) in symlog units, vector (..., n) raw -> (...)."""
-    return (recon - symlog(vector)).square().sum(-1)
+    """Squared symlog error summed over features, those below 1e-8 left out, with their gradient.
+
+    recon (..., n) in symlog units, vector (..., n) raw and without gradient -> (...). No 1/2, no mean. Official
+    jaxutils.py, SymlogDist.
+    """
+    error = (recon - symlog(vector.detach())).square()
+    return torch.where(error < UNSEEN, 0, error).sum(-1)
 
 
 def harmony_regularizer(s: Tensor, mode: str) -> Tensor:
@@ -187,43 +195,50 @@ def harmony_regularizer(s: Tensor, mode: str) -> Tensor:
     return F.softplus(s) if mode == "rectified" else s
 
 
-def harmony_loss(losses: dict[str, Tensor], s: Tensor, *, mode: str = "rectified",
-                 dyn_share: float = 5 / 6) -> tuple[Tensor, Tensor]:
-    """Harmonized sum of the world-model losses, averaged over all elements, and its three terms.
-
-    losses {'reward', 'image', 'dyn', 'rep', 'cont'}, each (...) of one shape; s (3,) for reward, image, KL ->
-    total (), terms (3,) = mean of each harmonized term with its regularizer.
-      reward: e^-s L + reg(s);  image: likewise;  KL: a (e^-s L_dyn + reg(s)) + (1 - a) e^-s L_rep, a = dyn_share;
-      cont is added as it is.  reg is `harmony_regularizer`.
-    Paper Eq. 4 and 6; official agent.py, WorldModel.loss (the KL's regularizer comes once, with weight 5/6).
-    """
+def _harmonized(losses: dict[str, Tensor], s: Tensor, harmonized: tuple[str, ...],
+                dyn_share: float) -> tuple[Tensor, list[float], list[Tensor]]:
+    """Of each harmonized name the mean of its losses, (n,), and the weight of its regularizer; and the other means.
+    Both are 0 without a loss."""
     mean = {name: value.mean() for name, value in losses.items()}
-    reward, image, kl = torch.exp(-s).unbind()
-    reg_reward, reg_image, reg_kl = harmony_regularizer(s, mode).unbind()
-    terms = torch.stack([
-        reward * mean["reward"] + reg_reward,
-        image * mean["image"] + reg_image,
-        dyn_share * (kl * mean["dyn"] + reg_kl) + (1 - dyn_share) * kl * mean["rep"]])
-    return terms.sum() + mean["cont"], terms
+    means, weights = [], []
+    for name in harmonized:
+        shares = {"dyn": dyn_share, "rep": 1 - dyn_share} if name == "kl" else {name: 1.0}
+        found = {loss: share for loss, share in shares.items() if loss in mean}
+        means.append(sum((share * mean.pop(loss) for loss, share in found.items()), s.new_zeros(())))
+        weights.append(next(iter(shares.values())) if found else 0.0)
+    return torch.stack(means), weights, list(mean.values())
+
+
+def harmony_loss(losses: dict[str, Tensor], s: Tensor, *, harmonized: tuple[str, ...] = ("reward", "image", "kl"),
+                 mode: str = "rectified", dyn_share: float = 5 / 6) -> tuple[Tensor, Tensor]:
+    """Harmonized sum of the world-model losses, averaged over all elements, and its harmonized terms.
+
+    losses by name, each (...) of one shape; s (n,), one for each name in `harmonized` -> total (), terms (n,) = mean of
+    each harmonized term with its regularizer.
+      a name: e^-s L + reg(s);  'kl', which has the losses 'dyn' and 'rep', with a = dyn_share:
+      a (e^-s L_dyn + reg(s)) + (1 - a) e^-s L_rep.  reg is `harmony_regularizer`.
+    A name without a loss adds nothing and its s has gradient 0; the other losses are added as they are. Paper Eq. 4 and
+    6; official agent.py, WorldModel.loss (the KL's regularizer comes once, with weight 5/6).
+    """
+    mean, weights, others = _harmonized(losses, s, harmonized, dyn_share)
+    regularizers = harmony_regularizer(s, mode).unbind()
+    terms = torch.exp(-s) * mean + torch.stack([w * reg for w, reg in zip(weights, regularizers, strict=True)])
+    return terms.sum() + sum(others), terms
 
 
 def weighted_loss(losses: dict[str, Tensor], scales: dict[str, float]) -> tuple[Tensor, Tensor]:
-    """The losses' means with fixed weights, DreamerV3's own sum: both dicts as in harmony_loss -> total (), terms (3,).
-
-    terms are the weighted reward, image and KL parts of the total.
-    """
-    mean = {name: scales[name] * value.mean() for name, value in losses.items()}
-    terms = torch.stack([mean["reward"], mean["image"], mean["dyn"] + mean["rep"]])
-    return terms.sum() + mean["cont"], terms
+    """The losses' means with fixed weights by name, DreamerV3's own sum: n losses as in harmony_loss -> total (), terms
+    (n,), the weighted means in the order of `losses`."""
+    terms = torch.stack([scales[name] * value.mean() for name, value in losses.items()])
+    return terms.sum(), terms
 
 
-def harmony_grad(losses: dict[str, Tensor], s: Tensor, *, mode: str = "rectified", dyn_share: float = 5 / 6) -> Tensor:
-    """d harmony_loss / d s in closed form, (3,): share * reg'(s) - e^-s * mean(L)."""
-    mean = {name: value.mean() for name, value in losses.items()}
-    kl = dyn_share * mean["dyn"] + (1 - dyn_share) * mean["rep"]
-    share = torch.tensor([1.0, 1.0, dyn_share], dtype=s.dtype, device=s.device)
+def harmony_grad(losses: dict[str, Tensor], s: Tensor, *, harmonized: tuple[str, ...] = ("reward", "image", "kl"),
+                 mode: str = "rectified", dyn_share: float = 5 / 6) -> Tensor:
+    """d harmony_loss / d s in closed form, (n,): weight * reg'(s) - e^-s * mean(L)."""
+    mean, weights, _ = _harmonized(losses, s, harmonized, dyn_share)
     slope = torch.sigmoid(s) if mode == "rectified" else torch.ones_like(s)
-    return share * slope - torch.exp(-s) * torch.stack([mean["reward"], mean["image"], kl])
+    return slope * torch.tensor(weights, dtype=s.dtype, device=s.device) - torch.exp(-s) * mean
 
 
 def lambda_return(reward: Tensor, value: Tensor, cont: Tensor, *, gamma: float, lam: float) -> Tensor:
@@ -273,6 +288,33 @@ def actor_loss(logit: Tensor, action: Tensor, advantage: Tensor, weight: Tensor,
     return weight.detach() * (-logp * advantage.detach() - entropy * ent), logp, ent
 
 
+def normal_policy(mean_raw: Tensor, std_raw: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of a policy over continuous actions, from the outputs of its two heads.
+
+    mean_raw, std_raw (..., A) -> tanh(mean_raw), 0.9 sigmoid(std_raw + 2) + 0.1, each (..., A). The sample is not
+    squashed: actions lie outside [-1, 1], too. Official nets.py, class MLP with dist 'normal'.
+    """
+    return torch.tanh(mean_raw), (LARGEST_STD - LEAST_STD) * torch.sigmoid(std_raw + 2) + LEAST_STD
+
+
+def normal_log_prob(mean: Tensor, std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability of an action, without gradient to it, and entropy of a diagonal normal distribution.
+
+    mean, std, action (..., A) -> logp, ent, each (...), sums over A. The entropy is differential: it may be negative.
+    """
+    z, scale = (action.detach() - mean) / std, torch.log(std)
+    constant = math.log(2 * math.pi) / 2
+    return (-z.square() / 2 - scale - constant).sum(-1), (scale + (constant + 0.5)).sum(-1)
+
+
+def clip_action(action: Tensor) -> Tensor:
+    """A continuous action (..., A) as the dynamics read it: a / max(1, |a|) by component.
+
+    The factor is a constant, so the gradient outside [-1, 1] is 1 / |a|, not 0. Official nets.py, RSSM.img_step.
+    """
+    return action * (1 / action.detach().abs().clamp(min=1))
+
+
 def replay_gather(ring: Tensor, index: Tensor) -> Tensor:
     """Rows of a ring of frames, normalized: ring (R, h, w, c) uint8, index (...) int64 -> (..., h, w, c) in [0, 1].
 
@@ -300,8 +342,13 @@ def _dense(x: Tensor, kernel: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     return norm_act(project(x, kernel, narrow=True), scale, bias)
 
 
+def _known(value: Tensor, x: Tensor) -> Tensor:
+    """A constant value with the gradient of x."""
+    return value.detach() + (x - x.detach())
+
+
 def _advance(p: Parameters, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
-    """The next deter (B, D) from the state before and the one-hot action (B, A)."""
+    """The next deter (B, D) from the state before and the action (B, A), one-hot or clipped."""
     x = _dense(torch.cat([stoch.flatten(-2), action], -1), p.img_in, p.img_in_scale, p.img_in_bias)
     return gru_gates(project(torch.cat([deter, x], -1), p.gru), deter, p.gru_scale, p.gru_bias)
 
@@ -341,32 +388,54 @@ def observe_scan(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, par
     return deter, stoch, index, post, _prior(p, deter, classes, mix)
 
 
-@torch.no_grad()
-def imagine(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: Parameters, actor: list[Tensor], *,
-            classes: int, mix: float,
-            keep_prior: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """Roll the dynamics forward under the policy unimix(actor(features)), without gradients.
+def _act(x: Tensor, noise: Tensor, heads: list[Tensor], mix: float,
+         groups: tuple[int, ...] | None) -> tuple[Tensor, Tensor]:
+    """The action of features x (N, U) of the policy's last hidden layer, and the same as the dynamics read it, (N, A).
+    heads: kernel and bias, of the normal policy also those of std."""
+    out = project(x, heads[0], heads[1])
+    if groups == ():
+        mean, std = normal_policy(out, project(x, heads[2], heads[3]))
+        action = mean + std * noise
+        return action, clip_action(action)
+    parts = out.split(out.shape[-1] if groups is None else groups, -1)
+    uniforms = [noise] if groups is None else noise.unbind(-1)
+    index = [sample_index(unimix(part, mix), u) for part, u in zip(parts, uniforms, strict=True)]
+    taken = torch.cat([one_hot(i, part.shape[-1], part.dtype) for i, part in zip(index, parts, strict=True)], -1)
+    return index[0] if groups is None else torch.stack(index, -1), taken
 
-    Starts deter (N, D) and index (N, S); u (H, N, S) and u_action (H or H + 1, N) uniforms; actor: kernel, scale, bias
-    of each hidden layer, then kernel and bias -> deter (H+1, N, D), index (H+1, N, S), prior log-probabilities (H, N,
-    S, K) with keep_prior, else empty, action like u_action, the inputs of the actor's LayerNorms (layers, H or H + 1,
-    N, U), and the features (H+1, N, D + S*K). Official agent.py, WorldModel.imagine.
+
+@torch.no_grad()
+def imagine(deter: Tensor, index: Tensor, u: Tensor, noise: Tensor, params: Parameters, actor: list[Tensor], *,
+            classes: int, mix: float, groups: tuple[int, ...] | None = None,
+            keep_prior: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Roll the dynamics forward under a policy, without gradients.
+
+    Starts deter (N, D) and index (N, S); u (H, N, S) uniforms; actor: kernel, scale, bias of each hidden layer, then
+    kernel and bias. With C = H or H + 1 choices and the actor's output x, the policy is by `groups`
+      None: unimix(x), one categorical: noise (C, N) uniforms, action (C, N) int64;
+      (n1, n2, ...), one for each of G parts of x: noise (C, N, G) uniforms, action (C, N, G) int64;
+      (): normal_policy(x, std_x), its kernel and bias last in actor: noise (C, N, A) normal, action (C, N, A) as it is
+      drawn; the dynamics read clip_action(action).
+    -> deter (H+1, N, D), index (H+1, N, S), prior log-probabilities (H, N, S, K) with keep_prior, else empty, action,
+    the inputs of the actor's LayerNorms (layers, C, N, U), and the features (H+1, N, D + S*K). Official agent.py,
+    WorldModel.imagine.
     """
-    *hidden, kernel, bias = actor
+    last = 4 if groups == () else 2
+    hidden, heads = actor[:-last], actor[-last:]
     stoch, priors, actions, pres, feats = one_hot(index, classes, deter.dtype), [], [], [], []
     states = [(deter, index)]
-    for t, uniform in enumerate(u_action):
+    for t, given in enumerate(noise):
         feats.append(x := torch.cat([deter, stoch.flatten(-2)], -1))
         pre = []
-        for first, scale, shift in zip(hidden[::3], hidden[1::3], hidden[2::3], strict=True):
-            pre.append(project(x, first, narrow=True))
-            x = norm_act(pre[-1], scale, shift)
-        logit = unimix(project(x, kernel, bias), mix)
+        for kernel, scale, bias in zip(hidden[::3], hidden[1::3], hidden[2::3], strict=True):
+            pre.append(project(x, kernel, narrow=True))
+            x = norm_act(pre[-1], scale, bias)
+        action, taken = _act(x, given, heads, mix, groups)
         pres.append(torch.stack(pre))
-        actions.append(sample_index(logit, uniform))
+        actions.append(action)
         if t == len(u):
             break
-        deter = _advance(params, deter, stoch, one_hot(actions[-1], logit.shape[-1], logit.dtype))
+        deter = _advance(params, deter, stoch, taken)
         priors.append(_prior(params, deter, classes, mix))
         stoch, index = sample_latent(priors[-1], u[t])
         states.append((deter, index))
@@ -375,6 +444,26 @@ def imagine(deter: Tensor, index: Tensor, u: Tensor, u_action: Tensor, params: P
     deters, indices = map(torch.stack, zip(*states, strict=True))
     prior = torch.stack(priors) if keep_prior else deter.new_empty(0)
     return deters, indices, prior, torch.stack(actions), torch.stack(pres, 1), torch.stack(feats)
+
+
+def imagine_states(action: Tensor, deter: Tensor, index: Tensor, params: Parameters, *, classes: int,
+                   mix: float) -> tuple[Tensor, Tensor]:
+    """The states of a rollout as a differentiable function of its continuous actions.
+
+    action (H, N, A) unclipped, deter (H+1, N, D) and index (H+1, N, S) as `imagine` returned them -> deter (H+1, N, D),
+    stoch (H+1, N, S, K): the same states, one-hot. Gradients go back through the H steps: through clip_action, deter
+    and, straight-through, the latents' prior probabilities. Parameters and the start are constants. Official agent.py,
+    WorldModel.imagine under the gradient 'backprop'.
+    """
+    p = params.constant()
+    known = one_hot(index, classes, deter.dtype)
+    h, z = deter[0], known[0]
+    deters, stochs = [h], [z]
+    for t, taken in enumerate(clip_action(action)):
+        h = _known(deter[t + 1], _advance(p, h, z, taken))
+        z = _known(known[t + 1], _prior(p, h, classes, mix).exp())
+        deters.append(h), stochs.append(z)
+    return torch.stack(deters), torch.stack(stochs)
 
 
 def adam_step(param: Tensor, grad: Tensor, mean: Tensor, var: Tensor, step: Tensor, *, lr: float, eps: float,

@@ -68,6 +68,14 @@ class Parameters(NamedTuple):
         kernels = copies or [kernel.to(dtype) for kernel in self.kernels]
         return self._replace(**dict(zip(KERNELS, kernels, strict=True)))
 
+    def constant(self) -> "Parameters":
+        """The same without gradient; kernels keep their bfloat16 shadows."""
+        parts = [x.detach() for x in self]
+        for part, x in zip(parts, self, strict=True):
+            if hasattr(x, "shadow"):
+                part.shadow = x.shadow
+        return Parameters(*parts)
+
     @property
     def deter(self) -> int:
         return self.img_out.shape[0]

@@ -9,6 +9,7 @@ from torch.autograd import gradcheck
 from torch.testing import assert_close
 
 from hdfast import ops
+from hdfast.ops.state import Parameters
 
 
 def rand(*shape: int, seed: int = 0, dtype=torch.float64) -> Tensor:
@@ -131,7 +132,19 @@ def test_cont_image_and_vector_losses():
     assert torch.isfinite(ops.cont_loss(torch.tensor([1e4, -1e4]), torch.tensor([0.0, 1.0]))).all()
     a, b = rand(2, 3, 4, 4, 3), rand(2, 3, 4, 4, 3, seed=1)
     assert_close(ops.image_loss(a, b), ((a - b) ** 2).reshape(2, 3, -1).sum(-1))
-    assert_close(ops.vector_loss(ops.symlog(a), a), torch.zeros(2, 3, 4, 4, dtype=torch.float64))
+    assert_close(ops.vector_loss(a, b), (a - ops.symlog(b)).square().sum(-1))
+    assert gradcheck(lambda x: ops.vector_loss(x, b), with_grad(a))
+
+
+def test_small_errors_of_a_vector_are_none():
+    target = rand(6)
+    error = torch.tensor([2e-4, 0.9e-4, 0.0, -0.9e-4, -2e-4, 1.0], dtype=torch.float64)
+    recon = (ops.symlog(target) + error).requires_grad_()
+    loss = ops.vector_loss(recon, target.requires_grad_())
+    seen = torch.where(error.abs() > 1e-4, error, 0)
+    assert_close(loss, seen.square().sum())
+    assert_close(torch.autograd.grad(loss, recon)[0], 2 * seen)
+    assert target.grad is None
 
 
 def losses(seed: int = 0) -> dict[str, Tensor]:
@@ -156,7 +169,25 @@ def test_weighted_loss_is_the_scaled_sum_of_means():
     data, scales = losses(), {"reward": 1.0, "image": 2.0, "dyn": 0.5, "rep": 0.1, "cont": 3.0}
     total, terms = ops.weighted_loss(data, scales)
     assert_close(total, sum(scales[name] * data[name].mean() for name in scales))
-    assert_close(terms[2], 0.5 * data["dyn"].mean() + 0.1 * data["rep"].mean())
+    assert_close(terms, torch.stack([scales[name] * value.mean() for name, value in data.items()]))
+
+
+@pytest.mark.parametrize("mode", ["rectified", "plain"])
+def test_harmony_over_other_names(mode):
+    """A harmonized name without a loss adds nothing; a loss that is not harmonized is added as it is."""
+    data = losses() | {"position": 3 * uniform(4, 3, seed=9)}
+    del data["image"]
+    names, s = ("kl", "image", "position"), torch.tensor([0.3, -0.4, 0.7], dtype=torch.float64, requires_grad=True)
+    total, terms = ops.harmony_loss(data, s, harmonized=names, mode=mode, dyn_share=0.8)
+    reg = [math.log1p(math.exp(x)) if mode == "rectified" else x for x in s.tolist()]
+    mean = {name: value.mean() for name, value in data.items()}
+    want = [math.exp(-0.3) * (0.8 * mean["dyn"] + 0.2 * mean["rep"]) + 0.8 * reg[0], 0.0,
+            math.exp(-0.7) * mean["position"] + reg[2]]
+    assert_close(terms, torch.stack([torch.as_tensor(x, dtype=torch.float64) for x in want]))
+    assert_close(total, sum(want) + mean["reward"] + mean["cont"])
+    grad, = torch.autograd.grad(total, s)
+    assert grad[1] == 0 and terms[1] == 0
+    assert_close(ops.harmony_grad(data, s.detach(), harmonized=names, mode=mode, dyn_share=0.8), grad)
 
 
 def test_harmony_modes_share_weights_and_differ_in_the_regularizer():
@@ -196,6 +227,106 @@ def test_actor_loss_by_hand_and_its_gradient():
     assert_close(loss, weight * (-dist.log_prob(action) * adv - 3e-4 * dist.entropy()))
     check = lambda x: ops.actor_loss(ops.unimix(x, 0.01), action, adv, weight, entropy=0.1)[0]  # noqa: E731
     assert gradcheck(check, with_grad(raw))
+
+
+def test_normal_policy_and_its_log_probability():
+    raw, action = (rand(5, 3), rand(5, 3, seed=1)), 2 * rand(5, 3, seed=2)
+    mean, std = ops.normal_policy(*raw)
+    assert_close(mean, raw[0].tanh())
+    assert_close(std, 0.1 + 0.9 / (1 + torch.exp(-raw[1] - 2)))
+    normal = torch.distributions.Independent(torch.distributions.Normal(mean, std), 1)
+    logp, ent = ops.normal_log_prob(mean, std, action)
+    assert_close(logp, normal.log_prob(action))
+    assert_close(ent, normal.entropy())
+    assert gradcheck(lambda *x: ops.normal_log_prob(*ops.normal_policy(*x), action), with_grad(*raw))
+
+
+def test_actions_are_clipped_by_component_with_a_gradient_outside():
+    action = torch.tensor([0.5, -1.0, 4.0, -2.0], dtype=torch.float64, requires_grad=True)
+    clipped = ops.clip_action(action)
+    assert_close(clipped, action.clamp(-1, 1))
+    assert_close(torch.autograd.grad(clipped.sum(), action)[0], torch.tensor([1.0, 1.0, 0.25, 0.5]).double())
+
+
+A, D, U, S, K, H, N = 5, 6, 7, 3, 4, 3, 2
+
+
+def recurrence() -> Parameters:
+    z = S * K
+    shapes = [(D,), (z + A, U), (U,), (U,), (D + U, 3 * D), (3 * D,), (3 * D,), (D, U), (U,), (U,), (U, z), (z,),
+              (D + 1, U), (U,), (U,), (U, z), (z,)]
+    return Parameters(*(rand(*shape, seed=i) for i, shape in enumerate(shapes)))
+
+
+def imagined(groups, extra=1):
+    """A rollout under a policy of one hidden layer."""
+    heads = [rand(U, A, seed=33), rand(A, seed=34)] * (2 if groups == () else 1)
+    actor = [rand(D + S * K, U, seed=30), rand(U, seed=31), rand(U, seed=32), *heads]
+    shape = {None: (), (): (A,)}.get(groups, (len(groups or ()),))
+    noise = (rand if groups == () else uniform)(H + extra, N, *shape, seed=35)
+    index = (uniform(N, S, seed=36) * K).long()
+    return ops.imagine(rand(N, D, seed=37), index, uniform(H, N, S, seed=38), noise, recurrence(), actor,
+                       classes=K, mix=0.01, groups=groups, keep_prior=True), actor, noise
+
+
+@pytest.mark.parametrize("groups", [None, (A,), (2, 3), (1, 1, 3), ()], ids=str)
+@pytest.mark.parametrize("extra", [0, 1])
+def test_a_rollout_under_every_policy(groups, extra):
+    """Each action is drawn from the features it is of, and the next state follows from it."""
+    (deter, index, _, action, pre, feat), (kernel, scale, bias, *heads), noise = imagined(groups, extra)
+    p = recurrence()
+    assert_close(pre[0], (feat @ kernel)[:H + extra])
+    hidden = ops.norm_act(pre[0], scale, bias)
+    out = hidden @ heads[0] + heads[1]
+    if groups == ():
+        mean, std = out.tanh(), 0.1 + 0.9 * torch.sigmoid(hidden @ heads[2] + heads[3] + 2)
+        assert_close(action, mean + std * noise)
+        assert action.abs().max() > 1
+        taken = action.clamp(-1, 1)
+    else:
+        parts, taken = out.split(groups or (A,), -1), []
+        for g, part in enumerate(parts):
+            chosen = action[..., g] if groups else action
+            cdf = (0.99 * part.softmax(-1) + 0.01 / part.shape[-1]).cumsum(-1)
+            assert torch.equal(chosen, (cdf <= (noise[..., g] if groups else noise)[..., None]).sum(-1))
+            taken.append(torch.nn.functional.one_hot(chosen, part.shape[-1]).double())
+        taken = torch.cat(taken, -1)
+    x = torch.cat([feat[:-1, :, D:], taken[:H]], -1) @ p.img_in
+    x = torch.cat([deter[:-1], ops.norm_act(x, p.img_in_scale, p.img_in_bias)], -1)
+    assert_close(deter[1:], ops.gru_gates(x @ p.gru, deter[:-1], p.gru_scale, p.gru_bias))
+    assert torch.equal(feat[..., D:].reshape(H + 1, N, S, K).argmax(-1), index)
+
+
+def test_states_of_a_rollout_as_a_function_of_its_actions():
+    """The gradient is that of the deterministic recurrence in which each latent is shifted by its probabilities."""
+    (deter, index, _, action, _, _), _, _ = imagined((), 0)
+    p, known = recurrence(), torch.nn.functional.one_hot(index, K).double()
+    factor, shifts = 1 / action.abs().clamp(min=1), []
+    action.requires_grad_()
+    states = ops.imagine_states(action, deter, index, p, classes=K, mix=0.01)
+    assert torch.equal(states[0], deter) and torch.equal(states[1], known)
+
+    def recompute(moved):
+        h, z, out = deter[0], known[0], []
+        for t in range(H):
+            x = torch.cat([z.flatten(-2), factor[t] * moved[t]], -1) @ p.img_in
+            x = torch.cat([h, ops.norm_act(x, p.img_in_scale, p.img_in_bias)], -1) @ p.gru
+            h = ops.gru_gates(x, h, p.gru_scale, p.gru_bias)
+            hidden = ops.norm_act(h @ p.img_out, p.img_out_scale, p.img_out_bias)
+            probs = ops.unimix((hidden @ p.img_stats + p.img_stats_bias).unflatten(-1, (S, K)), 0.01).exp()
+            if len(shifts) == t:  # the first time, at the actions themselves
+                shifts.append(known[t + 1] - probs.detach())
+            z = probs + shifts[t]
+            out += [h, z]
+        return torch.cat([x.flatten() for x in out])
+
+    recompute(action.detach())
+    weight = rand(H * N * (D + S * K), seed=40)
+    assert gradcheck(lambda a: recompute(a) @ weight, action)
+    flat = torch.cat([x[t + 1].flatten() for t in range(H) for x in states])
+    got, = torch.autograd.grad(flat @ weight, action)
+    want, = torch.autograd.grad(recompute(action) @ weight, action)
+    assert_close(got, want)
 
 
 def test_every_public_op_is_exported_and_the_backend_is_named():
