@@ -80,7 +80,7 @@ class MultiDiscrete:
 
     def wrong(self, action: np.ndarray) -> np.ndarray:
         """Which of the actions (N, ...) are none of this space: (N,) bool."""
-        return ((action < 0) | (action >= self.sizes)).any(-1)
+        return np.asarray(((action < 0) | (action >= self.sizes)).any(-1))
 
     def __str__(self) -> str:
         return f"choices among {', '.join(map(str, self.sizes))}"
@@ -144,7 +144,7 @@ class Box:
 
     def wrong(self, action: np.ndarray) -> np.ndarray:
         """Which of the actions (N, size) are none of this space: (N,) bool."""
-        return ~np.isfinite(action).all(-1)
+        return (~np.isfinite(action)).any(-1)
 
     def __str__(self) -> str:
         return f"{self.size} continuous actions"
@@ -154,12 +154,17 @@ ActSpace = Discrete | MultiDiscrete | Box
 KINDS = {"discrete": Discrete, "multi_discrete": MultiDiscrete, "box": Box}
 
 
+def check_names(space: ObsSpace) -> None:
+    """Raise ConfigError for parts whose names cannot be told from each other, from a loss or from an escape code."""
+    names = [part.name for part in space.parts]
+    if not names or len(set(names)) < len(names) or set(names) & set(RESERVED) or not all(map(str.isprintable, names)):
+        raise ConfigError(f"an observation needs parts with different printable names, none of {', '.join(RESERVED)}; "
+                          f"got {names}; rename them with a wrapper")
+
+
 def check_parts(space: ObsSpace) -> None:
     """Raise ConfigError for observations that no network fits."""
-    names = [part.name for part in space.parts]
-    if not names or len(set(names)) < len(names) or set(names) & set(RESERVED):
-        raise ConfigError(f"an observation needs parts with different names, none of {', '.join(RESERVED)}; got "
-                          f"{names}; rename them with a wrapper")
+    check_names(space)
     for part in space.images:
         if not (part.shape[0] == part.shape[1] in IMAGE_SIDES and 1 <= part.shape[2] <= 4):
             raise ConfigError(f"images must be square with a side of {', '.join(map(str, IMAGE_SIDES))} and 1 to 4 "

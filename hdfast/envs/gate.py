@@ -1,12 +1,13 @@
 """What an environment of a user's own may return: every value is checked and converted here, and nowhere else."""
 
 import operator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from hdfast.errors import ConfigError
-from hdfast.spaces import ObsSpace
+from hdfast.spaces import ObsSpace, Part, check_names
 
 
 class Fault(Exception):
@@ -14,61 +15,42 @@ class Fault(Exception):
 
 
 class Gate:
-    """Observations of one Gymnasium space, as rows of `space`, and rewards and flags as plain numbers.
+    """Observations of one Gymnasium space, as parts of `space`, and rewards and flags as plain numbers.
 
-    Box of uint8 (h, w) or (h, w, c), c <= 4: an image, area-resized to `size`, gray if asked for. Box of any other
-    numbers with at most one dimension: a float32 vector. Discrete: one-hot. ConfigError for every other space, and for
-    `gray` where there is no color.
+    The spaces of a Dict are parts under their keys, in its order; those of a Dict within it under both keys, joined by
+    '_'. Integers and booleans without a dimension are left out of a Dict, as in the official code. ConfigError for
+    spaces that no part fits, and for `gray` where there is no color.
     """
 
     def __init__(self, space: Any, size: tuple[int, int] | None, gray: bool):
-        from gymnasium.spaces import Box, Discrete
+        from gymnasium.spaces import Dict
         self._given = space
-        self._values = self._image = None
-        if isinstance(space, Discrete):
-            self._values = np.arange(space.start, space.start + space.n)
-            self.space = ObsSpace.single(self._values.shape, "float32")
-        elif isinstance(space, Box) and len(space.shape) <= 1:
-            self.space = ObsSpace.single(space.shape or (1,), "float32")
-        elif isinstance(space, Box) and space.dtype == np.uint8 and (*space.shape, 1)[2] <= 4 and len(space.shape) <= 3:
-            height, width, channels = (*space.shape, 1)[:3]
-            self._image = Resize((height, width, channels), size, gray)
-            self.space = ObsSpace.single(self._image.shape, "uint8")
+        self._leaves: dict[tuple, Leaf] = {}  # by their keys in the observation
+        if isinstance(space, Dict):
+            self._leaves = {keys: Leaf("_".join(map(str, keys)), found, size, gray) for keys, found in _inner(space)}
         else:
-            raise ConfigError(f"observations must be uint8 images (h, w) or (h, w, c) with c <= 4, vectors, or "
-                              f"Discrete; got {space}; convert them with a Gymnasium wrapper such as "
-                              "FlattenObservation or TransformObservation")
-        if gray and (self._image is None or space.shape[2:] != (3,)):
+            self._leaves[()] = Leaf("", space, size, gray)
+        self.space = ObsSpace(tuple(leaf.part for leaf in self._leaves.values()))
+        check_names(self.space)
+        if gray and not any(leaf.gray for leaf in self._leaves.values()):
             raise ConfigError(f"env.grayscale has no effect on observations {space}: it turns RGB images gray; leave "
                               "it out")
 
     def observation(self, value: Any) -> dict[str, np.ndarray]:
-        return {self.space.parts[0].name: self._part(value)}
-
-    def _part(self, value: Any) -> np.ndarray:
-        """The observation as a new array of `space`; Fault for one that is not in the environment's own space.
+        """The parts as new arrays; Fault for an observation that is not in the environment's own space.
 
         Bounds of vectors are not checked: many environments leave theirs by rounding.
         """
-        if self._values is not None:
-            index = _number(value, "observation", operator.index)
-            if index not in self._values:
-                raise Fault(f"gave the observation {index}, which is not in its space {self._given}")
-            return (self._values == index).astype(np.float32)
-        try:
-            found = np.asarray(value)
-        except ValueError:  # a list of lists of different lengths
-            found = np.array(None)
-        if found.dtype.kind not in "fiub" or (self._image and found.dtype != np.uint8):
-            raise Fault(f"gave an observation of {_kind(value, found)}, expected {self._given.dtype} numbers, "
-                            f"as its space {self._given} says")
-        if found.shape != self._given.shape:
-            raise Fault(f"gave an observation of shape {found.shape}, expected {self._given.shape}, as its "
-                            f"space {self._given} says")
-        if self._image:
-            return self._image(found)
-        with np.errstate(over="ignore"):  # beyond float32: infinite, and refused with the other infinite numbers
-            return found.astype(np.float32).reshape(self.space.parts[0].shape)
+        return {leaf.part.name: leaf(self._at(keys, value)) for keys, leaf in self._leaves.items()}
+
+    def _at(self, keys: tuple, value: Any) -> Any:
+        for key in keys:
+            if not isinstance(value, Mapping) or key not in value:
+                found = f"the keys {list(value)}" if isinstance(value, Mapping) else f"type {type(value).__name__}"
+                raise Fault(f"gave an observation of {found:.80}, expected a dict with {key!r}, as its space "
+                            f"{self._given} says")
+            value = value[key]
+        return value
 
     @staticmethod
     def first(result: Any) -> Any:
@@ -79,13 +61,67 @@ class Gate:
         return result[0]
 
     @staticmethod
-    def step(result: Any) -> tuple[Any, float, bool, bool]:
-        """Observation, reward, terminated and truncated of what `step` returned; its info is not looked at."""
+    def step(result: Any) -> tuple[Any, float, bool, bool, bool | None]:
+        """Observation, reward, terminated, truncated of what `step` returned, and whether its info says success: None
+        where it says nothing of it, whatever else it is."""
         if not isinstance(result, tuple) or len(result) != 5:
             raise Fault(f"returned {_shape(result)} from step(), expected (observation, reward, terminated, "
                             "truncated, info); an environment of the old gym API needs a wrapper")
-        obs, reward, terminated, truncated, _ = result
-        return obs, _number(reward, "reward", float), _flag(terminated, "terminated"), _flag(truncated, "truncated")
+        obs, reward, terminated, truncated, info = result
+        success: Any = dict.get(info, "success") if isinstance(info, dict) else None
+        return (obs, _number(reward, "reward", float), _flag(terminated, "terminated"), _flag(truncated, "truncated"),
+                bool(success > 0) if isinstance(success, int | float | np.number | np.bool_) else None)
+
+
+class Leaf:
+    """One array of an observation, as `part`: under `name`, or image or vector where there is no other.
+
+    Box of uint8 (h, w) or (h, w, c), c <= 4: an image, area-resized to `size`, gray if asked for. Box of any other
+    numbers with at most one dimension: a float32 vector. Discrete: one-hot. ConfigError for every other space.
+    """
+
+    def __init__(self, name: str, space: Any, size: tuple[int, int] | None, gray: bool):
+        from gymnasium.spaces import Box, Discrete
+        self._given, self._what = space, f"observation {name}".rstrip()
+        self._values = self._image = None
+        self.gray = False
+        if isinstance(space, Discrete):
+            self._values = np.arange(space.start, space.start + space.n)
+            self.part = Part(name or "vector", self._values.shape, "float32")
+        elif isinstance(space, Box) and len(space.shape) <= 1:
+            self.part = Part(name or "vector", space.shape or (1,), "float32")
+        elif isinstance(space, Box) and space.dtype == np.uint8 and (*space.shape, 1)[2] <= 4 and len(space.shape) <= 3:
+            height, width, channels = (*space.shape, 1)[:3]
+            self.gray = gray and space.shape[2:] == (3,)
+            self._image = Resize((height, width, channels), size, self.gray)
+            self.part = Part(name or "image", self._image.shape, "uint8")
+        else:
+            raise ConfigError("observations must be uint8 images (h, w) or (h, w, c) with c <= 4, vectors, Discrete, "
+                              f"or a Dict of these; got {space}{name and f' under {name}'}; convert them with a "
+                              "Gymnasium wrapper such as FlattenObservation or TransformObservation"
+                              f"{name and ', or leave them out with FilterObservation'}")
+
+    def __call__(self, value: Any) -> np.ndarray:
+        """The value as a new array of `part`; Fault for one that is not in the environment's own space."""
+        if self._values is not None:
+            index = _number(value, self._what, operator.index)
+            if index not in self._values:
+                raise Fault(f"gave the {self._what} {index}, which is not in its space {self._given}")
+            return (self._values == index).astype(np.float32)
+        try:
+            found = np.asarray(value)
+        except ValueError:  # a list of lists of different lengths
+            found = np.array(None)
+        if found.dtype.kind not in "fiub" or (self._image and found.dtype != np.uint8):
+            raise Fault(f"gave an {self._what} of {_kind(value, found)}, expected {self._given.dtype} numbers, "
+                        f"as its space {self._given} says")
+        if found.shape != self._given.shape:
+            raise Fault(f"gave an {self._what} of shape {found.shape}, expected {self._given.shape}, as its "
+                        f"space {self._given} says")
+        if self._image:
+            return self._image(found)
+        with np.errstate(over="ignore"):  # beyond float32: infinite, and refused with the other infinite numbers
+            return found.astype(np.float32).reshape(self.part.shape)
 
 
 class Resize:
@@ -118,6 +154,16 @@ def area_resize(image: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.n
     height, width, channels = image.shape
     rows = down @ image.reshape(height, width * channels).astype(np.float32)
     return np.rint(across @ rows.reshape(len(down), width, channels)).clip(0, 255).astype(np.uint8)
+
+
+def _inner(space: Any, *before: Any) -> Iterator[tuple[tuple, Any]]:
+    """The keys and the space of each part of a Dict."""
+    from gymnasium.spaces import Box, Dict
+    for key, found in space.spaces.items():
+        if isinstance(found, Dict):
+            yield from _inner(found, *before, key)
+        elif not isinstance(found, Box) or found.shape or found.dtype.kind == "f":
+            yield (*before, key), found
 
 
 def _number(value: Any, what: str, convert: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Any Gymnasium environment with discrete actions behind the common protocol. The only file that makes one."""
+"""Any Gymnasium environment behind the common protocol. The only file that makes one."""
 
 import importlib
 import json
@@ -6,11 +6,13 @@ import operator
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from hdfast.config import EnvConfig
+from hdfast.envs.actions import actions
 from hdfast.envs.gate import Gate
 from hdfast.envs.stream import Parts, Record, env_seeds
 from hdfast.errors import ConfigError, RunError
@@ -18,7 +20,7 @@ from hdfast.spaces import Discrete
 from hdfast.tasks import MADE_HERE
 
 MakeEnv = Callable[[], Any]  # a function that returns a gymnasium.Env
-One = tuple[Parts, float, bool, bool]  # observation, reward, terminated, truncated of one environment
+One = tuple[Parts, float, bool, bool, bool | None]  # observation, reward, terminated, truncated, success of one
 
 
 class GymnasiumBackend:
@@ -39,16 +41,23 @@ class GymnasiumBackend:
         self.current = self.progress = 0  # the environment at work, and how many calls have begun
         self._seeds: list[int | None] = [*seeds]
         self._limit, self._repeat = limit, repeat
-        self._envs = [_environment(make) for _ in seeds]
-        first = self._envs[0]
-        for env in self._envs[1:]:
-            if (env.observation_space, env.action_space) != (first.observation_space, first.action_space):
-                raise ConfigError(f"all environments of a run must have the same spaces, got "
-                                  f"{first.observation_space}, {first.action_space} and {env.observation_space}, "
-                                  f"{env.action_space}; fix the function that makes them")
-        self._gate = Gate(first.observation_space, (size, size) if isinstance(size, int) else size, gray)
+        self._envs: list[Any] = []
+        try:
+            for _ in seeds:
+                self._envs.append(_environment(make))
+                first, env = self._envs[0], self._envs[-1]
+                if (env.observation_space, env.action_space) != (first.observation_space, first.action_space):
+                    raise ConfigError(f"all environments of a run must have the same spaces, got "
+                                      f"{first.observation_space}, {first.action_space} and {env.observation_space}, "
+                                      f"{env.action_space}; fix the function that makes them")
+            self._gate = Gate(first.observation_space, (size, size) if isinstance(size, int) else size, gray)
+            self.act_space, self._given = actions(first.action_space)
+        except BaseException:
+            for env in self._envs:
+                with suppress(Exception):  # what went wrong first is reported
+                    env.close()
+            raise
         self.obs_space = self._gate.space
-        self.act_space, self._first_action = _actions(first.action_space)
         self._length = np.zeros(self.num_envs, np.int64)
         self._over = np.zeros(self.num_envs, bool)
 
@@ -67,23 +76,27 @@ class GymnasiumBackend:
         obs = self._gate.observation(self._gate.first(self._envs[i].reset(seed=self._seeds[i])))
         self._seeds[i] = None  # later resets continue the same random stream
         self._length[i], self._over[i] = 0, False
-        return obs, 0.0, False, False
+        return obs, 0.0, False, False, None
 
     def step_one(self, i: int, action: Any) -> One:
         """Environment i after `action`, or after a reset if its episode had ended."""
         if self._over[i]:
             return self.reset_one(i)
-        total = 0.0
+        given = self._given(action)
+        total, succeeded = 0.0, None
         for _ in range(self._repeat):
             self._begin(i)
-            obs, reward, terminated, truncated = self._gate.step(self._envs[i].step(int(action) + self._first_action))
+            result = self._envs[i].step(int(given) if isinstance(self.act_space, Discrete) else np.array(given))
+            obs, reward, terminated, truncated, success = self._gate.step(result)
             total += reward
+            if success is not None:
+                succeeded = bool(succeeded) or success
             if terminated or truncated:
                 break
         self._length[i] += 1
         truncated = truncated or bool(self._length[i] == self._limit)
         self._over[i] = terminated or truncated
-        return self._gate.observation(obs), total, terminated, truncated
+        return self._gate.observation(obs), total, terminated, truncated, succeeded
 
     def close(self) -> None:
         for env in self._envs:
@@ -95,8 +108,10 @@ class GymnasiumBackend:
 
 def together(records: list[One]) -> Record:
     """The records of environments, in their order, as one of arrays."""
-    obs, *rest = zip(*records, strict=True)
-    return Record({name: np.stack([one[name] for one in obs]) for name in obs[0]}, *map(np.array, rest))
+    obs, reward, terminated, truncated, success = zip(*records, strict=True)
+    return Record({name: np.stack([one[name] for one in obs]) for name in obs[0]}, np.array(reward),
+                  np.array(terminated), np.array(truncated),
+                  None if set(success) == {None} else np.array(success, bool))
 
 
 def gymnasium_backend(make: Callable[..., Any], env: EnvConfig, num_envs: int, seed: int) -> Any:
@@ -174,12 +189,3 @@ def _environment(make: MakeEnv) -> Any:
             raise ConfigError(f"the function that makes environments must return a gymnasium.Env, got a "
                               f"{type(env).__name__} without {name}; inherit from gymnasium.Env")
     return env
-
-
-def _actions(space: Any) -> tuple[Discrete, int]:
-    """Our action space, and the number of its first action in theirs."""
-    from gymnasium import spaces
-    if not isinstance(space, spaces.Discrete):
-        raise ConfigError(f"actions must be Discrete, got {space}; choose a discrete variant of the environment (as "
-                          "continuous=False) or map its actions with a Gymnasium wrapper such as TransformAction")
-    return Discrete(int(space.n)), int(space.start)

@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import numpy as np
+
+from hdfast.envs.actions import actions
 from hdfast.envs.stream import Record, env_seeds
 from hdfast.envs.vector import Convert, VectorBackend, thread_count
 from hdfast.errors import RunError
-from hdfast.spaces import Discrete, ObsSpace
+from hdfast.spaces import ObsSpace
 
 
 class PoolBackend(VectorBackend):
@@ -27,10 +30,15 @@ class PoolBackend(VectorBackend):
             seed=env_seeds(seed, num_envs),  # a single number s would give environment i the seed s + i
             **options,
         )
-        super().__init__(pool, num_envs, obs_space, Discrete(int(pool.action_space.n)), convert)
+        act_space, self._given = actions(pool.action_space)
+        super().__init__(pool, num_envs, obs_space, act_space, convert)
+
+    def send(self, action: np.ndarray) -> None:
+        super().send(self._given(action))
 
     def _received(self) -> Record:
         obs, reward, terminated, truncated, info = self._envs.recv()
         if "terminated" in info:  # Atari: a game over on the very step of the time limit is flagged truncated alone
             terminated = terminated | (info["terminated"] != 0)
-        return Record(obs, reward, terminated, truncated)
+        success = info.get("success")
+        return Record(obs, reward, terminated, truncated, None if success is None else success > 0)

@@ -31,15 +31,17 @@ class Record(NamedTuple):
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
+    success: np.ndarray | None = None  # of this very step, where the environment says so
 
 
 @dataclass(slots=True)
 class Step:
     """One record per environment; `reward` is what led into `obs`, an action belongs to the record it was chosen on.
 
-    obs (N, *shape) by part of the observation space, reward (N,) float32, is_first, is_last, is_terminal (N,) bool; is_cut (N,) bool, where it is known,
-    marks the ends that a time limit made. The first record of an episode has is_first and reward 0. After is_last the
-    next record is a first one, after any action.
+    obs (N, *shape) by part of the observation space, reward (N,) float32, is_first, is_last, is_terminal (N,) bool;
+    is_cut (N,) bool, where it is known, marks the ends that a time limit made; is_success (N,) bool, once an
+    environment has said anything about success, whether a step of the episode so far was one. The first record of an
+    episode has is_first and reward 0. After is_last the next record is a first one, after any action.
     """
 
     obs: Parts
@@ -48,6 +50,7 @@ class Step:
     is_last: np.ndarray
     is_terminal: np.ndarray
     is_cut: np.ndarray | None = None
+    is_success: np.ndarray | None = None
 
     @property
     def image(self) -> np.ndarray:
@@ -136,6 +139,7 @@ class Stream:
         self._terminal_on_limit = terminal_on_limit
         self._records = 0  # of each environment, since they were made
         self._is_last = np.zeros(self.num_envs, bool)
+        self._success: np.ndarray | None = None
         self._state = "new"
         _STREAMS.add(self)
 
@@ -198,7 +202,7 @@ class Stream:
 
     def _record(self, found: Record, is_first: np.ndarray) -> Step:
         """The next records, which an action may answer; EnvError if they are not finite."""
-        obs, reward, terminated, truncated = found
+        obs, reward, terminated, truncated, success = found
         self._check("reward", reward)
         for name, values in obs.items():
             self._check("observation" if len(obs) == 1 else f"observation {name}", values)
@@ -207,7 +211,11 @@ class Stream:
         is_last = terminated | truncated
         self._is_last = is_last.copy()
         is_terminal = is_last.copy() if self._terminal_on_limit else terminated
-        return Step(obs, reward, is_first, is_last, is_terminal, is_last & ~terminated)
+        if success is not None or self._success is not None:
+            before, no = self._success, np.zeros(self.num_envs, bool)
+            self._success = (no if before is None else before & ~is_first) | (no if success is None else success)
+        return Step(obs, reward, is_first, is_last, is_terminal, is_last & ~terminated,
+                    None if self._success is None else self._success.copy())
 
     def _wait(self) -> Any:
         """The result of what the worker does."""

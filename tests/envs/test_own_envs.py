@@ -18,6 +18,7 @@ from hdfast.config import Config, EnvConfig
 from hdfast.envs import from_gymnasium, make_envs
 from hdfast.errors import ConfigError, EnvError, RunError
 from hdfast.evaluation import evaluate, evaluate_run, load_agent
+from hdfast.spaces import ObsSpace
 from hdfast.tasks import canonical_task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,7 +104,7 @@ def test_a_run_plays_its_own_environment_only(tmp_path):
         evaluate(agent, episodes=1, envs=Other)
     with pytest.raises(ConfigError, match="was trained on env_.*, not on dummy"):
         evaluate(agent, Config.preset("debug", task="dummy"), episodes=1)
-    with pytest.raises(ConfigError, match=r"trained on ObsSpace\(shape=\(3,\).* have ObsSpace\(shape=\(4,\)"):
+    with pytest.raises(ConfigError, match=r"trained on vector 3 float32, 2 actions, .* have vector 4 float32"):
         evaluate(agent, episodes=1, envs=from_gymnasium(lambda: Count(width=4)))
     assert evaluate(agent, episodes=1, envs=from_gymnasium(Other)).scores == [5.0]
     with pytest.raises(ConfigError, match=r"other settings.*task \(there env_.*:Count, now env_.*:Other"):
@@ -138,7 +139,7 @@ def test_the_console_script_finds_a_module_in_the_working_folder(tmp_path, monke
         "import gymnasium\ngymnasium.register('Mine-v0', entry_point='gymnasium.envs.classic_control:CartPoleEnv')\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
-    assert make_envs("gym_registers_mine:Mine-v0", EnvConfig()).obs_space.shape == (4,)
+    assert make_envs("gym_registers_mine:Mine-v0", EnvConfig()).obs_space == ObsSpace.single((4,), "float32")
 
 
 # What an environment returns
@@ -192,12 +193,14 @@ def test_a_reset_of_the_old_api_is_refused():
         from_gymnasium(lambda: Returns(VECTOR, GOOD, None)).reset()
 
 
-@pytest.mark.parametrize("info", [None, [1, 2], {"moves": [np.zeros(2), np.zeros(3)]}, {"id": 2**200}, object()])
-def test_info_is_not_looked_at(info):
+@pytest.mark.parametrize("info", [None, [1, 2], {"moves": [np.zeros(2), np.zeros(3)]}, {"id": 2**200}, object(),
+                                  {"success": "yes"}, {"success": np.zeros(3)}, {"success": np.str_("1")}])
+def test_info_never_stops_a_run(info):
     step = (GOOD, np.float64(1), np.bool_(False), 0, info)
     envs = from_gymnasium(lambda: Returns(VECTOR, (GOOD, info), step), num_envs=2)
     envs.reset()
-    assert envs.step(np.zeros(2, np.int64)).reward.tolist() == [1.0, 1.0]
+    seen = envs.step(np.zeros(2, np.int64))
+    assert seen.reward.tolist() == [1.0, 1.0] and seen.is_success is None
 
 
 class Planes(Count):
@@ -225,11 +228,11 @@ def test_gray_repeat_and_limit(workers):
                     terminal_on_limit=False, workers=workers)
     envs = make_envs(Planes, env)
     step = envs.reset()
-    assert envs.obs_space.shape == step.obs.shape[1:] == (16, 16, 1)
+    assert envs.obs_space == ObsSpace.single((16, 16, 1), "uint8")
     for t in range(1, 5):
         step = envs.step(np.array([0]))
         first = t == 3
-        assert (step.obs == round(0.114 * 40 * (0 if first else 2 * (t % 3)))).all()
+        assert (step.image == round(0.114 * 40 * (0 if first else 2 * (t % 3)))).all()
         assert step.reward[0] == (0 if first else 2) and step.is_last[0] == step.is_cut[0] == (t == 2)
         assert not step.is_terminal[0]
     envs.close()
@@ -270,7 +273,8 @@ def test_processes_give_the_same_records():
         envs = make_envs("gym_CartPole-v1", EnvConfig(workers=workers), num_envs=5, seed=3)
         steps = [envs.reset()] + [envs.step(np.full(5, t % 2)) for t in range(60)]
         envs.close()
-        return np.concatenate([np.concatenate([s.obs.ravel(), s.reward, s.is_first, s.is_terminal]) for s in steps])
+        return np.concatenate([np.concatenate([s.obs["vector"].ravel(), s.reward, s.is_first, s.is_terminal])
+                               for s in steps])
 
     one = records(0)
     for workers in (1, 2, 5, 9):
