@@ -179,7 +179,7 @@ class Config:
     """Every setting of a run. Build it with `preset`, or from dotted names with `from_flat`."""
 
     task: str = opt("atari_pong", "atari_GAME (also Pong-v5, ALE/Pong-v5, pong), gym_ID, env_MODULE:NAME (a class or "
-                    "function of yours), catch_HxW, dummy")
+                    "function of yours), catch_HxW, pendulum, dummy")
     seed: int = opt(0, "seed of parameters, sampling, replay and environments", low=0, high=2**31 - 1)
     logdir: str = opt("runs/{task}/{seed}", "run directory; {task}, {seed} and {timestamp} expand")
     device: str = opt("auto", "auto, cpu, cuda or cuda:N")

@@ -44,7 +44,7 @@ MADE_HERE: dict[str, Callable[..., Any]] = {}
 """The classes and functions of environments that this process was given, by task."""
 
 BOARD_SIDE = (3, 32)  # smallest and largest height or width of a Catch board
-_FIXED = ("dummy", "dummy_vector")
+_FIXED = ("pendulum", "pendulum_vector", "dummy", "dummy_vector")
 _GAME_BY_LETTERS = {game.replace("_", ""): game for game in ATARI_GAMES}
 
 
@@ -79,7 +79,7 @@ def canonical_task(name: str | Callable[..., Any]) -> str:
     if letters not in _GAME_BY_LETTERS:
         hint = nearest(game, (*ATARI_GAMES, *_FIXED, "catch"))
         raise ConfigError(f"unknown task '{name}'; tasks are atari_<game> (as atari_ms_pacman), catch_<H>x<W>, "
-                          f"gym_<Gymnasium id>, env_<module>:<name>, dummy, dummy_vector{hint}")
+                          f"gym_<Gymnasium id>, env_<module>:<name>, {', '.join(_FIXED)}{hint}")
     return "atari_" + _GAME_BY_LETTERS[letters]
 
 

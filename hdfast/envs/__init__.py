@@ -65,6 +65,9 @@ def _backend(task: str, env: EnvConfig, num_envs: int, seed: int) -> Backend:
     if family == "catch":
         from hdfast.envs.catch import catch_backend
         return catch_backend(task, env, num_envs, seed)
+    if family == "pendulum":
+        from hdfast.envs.pendulum import PendulumBackend
+        return PendulumBackend(num_envs, seed, size=None if task == "pendulum_vector" else env.size)
     from hdfast.envs.dummy import DummyBackend
     return DummyBackend(num_envs, seed, size=None if task == "dummy_vector" else env.size,
                      channels=1 if env.grayscale else 3)
