@@ -22,8 +22,9 @@ from typing import Any, get_type_hints
 from hdfast.errors import ConfigError, RunError, nearest
 from hdfast.paths import expanded
 from hdfast.presets import OFFICIAL, PRESETS
-from hdfast.spaces import IMAGE_SIDES
 from hdfast.tasks import TASK_EXCEPTIONS, canonical_task, only_for
+
+IMAGE_SIDES = (8, 16, 32, 64, 128)  # of the square images that the networks take
 
 
 def opt(default: Any, help: str, *, low: float | None = None, high: float | None = None,

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from hdfast.config import IMAGE_SIDES
 from hdfast.errors import ConfigError, RunError
 
 SIZE_LIMIT = 1 << 26  # numbers of an observation, and of an encoded action
-IMAGE_SIDES = (8, 16, 32, 64, 128)  # of the square images that the networks take
 RESERVED = ("reward", "cont", "dyn", "rep", "kl")  # names of the other losses
 
 

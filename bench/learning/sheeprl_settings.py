@@ -97,12 +97,12 @@ IN_PROGRAM = frozenset({"run.eval_envs", "run.threads"})
 FIXED_THERE: dict[str, Any] = {
     "env.background": "none", "env.action_repeat": 1, "env.max_episode_steps": 0, "env.kwargs": "{}",
     "harmony.mode": "off", "loss.image_scale": 1.0, "loss.reward_scale": 1.0, "loss.reward_grad": True,
-    "behavior.slow_reg": 1.0}
+    "loss.cont_grad": True, "behavior.actor_gradient": "auto", "behavior.slow_reg": 1.0}
 
 # How hdfast runs, reports and recovers; nothing of it changes what is learned.
 NO_PART = frozenset({
     "logdir", "backend", "cuda_graphs", "logger", "deterministic", "env.retries", "env.workers", "harmony.speed",
-    "replay.device", "run.eval_every", "run.eval_episodes", "run.eval_random", "run.video_every", "run.max_seconds",
+    "harmony.parts", "loss.vector_scale", "model.vector_layers", "model.vector_units", "replay.device", "run.eval_every", "run.eval_episodes", "run.eval_random", "run.video_every", "run.max_seconds",
     "run.max_skipped"})
 
 # sheeprl's own, set for the comparison: the environment brings skip and time limit along and is played in the process;

@@ -63,7 +63,7 @@ def test_records_are_those_of_make_envs(game, backend, terminal, tmp_path):
             record = ours.reset()
         else:
             record = ours.step(np.array([0 if is_first else next(left)]))
-        assert np.array_equal(obs, record.obs[0])
+        assert np.array_equal(obs, record.image[0])
         assert (reward, is_first, is_last, is_terminal) == (
             record.reward[0], record.is_first[0], record.is_last[0], record.is_terminal[0])
         ended += running.add(record)
