@@ -104,7 +104,8 @@ class DoctorFlags:
 
 @dataclass(frozen=True)
 class BenchFlags:
-    preset: str = opt("reduced", "sizes: full is Atari 100K's", choices=("reduced", "full"))
+    preset: str = opt("reduced", "sizes: full is Atari 100K's, metaworld that of the official block, with continuous "
+                      "actions", choices=("reduced", "full", "reduced-continuous", "metaworld"))
     threads: int = opt(2, "torch CPU threads of every measured process", low=1, high=1024)
     peers: bool = opt(False, "measure the other Dreamers that bench/peers/install.py installed")
     only: str = opt("all", "the part to measure", choices=("all", "update", "loops", "ops"))

@@ -59,9 +59,10 @@ def configuration(config) -> elements.Config:
 def batch(config) -> dict[str, np.ndarray]:
     """The synthetic batch under the package's names: (B, T, ...)."""
     data = {name: value.swapaxes(0, 1) for name, value in workload.synthetic(config).items()}
-    ended, shape = data["is_terminal"].astype(bool), data["action"].shape
+    ended, action = data["is_terminal"].astype(bool), data["action"]
+    shape = action.shape[:2]
     return {"image": data["image"], "reward": data["reward"], "is_first": data["is_first"], "is_last": ended,
-            "is_terminal": ended, "action": data["action"].astype(np.int32),
+            "is_terminal": ended, "action": action if workload.continuous(config) else action.argmax(-1).astype(np.int32),
             "consec": np.zeros(shape, np.int32), "stepid": np.zeros((*shape, 20), np.uint8)}
 
 
@@ -71,7 +72,8 @@ def build(preset: str):
     flag = elements.Space(bool)
     obs_space = {"image": elements.Space(np.uint8, (side, side, 3)), "reward": elements.Space(np.float32),
                  "is_first": flag, "is_last": flag, "is_terminal": flag}
-    act_space = {"action": elements.Space(np.int32, (), 0, workload.ACTIONS)}
+    act_space = {"action": elements.Space(np.float32, (workload.NUMBERS,), -1.0, 1.0) if workload.continuous(config)
+                 else elements.Space(np.int32, (), 0, workload.ACTIONS)}
     agent = Agent(obs_space, act_space, configuration(config))
     carry, data, count = agent.init_train(config.run.batch_size), batch(config), 0
 

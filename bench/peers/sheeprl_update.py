@@ -46,8 +46,7 @@ def configuration(config, device: str) -> dotdict:
 def batch(config) -> dict[str, torch.Tensor]:
     """The synthetic batch under sheeprl's names: (T, B, ...), images uint8 and channels first."""
     data = workload.synthetic(config)
-    action = np.eye(workload.ACTIONS, dtype=np.float32)[data["action"]]
-    arrays = {"rgb": data["image"].transpose(0, 1, 4, 2, 3), "actions": action, "rewards": data["reward"][..., None],
+    arrays = {"rgb": data["image"].transpose(0, 1, 4, 2, 3), "actions": data["action"], "rewards": data["reward"][..., None],
               "terminated": data["is_terminal"][..., None], "is_first": data["is_first"][..., None]}
     return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
 
@@ -60,8 +59,9 @@ def build(preset: str, device: str):
     fabric = hydra.utils.instantiate(cfg.fabric, _convert_="all", callbacks=[])
     side = config.env.size
     space = gymnasium.spaces.Dict({"rgb": gymnasium.spaces.Box(0, 255, (3, side, side), np.uint8)})
-    actions = (workload.ACTIONS,)
-    world_model, actor, critic, target, _ = build_agent(fabric, actions, False, cfg, space)
+    continuous = workload.continuous(config)
+    actions = (workload.NUMBERS if continuous else workload.ACTIONS,)
+    world_model, actor, critic, target, _ = build_agent(fabric, actions, continuous, cfg, space)
     chosen = ((cfg.algo.world_model, world_model), (cfg.algo.actor, actor), (cfg.algo.critic, critic))
     optimizers = fabric.setup_optimizers(*(
         hydra.utils.instantiate(part.optimizer, params=model.parameters(), _convert_="all")
@@ -74,7 +74,7 @@ def build(preset: str, device: str):
         for source, slow in zip(critic.parameters(), target.parameters(), strict=True):
             slow.data.copy_(tau * source.data + (1 - tau) * slow.data)
         train(fabric, world_model, actor, critic, target, *optimizers, {k: v.float() for k, v in data.items()}, None,
-              copy.copy(cfg), False, actions, moments)
+              copy.copy(cfg), continuous, actions, moments)
         if device == "cuda":
             torch.cuda.synchronize()
 

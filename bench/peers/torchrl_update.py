@@ -10,19 +10,22 @@ import sys
 import numpy as np
 import torch
 from tensordict import TensorDict
+from tensordict.nn import InteractionType, ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential
 from tensordict.nn import TensorDictModule as Module
 from tensordict.nn import TensorDictSequential as Chain
-from torchrl.data import Composite, OneHot, Unbounded
+from torchrl.data import Bounded, Composite, OneHot, Unbounded
 from torchrl.envs.model_based import DreamerEnv
 from torchrl.modules import (
     DreamerV3DiscreteActor,
     DreamerV3ImageDecoder,
     DreamerV3ImageEncoder,
     DreamerV3MLP,
+    NormalParamExtractor,
     RSSMPosteriorV3,
     RSSMPriorV3,
     RSSMRolloutV3,
     SymExpTwoHot,
+    TanhNormal,
     WorldModelWrapper,
 )
 from torchrl.objectives import (
@@ -46,11 +49,22 @@ def ahead(keys) -> list:
     return [("next", key) for key in keys]
 
 
+def normal_actor(actions: int, head: dict) -> ProbabilisticTensorDictSequential:
+    """A continuous policy of TorchRL's parts, which has none of DreamerV3's own: normal, its mean and std from one output
+    layer, its samples squashed by tanh."""
+    return ProbabilisticTensorDictSequential(
+        Module(DreamerV3MLP(out_features=2 * actions, **head), in_keys=FEATURES, out_keys=["moments"]),
+        Module(NormalParamExtractor(), in_keys=["moments"], out_keys=["loc", "scale"]),
+        ProbabilisticTensorDictModule(in_keys=["loc", "scale"], out_keys=["action"], distribution_class=TanhNormal,
+                                      default_interaction_type=InteractionType.RANDOM, return_log_prob=True))
+
+
 class Networks:
     """Every network of the learner, shared between the real sequences and imagination."""
 
     def __init__(self, config):
-        m, actions, side = config.model, workload.ACTIONS, config.env.size
+        m, side, self.continuous = config.model, config.env.size, workload.continuous(config)
+        actions = workload.NUMBERS if self.continuous else workload.ACTIONS
         self.latent, self.deter = m.stoch * m.classes, m.deter
         feat, mults = self.latent + m.deter, (1, 2, 4, 8)
         sizes = dict(hidden_dim=m.units, rnn_hidden_dim=m.deter, num_categoricals=m.stoch, num_classes=m.classes,
@@ -64,7 +78,8 @@ class Networks:
         self.reward = DreamerV3MLP(out_features=m.bins, outscale=0.0, **head)
         self.cont = DreamerV3MLP(out_features=1, **head)
         self.critic = DreamerV3MLP(out_features=m.bins, outscale=0.0, **head)
-        self.actor = DreamerV3DiscreteActor(feat, actions, depth=m.mlp_layers, num_cells=m.units)
+        self.actor = normal_actor(actions, head) if self.continuous else \
+            DreamerV3DiscreteActor(feat, actions, depth=m.mlp_layers, num_cells=m.units)
         self.bins = SymExpTwoHot(m.bins)
 
     def world_model(self) -> Chain:
@@ -89,7 +104,8 @@ class Networks:
             prior_shape=(self.latent,), belief_shape=(self.deter,))
         env.observation_spec = Composite(state=Unbounded(self.latent), belief=Unbounded(self.deter))
         env.state_spec = env.observation_spec.clone()
-        env.action_spec, env.reward_spec = OneHot(workload.ACTIONS), Unbounded((1,))
+        env.action_spec = Bounded(-1, 1, (workload.NUMBERS,)) if self.continuous else OneHot(workload.ACTIONS)
+        env.reward_spec = Unbounded((1,))
         return env
 
     def continuation(self) -> Chain:
@@ -107,7 +123,7 @@ def losses(nets: Networks, config) -> DreamerV3Loss:
         lambda_representation=config.loss.rep_scale, lambda_continue=1.0, reco_symlog=False)
     value = nets.value()
     actor = DreamerV3ActorLoss(
-        nets.actor, value, nets.imagination(), continuation_model=nets.continuation(), use_reinforce=True,
+        nets.actor, value, nets.imagination(), continuation_model=nets.continuation(), use_reinforce=not nets.continuous,
         imagination_horizon=config.behavior.horizon, entropy_bonus=config.behavior.entropy)
     actor.make_value_estimator(ValueEstimators.TDLambda, gamma=1 - 1 / config.behavior.discount_horizon,
                                lmbda=config.behavior.lam)
@@ -120,8 +136,8 @@ def batch(config, nets: Networks) -> TensorDict:
     """The synthetic batch under TorchRL's names: [B, T], images uint8 and channels first."""
     data = {name: torch.from_numpy(np.ascontiguousarray(value.swapaxes(0, 1)))
             for name, value in workload.synthetic(config).items()}
-    shape = data["action"].shape
-    action = torch.nn.functional.one_hot(data["action"], workload.ACTIONS).float()
+    shape = data["action"].shape[:2]
+    action = data["action"]
     ended = data["is_terminal"].bool()[..., None]
     return TensorDict({
         "state": torch.zeros(*shape, nets.latent), "belief": torch.zeros(*shape, nets.deter),

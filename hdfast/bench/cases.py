@@ -119,10 +119,10 @@ def observe(learner: Learner, config: Config) -> Work:
     torch.manual_seed(workload.SEED)
     embed = torch.randn(length, batch, model.encoder.size)
     embed = (embed.bfloat16() if config.precision == "bf16" else embed).requires_grad_()
-    action = torch.nn.functional.one_hot((torch.rand(length, batch) * workload.ACTIONS).long(), workload.ACTIONS)
+    action = torch.from_numpy(workload.synthetic(config)["action"])
     is_first = torch.zeros(length, batch, dtype=torch.bool)
     is_first[0] = True
-    u, action = torch.rand(length, batch, m.stoch), action.float()
+    u = torch.rand(length, batch, m.stoch)
 
     def run() -> None:
         learner.model_opt.zero_grad()
@@ -140,9 +140,9 @@ def rollout(learner: Learner, config: Config) -> Work:
     index = (torch.rand(steps, m.stoch) * m.classes).long()
     start = State(torch.randn(steps, m.deter).tanh(),
                   torch.nn.functional.one_hot(index, m.classes).float(), index)
-    u, u_action = torch.rand(horizon, steps, m.stoch), torch.rand(horizon, steps)
-    behavior = learner.actor_critic
-    return lambda: imagine(learner.world_model.rssm, behavior.actor, start, u, u_action)
+    u, actor = torch.rand(horizon, steps, m.stoch), learner.actor_critic.actor
+    noise = actor.noise(horizon, steps, generator=torch.Generator().manual_seed(workload.SEED))
+    return lambda: imagine(learner.world_model.rssm, actor, start, u, noise)
 
 
 def optimize(learner: Learner, config: Config) -> Work:

@@ -22,7 +22,7 @@ from hdfast.machine import git_revision, keep_memory
 from hdfast.model.world_model import Sequences
 from hdfast.replay.ring import Batch
 from hdfast.replay.sequences import Replay
-from hdfast.spaces import Discrete, ObsSpace
+from hdfast.spaces import ActSpace, Box, Discrete, ObsSpace
 
 BACKENDS = ("reference", "compile", "native")
 PRECISIONS = ("fp32", "bf16")
@@ -42,8 +42,7 @@ def native_is_there() -> bool:
 def tensors(config: Config, device: torch.device = CPU) -> tuple[torch.Tensor, Callable[[torch.Tensor], Sequences]]:
     """The synthetic batch: images (T, B, h, w, c) uint8, and what makes Sequences of them."""
     data = {name: torch.from_numpy(value).to(device) for name, value in workload.synthetic(config).items()}
-    action = torch.nn.functional.one_hot(data["action"], workload.ACTIONS).float()
-    previous = torch.cat([torch.zeros_like(action[:1]), action[:-1]])
+    previous = torch.cat([torch.zeros_like(data["action"][:1]), data["action"][:-1]])
     cont = 1 - data["is_terminal"]
     return data["image"], lambda image: Sequences({"image": image.float() / 255}, previous, data["reward"], cont,
                                                   data["is_first"])
@@ -54,9 +53,10 @@ def build_learner(config: Config, device: torch.device = CPU) -> Learner:
     return Learner(*spaces(config), config, device)
 
 
-def spaces(config: Config) -> tuple[ObsSpace, Discrete]:
+def spaces(config: Config) -> tuple[ObsSpace, ActSpace]:
     """RGB images and the actions of the workload."""
-    return ObsSpace.single((config.env.size, config.env.size, 3), "uint8"), Discrete(workload.ACTIONS)
+    actions = Box(workload.NUMBERS) if workload.continuous(config) else Discrete(workload.ACTIONS)
+    return ObsSpace.single((config.env.size, config.env.size, 3), "uint8"), actions
 
 
 def agent_and_batch(config: Config, device: torch.device) -> tuple[Agent, Batch]:
@@ -66,7 +66,7 @@ def agent_and_batch(config: Config, device: torch.device) -> tuple[Agent, Batch]
     replay = Replay(run.batch_length + 8, 1, space, actions, directory=None, seed=workload.SEED, learner=device)
     for i in range(run.batch_length + 8):
         obs = {"image": rng.integers(0, 256, (1, *space.parts[0].shape), dtype=np.uint8)}
-        replay.add(Step(obs, np.zeros(1, np.float32), np.full(1, i == 0), no, no), rng.integers(0, workload.ACTIONS, 1))
+        replay.add(Step(obs, np.zeros(1, np.float32), np.full(1, i == 0), no, no), actions.random(rng, 1))
     agent = Agent(space, actions, config, device=device)
     return agent, replay.sample(run.batch_size, run.batch_length)
 
