@@ -31,7 +31,8 @@ VIDEO_FRAMES = 1000
 class Evaluation:
     """Scores (sums of rewards) and lengths (actions) of whole episodes, and how many of them a time limit cut;
     human_normalized is 0 for random play, 1 for human, None if the task has no reference scores or its episodes are not
-    those of Atari 100K. If asked for, video is the file written, frames (T, h, w, c) uint8 the first episode."""
+    those of Atari 100K; success is the share of episodes with a successful step, None if the environment says nothing of
+    it. If asked for, video is the file written, frames (T, h, w, c) uint8 the first episode."""
 
     task: str
     scores: list[float]
@@ -40,6 +41,7 @@ class Evaluation:
     score_mean: float
     score_std: float
     human_normalized: float | None
+    success: float | None
     video: Path | None
     frames: np.ndarray | None = field(default=None, repr=False)
 
@@ -77,6 +79,7 @@ def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, epis
     count, limit, cut = chosen.num_envs, longest_episode(config), 0
     found_scores: list[float] = []
     found_lengths: list[int] = []
+    successes: list[bool] = []
     frames: list[np.ndarray] | None = [] if record or video is not None else None
     try:
         if (chosen.obs_space, chosen.act_space) != (agent.obs_space, agent.act_space):
@@ -86,7 +89,7 @@ def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, epis
             wanted = min(count, episodes - len(found_scores))
             shown = frames if not found_scores else None
             try:
-                score, length, over = _round(agent, chosen, wanted, limit, generator, shown, stop or Stopping())
+                score, length, over, success = _round(agent, chosen, wanted, limit, generator, shown, stop or Stopping())
             except EnvError as error:
                 if failed is None:
                     raise
@@ -97,6 +100,7 @@ def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, epis
             found_scores += score[:wanted].tolist()
             found_lengths += length[:wanted].tolist()
             cut += int(over[:wanted].sum())
+            successes += [] if success is None else success[:wanted].tolist()
     finally:
         if envs is None:
             chosen.close()
@@ -104,6 +108,7 @@ def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, epis
     mean = float(np.mean(found_scores))
     return Evaluation(config.task, found_scores, found_lengths, cut, mean, float(np.std(found_scores)),
                       scores.human_normalized(config.task, mean) if comparable(config, cut) else None,
+                      float(np.mean(successes)) if successes else None,
                       None if video is None else save_animation(Path(video), kept), kept if record else None)
 
 
@@ -156,8 +161,10 @@ class Running:
 
 
 def _round(agent: "Agent | RandomAgent", envs: VectorEnv, wanted: int, limit: int, generator: torch.Generator,
-           frames: list[np.ndarray] | None, stop: Stopping) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One episode in each of the first `wanted` environments -> score (N,) float64, length (N,) int64, cut (N,) bool.
+           frames: list[np.ndarray] | None,
+           stop: Stopping) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    """One episode in each of the first `wanted` environments -> score (N,) float64, length (N,) int64, cut (N,) bool,
+    success (N,) bool if it is known.
 
     The others, and those that are done, continue with zeros as actions and do not count. An environment without a time limit
     is left after `limit` steps.
@@ -166,17 +173,18 @@ def _round(agent: "Agent | RandomAgent", envs: VectorEnv, wanted: int, limit: in
         step, state = envs.reset(), agent.init_policy(envs.num_envs)
     playing = np.arange(envs.num_envs) < wanted
     score, length = np.zeros(envs.num_envs), np.full(envs.num_envs, -1)  # an episode has one record more than actions
-    cut = np.zeros(envs.num_envs, bool)
+    cut, success = np.zeros(envs.num_envs, bool), np.zeros(envs.num_envs, bool)
     while True:
         score += np.where(playing, step.reward, 0)
         length += playing
         if frames is not None and playing[0] and len(frames) < VIDEO_FRAMES:
             frames.append(step.obs[agent.obs_space.images[0].name][0].copy())
+        success |= playing & (False if step.is_success is None else step.is_success)
         cut |= playing & (False if step.is_cut is None else step.is_cut)
         cut |= playing & ~step.is_last & (length >= limit)
         playing = playing & ~step.is_last & (length < limit)
         if not playing.any():
-            return score, length, cut
+            return score, length, cut, None if step.is_success is None else success
         stop.check()
         action, state = agent.act(step, state, generator)
         with stop.interruptible():

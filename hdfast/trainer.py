@@ -336,12 +336,13 @@ class Trainer:
                                   record=bool(self.agent.obs_space.images))
         with self.log.timer("log"), self.stopping.interruptible():
             self.log.evaluation(result.scores, result.lengths, self.step, self.updates, cut=result.cut,
-                                human_normalized=result.human_normalized)
+                                human_normalized=result.human_normalized, success=result.success)
             if result.frames is not None:
                 self._pictures["policy"] = self.log.video("eval/policy", result.frames, self.step)
-        human = "" if result.human_normalized is None else f", human-normalized {result.human_normalized:.3f}"
+        more = "" if result.human_normalized is None else f", human-normalized {result.human_normalized:.3f}"
+        more += "" if result.success is None else f", {result.success:.0%} successful"
         self.log.message(f"evaluation at {self._place()}: {result.score_mean:.2f} +- {result.score_std:.2f} over "
-                         f"{episodes_words(result)}{human}")
+                         f"{episodes_words(result)}{more}")
         self.evaluated = self.step
         if self.best_eval is None or result.score_mean > self.best_eval:
             self.best_eval = result.score_mean

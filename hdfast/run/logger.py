@@ -85,14 +85,16 @@ class Logger(AbstractContextManager):
         self._record(row, agent_step, update)
 
     def evaluation(self, scores: Sequence[float], lengths: Sequence[int], agent_step: int, update: int, *,
-                   cut: int = 0, human_normalized: float | None = None) -> None:
+                   cut: int = 0, human_normalized: float | None = None, success: float | None = None) -> None:
         """Record one evaluation: score and length of each of its episodes (one or more), of which a time limit ended
-        `cut`; again at a step replaces it.
+        `cut`, and the share of successful ones where it is known; again at a step replaces it.
         """
         row = {"eval/score": float(np.mean(scores)), "eval/score_std": float(np.std(scores)),
                "eval/length": float(np.mean(lengths))}
         if human_normalized is not None:
             row["eval/human_normalized"] = human_normalized
+        if success is not None:
+            row["eval/success"] = success
         self._repeat_evaluation(agent_step)
         self._evals.append({**self._where(agent_step, update), **row, "scores": scores, "lengths": lengths,
                             "cut": cut})
