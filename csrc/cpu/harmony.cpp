@@ -1,4 +1,4 @@
-// CPU version of harmony: five vector sums, then the shared scalar part; equations in kernels/harmony.h.
+// CPU version of harmony: a vector sum for each loss, then the shared scalar part; equations in kernels/harmony.h.
 #include "kernels/harmony.h"
 
 #include "cpu/simd.h"
@@ -17,7 +17,7 @@ HD_CLONES float sum(const float* x, int64_t count) {
 
 void harmony_fwd(const HarmonyArgs& a) {
   constexpr int64_t BLOCK = 4096;  // summed in fp32; the blocks in fp64
-  for (int i = 0; i < HARMONY_LOSSES; ++i) {
+  for (int i = 0; i < a.losses; ++i) {
     double total = 0.0;
     for (int64_t n = 0; n < a.size; n += BLOCK)
       total += double(sum(a.loss[i] + n, n + BLOCK < a.size ? BLOCK : a.size - n));

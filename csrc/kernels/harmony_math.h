@@ -5,49 +5,43 @@
 
 namespace hd {
 
-HD_FN float harmony_reg(const HarmonyArgs& a, int j) {
-  return a.mode == HarmonyMode::Rectified ? softplus(a.s[j]) : a.s[j];
+// A loss's part of its term or of the total, without the regularizers.
+HD_FN float harmony_part(const HarmonyArgs& a, int i) {
+  return a.share[i] * (a.s && a.place[i] >= 0 ? expf(-a.s[a.place[i]]) : 1.f);
 }
 
-// Weight of e^-s (or of the fixed scales) on the mean of loss i, without the regularizers.
-HD_FN float harmony_weight(const HarmonyArgs& a, int i) {
-  if (a.mode == HarmonyMode::Off) return a.scale[i];
-  if (i == 4) return 1.f;
-  if (i < 2) return expf(-a.s[i]);
-  return (i == 2 ? a.dyn_share : a.rep_share) * expf(-a.s[2]);
+// Sum of the parts that have this place.
+HD_FN float harmony_sum(const HarmonyArgs& a, int place) {
+  float sum = 0.f;
+  for (int i = 0; i < a.losses; ++i)
+    if (a.place[i] == place) sum += harmony_part(a, i) * a.mean[i];
+  return sum;
 }
-
-HD_FN int harmony_term(int i) { return i < 2 ? i : 2; }  // of losses 0..3
 
 HD_FN void harmony_finish(const HarmonyArgs& a) {
-  const float* mean = a.mean;
-  float terms[HARMONY_TERMS] = {harmony_weight(a, 0) * mean[0], harmony_weight(a, 1) * mean[1],
-                                harmony_weight(a, 2) * mean[2] + harmony_weight(a, 3) * mean[3]};
-  if (a.mode != HarmonyMode::Off) {
-    terms[0] += harmony_reg(a, 0);
-    terms[1] += harmony_reg(a, 1);
-    terms[2] += a.dyn_share * harmony_reg(a, 2);
+  float total = harmony_sum(a, -1);
+  for (int j = 0; j < a.terms; ++j) {
+    float term = harmony_sum(a, j);
+    if (a.s) term += a.reg[j] * (a.plain ? a.s[j] : softplus(a.s[j]));
+    a.term[j] = term;
+    total += term;
   }
-  for (int j = 0; j < HARMONY_TERMS; ++j) a.terms[j] = terms[j];
-  *a.total = terms[0] + terms[1] + terms[2] + harmony_weight(a, 4) * mean[4];
+  *a.total = total;
 }
 
 HD_FN void harmony_gradients(const HarmonyArgs& a) {
-  const float count = float(a.size);
-  for (int i = 0; i < HARMONY_LOSSES; ++i) {
-    const float up = *a.dtotal + (i < 4 && a.dterms ? a.dterms[HD_MUTATE(HARMONY_TERM, harmony_term(i), i % 3)] : 0.f);
-    a.coef[i] = up * harmony_weight(a, i) / count;
+  for (int i = 0; i < a.losses; ++i) {
+    const int j = HD_MUTATE(HARMONY_TERM, a.place[i], i % a.terms);
+    const float up = *a.dtotal + (j >= 0 && a.dterms ? a.dterms[j] : 0.f);
+    a.coef[i] = up * harmony_part(a, i) / float(a.size);
   }
-  for (int j = 0; j < HARMONY_TERMS; ++j) {
-    if (a.mode == HarmonyMode::Off) {
+  for (int j = 0; j < a.terms; ++j) {
+    if (!a.s) {
       a.ds[j] = 0.f;
       continue;
     }
-    const float share = j == 2 ? HD_MUTATE(HARMONY_SHARE, a.dyn_share, 1.f) : 1.f;
-    const float slope = a.mode == HarmonyMode::Rectified ? sigmoid(a.s[j]) : 1.f;
-    const float loss =
-        j < 2 ? harmony_weight(a, j) * a.mean[j] : harmony_weight(a, 2) * a.mean[2] + harmony_weight(a, 3) * a.mean[3];
-    a.ds[j] = (*a.dtotal + (a.dterms ? a.dterms[j] : 0.f)) * (share * slope - loss);
+    const float slope = a.plain ? 1.f : sigmoid(a.s[j]), reg = HD_MUTATE(HARMONY_SHARE, a.reg[j], 1.f);
+    a.ds[j] = (*a.dtotal + (a.dterms ? a.dterms[j] : 0.f)) * (reg * slope - harmony_sum(a, j));
   }
 }
 

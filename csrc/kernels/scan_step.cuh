@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(SCAN_THREADS) scan_input_bwd_kernel(ScanInputB
       load(djoint + c, dh), load(a.direct + row * a.size + c, direct);
 #pragma unroll
       for (int j = 0; j < VEC; ++j) dh[j] += direct[j];
-      store(a.dbefore + row * a.size + c, dh);
+      if (a.dbefore != nullptr) store(a.dbefore + row * a.size + c, dh);
       if (a.carry == nullptr || HD_MUTATE(SCAN_CARRY, reset, false)) continue;
       load(a.carry + row * a.size + c, direct);
 #pragma unroll

@@ -11,7 +11,7 @@
 // Without a state (size 0) they are norm_act alone: y of any row stride, and no sum over columns at the end,
 // so that a step is one launch; `partial` is summed once, after all steps.
 // ops/scan_step.cpp names the combinations that there are: norm (no state), start (all rows from `start`), next (with
-// reset, after a sample of the latents), gather and act (after a sample of the action).
+// reset, after a sample of the latents), gather and act (after a sample of the action), joint (the state alone).
 //
 // Products read `joint`, `dpre`, `dmasked` and both kernels in `dtype`; all else is float. Bytes moved per row
 // in float32: forward groups * cols of kernel (from L2), cols of pre read and written, size + cols of joint,
@@ -62,7 +62,7 @@ struct ScanInputBwdArgs {
   const float* bias;    // (cols)
   void* dpre;           // (rows, cols) dtype
   void* dmasked;        // (rows, cols) dtype; null where not wanted
-  float* dbefore;       // (rows, size)
+  float* dbefore;       // (rows, size); null where not wanted
   float* carry;         // (rows, size), added to; null where not wanted
   float* partial;       // (parts, 2, cols): sums of the gradients of scale and bias over a slice of rows
   int64_t rows, size, cols, parts;

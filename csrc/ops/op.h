@@ -55,6 +55,7 @@ using torch::stable::Tensor;
 using Maybe = std::optional<Tensor>;
 using Tensors = std::vector<Tensor>;
 using Numbers = std::vector<double>;
+using Integers = std::vector<int64_t>;
 using Flag = bool;  // false where it is not given
 // Tensors that the op writes into.
 using Out = Tensor;
@@ -69,7 +70,7 @@ std::string schema(const std::string& parameters) {
   static const std::map<std::string, std::string> types{
       {"Tensor", "Tensor"}, {"Maybe", "Tensor?"},        {"Tensors", "Tensor[]"},  {"Out", "Tensor(*!)"},
       {"bool", "bool"},     {"MaybeOut", "Tensor(*!)?"}, {"Outs", "Tensor(*!)[]"}, {"int64_t", "int"},
-      {"Flag", "bool"},     {"double", "float"},         {"Numbers", "float[]"}};
+      {"Flag", "bool"},     {"double", "float"},         {"Numbers", "float[]"},   {"Integers", "int[]"}};
   std::string text = "(", type, name;
   for (std::istringstream words(parameters.substr(1)); words >> type >> name; text += name + ' ') {
     if (type == "Flag") name.insert(name.size() - 1, "=False");  // before the comma or parenthesis

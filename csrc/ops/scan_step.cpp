@@ -138,6 +138,12 @@ HD_OP(void, scan_norm_fwd, (Tensor x, Tensor scale, Tensor bias, Out y, Out stat
   run_input(x, a);
 }
 
+HD_OP(void, scan_joint_fwd, (Tensor pre, Tensor deter, Tensor scale, Tensor bias, Out joint, Out stats)) {
+  ScanInputFwdArgs a = input_args(pre, scale, bias, joint, stats);
+  HD_TAKE(a, deter, {a.rows, a.size}, pre);
+  run_input(pre, a);
+}
+
 HD_OP(void, scan_start_fwd,
       (Out pre, Tensor start, Tensor start_index, Tensor kernel, Tensor scale, Tensor bias, Out before, Out joint,
        Out stats)) {
@@ -203,6 +209,15 @@ HD_OP(void, scan_norm_bwd, (Tensor dy, Tensor x, Tensor stats, Tensor scale, Ten
   const ScanInputBwdArgs a = input_bwd_args(dy, x, stats, scale, bias, dx, partial);
   HD_CHECK(a.size == 0, "dy must be as wide as x", got(x, dy));
   run_input_bwd(x, a);
+}
+
+HD_OP(void, scan_joint_bwd,
+      (Tensor djoint, Tensor direct, Tensor pre, Tensor stats, Tensor scale, Tensor bias, Out dpre, MaybeOut carry,
+       Out partial)) {
+  ScanInputBwdArgs a = input_bwd_args(djoint, pre, stats, scale, bias, dpre, partial);
+  HD_TAKE(a, direct, {a.rows, a.size}, pre);
+  HD_TAKE(a, carry, {a.rows, a.size}, pre);
+  run_input_bwd(pre, a);
 }
 
 HD_OP(void, scan_start_bwd,

@@ -3,47 +3,45 @@
 import torch
 from torch import Tensor
 
-from hdfast.ops import checks, library, reference
+from hdfast.ops import checks, library
 
 OPS = ("harmony_fwd", "harmony_bwd")
 PUBLIC = ("harmony_loss", "weighted_loss")
-
-NAMES = ("reward", "image", "dyn", "rep", "cont")
-MODES = {"rectified": 0, "plain": 1, "off": 2}
+MOST = 16  # losses, and harmonized names, that the kernel has room for
 
 
 def harmony_loss(losses: dict[str, Tensor], s: Tensor, *, harmonized: tuple[str, ...] = ("reward", "image", "kl"),
                  mode: str = "rectified", dyn_share: float = 5 / 6) -> tuple[Tensor, Tensor]:
-    """losses {'reward', 'image', 'dyn', 'rep', 'cont'}, each (...) of one shape, s (3,) -> total (), terms (3,)."""
+    """losses by name, each (...) of one shape, s (n,), one for each harmonized name -> total (), terms (n,)."""
     if mode not in ("rectified", "plain"):
         raise ValueError(f"harmony_loss: mode must be 'rectified' or 'plain', got {mode!r}; fixed weights are "
                          f"weighted_loss")
-    if harmonized != ("reward", "image", "kl") or set(losses) != set(NAMES):
-        return reference.harmony_loss(losses, s, harmonized=harmonized, mode=mode, dyn_share=dyn_share)
     checks.dtype("harmony_loss", torch.float32, s=s)
-    checks.shape("harmony_loss", (3,), "(3,), for reward, image and KL", s=s)
+    checks.shape("harmony_loss", (len(harmonized),), "(n,), one for each harmonized name", s=s)
     checks.devices("harmony_loss", s=s, **losses)
-    return library.op("harmony_fwd")(*flat(losses), s.contiguous(), MODES[mode], dyn_share, [])[:2]
+    of_kl = {"dyn": dyn_share, "rep": 1 - dyn_share} if "kl" in harmonized else {}
+    names, share = ["kl" if name in of_kl else name for name in losses], [of_kl.get(name, 1.0) for name in losses]
+    place = [harmonized.index(name) if name in harmonized else -1 for name in names]
+    reg = [(dyn_share if name == "kl" else 1.0) if name in names else 0.0 for name in harmonized]
+    return library.op("harmony_fwd")(flat(losses), s.contiguous(), place, share, reg, mode == "plain")[:2]
 
 
 def weighted_loss(losses: dict[str, Tensor], scales: dict[str, float]) -> tuple[Tensor, Tensor]:
-    """Mode 'off': the same mean with fixed scales by name -> total (), terms (3,) of reward, image and KL."""
-    if set(losses) != set(NAMES):
-        return reference.weighted_loss(losses, scales)
-    fixed = [float(scales[name]) for name in NAMES]
-    return library.op("harmony_fwd")(*flat(losses), None, MODES["off"], 1.0, fixed)[:2]
+    """The same mean with fixed scales by name -> total (), terms (n,), those of each loss."""
+    fixed = [float(scales[name]) for name in losses]
+    return library.op("harmony_fwd")(flat(losses), None, [*range(len(losses))], fixed, [0.0] * len(losses), False)[:2]
 
 
 def flat(losses: dict[str, Tensor]) -> list[Tensor]:
-    """The five losses in order, as contiguous float32 vectors."""
-    if set(losses) != set(NAMES):
-        raise ValueError(f"harmony_loss: losses must be {sorted(NAMES)}, got {sorted(losses)}; give each by its name")
-    shape = losses["reward"].shape
-    if not shape.numel():
-        raise ValueError(f"harmony_loss: losses must not be empty, got {tuple(shape)}; they need a mean")
+    """The losses as contiguous float32 vectors."""
+    if not 1 <= len(losses) <= MOST:
+        raise ValueError(f"harmony_loss: losses must be 1 to {MOST}, got {len(losses)}; add some up before")
+    (first, loss), *_ = losses.items()
+    if not loss.numel():
+        raise ValueError(f"harmony_loss: losses must not be empty, got {tuple(loss.shape)}; they need a mean")
     checks.storage("harmony_loss", **losses)
-    checks.shape("harmony_loss", shape, "(...), that of the reward loss", **losses)
-    return [losses[name].float().reshape(-1).contiguous() for name in NAMES]
+    checks.shape("harmony_loss", loss.shape, f"(...), that of the loss {first!r}", **losses)
+    return [x.float().reshape(-1).contiguous() for x in losses.values()]
 
 
 def register(namespace: str) -> None:
@@ -51,8 +49,8 @@ def register(namespace: str) -> None:
     backward_op = getattr(torch.ops, namespace).harmony_bwd.default
 
     def setup_context(ctx, inputs, output):
-        ctx.size, s, *ctx.options = inputs[0].numel(), *inputs[5:]
-        ctx.has_s = s is not None
+        losses, s, *ctx.options = inputs
+        ctx.size, ctx.has_s = losses[0].numel(), s is not None
         ctx.mark_non_differentiable(output[2])
         ctx.set_materialize_grads(False)  # or autograd makes zeros for terms and means
         ctx.save_for_backward(output[2], *([s] if ctx.has_s else []))
@@ -63,9 +61,14 @@ def register(namespace: str) -> None:
         coef, ds = backward_op(dtotal, None if dterms is None else dterms.contiguous(), mean, s[0] if s else None,
                                ctx.size, *ctx.options)
         each = coef.unsqueeze(1).expand(-1, ctx.size).contiguous()  # at once: each loss's backward reads a dense one
-        return *each.unbind(), ds if ctx.has_s else None, None, None, None
+        return [*each.unbind()], ds if ctx.has_s else None, None, None, None, None
 
-    library.register_fake(f"{namespace}::harmony_fwd",
-                          lambda reward, *rest: tuple(map(reward.new_empty, ((), 3, 5))))
-    library.register_fake(f"{namespace}::harmony_bwd", lambda dtotal, *rest: tuple(map(dtotal.new_empty, (5, 3))))
+    def shapes(losses, s, place, share, reg, plain):
+        return tuple(map(losses[0].new_empty, ((), len(reg), len(losses))))
+
+    def gradient_shapes(dtotal, dterms, mean, s, size, place, share, reg, plain):
+        return mean.new_empty(len(place)), mean.new_empty(len(reg))
+
+    library.register_fake(f"{namespace}::harmony_fwd", shapes)
+    library.register_fake(f"{namespace}::harmony_bwd", gradient_shapes)
     torch.library.register_autograd(f"{namespace}::harmony_fwd", backward, setup_context=setup_context)

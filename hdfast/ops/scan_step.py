@@ -13,9 +13,9 @@ from torch import Tensor
 
 from hdfast.ops import library
 
-OPS = ("scan_norm_fwd", "scan_norm_bwd", "scan_start_fwd", "scan_start_bwd", "scan_next_fwd", "scan_next_bwd",
-       "scan_gather", "scan_act", "scan_gates_fwd", "scan_gates_bwd", "scan_logp_fwd", "scan_sample_fwd",
-       "scan_sample_bwd")
+OPS = ("scan_norm_fwd", "scan_norm_bwd", "scan_joint_fwd", "scan_joint_bwd", "scan_start_fwd", "scan_start_bwd",
+       "scan_next_fwd", "scan_next_bwd", "scan_gather", "scan_act", "scan_gates_fwd", "scan_gates_bwd", "scan_logp_fwd",
+       "scan_sample_fwd", "scan_sample_bwd")
 PUBLIC = ()
 
 
@@ -49,6 +49,11 @@ step_norm_bwd = _raw("scan_norm_bwd")
 # The inputs of a step: pre (B, U) gets rows of kernels added; joint (B, D + U), of any row stride, = [h, silu(LN(pre))]
 # with h the state before the step; stats (2, B) = mean, rstd of pre.
 
+# (pre, deter, scale, bias, joint, stats): pre is whole already, h = deter (B, D).
+step_joint = _raw("scan_joint_fwd")
+# (djoint, direct, pre, stats, scale, bias, dpre, carry or None, partial): as step_start_bwd; the gradient of h is added
+# to carry (B, D).
+step_joint_bwd = _raw("scan_joint_bwd")
 # (pre, start, start_index, kernel, scale, bias, before, joint, stats): all rows from one state, start (D,) and
 # start_index (S,), whose rows of kernel (S*K, U) are added to pre; before (B, D) = h.
 step_start = _raw("scan_start_fwd")

@@ -152,9 +152,17 @@ void check_backward(const Case& k, DType dtype, bool masks, int64_t parts) {
   for_each_schedule([&] {
     Buffer got_dpre(dpre.size(), dtype), got_dmasked(dpre.size(), dtype), got_dbefore(dbefore.size()),
         got_carry(k.carry), partial(parts * 2 * k.cols);
-    launch_scan_input_bwd({djoint, direct, masks ? k.reset.get() : nullptr, pre, mean, rstd, scale, bias, got_dpre,
-                           got_dmasked, got_dbefore, got_carry, partial, k.rows, k.size, k.cols, parts, dtype},
-                          STREAM);
+    ScanInputBwdArgs a{djoint,      direct,      masks ? k.reset.get() : nullptr,
+                       pre,         mean,        rstd,
+                       scale,       bias,        got_dpre,
+                       got_dmasked, got_dbefore, got_carry,
+                       partial,     k.rows,      k.size,
+                       k.cols,      parts,       dtype};
+    launch_scan_input_bwd(a, STREAM);
+    Buffer carry_alone(k.carry);
+    a.dmasked = nullptr, a.dbefore = nullptr, a.carry = carry_alone;
+    launch_scan_input_bwd(a, STREAM);
+    EXPECT_TRUE(carry_alone.raw() == got_carry.raw()) << "without dbefore";
     Vec sums[2] = {Vec(k.cols), Vec(k.cols)};
     const Vec slices = partial.values();
     for (size_t i = 0; i < slices.size(); ++i) sums[i / k.cols % 2][i % k.cols] += slices[i];
@@ -178,6 +186,10 @@ TEST_P(ScanStep, Scan) {
 TEST_P(ScanStep, RolloutWithoutMasks) {
   const auto [shape, dtype] = GetParam();
   check_forward(Case(shape, dtype, true), dtype, false, true, false);
+}
+TEST_P(ScanStep, StateAlone) {
+  const auto [shape, dtype] = GetParam();
+  check_forward(Case(shape, dtype, true), dtype, false, false, true);
 }
 TEST_P(ScanStep, NormAlone) {
   const auto [shape, dtype] = GetParam();

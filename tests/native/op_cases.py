@@ -13,9 +13,9 @@ from torch import Tensor
 
 from hdfast import ops
 from hdfast.ops import reference
-from hdfast.ops.harmony import NAMES
 from tolerance import assert_as_accurate
 
+NAMES = ("reward", "image", "dyn", "rep", "cont")
 SCALES = {"reward": 1.0, "image": 2.0, "dyn": 0.5, "rep": 0.1, "cont": 3.0}  # of weighted_loss
 
 
@@ -122,6 +122,22 @@ def by_name(*tensors: Tensor) -> tuple:
     return dict(zip(NAMES, tensors[:5], strict=True)), *tensors[5:]
 
 
+def vectors(*shape: int) -> tuple[Tensor, ...]:
+    """Predictions and targets, some of them equal up to an error that does not count."""
+    raw = targets(*shape)
+    near = reference.symlog(raw) + 5e-5 * n(*shape).clamp(-1, 1)
+    return torch.where(torch.rand(shape) < 0.3, near, 5 * n(*shape)), raw
+
+
+def normals(*shape: int) -> tuple[Tensor, ...]:
+    """Mean, standard deviation and action of a policy."""
+    mean, std = reference.normal_policy(n(*shape), n(*shape))
+    return mean, std, mean + std * n(*shape)
+
+
+OTHERS = ("position", "dyn", "kind", "cont", "rep")  # losses, of which three have harmonized names
+
+
 class Case(NamedTuple):
     """What a public op takes: `make` gives its tensors by a shape, the first of `shapes` is small and has rows."""
 
@@ -162,6 +178,8 @@ CASES = {
     "kl_divergence": Case(lambda *shape: (log_probabilities(*shape), log_probabilities(*shape)), LATENTS,
                           large=of_latents),
     "lambda_return": Case(trajectory, HORIZONS, dict(gamma=1 - 1 / 333, lam=0.95), over_time),
+    "normal_log_prob": Case(normals, columns(3, 1, 6, 16, 38)),
+    "normal_policy": Case(lambda *shape: (3 * n(*shape), 3 * n(*shape)), (*FLAT, ())),
     "norm_act": Case(rows, (*NORM, (2, 3, 32), (5, 64), (200, 17), (4, 512), (2, 1536))),
     "replay_gather": Case(lambda *shape: (torch.randint(256, shape).to(torch.uint8), torch.randint(shape[0], (4, 3))),
                           ((9, 7), (9, 5, 3, 1))),
@@ -178,12 +196,17 @@ CASES = {
                           ((7, 41), (50, 255))),
     "twohot_mean": Case(lambda *shape: (n(*shape),), columns(2, 41, 255)),
     "unimix": Case(lambda *shape: (3 * n(*shape),), CLASSES, dict(mix=0.01), of_latents),
+    "vector_loss": Case(vectors, columns(5, 1, 3, 67)),
     "weighted_loss": Case(losses, ((7,), (6, 7)), dict(scales=SCALES), arguments=by_name),
 }
 VARIANTS = {  # by the op's name and what is special
     "actor_loss many": CASES["actor_loss"]._replace(shapes=((7, 1500), (1, 1500), (3, 5, 1500), (0, 1500))),
     "cont_loss large": CASES["cont_loss"]._replace(make=lambda *shape: (30 * n(*shape), torch.rand(shape).round())),
     "harmony_loss plain": CASES["harmony_loss"]._replace(options=dict(dyn_share=0.8, mode="plain")),
+    "harmony_loss of others": CASES["harmony_loss"]._replace(
+        make=lambda *shape: (*losses(*shape), torch.tensor([0.3, -4.0, 7.0, 1.0])),
+        options=dict(dyn_share=0.7, harmonized=("kind", "image", "kl", "position")),
+        arguments=lambda *tensors: (dict(zip(OTHERS, tensors[:5], strict=True)), *tensors[5:])),
     **{f"balanced_kl {nats}": CASES["balanced_kl"]._replace(options=dict(free_nats=nats)) for nats in (0.0, 3.0)},
     **{f"unimix {mix}": CASES["unimix"]._replace(options=dict(mix=mix)) for mix in (0.0, 0.5)},
 }

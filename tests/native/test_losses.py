@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from op_cases import CASES, compare, on_device, op_of, rand, uniform  # noqa: F401
+from op_cases import CASES, NAMES, compare, on_device, op_of, rand, uniform  # noqa: F401
 
 from hdfast import ops
 from hdfast.ops import library, reference
-from hdfast.ops.harmony import NAMES, harmony_loss, weighted_loss
+from hdfast.ops.harmony import harmony_loss, weighted_loss
 from hdfast.ops.replay_gather import replay_gather
 
 
@@ -40,17 +40,40 @@ def test_harmony_gradient_is_the_closed_form(native):
         torch.testing.assert_close(grad, reference.harmony_grad(losses, s.detach(), mode=mode))
 
 
+def test_a_harmonized_name_without_a_loss(native):
+    """Adds nothing, and its s has gradient 0 exactly; so has every s that has no name's loss."""
+    s, losses = torch.tensor([0.5, -30.0, 2.0], requires_grad=True), split([uniform(4, 3, seed=i) for i in range(5)])
+    del losses["image"]
+    for mode in ("rectified", "plain"):
+        total, terms = harmony_loss(losses, s, mode=mode)
+        grad, = torch.autograd.grad(total, s)
+        assert terms[1] == 0 and grad[1] == 0 and (grad != 0).sum() == 2
+        torch.testing.assert_close(total, reference.harmony_loss(losses, s, mode=mode)[0])
+
+
+def test_sixteen_losses(native):
+    losses = {str(i): uniform(9, seed=i) for i in range(16)}
+    s = rand(16, seed=3).requires_grad_()
+    torch.testing.assert_close(*(ops_.harmony_loss(losses, s, harmonized=tuple(losses)[::-1])
+                                 for ops_ in (ops, reference)))
+
+
 def test_terms_of_fixed_weights_sum_to_the_total(native):
     scales = {"reward": 1.0, "image": 2.0, "dyn": 0.5, "rep": 0.1, "cont": 3.0}
     losses = [5 * uniform(6, 7, seed=i) for i in range(5)]
-    total, _ = weighted_loss(split(losses), scales)
-    torch.testing.assert_close(total, sum(scales[name] * x.mean() for name, x in split(losses).items()))
+    total, terms = weighted_loss(split(losses), scales)
+    torch.testing.assert_close(terms.sum(), total)
+    torch.testing.assert_close(terms, torch.stack([scales[name] * x.mean() for name, x in split(losses).items()]))
 
 
 def test_harmony_errors(native):
     s, losses = torch.zeros(3), split([uniform(4) for _ in range(5)])
     with pytest.raises(ValueError, match="mode must be"):
         harmony_loss(losses, s, mode="off")
+    with pytest.raises(ValueError, match=r"s must have shape \(2,\)"):
+        harmony_loss(losses, s, harmonized=("image", "kl"))
+    with pytest.raises(ValueError, match="losses must be 1 to 16, got 17; add some up"):
+        harmony_loss({str(i): losses["cont"] for i in range(17)}, s)
     with pytest.raises(ValueError, match="not be empty"):
         harmony_loss(split([torch.zeros(0)] * 5), s)
 
@@ -72,7 +95,8 @@ def test_replay_gather_outside_the_ring(native):
 
 def test_opcheck_of_fixed_weights(native):
     losses = [uniform(6, seed=i).requires_grad_() for i in range(5)]
-    torch.library.opcheck(library.op("harmony_fwd"), (*losses, None, 2, 0.8, [1.0, 2.0, 3.0, 4.0, 5.0]))
+    torch.library.opcheck(library.op("harmony_fwd"), (losses, None, [*range(5)], [1.0, 2.0, 3.0, 4.0, 5.0], [0.0] * 5,
+                                                      False))
 
 
 def test_columns_of_no_step_take_no_time(native):

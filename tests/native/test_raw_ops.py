@@ -25,7 +25,7 @@ FREE = {
     "norm_act_fwd.x": "longer shorter deeper", "replay_gather.index": "longer shorter empty",
     "replay_gather.ring": "longer shorter wider narrower", "return_range.low": "deeper", "return_range.high": "deeper",
     "return_range.ret": "longer shorter", "return_weight_fwd.cont": "longer shorter wider narrower",
-    **{f"scan_{name}_bwd.partial": "longer shorter" for name in ("gates", "norm", "start", "next")},
+    **{f"scan_{name}_bwd.partial": "longer shorter" for name in ("gates", "norm", "joint", "start", "next")},
     "scan_start_fwd.start_index": "longer shorter", "scan_gather.index": "wider narrower",  # as many rows, other groups
     "sample_index.logp": "wider narrower", "sample_latent_fwd.logp": "wider narrower",
     "state_mm_fwd.kernel": "wider narrower", "state_mm_bf16_fwd.kernel": "wider narrower",
@@ -37,7 +37,7 @@ FREE = {
 UNREAD = {"state_mm_fwd.stoch", "state_mm_bf16_fwd.stoch", *(f"imagine.params[{i}]" for i in range(12, 17))}
 ANY_STRIDES = ("strided", "expanded", "overlapping")
 STRIDES = {"mm.a", "mm.b", "mm_bf16.a", "mm_bf16.b"}  # matrices of any strides
-WITHOUT_DERIVATIVE = ("_bwd", "adam_step", "imagine", "mm_bf16", "return_range")
+WITHOUT_DERIVATIVE = ("_bwd", "adam_step", "imagine", "mm_bf16", "normal_sample", "return_range")
 SENTENCE = re.compile(r": .*must .*, got .*; ")  # what was expected, what came, what to do
 
 
@@ -172,8 +172,10 @@ def test_actions_and_rows_outside_give_nan(ops, value):
     ("imagine", "classes", 0), ("imagine", "classes", -3), ("imagine", "classes", 4), ("imagine", "actor", []),
     ("imagine", "params", []), ("state_mm_fwd", "classes", 0), ("state_mm_fwd", "classes", 4),
     ("state_mm_bwd", "classes", 4), ("observe_scan_fwd", "classes", 0), ("observe_scan_fwd", "classes", 4),
-    ("observe_scan_fwd", "params", []), ("observe_scan_fwd", "mix", 1.0), ("harmony_fwd", "mode", 3),
-    ("harmony_fwd", "mode", -1), ("harmony_fwd", "mode", 2), ("harmony_fwd", "s", None), ("harmony_bwd", "size", 0),
+    ("observe_scan_fwd", "params", []), ("observe_scan_fwd", "mix", 1.0), ("harmony_fwd", "losses", []),
+    ("harmony_fwd", "place", [2, -1, 1]), ("harmony_fwd", "place", [0, -2, 1]), ("harmony_fwd", "place", [0, 1]),
+    ("harmony_fwd", "share", [1.0, 1.0]), ("harmony_fwd", "reg", [1.0] * 17), ("harmony_bwd", "place", []),
+    ("harmony_bwd", "size", 0),
     ("return_range", "low_percentile", -1.0), ("return_range", "high_percentile", 101.0),
     ("return_range", "high_percentile", float("nan"))])
 def test_numbers_outside_are_refused(ops, native, name, argument, value):
