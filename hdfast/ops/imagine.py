@@ -1,15 +1,15 @@
-"""The imagined rollout: one native call on the CPU, a fixed sequence of launches on CUDA."""
+"""The imagined rollout: under one categorical one native call on the CPU, else a fixed sequence of launches."""
 
 import torch
 from torch import Tensor
 
-from hdfast.ops import bf16, checks, imagine_steps, library, reference
+from hdfast.ops import bf16, checks, imagine_grad, imagine_steps, library
 from hdfast.ops.execution import usable
 from hdfast.ops.state import Parameters
 from hdfast.ops.state_mm import register_state_mm
 
 OPS = ("imagine", "state_mm_fwd", "state_mm_bwd", "mm")
-PUBLIC = ("imagine",)
+PUBLIC = ("imagine", "imagine_states")
 
 
 def imagine(deter: Tensor, index: Tensor, u: Tensor, noise: Tensor, params: Parameters, actor: list[Tensor], *,
@@ -19,17 +19,36 @@ def imagine(deter: Tensor, index: Tensor, u: Tensor, noise: Tensor, params: Para
 
     If the kernels have bfloat16 shadows, the operands of all products and the features are bfloat16.
     """
-    if groups is not None:
-        return reference.imagine(deter, index, u, noise, params, actor, classes=classes, mix=mix, groups=groups,
-                                 keep_prior=keep_prior)
     checks.dtype("imagine", torch.float32, deter=deter, u=u, noise=noise)
     checks.dtype("imagine", torch.int64, index=index)
-    copies = bf16.shadows([*params.kernels, *actor[:-2:3], actor[-2]])
+    copies = bf16.shadows([*params.kernels, *imagine_steps.kernels_of(actor, groups)])
     inputs = (*(x.detach().contiguous() for x in (deter, index, u, noise)), *(
         [p.detach().contiguous() for p in group] for group in (params, actor)), classes, mix, keep_prior)
-    if usable(deter):
+    if usable(deter) and groups is None:
         return *torch.ops.hdfast.imagine.default(*inputs, bool(copies)), None
-    return torch.ops.hdfast.imagine_steps.default(*inputs, bool(copies), copies)
+    *out, feat = torch.ops.hdfast.imagine_steps.default(*inputs, bool(copies), copies, groups)
+    return *out, None if usable(deter) else feat
+
+
+def imagine_states(action: Tensor, deter: Tensor, index: Tensor, params: Parameters, *, classes: int,
+                   mix: float) -> tuple[Tensor, Tensor]:
+    """As reference.imagine_states, for float32.
+
+    If the kernels have bfloat16 shadows, the operands of all products of the backward pass are bfloat16.
+    """
+    checks.dtype("imagine_states", torch.float32, action=action, deter=deter)
+    checks.dtype("imagine_states", torch.int64, index=index)
+    if action.ndim != 3:
+        raise ValueError(f"imagine_states: action must have shape (H, N, A), got {tuple(action.shape)}; reshape it")
+    horizon, rows, _ = action.shape
+    checks.shape("imagine_states", (horizon, rows, len(params.img_in) - params.latent), "(H, N, A)", action=action)
+    checks.shape("imagine_states", (horizon + 1, rows, params.deter), "(H+1, N, D)", deter=deter)
+    checks.shape("imagine_states", (horizon + 1, rows, params.latent // classes), "(H+1, N, S)", index=index)
+    checks.devices("imagine_states", action=action, deter=deter, index=index)
+    copies = bf16.shadows(params.kernels)
+    return torch.ops.hdfast.imagine_states.default(
+        action.contiguous(), deter.detach().contiguous(), index.contiguous(), [p.detach().contiguous() for p in params],
+        classes, mix, bool(copies), copies)
 
 
 def register(namespace: str) -> None:
@@ -59,6 +78,13 @@ def register(namespace: str) -> None:
 
 
 library.define("imagine_steps",
-               "(Tensor deter, Tensor index, Tensor u, Tensor u_action, Tensor[] params, Tensor[] actor, int classes, "
-               "float mix, bool keep_prior, bool half, Tensor[] copies) -> (Tensor deter, Tensor index, Tensor prior, "
-               "Tensor action, Tensor pre, Tensor feat)", imagine_steps.rollout)
+               "(Tensor deter, Tensor index, Tensor u, Tensor noise, Tensor[] params, Tensor[] actor, int classes, "
+               "float mix, bool keep_prior, bool half, Tensor[] copies, int[]? groups=None) -> (Tensor deter, Tensor "
+               "index, Tensor prior, Tensor action, Tensor pre, Tensor feat)", imagine_steps.rollout)
+library.define("imagine_states",
+               "(Tensor action, Tensor deter, Tensor index, Tensor[] params, int classes, float mix, bool half, "
+               "Tensor[] copies) -> (Tensor deter, Tensor stoch)", imagine_grad.forward)
+library.define("imagine_states_bwd",
+               "(Tensor? ddeter, Tensor? dstoch, Tensor action, Tensor deter, Tensor index, Tensor[] params, int "
+               "classes, float mix, bool half, Tensor[] copies) -> Tensor", imagine_grad.backward)
+imagine_grad.register()

@@ -1,7 +1,6 @@
 """Matrix products into given float32 buffers, of float32 or of bfloat16 operands, without gradient.
 
-Sums are float32 for both. CUDA multiplies bfloat16 operands as they are, the CPU as float32, which is exact. A product
-is one launch, or two if torch cannot add a bfloat16 product to float32.
+Sums are float32 for both. A product is one launch, or two if torch cannot add a bfloat16 product to float32.
 """
 
 import functools
@@ -9,7 +8,7 @@ import functools
 import torch
 from torch import Tensor
 
-from hdfast.ops import execution
+from hdfast.ops import bf16, execution
 
 aten = torch.ops.aten
 
@@ -20,7 +19,7 @@ def mm_into(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
         return torch.mm(a, b, out=out)
     if execution.on_cuda(a):
         return aten.mm.dtype_out(a, b, out.dtype, out=out)
-    return torch.mm(a.to(out.dtype), b.to(out.dtype), out=out)
+    return out.copy_(bf16.product(a, b, False))
 
 
 def add_mm(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
