@@ -106,7 +106,7 @@ class Categorical(Policy):
 
     def act(self, step: int, x: Tensor) -> scan_step.Draw:
         (kernel, bias), = self.heads
-        mm_into(self.logit.squeeze(1), self.trunk(step, x), kernel)
+        mm_into(self.logit.view(len(x), -1), self.trunk(step, x), kernel)
         return scan_step.Draw(self.logit, bias, self.noise[step].unsqueeze(1), self.mix, None, None,
                               self.action[step].unsqueeze(1))
 
@@ -130,7 +130,7 @@ class Categoricals(Policy):
         x = self.trunk(step, x)
         choices = self.noise[:, step, :, None], self.drawn[:, step, :, None]
         for (kernel, bias, logit, taken), u, index in zip(self.parts, *choices, strict=True):
-            mm_into(logit.squeeze(1), x, kernel)
+            mm_into(logit.view(len(x), -1), x, kernel)
             scan_step.step_sample(scan_step.Draw(logit, bias, u, self.mix, None, taken, index))
 
     @property

@@ -344,7 +344,7 @@ def _dense(x: Tensor, kernel: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 
 def _known(value: Tensor, x: Tensor) -> Tensor:
     """A constant value with the gradient of x."""
-    return value.detach() + (x - x.detach())
+    return value + (x - x.detach())
 
 
 def _advance(p: Parameters, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
@@ -455,8 +455,7 @@ def imagine_states(action: Tensor, deter: Tensor, index: Tensor, params: Paramet
     and, straight-through, the latents' prior probabilities. Parameters and the start are constants. Official agent.py,
     WorldModel.imagine under the gradient 'backprop'.
     """
-    p = params.constant()
-    known = one_hot(index, classes, deter.dtype)
+    p, deter, known = params.constant(), deter.detach(), one_hot(index, classes, deter.dtype)
     h, z = deter[0], known[0]
     deters, stochs = [h], [z]
     for t, taken in enumerate(clip_action(action)):

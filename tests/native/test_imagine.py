@@ -3,16 +3,18 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from imagine_cases import rollout
+from imagine_cases import POLICIES, gradient, policy_rollout, rollout, states_case
 from scan_cases import HALF, STEPS, TRACED
 
 from hdfast import ops
 from hdfast.model.imagination import imagine
-from hdfast.ops import dense, gemm, library
+from hdfast.ops import dense, gemm, library, reference
 from hdfast.ops.execution import usable
 from hdfast.ops.imagine import imagine as native_imagine
+from hdfast.ops.imagine import imagine_states
 from hdfast.ops.products import add_mm, mm_into
 from hdfast.ops.state_mm import state_mm
+from tolerance import assert_as_accurate
 
 # T, B, E, A, D, U, S, K; H, N, actor layers
 CASES = [((1, 1, 1, 1, 1, 2, 1, 2), 1, 1, 1), ((1, 1, 3, 5, 16, 12, 3, 5), 4, 7, 2),
@@ -33,6 +35,87 @@ def test_equals_the_reference(sequences, sizes, horizon, rows, layers, extra):
     for one, other in ((got.features.deter, want.features.deter), (got.prior, want.prior), products,
                        (got.features.tensor(), want.features.tensor())):
         torch.testing.assert_close(one, other, rtol=2e-5, atol=5e-6)
+
+
+SIZES = (1, 1, 3, 6, 40, 33, 4, 32)
+
+
+@POLICIES
+@pytest.mark.parametrize("rows, horizon, layers, extra", [(7, 4, 2, 1), (300, 1, 1, 0)])
+def test_every_policy_equals_the_reference(sequences, groups, rows, horizon, layers, extra):
+    args, options = policy_rollout(SIZES, horizon, rows, groups, layers, extra, sequences.device)
+    got, want = (run(*args, **options, keep_prior=True) for run in (native_imagine, reference.imagine))
+    assert (got[5] is None) == usable(args[0])
+    for one, other in zip(got, want, strict=True):
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=2e-5, atol=5e-6)
+
+
+@HALF
+@POLICIES
+def test_policies_in_bfloat16(sequences, groups):
+    """One step, before a flipped sample can lead elsewhere."""
+    args, options = policy_rollout(SIZES, 1, 300, groups, device=sequences.device)
+    want = native_imagine(*args, **options)
+    for kernel in (*args[4], *args[5]):
+        kernel.shadow = kernel.bfloat16()
+    got = native_imagine(*args, **options)
+    assert got[5].dtype is torch.bfloat16 and got[3].dtype is want[3].dtype
+    same = (want[3] - got[3]).abs()[0].view(300, -1).amax(1) < 0.05
+    assert same.float().mean() > 0.9 and 0 < (got[0] - want[0])[1][same].abs().max() < 0.03
+    if groups == ():
+        assert not torch.equal(got[3], want[3]) and want[3].abs().max() > 1
+
+
+STATES = [((1, 1, 1, 1, 1, 2, 1, 2), 1, 1), ((1, 1, 3, 5, 16, 12, 3, 5), 4, 7), ((1, 1, 3, 6, 40, 33, 4, 32), 3, 70)]
+
+
+@pytest.mark.parametrize("used", [(True, True), (True, False), (False, True)], ids=["both", "deter", "stoch"])
+@pytest.mark.parametrize("sizes, horizon, rows", STATES, ids=str)
+def test_states_as_a_function_of_actions(sequences, sizes, horizon, rows, used):
+    case, grads = states_case(sizes, horizon, rows, sequences.device)
+    grads = [g if wanted else None for g, wanted in zip(grads, used, strict=True)]
+    got = gradient(imagine_states, case, grads, sizes[-1])
+    eager, exact = (gradient(reference.imagine_states, case, grads, sizes[-1], dtype)
+                    for dtype in (torch.float32, torch.float64))
+    assert torch.equal(got[0], case[1]) and torch.equal(got[1], eager[1])
+    assert_as_accurate(got[2], eager[2], exact[2], floor=1e-6, name="gradient")
+    if rows > 1:
+        assert float((got[2] - exact[2]).abs().max() / exact[2].abs().max()) < 1e-5 and case[0].abs().max() > 1
+
+
+@HALF
+def test_states_with_operands_in_bfloat16(sequences):
+    case, grads = states_case(SIZES, 3, 70, sequences.device)
+    want = gradient(imagine_states, case, grads, 32)[2]
+    for kernel in case[3]:
+        kernel.shadow = kernel.bfloat16()
+    leaf = case[0].requires_grad_()
+    got, = torch.autograd.grad(imagine_states(leaf, *case[1:], classes=32, mix=0.01), leaf, grads)
+    assert 0 < float((got - want).norm() / want.norm()) < 0.02
+
+
+def test_parameters_are_constants_of_the_states():
+    case, _ = states_case(SIZES, 2, 3)
+    params = type(case[3])(*(x.requires_grad_() for x in case[3]))
+    for run in (ops.imagine_states, reference.imagine_states):
+        deter, _ = run(case[0].requires_grad_(), case[1].requires_grad_(), case[2], params, classes=32, mix=0.01)
+        grads = torch.autograd.grad(deter.sum(), [*params, case[1]], allow_unused=True)
+        assert all(g is None for g in grads)
+
+
+@pytest.mark.parametrize(("place", "wrong", "error", "message"), [
+    (0, lambda x: x.double(), TypeError, "action must be float32, got float64"),
+    (0, lambda x: x[0], ValueError, r"action must have shape \(H, N, A\), got \(3, 6\)"),
+    (0, lambda x: x[..., 1:], ValueError, r"action must have shape \(2, 3, 6\) = \(H, N, A\), got \(2, 3, 5\)"),
+    (1, lambda x: x[1:], ValueError, r"deter must have shape \(3, 3, 40\)"),
+    (2, lambda x: x[..., 1:], ValueError, r"index must have shape \(3, 3, 4\)"),
+    (2, lambda x: x.int(), TypeError, "index must be int64, got int32")])
+def test_states_that_fit_no_rollout_are_refused(place, wrong, error, message):
+    case = list(states_case(SIZES, 2, 3)[0])
+    case[place] = wrong(case[place])
+    with pytest.raises(error, match=f"imagine_states: {message}"):
+        imagine_states(*case, classes=32, mix=0.01)
 
 
 @HALF
@@ -141,6 +224,23 @@ def test_opcheck(sequences):
     params = [[p.detach() for p in group] for group in (rssm.weights(), actor.weights())]
     torch.library.opcheck(torch.ops.hdfast.imagine_steps.default,
                           (start.deter, start.index, u, u_action, *params, 5, 0.01, True, False, []))
+
+
+@STEPS
+@POLICIES
+def test_opcheck_of_every_policy(sequences, groups):
+    (*tensors, params, actor), options = policy_rollout(SIZES, 2, 3, groups, device=sequences.device)
+    torch.library.opcheck(torch.ops.hdfast.imagine_steps.default,
+                          (*tensors, list(params), actor, 32, 0.01, True, False, [], options["groups"]))
+
+
+@STEPS
+def test_opcheck_of_states(sequences):
+    (action, *states, params), grads = states_case(SIZES, 2, 3, device=sequences.device)
+    inputs = action.requires_grad_(), *states, list(params), 32, 0.01, False, []
+    torch.library.opcheck(torch.ops.hdfast.imagine_states.default, inputs)
+    torch.library.opcheck(torch.ops.hdfast.imagine_states_bwd.default, (*grads, action.detach(), *inputs[1:]),
+                          test_utils=("test_schema", "test_faketensor"))
 
 
 @TRACED

@@ -5,12 +5,12 @@ import shutil
 import pytest
 import torch
 from op_cases import CASES, op_of, results
-from raw_cases import BATCH, CLASSES, DETER, STOCH, imagine_arguments, integers, n, scan_arguments
+from raw_cases import ACTIONS, BATCH, CLASSES, DETER, STOCH, UNITS, imagine_arguments, integers, n, scan_arguments
 
 from hdfast.ops import dense, library
 from hdfast.ops.adam import adam_step
 from hdfast.ops.conv import conv, deconv
-from hdfast.ops.imagine import imagine
+from hdfast.ops.imagine import imagine, imagine_states
 from hdfast.ops.observe_scan import observe_scan
 from hdfast.ops.state import Parameters
 from hdfast.ops.state_mm import state_mm
@@ -40,6 +40,21 @@ def rollout(deter, index, u, u_action, *weights):
     return tuple(x for x in out if x is not None)
 
 
+def several(deter, index, u, noise, *weights):
+    return tuple(imagine(deter, index, u, noise, Parameters(*weights[:17]), list(weights[17:]), classes=CLASSES,
+                         mix=0.01, groups=(1, 3))[:5])
+
+
+def continuous(deter, index, u, noise, *weights):
+    return tuple(imagine(deter, index, u, noise, Parameters(*weights[:17]), list(weights[17:]), classes=CLASSES,
+                         mix=0.01, groups=())[:5])
+
+
+def states(action, deter, index, *params):
+    return imagine_states(action, deter.detach(), index, Parameters(*(x.detach() for x in params)), classes=CLASSES,
+                          mix=0.01)
+
+
 def gathered(deter, stoch, index, kernel):
     return state_mm(deter, stoch, index, kernel, classes=CLASSES)
 
@@ -55,7 +70,17 @@ def rollout_tensors():
     return *data, *params, *actor
 
 
-WITHOUT_GRADIENT = (adam, rollout)
+def policy_tensors(*shape):
+    deter, index, u, _, params, actor, *_ = imagine_arguments()
+    heads = [n(UNITS, ACTIONS), n(ACTIONS)] if shape[-1] == ACTIONS else []
+    return deter, index, u, torch.rand(shape), *params, *actor, *heads
+
+
+def states_tensors():
+    return n(2, BATCH, ACTIONS), n(3, BATCH, DETER), integers(CLASSES, 3, BATCH, STOCH), *imagine_arguments()[4]
+
+
+WITHOUT_GRADIENT = (adam, rollout, several, continuous)
 # family -> calls: function, tensors
 CALLS = {family.__name__.rpartition(".")[2]: [(op_of(name), lambda case=case: case.make(*case.shapes[0]))
                                               for name, case in CASES.items() if name in family.PUBLIC]
@@ -64,7 +89,8 @@ CALLS = {family.__name__.rpartition(".")[2]: [(op_of(name), lambda case=case: ca
     "bf16": [(rounded, lambda: (n(BATCH, 5), n(5, 7)))],
     "conv": [(conv, lambda: (n(BATCH, 4, 4, 8), n(5, 8, 4, 4))),
              (deconv, lambda: (n(BATCH, 2, 2, 5), n(5, 8, 4, 4)))],
-    "imagine": [(rollout, rollout_tensors),
+    "imagine": [(rollout, rollout_tensors), (several, lambda: policy_tensors(2, BATCH, 2)),
+                (continuous, lambda: policy_tensors(2, BATCH, ACTIONS)), (states, states_tensors),
                 (gathered, lambda: (n(BATCH, DETER), n(BATCH, STOCH, CLASSES), integers(CLASSES, BATCH, STOCH),
                                     n(DETER + STOCH * CLASSES, 7)))],
     "observe_scan": [(scan, scan_tensors)],

@@ -54,6 +54,8 @@ def step(which, x, sample):
         scan_step.step_start(x["pre"], *state[1:], x["kernel"], *norm, x["before"], *joint)
     elif which == "next":
         scan_step.step_next(x["pre"], state, x["reset"], sample, x["kernel"], *norm, x["before"], *joint)
+    elif which == "joint":
+        scan_step.step_joint(x["pre"], x["deter"], *norm, *joint)
     elif which == "gather":
         scan_step.step_gather(x["pre"], x["deter"], x["index"], sample, x["kernel"], x["action_kernel"], *norm, *joint)
     else:
@@ -67,7 +69,7 @@ def rows_of(kernel, index):
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 # Classes of a draw: in the step's launch up to 32, a launch of its own beyond.
-WHICH = [("start", 5), *((which, classes) for which in ("next", "gather", "act") for classes in (5, 33, 200))]
+WHICH = [("start", 5), ("joint", 5), *((which, classes) for which in ("next", "gather", "act") for classes in (5, 33, 200))]
 
 
 @DTYPES
@@ -80,7 +82,7 @@ def test_step_input(native, dtype, which, classes):
     held = x["pre"].clone()
     sample, alone = (taken(native.device, groups, classes, whole=latent) for _ in range(2))
     step(which, x, sample)
-    if which != "start":
+    if which not in ("start", "joint"):
         scan_step.step_sample(alone)
         assert all(torch.equal(a, b) for a, b in zip(sample[4:], alone[4:], strict=True) if a is not None)
 
@@ -88,7 +90,7 @@ def test_step_input(native, dtype, which, classes):
         which, x["deter"])
     start = x["start_index"].expand(B, S)
     action = x["action_kernel"].float()[sample.index[:, 0]] if which in ("gather", "act") else None
-    pre = {"start": lambda: held + rows_of(x["kernel"], start),
+    pre = {"joint": lambda: held, "start": lambda: held + rows_of(x["kernel"], start),
            "next": lambda: held + rows_of(x["kernel"], torch.where(x["reset"][:, None], start, sample.index)),
            "gather": lambda: rows_of(x["kernel"], x["index"]) + action, "act": lambda: held + action}[which]()
     torch.testing.assert_close(x["pre"], pre)
@@ -109,7 +111,7 @@ def test_norm(native, dtype):
 
 
 @DTYPES
-@pytest.mark.parametrize("which", ["norm", "start", "next"])
+@pytest.mark.parametrize("which", ["norm", "joint", "start", "next"])
 def test_step_input_backward(native, dtype, which):
     x = inputs(native.device, torch.float32)
     djoint, direct, carry = draw(native.device, (B, D + U), (B, D), (B, D))
@@ -121,6 +123,10 @@ def test_step_input_backward(native, dtype, which):
     dbefore, partial, before = torch.empty_like(direct), torch.empty(B, 2, U, device=native.device), carry.clone()
     if which == "norm":
         scan_step.step_norm_bwd(djoint[:, D:].contiguous(), *norm, got, partial)
+    elif which == "joint":
+        scan_step.step_joint_bwd(djoint, direct, *norm, torch.empty_like(got), None, partial.clone())
+        scan_step.step_joint_bwd(djoint, direct, *norm, got, carry, partial)
+        dbefore = carry - before
     elif which == "start":
         scan_step.step_start_bwd(djoint, direct, *norm, got, dbefore, partial)
     else:

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from imagine_cases import rollout
+from imagine_cases import POLICIES, gradient, policy_rollout, rollout, states_case
 from launches import launches
 from scan_cases import gradients, make, native_scan, on
 
 from hdfast.model.imagination import imagine
-from hdfast.ops import imagine_steps, observe_steps
+from hdfast.ops import imagine_grad, imagine_steps, observe_steps
+from hdfast.ops.imagine import imagine as native_imagine
+from hdfast.ops.imagine import imagine_states
 
 SIZES = (3, 2, 6, 3, 8, 4, 2, 3)
 STEPS = pytest.mark.parametrize("sequences", ["steps"], indirect=True)
@@ -32,6 +34,24 @@ def test_rollout_runs_without_values(sequences, rows):
     pairs = zip((*vars(got.past).values(), got.action, got.prior, *got.past.known.values()),
                 (*vars(want.past).values(), want.action, want.prior, *want.past.known.values()), strict=True)
     assert all(x.is_meta and x.shape == y.shape for x, y in pairs if isinstance(x, torch.Tensor))
+
+
+@STEPS
+@POLICIES
+def test_every_policy_runs_without_values(sequences, groups):
+    sizes = (*SIZES[:3], 6, *SIZES[4:])
+    got, want = (native_imagine(*args, **options, keep_prior=True) for args, options in (
+        policy_rollout(sizes, 3, 5, groups, extra=1, device=device) for device in ("meta", "cpu")))
+    assert all(x.is_meta and x.shape == y.shape and x.dtype is y.dtype for x, y in zip(got, want, strict=True))
+
+
+@STEPS
+def test_states_run_without_values(sequences):
+    case, grads = states_case(SIZES, 3, 5)
+    meta = [x.to("meta") for x in case[:3]], type(case[3])(*(x.to("meta") for x in case[3]))
+    got = gradient(imagine_states, (*meta[0], meta[1]), [x.to("meta") for x in grads], 3)
+    want = gradient(imagine_states, case, grads, 3)
+    assert all(x.is_meta and x.shape == y.shape for x, y in zip(got, want, strict=True))
 
 
 @STEPS
@@ -110,6 +130,34 @@ def test_launches_of_an_imagined_step(sequences, rows, products):
         rollout_raw(5, rows)
     step = five - four
     assert step["mm"] == products and step.total() - products == 6
+
+
+@STEPS
+@pytest.mark.parametrize("groups, products, others", [((6,), 7, 8), ((1, 2, 3), 9, 10), ((), 8, 8)], ids=str)
+def test_launches_of_a_step_under_other_policies(sequences, groups, products, others):
+    """A product and a draw for each part of the action, two products and a draw for the normal policy."""
+    def run(horizon):
+        (*tensors, params, actor), options = policy_rollout((*SIZES[:3], 6, *SIZES[4:]), horizon, 5, groups)
+        with launches() as taken:
+            imagine_steps.rollout(*tensors, params, actor, 3, 0.01, False, False, (), options["groups"])
+        return taken
+
+    step = run(5) - run(4)
+    assert step["mm"] == products and step["addmm_"] == 1 and step.total() - products == others
+
+
+@STEPS
+def test_launches_of_a_step_back_from_the_states(sequences):
+    def run(horizon):
+        (*tensors, params), grads = states_case(SIZES, horizon, 5)
+        with launches() as taken:
+            imagine_grad.backward(*grads, *tensors, params, 3, 0.01, False)
+        return taken
+
+    four, five = run(4), run(5)
+    assert dict(five - four) == {"scan_sample_bwd": 1, "scan_norm_bwd": 1, "scan_gates_bwd": 1, "scan_joint_bwd": 1,
+                                 "mm": 2, "addmm_": 2}
+    assert four.total() - 4 * 8 < 30
 
 
 def rollout_raw(horizon, rows):
