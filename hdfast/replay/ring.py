@@ -99,7 +99,7 @@ class Ring:
         there, self._staged = self._staged, None
         if there:  # no later copy may overtake them, even of other frames
             torch.cuda.current_stream(self.device).wait_stream(self._side)
-        if not there or there[0] != step or there[1] is not obs:
+        if not there or there[0] != step or any(obs[name] is not x for name, x in there[1].items()):
             for name, ring in self.obs.items():
                 self._copy(ring, step, obs[name], count)
         self._copy(self.meta, step, meta, count)

@@ -70,9 +70,10 @@ class Replay:
 
         Raises ValueError for a wrong shape, dtype or action, RunError if the disk fails; the replay is then as before.
         """
-        space, obs = self._act_space, {name: np.ascontiguousarray(x) for name, x in step.obs.items()}
-        if said := self._misfit(obs):
+        if said := self._misfit(step.obs):
             raise ValueError(f"replay: {said}; build it from the environment's obs_space")
+        obs = {part.name: np.ascontiguousarray(step.obs[part.name]) for part in self._obs_space.parts}
+        space = self._act_space
         reward = np.asarray(step.reward, np.float32)
         marks = {name: np.asarray(getattr(step, name), bool) for name in FLAG_BITS}
         for name, array in {"reward": reward, **marks}.items():

@@ -16,7 +16,9 @@ from hdfast.machine import replay_device
 from hdfast.replay import ring as replay_ring
 from hdfast.replay.ring import Ring, Staging, ring_bytes
 from hdfast.replay.sequences import Replay
-from replay_stream import assert_same_batch, extended, filled, made, record, restored
+from hdfast.spaces import Discrete
+from kinds import IMAGE, IMAGES, KINDS
+from replay_stream import ACTIONS, SPACE, assert_same_batch, extended, filled, made, record, restored
 
 BELOW_ONE = np.nextafter(1.0, 0.0)
 
@@ -36,11 +38,14 @@ def test_a_uniform_chooses_its_window(num_envs, steps, length):
     assert (np.diff(index, axis=0) == 1).all() and (env == env[0]).all()
 
 
-def test_sampling_needs_shapes_alone():
-    ring = Ring(50, 2, (8, 8, 3), "uint8", "meta")  # a host read or a shape that depends on data would raise
+@pytest.mark.parametrize("kind", KINDS)
+def test_sampling_needs_shapes_alone(kind):
+    space, actions = KINDS[kind]
+    ring = Ring(50, 2, space, actions, "meta")  # a host read or a shape that depends on data would raise
     batch = ring.windows(torch.empty(4, dtype=torch.float64, device="meta"), 6)
-    assert {x.device.type for x in vars(batch).values()} == {"meta"}
-    assert batch.rows.shape == batch.reward.shape == (6, 4) and batch.frames.shape == (100, 8, 8, 3)
+    assert {x.device.type for x in batch.tensors} == {"meta"}
+    assert batch.rows.shape == batch.reward.shape == (6, 4) and batch.action.shape == (6, 4, actions.width)
+    assert {name: x.shape for name, x in batch.frames.items()} == {p.name: (100, *p.shape) for p in space.parts}
 
 
 def test_a_captured_draw_follows_the_replay(monkeypatch):
@@ -53,7 +58,7 @@ def test_a_captured_draw_follows_the_replay(monkeypatch):
     for step in range(9, 75, 3):  # filling, full and wrapped
         batch, expected = draw(), plain.sample(30, 8)
         assert_same_batch(batch, expected)
-        assert batch.frames is captured.ring.frames
+        assert batch.frames["vector"] is captured.ring.frames["vector"]
         if step > 9 + 3 * cuda_graph.WARMUP:
             drawn.add(id(batch.rows))
         for replay in (plain, captured):
@@ -87,19 +92,19 @@ class Host:
 
 
 @pytest.mark.parametrize("host", [Absent, Host] + [replay_ring.host] * replay_ring.host.path().exists())
-@pytest.mark.parametrize(("shape", "dtype"), [((4, 4, 3), "uint8"), ((5,), "float32")])
-def test_batches_that_change_devices_are_the_same(monkeypatch, host, shape, dtype):
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_that_change_devices_are_the_same(monkeypatch, host, kind):
     monkeypatch.setattr(replay_ring, "host", host)
-    replay = filled(77, 60, 3, shape, dtype)
+    replay = filled(77, 60, 3, *KINDS[kind])
     staging, seen = Staging(torch.device("cpu"), threads=2), set()
     for _ in range(3):
         batch = replay.sample(7, 5)
         brought = staging.bring(batch)
         assert_same_batch(batch, brought)
-        assert len(brought.frames) == 35
-        seen.add(tuple(x.data_ptr() for x in vars(brought).values()))
+        assert {len(x) for x in brought.frames.values()} == {35}
+        seen.add(tuple(x.data_ptr() for x in brought.tensors))
     assert len(seen) == 1  # a captured graph reads the same addresses every time
-    assert seen.pop()[0] != batch.frames.data_ptr()
+    assert not {*seen.pop()} & {x.data_ptr() for x in batch.tensors}
 
 
 class Stream:
@@ -125,10 +130,10 @@ def gpu_ring(monkeypatch):
         yield
         current.pop()
 
-    ring, copy = Ring(4, 1, (3,), "float32"), Ring._copy
+    ring, copy = Ring(4, 1, SPACE, ACTIONS), Ring._copy
 
     def logged(self, part, step, new, count):
-        log.append(f"{current[-1].name} copies {'frames' if part is ring.obs else 'meta'} of {step}")
+        log.append(f"{current[-1].name} copies {'meta' if part is ring.meta else 'frames'} of {step}")
         copy(self, part, step, new, count)
 
     monkeypatch.setattr(torch.cuda, "stream", entered)
@@ -139,13 +144,12 @@ def gpu_ring(monkeypatch):
 
 
 def written(ring, step, obs):
-    one = np.array([step], np.int32)
-    ring.write(step, obs, one, one.astype(np.float32), np.zeros(1, np.uint8))
+    ring.write(step, obs, ACTIONS.encode(np.array([step])), np.array([step], np.float32), np.zeros(1, np.uint8))
 
 
 def test_frames_go_ahead_on_a_stream_that_no_other_copy_overtakes(gpu_ring):
     ring, log = gpu_ring
-    first, other = np.full((1, 3), 1.0, np.float32), np.full((1, 3), 2.0, np.float32)
+    first, other = ({"vector": np.full((1, 3), x, np.float32)} for x in (1.0, 2.0))
     ring.stage(0, first)
     assert int(ring.steps) == 0
     written(ring, 0, first)
@@ -161,30 +165,41 @@ def test_frames_go_ahead_on_a_stream_that_no_other_copy_overtakes(gpu_ring):
     ring.stage(4, other)  # full: the place is that of step 0, which an update may be reading
     written(ring, 4, other)
     assert log == ["main copies frames of 4", "main copies meta of 4"]
-    assert ring.obs[:, 0, 0].tolist() == [2, 2, 1, 1] and int(ring.steps) == 5
+    assert ring.obs["vector"][:, 0, 0].tolist() == [2, 2, 1, 1] and int(ring.steps) == 5
     log.clear()
     ring.clear(0)
     assert log == ["side waits for main"] and int(ring.steps) == 0
 
 
-def test_expected_steps_are_those_that_are_added():
+def test_an_announced_step_is_copied_once(gpu_ring):
+    ring, log = gpu_ring
+    replay = made(None, 4)
+    replay.ring, (step, action) = ring, record(0)
+    replay.expect(step)
+    replay.add(step, action)
+    assert log == ["side copies frames of 0", "main waits for side", "main copies meta of 0"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_expected_steps_are_those_that_are_added(kind):
     """Whether or not they were announced, and on the CPU, where no copy goes ahead."""
-    plain, told = filled(50, 20, 2), made(None, 20, 2)
+    kind = 2, *KINDS[kind]
+    plain, told = filled(50, 20, *kind), made(None, 20, *kind)
     for i in range(50):
-        step, action = record(i, 2)
-        told.expect(step if i % 3 else record(i + 7, 2)[0])
+        step, action = record(i, *kind)
+        told.expect(step if i % 3 else record(i + 7, *kind)[0])
         told.add(step, action)
-    told.expect(dataclasses.replace(step, obs=np.zeros((2, 4), np.float32)))  # `add` will refuse it
+    told.expect(dataclasses.replace(step, obs={"vector": np.zeros((2, 4), np.float32)}))  # `add` will refuse it
     assert plain.checksum() == told.checksum()
 
 
 def test_a_batch_lies_where_the_learner_is():
-    direct, staged = (Replay(20, 1, (4, 4, 3), "uint8", directory=None, seed=0, learner=device)
+    direct, staged = (Replay(20, 1, IMAGES, ACTIONS, directory=None, seed=0, learner=device)
                       for device in (None, torch.device("meta")))
     assert direct.capturable and not staged.capturable
-    for replay in (direct, staged):
-        extended(replay, 0, 20, 1, (4, 4, 3), "uint8")
-    assert staged.sample(3, 4).obs.device.type == "meta" and direct.sample(3, 4).obs.device.type == "cpu"
+    for replay, device in ((direct, "cpu"), (staged, "meta")):
+        extended(replay, 0, 20, 1, IMAGES)
+        assert {x.device.type for x in replay.sample(3, 4).tensors} == {device}
 
 
 def test_where_the_replay_lies(monkeypatch):
@@ -195,4 +210,10 @@ def test_where_the_replay_lies(monkeypatch):
     assert replay_device("auto", cpu, 1) == replay_device("cpu", cpu, 1) == cpu
     with pytest.raises(ConfigError, match="--replay.device auto, or --device cuda"):
         replay_device("cuda", cpu, 1)
-    assert ring_bytes(100_000, (64, 64, 3), "uint8") == 100_000 * (12_288 + 12)
+
+
+def test_a_ring_takes_the_memory_that_is_announced():
+    assert ring_bytes(100_000, IMAGE, Discrete(6)) == 100_000 * (768 + 32)
+    for space, actions in KINDS.values():
+        ring = Ring(50, 2, space, actions)
+        assert ring_bytes(100, space, actions) == sum(x.nbytes for x in (*ring.obs.values(), ring.meta))

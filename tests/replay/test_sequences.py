@@ -1,5 +1,6 @@
 """Replay in memory: what is sampled, how uniformly, and what is refused."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -10,34 +11,38 @@ import torch
 from hdfast import rng
 from hdfast.errors import RunError
 from hdfast.replay.sequences import Replay
-from replay_stream import EPISODE, FIELDS, assert_same_batch, extended, filled, made, record
+from kinds import IMAGE, KINDS
+from replay_stream import ACTIONS, EPISODE, FIELDS, SPACE, assert_same_batch, extended, filled, made, record
 
 
-@pytest.mark.parametrize(("num_envs", "shape", "dtype"), [(1, (4, 4, 3), "uint8"), (3, (2, 4, 1), "uint8"),
-                                                          (1, (3,), "float32"), (3, (5,), "float32")])
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("capacity", "steps"), [(40, 9), (40, 40), (40, 41), (40, 133)])
-def test_samples_are_the_records_that_came_in(num_envs, shape, dtype, capacity, steps):
-    replay = filled(steps, capacity * num_envs, num_envs, shape, dtype)
+def test_samples_are_the_records_that_came_in(num_envs, kind, capacity, steps):
+    space, actions = KINDS[kind]
+    replay = filled(steps, capacity * num_envs, num_envs, space, actions)
     oldest, length = max(0, steps - capacity), 8
     assert len(replay) == num_envs * (steps - oldest)
     assert replay.windows(length) == num_envs * (steps - oldest - length + 1)
     batch = replay.sample(200, length)
-    assert batch.obs.shape == (length, 200, *shape) and batch.obs.dtype == getattr(torch, dtype)
-    dtypes = dict(action=torch.int64, reward=torch.float32, is_first=torch.bool, is_last=torch.bool,
+    assert [(name, tuple(x.shape), x.dtype) for name, x in batch.obs.items()] == [
+        (part.name, (length, 200, *part.shape), getattr(torch, part.dtype)) for part in space.parts]
+    dtypes = dict(action=torch.float32, reward=torch.float32, is_first=torch.bool, is_last=torch.bool,
                   is_terminal=torch.bool)
     for name in FIELDS:
         array = getattr(batch, name)
-        assert array.is_contiguous()
-        assert name == "obs" or (array.shape == (length, 200) and array.dtype == dtypes[name])
+        assert array.is_contiguous() and array.dtype == dtypes[name]
+        assert array.shape == (length, 200, *[actions.width] * (name == "action"))
     env, index = np.divmod(batch.reward.numpy().astype(int), 100_000)
     assert (env == env[0]).all() and (np.diff(index, axis=0) == 1).all()  # one stream, consecutive steps
     assert oldest <= index.min() and index.max() < steps
     for t in range(length):
         for b in range(0, 200, 17):
-            step, action = record(index[t, b], num_envs, shape, dtype)
+            step, action = record(index[t, b], num_envs, space, actions)
             e = env[t, b]
-            np.testing.assert_array_equal(batch.obs[t, b], step.obs[e])
-            assert batch.action[t, b] == (-1 if step.is_last[e] else action[e])
+            for name, x in batch.obs.items():
+                np.testing.assert_array_equal(x[t, b], step.obs[name][e])
+            np.testing.assert_array_equal(batch.action[t, b], actions.encode(action)[e] * ~step.is_last[e])
             assert batch.is_first[t, b] == (step.is_first[e] or t == 0)
             assert (batch.is_last[t, b], batch.is_terminal[t, b]) == (step.is_last[e], step.is_terminal[e])
 
@@ -63,7 +68,7 @@ def test_windows_cross_episode_ends():
     assert batch.is_last[:-1].any(0).all()  # longer than an episode: an end inside every window
     ends, starts = batch.is_last[:-1], batch.is_first[1:]
     np.testing.assert_array_equal(ends, starts)
-    assert (batch.action[batch.is_last] == -1).all() and (batch.action[~batch.is_last] >= 0).all()
+    np.testing.assert_array_equal(batch.action.sum(-1), (~batch.is_last).float())
 
 
 def test_is_first_is_forced_in_the_copy_only():
@@ -92,21 +97,22 @@ def test_too_few_steps_says_how_many():
 
 
 @pytest.mark.parametrize(("arguments", "error"), [
-    ((0, 1, (3,), "uint8"), ValueError), ((3, 4, (3,), "uint8"), ValueError), ((3, 0, (3,), "uint8"), ValueError),
-    ((3, 1, (3,), "float64"), ValueError), ((10**14, 1, (1,), "float32"), RunError),
-    ((10**18, 1, (64, 64, 3), "uint8"), RunError)])
+    ((0, 1, SPACE), ValueError), ((3, 4, SPACE), ValueError), ((3, 0, SPACE), ValueError),
+    ((10**14, 1, SPACE), RunError), ((10**18, 1, IMAGE), RunError)])
 def test_impossible_replays_are_refused(arguments, error):
     with pytest.raises(error, match="replay"):
-        Replay(*arguments, directory=None, seed=0)
+        Replay(*arguments, ACTIONS, directory=None, seed=0)
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (dict(obs=np.zeros((2, 4), np.float32)), "obs must be"), (dict(obs=np.zeros((2, 3))), "obs must be"),
+    (dict(obs={"vector": np.zeros((2, 4), np.float32)}), "obs must be"),
+    (dict(obs={"vector": np.zeros((2, 3))}), "obs must be"), (dict(obs={}), "obs must be"),
+    (dict(obs={"speed": np.zeros((2, 3), np.float32)}), "obs must be"),
     (dict(reward=np.zeros(1)), "reward must be"), (dict(is_first=np.zeros((2, 1), bool)), "is_first must be"),
-    (dict(action=np.zeros((2, 5), int)), "action must be"), (dict(action=np.zeros(2)), "integer indices"),
-    (dict(action=np.array([0, -1])), "integer indices"), (dict(action=np.array([0, 2**31])), "integer indices")])
+    (dict(action=np.zeros((2, 5), int)), "action must be"), (dict(action=np.zeros(2)), "action must be"),
+    (dict(action=np.array([0, -1])), "action must be"), (dict(action=np.array([0, 5])), "action must be")])
 def test_bad_records_are_refused_and_change_nothing(change, message):
-    replay = filled(10, num_envs=2)
+    replay = filled(10, 1000, 2)
     before = replay.checksum()
     step, action = record(1, 2)
     names = ("obs", "reward", "is_first", "is_last", "is_terminal")
@@ -114,6 +120,32 @@ def test_bad_records_are_refused_and_change_nothing(change, message):
     with pytest.raises(ValueError, match=message):
         replay.add(bad, change.get("action", action))
     assert replay.checksum() == before and len(replay) == 20
+
+
+@pytest.mark.parametrize(("kind", "bad"), [
+    ("vector", [np.nan, 0, 0]), ("vector", [0, np.inf, 0]), ("vector", [0, 0]), ("named", [3, 0]), ("named", [0, -1]),
+    ("named", [0.0, 1.0]), ("named", 1)])
+def test_actions_of_another_kind_are_refused_unless_nobody_plays_them(kind, bad):
+    replay, (step, action) = filled(10, 1000, 2, *KINDS[kind]), record(6, 2, *KINDS[kind])
+    assert step.is_last.tolist() == [True, False]
+    before, wrong = replay.checksum(), np.array([bad, bad])
+    with pytest.raises(ValueError, match="action must be"):
+        replay.add(step, wrong)
+    assert replay.checksum() == before
+    if wrong.shape == action.shape and wrong.dtype.kind == action.dtype.kind:
+        replay.add(step, np.where(step.is_last[:, None], wrong, action))
+        batch = replay.sample(200, 11)
+        assert batch.action.isfinite().all() and (batch.action[batch.is_last] == 0).all()
+
+
+def test_parts_may_come_in_any_order(tmp_path):
+    kind = 1, *KINDS["named"]
+    plain, other = filled(9, 100, *kind, directory=tmp_path / "a"), filled(8, 100, *kind, directory=tmp_path / "b")
+    step, action = record(8, *kind)
+    other.add(dataclasses.replace(step, obs=dict(reversed(step.obs.items()))), action)
+    assert other.checksum() == plain.checksum()
+    other.restore(other.flush())
+    assert other.checksum() == plain.checksum()
 
 
 def test_generator_state_goes_through_json():
@@ -149,7 +181,7 @@ def test_checksum_tells_contents_not_places():
     assert wrapped.checksum() == filled(70, 50, seed=9).checksum()
     assert wrapped.checksum() != rotated.checksum()  # holds ten steps more
     assert wrapped.checksum() != filled(71, 50).checksum()
-    for part in (wrapped.ring.obs, wrapped.ring.meta):
+    for part in (wrapped.ring.obs["vector"], wrapped.ring.meta):
         before = wrapped.checksum()
         part.view(-1)[11] += 1
         assert wrapped.checksum() != before

@@ -4,20 +4,24 @@ import json
 import os
 import shutil
 import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
 
 from hdfast import rng
 from hdfast.errors import RunError
+from hdfast.spaces import Box, ObsSpace
 from killing import killed_at_every_point, largest_file
-from replay_stream import assert_same_batch, extended, filled, made, record, restored
+from kinds import IMAGE, KINDS, VECTOR
+from replay_stream import SPACE, assert_same_batch, extended, filled, made, record, restored
 
 
-@pytest.mark.parametrize(("num_envs", "shape", "dtype", "capacity"), [
-    (1, (4, 4, 3), "uint8", 1000), (1, (4, 4, 3), "uint8", 50), (3, (5,), "float32", 1000), (3, (5,), "float32", 50)])
-def test_a_resumed_replay_is_the_same(tmp_path, num_envs, shape, dtype, capacity):
-    kind = (num_envs, shape, dtype)
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("capacity", [1000, 50])
+def test_a_resumed_replay_is_the_same(tmp_path, num_envs, kind, capacity):
+    kind = (num_envs, *KINDS[kind])
     whole = filled(200, capacity * num_envs, *kind, seed=5)
     first = filled(120, capacity * num_envs, *kind, directory=tmp_path, chunk_bytes=2000, seed=5)
     manifest = json.loads(json.dumps(first.flush()))
@@ -115,13 +119,68 @@ def test_memory_only(tmp_path):
     assert len(replay) == 0
 
 
+# Format 1, which versions before named parts wrote
+
+
+def format_1(directory, steps, num_envs, space, chunk_steps):
+    """Write the steps of `record` as format 1 has them, to replay chunks that end after `chunk_steps`; the manifest."""
+    part, chunks = space.parts[0], []
+    layout = np.dtype([("index", "<i8"), ("action", "<i4", num_envs), ("reward", "<f4", num_envs),
+                       ("flags", "u1", num_envs), ("obs", np.dtype(part.dtype).newbyteorder("<"),
+                                                   (num_envs, *part.shape)), ("crc", "<u4")])
+    for first in range(0, steps, chunk_steps):
+        head = {"magic": "hdfast-replay", "version": 1, "num_envs": num_envs, "obs_shape": list(part.shape),
+                "obs_dtype": part.dtype, "record_bytes": layout.itemsize, "first": first}
+        data, crc, count = json.dumps(head).encode().ljust(511) + b"\n", 0, min(chunk_steps, steps - first)
+        for i in range(first, first + count):
+            step, action = record(i, num_envs, space)
+            flags = step.is_first * 1 + step.is_last * 2 + step.is_terminal * 4
+            row = i, np.where(step.is_last, -1, action), step.reward, flags, step.obs[part.name], 0
+            one = np.array([row], layout)
+            crc = zlib.crc32(one.tobytes()[:-4], crc)
+            data += one.tobytes()[:-4] + crc.to_bytes(4, "little")
+        chunks.append({"name": f"chunk-{first:012d}.bin", "first": first, "records": count, "crc": crc})
+        (directory / chunks[-1]["name"]).write_bytes(data)
+    return {"format": 1, "steps": steps, "oldest": 0, "chunks": chunks}
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("space", [IMAGE, VECTOR], ids=str)
+def test_format_1_is_read_and_continued_by_format_2(tmp_path, num_envs, space):
+    kind, whole = (num_envs, space), filled(120, 60 * num_envs, num_envs, space)
+    manifest = format_1(tmp_path, 45, num_envs, space, 20)
+    replay = restored(tmp_path, manifest, 60 * num_envs, *kind)
+    assert replay.checksum() == filled(45, 60 * num_envs, *kind).checksum()
+    extended(replay, 45, 70, *kind)
+    mixed = json.loads(json.dumps(replay.flush()))
+    assert mixed["format"] == 2 and [chunk["format"] for chunk in mixed["chunks"]] == [1, 1, 1, 2]
+    extended(replay, 70, 75, *kind)
+    replay.close()
+    replay = restored(tmp_path, mixed, 60 * num_envs, *kind)  # cuts off what came after
+    extended(replay, 70, 120, *kind)
+    assert replay.checksum() == whole.checksum()
+    replay.restore(json.loads(json.dumps(replay.flush())))
+    assert replay.checksum() == whole.checksum()
+    replay.close()
+
+
+def test_format_1_holds_one_array_and_single_choices(tmp_path):
+    manifest = format_1(tmp_path, 45, 1, VECTOR, 20)
+    for kind in ("vector", "named", "images"):
+        said = attempt(tmp_path, manifest, 1, *KINDS[kind])
+        assert "has format 1, this run reads 2. Use the version that wrote it, or choose another --logdir" in said
+    path = tmp_path / manifest["chunks"][1]["name"]
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert f"replay chunk {path} is damaged: step 39" in attempt(tmp_path, manifest, 1, VECTOR)
+
+
 # Damage
 
 
 @pytest.fixture
 def saved(tmp_path):
     """(directory, manifest, checksum) of 35 steps in five chunks."""
-    replay = filled(35, directory=tmp_path / "replay", chunk_bytes=250)
+    replay = filled(35, directory=tmp_path / "replay", chunk_bytes=350)
     manifest = json.loads(json.dumps(replay.flush()))
     replay.close()
     assert [chunk["records"] for chunk in manifest["chunks"]] == [7] * 5
@@ -132,9 +191,9 @@ def files(directory):
     return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
 
 
-def attempt(directory, manifest, shape=(3,), num_envs=1):
+def attempt(directory, manifest, *kind):
     """The RunError that restoring gives; asserts that it changed no file and left nothing in memory."""
-    before, replay = files(directory), made(directory, 1000, num_envs, shape)
+    before, replay = files(directory), made(directory, 1000, *kind)
     with pytest.raises(RunError) as caught:
         replay.restore(manifest)
     assert len(replay) == 0
@@ -163,7 +222,7 @@ def test_missing_short_long_and_swapped_chunks(saved):
             (second, good[second][:600], "bytes, expected"), (second, good[second] + b"0", "bytes, expected"),
             (last, b"", "begins with b''"), (last, b"[]".ljust(900), "begins with b'[]'"),
             (second, good[first], '"first": 0'), (last, good[last].replace(b"hdfast-r", b"sdfast-r"), "sdfast-replay"),
-            (last, good[last].replace(b'"version": 1', b'"version": 2'), '"version": 2')]:
+            (last, good[last].replace(b'"version": 2', b'"version": 3'), '"version": 3')]:
         path.unlink() if data is None else path.write_bytes(data)
         message = attempt(directory, manifest)
         assert str(path) in message and word in message
@@ -178,12 +237,13 @@ def test_missing_short_long_and_swapped_chunks(saved):
 
 def test_chunks_of_another_run_are_refused(saved, tmp_path):
     directory, manifest, _ = saved
-    assert '"obs_shape": [3]' in attempt(directory, manifest, shape=(4,))
-    assert '"num_envs": 1' in attempt(directory, manifest, num_envs=2)
-    other = made(tmp_path / "other", chunk_bytes=250)
+    assert '"obs": [["vector", [3], "float32"]]' in attempt(directory, manifest, 1, VECTOR)
+    assert '"action": ["discrete", 5]' in attempt(directory, manifest, 1, SPACE, Box(5))
+    assert '"num_envs": 1' in attempt(directory, manifest, 2)
+    other = made(tmp_path / "other", chunk_bytes=350)
     for i in range(35):
         step, action = record(i)
-        step.obs += 1
+        step.obs["vector"] += 1
         other.add(step, action)
     theirs = other.flush()
     other.close()
@@ -277,21 +337,19 @@ def test_killed_anywhere_while_flushing_or_rewinding(tmp_path):
 
 
 def test_loading_needs_little_memory_beside_the_ring(tmp_path):
-    shape = (64, 64, 3)
-    replay = made(tmp_path, 2000, 1, shape, "uint8")
-    image = np.random.default_rng(0).integers(0, 256, (1, *shape), np.uint8)
-    step, action = record(1)
-    step.obs = image
+    space = ObsSpace.single((64, 64, 3), "uint8")
+    replay = made(tmp_path, 2000, 1, space)
+    step, action = record(1, 1, space)
     for _ in range(2000):
         replay.add(step, action)
     manifest = replay.flush()
     replay.close()
-    other = made(tmp_path, 2000, 1, shape, "uint8")
+    other = made(tmp_path, 2000, 1, space)
     tracemalloc.start()
     try:
         other.restore(manifest)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 4.5e6 < replay.ring.obs.nbytes / 5
+    assert peak < 4.5e6 < replay.ring.obs["image"].nbytes / 5
     assert len(other) == 2000
