@@ -5,30 +5,37 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hdfast import ops
 from hdfast.arena import Arena
-from hdfast.model.encoders import ConvStage, DeconvStage, ImageDecoder, ImageEncoder
+from hdfast.config import ModelConfig
+from hdfast.errors import ConfigError
+from hdfast.model.encoders import ConvStage, Decoder, DeconvStage, Encoder
 from hdfast.model.harmonizer import Harmonizer
 from hdfast.model.imagination import imagine
 from hdfast.model.nets import Affine, Dense
 from hdfast.model.rssm import RSSM
 from hdfast.ops.state import State
-from learner_case import A, B, T, draw, make_data, make_learner
+from hdfast.spaces import Box, ObsSpace
+from kinds import KINDS
+from learner_case import ACTIONS, B, T, draw, make_data, make_learner
 
 
-def test_observe_equals_the_textbook_recurrence():
+@pytest.mark.parametrize("actions", [ACTIONS, Box(4)], ids=str)
+def test_observe_equals_the_textbook_recurrence(actions):
     """Hoisting the embedding's product and the prior head out of the loop changes neither values nor gradients."""
     torch.manual_seed(0)
-    rssm = RSSM(embed=10, actions=A, deter=16, units=12, stoch=3, classes=4, unimix=0.01).double()
+    rssm = RSSM(embed=10, actions=actions, deter=16, units=12, stoch=3, classes=4, unimix=0.01).double()
     rssm.initial.data.normal_()
-    data, embed = make_data(), torch.randn(T, B, 10, dtype=torch.float64, requires_grad=True)
-    u, action = torch.rand(T, B, 3, dtype=torch.float64), data.prev_action.double()
+    data, embed = make_data(actions=actions), torch.randn(T, B, 10, dtype=torch.float64, requires_grad=True)
+    u, action = torch.rand(T, B, 3, dtype=torch.float64), 3 * data.prev_action.double()
+    if actions is ACTIONS:
+        action /= 3  # one-hot codes; numbers beyond [-1, 1] become -1 and 1
     out = rssm.observe(embed, action, data.is_first, u)
+    action = action.clamp(-1, 1)
     state, rows = rssm.initial_state(), []
     start = state
     state = state.map(lambda x: x.expand(B, *x.shape))
@@ -59,14 +66,16 @@ def test_a_first_step_forgets_the_past():
     data.is_first[3] = True
     rssm, encoder = learner.world_model.rssm, learner.world_model.encoder
     whole = rssm.observe(encoder(data.obs), data.prev_action, data.is_first, u.post)
-    tail = rssm.observe(encoder(data.obs[3:]), data.prev_action[3:],
-                        data.is_first[3:], u.post[3:])
+    tail = rssm.observe(encoder({k: x[3:] for k, x in data.obs.items()}), data.prev_action[3:], data.is_first[3:],
+                        u.post[3:])
     assert_close(whole.state.deter[3:], tail.state.deter)
     assert torch.equal(whole.state.index[3:], tail.state.index)
 
 
-def test_imagination_uses_uniforms_actions_and_no_gradient():
-    learner, data, u = make_learner(), make_data(), draw()
+@pytest.mark.parametrize("kind", KINDS)
+def test_imagination_uses_noise_actions_and_no_gradient(kind):
+    (space, actions), learner = KINDS[kind], make_learner(*KINDS[kind])
+    data, u = make_data(space, actions), draw(0, learner)
     post = learner.world_model.rssm.observe(learner.world_model.encoder(data.obs), data.prev_action, data.is_first,
                                             u.post).state
     start = post.map(lambda x: x.detach().flatten(0, 1))
@@ -74,22 +83,79 @@ def test_imagination_uses_uniforms_actions_and_no_gradient():
     one, two = (imagine(rssm, actor, start, u.prior, u.action, keep_prior=True) for _ in range(2))
     feat = one.features.tensor()
     assert torch.equal(feat, two.features.tensor()) and not feat.requires_grad
-    assert feat.shape == (4, T * B, 16 + 12) and one.action.shape == (3, T * B) and one.prior.shape[0] == 3
-    onehot = F.one_hot(one.action[0], A).float()
+    assert feat.shape == (4, T * B, 16 + 12) and one.action.shape == u.action.shape and one.prior.shape[0] == 3
     with torch.no_grad():
-        state, _ = rssm.img_step(start, onehot, u.prior[0])
+        policy = actor(start.feat())
+        assert_close(policy.sample(u.action[0]), one.action[0])
+        code = policy.encode(one.action[0])
+        state, _ = rssm.img_step(start, code, u.prior[0])
+    assert_close(code, torch.from_numpy(actions.encode(one.action[0].numpy())))
     assert_close(state.feat(), feat[1])
     last = imagine(rssm, actor, start, u.prior, torch.cat([u.action, u.action[:1]]))
-    assert last.prior.numel() == 0 and last.action.shape == (4, T * B) and torch.equal(last.action[:3], one.action)
+    assert last.prior.numel() == 0 and len(last.action) == 4 and torch.equal(last.action[:3], one.action)
+
+
+@pytest.mark.parametrize("how", ["dynamics", "reinforce"])
+def test_where_the_gradient_of_the_returns_goes(how):
+    """Through imagined states to the actions, and to no parameter but the actor's; else only through log-densities."""
+    kind = KINDS["images"]
+    learner = make_learner(*kind, **{"behavior.actor_gradient": how})
+    learner.update(make_data(*kind), draw(0, learner))  # reward and value heads start at zero, where no gradient passes
+    out = learner.world_model(make_data(*kind), draw(0, learner).post)
+    u = draw(1, learner)
+    b = learner.imagine(out.observed.state, make_data(*kind).cont, u.prior, u.action)
+    assert b.ret.requires_grad == (how == "dynamics")
+    params = dict(learner.world_model.named_parameters()) | {
+        f"critic.{name}": p for name, p in learner.actor_critic.critic.named_parameters()}
+    if b.ret.requires_grad:
+        reached = torch.autograd.grad(b.ret.sum(), params.values(), retain_graph=True, allow_unused=True)
+        assert not any(x is not None and x.any() for x in reached)
+        mean, = torch.autograd.grad(b.ret.sum(), b.policy.mean, retain_graph=True)
+        assert (mean != 0).any((1, 2)).all()  # of the actions of all steps
+    assert all(p.requires_grad for p in params.values())
+    actor = learner.actor_loss(b).loss
+    assert all(x.any() for x in torch.autograd.grad(actor, list(learner.actor_critic.actor.parameters())))
+
+
+def test_a_gradient_through_states_needs_continuous_actions():
+    with pytest.raises(ConfigError, match="actor_gradient dynamics needs continuous actions, got 5 actions; take auto"):
+        make_learner(**{"behavior.actor_gradient": "dynamics"})
+
+
+SIZES = ModelConfig(cnn_depth=4, units=12)
 
 
 @pytest.mark.parametrize("size, channels", [(8, 1), (16, 3), (64, 3)])
 def test_encoder_and_decoder_shapes(size, channels):
-    shape = (size, size, channels)
-    encoder, decoder = ImageEncoder(shape, 4), ImageDecoder(10, shape, 4)
-    embed = encoder(torch.rand(2, 3, *shape))
+    space = ObsSpace.single((size, size, channels), "uint8")
+    encoder, decoder = Encoder(space, SIZES), Decoder(10, space, SIZES)
+    embed = encoder({"image": torch.rand(2, 3, size, size, channels)})
     assert embed.shape == (2, 3, encoder.size) and encoder.size == 16 * 4 * (size // 8)
-    assert decoder(torch.randn(2, 3, 10)).shape == (2, 3, *shape)
+    assert decoder(torch.randn(2, 3, 10))["image"].shape == (2, 3, size, size, channels)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_part_is_encoded_and_decoded(kind):
+    """Each part changes its share of the embedding: that of the images, which comes first, or that of the vectors."""
+    space, _ = KINDS[kind]
+    encoder, decoder = Encoder(space, SIZES), Decoder(10, space, SIZES)
+    obs = {part.name: torch.rand(2, 3, *part.shape) for part in space.parts}
+    embed, out = encoder(dict(reversed(obs.items()))), decoder(torch.randn(2, 3, 10))
+    assert embed.shape == (2, 3, encoder.size) and {name: x.shape for name, x in out.items()} == {
+        name: x.shape for name, x in obs.items()}
+    images = 16 * 4 * space.images[0].shape[0] // 8 if space.images else 0
+    for part in space.parts:
+        same = (encoder(obs | {part.name: obs[part.name] + 0.1}) == embed).all((0, 1))
+        assert [same[:images].all(), same[images:].all()] == [not part.is_image, part.is_image]
+
+
+def test_vectors_have_layers_of_their_own():
+    space, _ = KINDS["named"]
+    sizes = ModelConfig(cnn_depth=4, units=12, vector_layers=3, vector_units=20)
+    encoder, decoder = Encoder(space, sizes), Decoder(10, space, sizes)
+    assert [layer.kernel.shape for layer in encoder.hidden] == [(5, 20), (20, 20), (20, 20)]
+    assert [layer.kernel.shape for layer in decoder.hidden] == [(10, 20), (20, 20), (20, 20)]
+    assert [out.kernel.shape for out in decoder.outs] == [(20, 3), (20, 2)] and encoder.size == 16 * 4 + 20
 
 
 def test_initializers_follow_the_official_ones():
@@ -129,16 +195,47 @@ def test_fixed_scales_weigh_the_losses():
     out = learner.world_model(data, draw().post)
     m = {k: v.mean() for k, v in out.losses.items()}
     assert_close(out.total, 0.5 * m["dyn"] + 0.1 * m["rep"] + 10 * m["reward"] + m["cont"])
+    kind = KINDS["named"]
+    out = make_learner(*kind, **{"loss.vector_scale": 2.0, "harmony.mode": "off"}).world_model(
+        make_data(*kind), draw().post)
+    m = {k: v.mean() for k, v in out.losses.items()}
+    assert_close(out.total, 0.5 * m["dyn"] + 0.1 * m["rep"] + m["reward"] + m["cont"] + m["image"]
+                 + 2 * (m["speed"] + m["angle"]))
+
+
+@pytest.mark.parametrize("parts, more", [("image", ()), ("all", ("speed", "angle"))])
+def test_which_observations_have_learned_weights(parts, more):
+    """As in the official code only an image of that name has one, or every part has; the others have weight one."""
+    kind = KINDS["named"]
+    learner = make_learner(*kind, **{"harmony.parts": parts})
+    wm = learner.world_model
+    assert wm.harmonizer.names == ("reward", "image", "kl", *more)
+    s = torch.linspace(-0.5, 0.5, 3 + len(more))
+    for p, value in zip(wm.harmonizer.parameters(), s, strict=True):
+        p.data.copy_(value)
+    assert torch.equal(wm.harmonizer.s(), s)
+    out = wm(make_data(*kind), draw().post)
+    m = {k: v.mean() for k, v in out.losses.items()}
+    m["kl"] = (5 * m.pop("dyn") + m.pop("rep")) / 6
+    want, reg = 0, torch.log1p(s.exp())
+    for i, name in enumerate(wm.harmonizer.names):
+        want = want + m.pop(name) * torch.exp(-s[i]) + reg[i] * (5 / 6 if name == "kl" else 1)
+    assert_close(out.total, want + sum(m.values()))
+    learner.update(make_data(*kind), draw(0, learner))
+    assert (wm.harmonizer.s() != s).all(), "the scalars are trained"
+    assert ("harmony/speed_s" in out.metrics) == (parts == "all")
 
 
 @pytest.mark.parametrize(("overrides", "silent"), [
-    ({"loss.reward_grad": False}, "reward"), ({"loss.image_scale": 0.0}, "image"), ({}, None)])
+    ({"loss.reward_grad": False}, "reward"), ({"loss.cont_grad": False}, "cont"), ({"loss.image_scale": 0.0}, "image"),
+    ({}, None)])
 def test_which_losses_shape_the_states(overrides, silent):
-    """Without reward_grad the reward loss trains only its head; without image_scale nothing trains the decoder."""
+    """Without reward_grad or cont_grad that loss trains only its head; without image_scale nothing trains the decoder.
+    """
     learner, data = make_learner(**overrides, **{"harmony.mode": "off"}), make_data()
     wm = learner.world_model
     learner.update(data, draw())  # the reward head starts at zero, where no gradient passes
-    for name, head in (("reward", wm.reward), ("image", wm.decoder)):
+    for name, head in (("reward", wm.reward), ("cont", wm.cont), ("image", wm.decoder)):
         learner.model_opt.zero_grad()
         (wm.harmonizer.scales[name] * wm(data, draw().post).losses[name]).mean().backward()
         reached = {part: any(p.grad.any() for p in module.parameters())
@@ -146,10 +243,17 @@ def test_which_losses_shape_the_states(overrides, silent):
         assert reached == {"encoder": silent != name, "rssm": silent != name, "head": (silent, name) != ("image",) * 2}
 
 
-def test_vector_observations_train():
-    learner = make_learner((7,))
-    metrics = learner.update(make_data((7,)), draw())
-    assert torch.isfinite(metrics["loss/model"]) and learner.world_model.predict(torch.zeros(2, 28)).shape == (2, 7)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("harmony", ["rectified", "off"])
+def test_every_kind_of_space_trains(kind, harmony):
+    space, _ = KINDS[kind]
+    learner = make_learner(*KINDS[kind], **{"harmony.mode": harmony})
+    for k in range(2):
+        metrics = learner.update(make_data(*KINDS[kind], seed=k), draw(k, learner))
+    assert all(torch.isfinite(x) for x in metrics.values())
+    assert {f"loss/{part.name}" for part in space.parts} <= metrics.keys() and 0 < metrics["rand/action"] < 1
+    assert {name: x.shape for name, x in learner.world_model.predict(torch.zeros(2, 28)).items()} == {
+        part.name: (2, *part.shape) for part in space.parts}
 
 
 def test_updates_reduce_the_loss_of_a_fixed_batch():
@@ -158,21 +262,24 @@ def test_updates_reduce_the_loss_of_a_fixed_batch():
     assert losses[-1] < 0.75 * losses[0]  # noise images: their variance alone is 64 of the 93
 
 
-def test_update_reaches_every_trained_parameter_and_nothing_else():
-    learner = make_learner()
-    learner.update(make_data(), draw())  # the zero output kernels hide the layers before them in the first update
-    before = {k: v.clone() for k, v in learner.state_dict().items()}
-    learner.update(make_data(seed=1), draw(1))
-    same = [k for k, v in learner.state_dict().items() if torch.equal(v, before[k])]
-    assert same == [], same
+@pytest.mark.parametrize("kind", KINDS)
+def test_update_reaches_every_trained_parameter_and_nothing_else(kind):
+    (space, _), learner = KINDS[kind], make_learner(*KINDS[kind])
+    for k in range(2):  # the zero output kernels hide the layers before them in the first update
+        before = {k: v.clone() for k, v in learner.state_dict().items()}
+        learner.update(make_data(*KINDS[kind], seed=k), draw(k, learner))
+    same = {k for k, v in learner.state_dict().items() if torch.equal(v, before[k])}
+    image = {"model/harmonizer.image", "opt/model/mean/harmonizer.image", "opt/model/var/harmonizer.image"}
+    assert same == (set() if "image" in {part.name for part in space.parts} else image)
 
 
-def test_update_is_deterministic():
+@pytest.mark.parametrize("kind", KINDS)
+def test_update_is_deterministic(kind):
     states = []
     for _ in range(2):
-        learner = make_learner()
+        learner = make_learner(*KINDS[kind])
         for k in range(2):
-            learner.update(make_data(seed=k), draw(k))
+            learner.update(make_data(*KINDS[kind], seed=k), draw(k, learner))
         states.append(learner.state_dict())
     assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
 

@@ -1,7 +1,6 @@
 """Products that an update computes once and reads twice: the numbers are those of computing them again."""
 
 from contextlib import nullcontext
-from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from as_cuda import as_cuda
 from hdfast import ops
 from hdfast.arena import Arena
 from hdfast.ops import library
+from kinds import KINDS
 from learner_case import draw, make_data, make_learner
 
 PATHS = {"reference": nullcontext, "call": nullcontext, "steps": as_cuda}
@@ -25,19 +25,24 @@ def path(request):
 
 
 @pytest.fixture(params=["fp32", "bf16"])
-def learner(request):
+def precision(request):
+    return request.param
+
+
+@pytest.fixture(params=["image", "images"])
+def kind(request):
+    """Observations and actions: single choices, and continuous actions."""
+    return KINDS[request.param]
+
+
+@pytest.fixture
+def learner(precision, kind):
     """A learner without special values in its parameters."""
-    made = make_learner(precision=request.param, **{"model.mlp_layers": 3})
+    made = make_learner(*kind, precision=precision, **{"model.mlp_layers": 3})
     for arena in made.optimizers.values():
         arena.param.add_(0.05 * torch.randn(arena.param.shape, generator=torch.Generator().manual_seed(1)))
     made.refresh()
     return made
-
-
-def imagined(learner):
-    data, u = make_data(), draw()
-    out, _ = learner.update_model(data, u.post)
-    return learner.imagine(out.observed.state, data.cont, u.prior, u.action)
 
 
 def close(got, want, limit):
@@ -51,56 +56,64 @@ def gradients(loss, network):
     return dict(zip(names, torch.autograd.grad(loss, params), strict=True))
 
 
-def test_the_actor_loss_takes_the_products_of_the_rollout(path, learner, monkeypatch):
-    b, actor = imagined(learner), learner.actor_critic.actor
-    again = replace(b, trajectory=replace(b.trajectory, past=b.trajectory.features[:-1]))
-    want = learner.actor_loss(again)
-    grads = gradients(want.loss, actor)
+def test_the_actor_loss_takes_the_products_of_the_rollout(path, learner, kind, monkeypatch):
+    data, u, actor = make_data(*kind), draw(0, learner), learner.actor_critic.actor
+    post = learner.update_model(data, u.post)[0].observed.state
+
+    def loss(policy):
+        advantage, weight = (b.ret - b.value[:-1]).detach(), b.weight[:-1].detach()
+        return dict(zip(("element", "logp", "ent"),
+                        policy.reinforce(b.trajectory.action, advantage, weight, entropy=3e-4), strict=True))
+
+    b = learner.imagine(post, data.cont, u.prior, u.action)
+    want = loss(actor(b.trajectory.features[:-1]))
+    grads = gradients(want["element"].mean(), actor)
     for layer in actor.hidden:  # nothing is left that multiplies with them
-        monkeypatch.setattr(type(layer), "forward", forward_of(layer))
-    got = learner.actor_loss(b)
+        monkeypatch.setattr(layer, "forward", forward_of(layer))
+    got = loss(learner.imagine(post, data.cont, u.prior, u.action).policy)
     # In bfloat16 the rollout's LayerNorms read float32, those of a network alone read values rounded for storage.
     limit = 3e-6 if learner.model_opt.shadows == [] else 6e-2
-    close({name: getattr(got, name) for name in ("element", "logp", "ent")},
-          {name: getattr(want, name) for name in ("element", "logp", "ent")}, limit)
-    close(gradients(got.loss, actor), grads, limit)
+    close(got, want, limit)
+    close(gradients(got["element"].mean(), actor), grads, limit)
 
 
 def forward_of(layer):
     """The layer's forward pass, which fails if it would multiply."""
-    run = type(layer).forward
+    run = layer.forward
 
-    def forward(self, x, product):
+    def forward(x, product):
         assert product is not None
-        return run(self, x, product)
+        return run(x, product)
 
     return forward
 
 
-def whole_update(learner):
-    out, metrics = learner.update_model(make_data(), draw().post)
-    b = learner.imagine(out.observed.state, make_data().cont, draw().prior, draw().action)
+def whole_update(learner, kind):
+    data, u = make_data(*kind), draw(0, learner)
+    out, metrics = learner.update_model(data, u.post)
+    b = learner.imagine(out.observed.state, data.cont, u.prior, u.action)
     metrics |= learner.actor_gradient(b) | learner.critic_gradient(b)
     metrics |= learner.step("actor") | learner.step("critic")
     return metrics, {name: arena.grad.clone() for name, arena in learner.optimizers.items()}
 
 
-def test_heads_on_one_input_share_a_product(path, learner, monkeypatch):
-    twin, joint, bmm = copy_of(learner), [], torch.bmm
+def test_heads_on_one_input_share_a_product(path, learner, kind, monkeypatch):
+    twin, joint, bmm = copy_of(learner, kind), [], torch.bmm
     with monkeypatch.context() as patch:
         patch.setattr(torch, "bmm", lambda x, stack: joint.append(len(stack)) or bmm(x, stack))
-        metrics, grads = whole_update(learner)
-    # Rewards with continuation, twice, and the critics; if states are gathered each network does so by itself.
-    assert joint == ([] if path == "call" else [2, 2, 2])
+        metrics, grads = whole_update(learner, kind)
+    # Rewards with continuation, twice, and the critics; if states are gathered each network does so by itself, but not
+    # those that a gradient passes through.
+    assert joint == ([2] * learner.actor_critic.dynamics if path == "call" else [2, 2, 2])
     twin.world_model.first_layers = twin.actor_critic.first_layers = None
-    apart, apart_grads = whole_update(twin)
+    apart, apart_grads = whole_update(twin, kind)
     half = bool(learner.model_opt.shadows)
     close(metrics, apart, 2e-3 if half else 2e-5)
     close(grads, apart_grads, 2e-2 if half else 2e-5)
 
 
-def copy_of(learner):
-    twin = make_learner(precision=learner.config.precision, **{"model.mlp_layers": 3})
+def copy_of(learner, kind):
+    twin = make_learner(*kind, precision=learner.config.precision, **{"model.mlp_layers": 3})
     for name, arena in learner.optimizers.items():
         twin.optimizers[name].param.copy_(arena.param)
     twin.refresh()

@@ -8,11 +8,10 @@ from hdfast.config import Config
 from hdfast.cuda_graph import Graphs
 from hdfast.envs import Step
 from hdfast.replay.ring import Batch
-from hdfast.spaces import ActSpace, Discrete, ObsSpace
+from hdfast.spaces import ActSpace, ObsSpace
+from kinds import IMAGE, KINDS
 
-IMAGE = ObsSpace.single((16, 16, 3), "uint8")
-VECTOR = ObsSpace.single((5,), "float32")
-ACTIONS = Discrete(4)
+ACTIONS = KINDS["image"][1]
 
 
 def make_agent(space: ObsSpace = IMAGE, actions: ActSpace = ACTIONS, **overrides) -> Agent:
