@@ -183,6 +183,7 @@ def evaluate(parsed: Parsed[EvalFlags]) -> int:
         "score mean": f"{result.score_mean:.2f}", "score std": f"{result.score_std:.2f}",
         "score min, max": f"{min(result.scores):g}, {max(result.scores):g}",
         "length mean": f"{sum(result.lengths) / len(result.lengths):.1f} steps",
+        **({} if result.success is None else {"successful": f"{result.success:.0%} of the episodes"}),
         "human normalized": "no human score is known for these episodes" if human is None else f"{human:.3f}",
         **({"video": result.video} if result.video else {}),
     }
