@@ -25,8 +25,29 @@ def _fixed(values: dict[str, Any]) -> dict[str, Any]:
     return {"harmony.mode": "off", "loss.image_scale": 1.0, "loss.reward_scale": 1.0, "loss.reward_grad": True} | values
 
 
+def _control(sizes: dict[str, Any], **values: Any) -> dict[str, Any]:
+    """What the official blocks of continuous control have in common: a time limit is no end of the task."""
+    return {**sizes, "env.terminal_on_limit": False, "run.eval_every": 10_000, "run.eval_episodes": 10,
+            "run.eval_envs": 10, **{name.replace("__", "."): value for name, value in values.items()}}
+
+
+_DMC: dict[str, Any] = dict(env__num_envs=4, env__action_repeat=2, run__steps=500_000, run__prefill=1300,
+                            run__train_ratio=512.0)
+_VECTORS = {"model.vector_layers": 5, "model.vector_units": 1024}
+
 PRESETS: dict[str, Preset] = {
     OFFICIAL: Preset("the official Atari 100K protocol and hyperparameters: the default of every setting"),
+    "dmc_vision": Preset("DeepMind Control from pixels: the official block, over a million frames",
+                         _control(_sizes(512, 512, 32, 2), task="dmc_walker_walk", **_DMC)),
+    "dmc_proprio": Preset("DeepMind Control from states: the official block, over a million frames",
+                          _control(_sizes(512, 512, 32, 2) | _VECTORS, task="dmc_walker_walk",
+                                   env__observe="state", **_DMC)),
+    "metaworld": Preset("Meta-World from pixels: the official block", _control(
+        _sizes(1024, 640, 48, 3), task="metaworld_lever-pull-v3", env__num_envs=5, loss__cont_grad=False,
+        run__steps=255_000, run__prefill=5300, run__batch_size=50, run__batch_length=50, run__train_ratio=500.0)),
+    "mixed": Preset("images and vectors together, discrete actions: a survival game such as Crafter", {
+        **_sizes(1024, 640, 48, 3), **_VECTORS, "run.steps": 1_000_000, "run.train_ratio": 512.0,
+        "run.eval_every": 50_000}),
     "small": Preset("network sizes of Atari 100K, 18M parameters", _sizes(512, 512, 32, 2)),
     "medium": Preset("larger networks: deter 1024, 3 hidden layers", _sizes(1024, 640, 48, 3)),
     "large": Preset("larger networks: deter 2048, 4 hidden layers", _sizes(2048, 768, 64, 4)),
@@ -44,7 +65,7 @@ PRESETS: dict[str, Preset] = {
         "env.size": 16, "env.max_episode_frames": 400,
         "replay.capacity": 10_000,
         "model.deter": 32, "model.units": 32, "model.stoch": 4, "model.classes": 8, "model.cnn_depth": 4,
-        "model.mlp_layers": 1,
+        "model.mlp_layers": 1, "model.vector_layers": 0, "model.vector_units": 0,
         "behavior.horizon": 5,
         "run.steps": 400, "run.prefill": 80, "run.batch_size": 4, "run.batch_length": 8, "run.train_ratio": 8.0,
         "run.eval_every": 200, "run.eval_episodes": 2, "run.eval_envs": 2,
@@ -76,6 +97,7 @@ PRESETS: dict[str, Preset] = {
         "env.max_episode_frames": 27_000,
         "replay.capacity": 100_000,
         "model.deter": 128, "model.units": 128, "model.stoch": 16, "model.classes": 16, "model.cnn_depth": 8,
+        "model.mlp_layers": 2, "model.vector_layers": 0, "model.vector_units": 0,
         "behavior.horizon": 10, "behavior.entropy": 1e-3,
         "optim.model_lr": 1e-3, "optim.actor_lr": 1e-4, "optim.critic_lr": 1e-4,
         "run.steps": 41_000, "run.prefill": 1000, "run.batch_size": 8, "run.batch_length": 16, "run.train_ratio": 32.0,
