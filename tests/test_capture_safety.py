@@ -6,8 +6,8 @@ region, and tensors made of Python values. The tests plant one fault of each kin
 """
 
 import contextlib
+import dataclasses
 import gc
-import math
 from collections.abc import Callable
 
 import pytest
@@ -16,55 +16,62 @@ from torch import Tensor
 
 from agent_case import make_batch, make_step
 from capture_safety_case import graphs_alive
-from hdfast import learner, ops
+from hdfast import ops
 from hdfast.agent import Agent
 from hdfast.arena import Arena
 from hdfast.config import Config
 from hdfast.cuda_graph import watched
 from hdfast.errors import RunError
+from hdfast.learner import Uniforms
 from hdfast.model.world_model import WorldModel
 from hdfast.ops import products
 from hdfast.presets import OFFICIAL
-from hdfast.replay.ring import Ring
-from hdfast.spaces import ActSpace, ObsSpace
+from hdfast.replay.ring import DTYPES, Ring
+from hdfast.spaces import ActSpace, Box, Discrete, ObsSpace
+from kinds import KINDS
 
 META = torch.device("meta")
-SPACES = {"image": ObsSpace((16, 16, 3), "uint8"), "vector": ObsSpace((5,), "float32")}
-ACTIONS = 4
 
 
-def meta_agent(monkeypatch, space: ObsSpace = SPACES["image"], config: Config | None = None) -> Agent:
+def meta_agent(monkeypatch, space: ObsSpace = KINDS["image"][0], actions: ActSpace = KINDS["image"][1],
+               config: Config | None = None) -> Agent:
     """An agent on the meta device, which has no generators: its draws have only shapes."""
-    def draw(*shapes, generator):
-        flat = torch.rand(sum(math.prod(shape) for shape in shapes), device=META)  # one launch, as in training
-        return [x.view(shape) for x, shape in zip(flat.split([math.prod(s) for s in shapes]), shapes, strict=True)]
+    def draw(length, batch, horizon, stoch, actor, *, generator):
+        rollout = horizon, length * batch
+        return Uniforms(*(torch.rand(shape, device=META) for shape in (
+            (length, batch, stoch), (*rollout, stoch), (*rollout, *actions.shape))))
 
     with monkeypatch.context() as patch:
         real = torch.Generator
         patch.setattr(torch, "Generator", lambda device: real("cpu"))
-        made = Agent(space, ActSpace(ACTIONS), config or Config.preset("debug", task="dummy"), device=META)
-    monkeypatch.setattr(learner, "draw", draw)
+        made = Agent(space, actions, config or Config.preset("debug", task="dummy"), device=META)
+    monkeypatch.setattr(Uniforms, "draw", draw)
     return made
 
 
-def batch(config: Config, space: ObsSpace, lead: tuple[int, int] | None = None) -> list[Tensor]:
+def batch(agent: Agent, lead: tuple[int, int] | None = None) -> list[Tensor]:
     """The input of an update's graph: the replay's frames, and the rest (T, B) in `lead`."""
-    lead = lead or (config.run.batch_length, config.run.batch_size)
-    dtypes = {"rows": torch.int64, "action": torch.int64, "reward": torch.float32, "is_first": torch.bool,
-              "is_terminal": torch.bool}
-    frames = torch.empty(100, *space.shape, dtype=getattr(torch, space.dtype), device=META)
-    return [frames, *(torch.empty(lead, dtype=dtype, device=META) for dtype in dtypes.values())]
+    lead = lead or (agent.config.run.batch_length, agent.config.run.batch_size)
+    rows, reward, is_first, is_terminal = (
+        torch.empty(lead, dtype=dtype, device=META) for dtype in (torch.int64, torch.float32, torch.bool, torch.bool))
+    action = torch.empty(*lead, agent.act_space.width, device=META)
+    return [*observations(agent, 100), rows, action, reward, is_first, is_terminal]
+
+
+def observations(agent: Agent, count: int) -> list[Tensor]:
+    """`count` of each part."""
+    return [torch.empty(count, *part.shape, dtype=DTYPES[part.dtype], device=META) for part in agent.obs_space.parts]
 
 
 def update(agent: Agent) -> None:
     """What the graph of an update runs."""
-    agent.update_step(*batch(agent.config, agent.obs_space))
+    agent.update_step(*batch(agent))
 
 
 def drawing(agent: Agent, monkeypatch) -> Ring:
     """Let the update draw its batches from a ring; returns the ring."""
-    run, space = agent.config.run, agent.obs_space
-    ring = Ring(50, 2, space.shape, space.dtype, META)
+    run = agent.config.run
+    ring = Ring(50, 2, agent.obs_space, agent.act_space, META)
     monkeypatch.setattr(agent, "_sample", lambda: ring.windows(
         torch.rand(run.batch_size, dtype=torch.float64, device=META), run.batch_length))
     return ring
@@ -73,17 +80,17 @@ def drawing(agent: Agent, monkeypatch) -> Ring:
 def act(agent: Agent, count: int = 3) -> None:
     """What the graph of an acting step runs."""
     state = agent.init_policy(count)
-    space = agent.obs_space
-    obs = torch.empty(count, *space.shape, dtype=getattr(torch, space.dtype), device=META)
-    agent.acting_step(obs, torch.empty(count, dtype=torch.bool, device=META), *vars(state.latent).values(),
-                      state.action, torch.empty(count, agent.config.model.stoch + 1, device=META))
+    agent.acting_step(*observations(agent, count), torch.empty(count, dtype=torch.bool, device=META),
+                      *vars(state.latent).values(), state.action,
+                      torch.empty(count, agent.config.model.stoch, device=META),
+                      torch.empty(count, *agent.act_space.shape, device=META))
 
 
-@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("harmony, precision", [("rectified", "auto"), ("off", "auto"), ("rectified", "bf16")])
-def test_update_and_acting_can_be_captured(backend, monkeypatch, space, harmony, precision):
+def test_update_and_acting_can_be_captured(backend, monkeypatch, kind, harmony, precision):
     config = Config.preset("debug", task="dummy", precision=precision, **{"harmony.mode": harmony})
-    agent = meta_agent(monkeypatch, SPACES[space], config)
+    agent = meta_agent(monkeypatch, *KINDS[kind], config)
     for region in (update, act):
         region(agent)  # as in training: tables of constants are made by the calls before a capture
         with watched(META) as watch:
@@ -91,18 +98,19 @@ def test_update_and_acting_can_be_captured(backend, monkeypatch, space, harmony,
         assert watch.ops > 30
 
 
-@pytest.mark.parametrize("space", SPACES)
-def test_no_autograd_graph_outlives_an_update(backend, space):
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_autograd_graph_outlives_an_update(backend, kind):
     """It would keep the nodes of the parameters, which belong to the stream that made them: a capture, on another
     stream, would have to wait for that one, and break."""
-    agent = Agent(SPACES[space], ActSpace(ACTIONS), Config.preset("debug", task="dummy"))
+    (space, actions), config = KINDS[kind], Config.preset("debug", task="dummy")
+    agent, drawn = Agent(space, actions, config), make_batch(space=space, actions=actions)
     gc.collect()
     gc.disable()  # it must not take the collector to free it
     try:
-        agent.update(make_batch(space=SPACES[space]))
-        agent.act(make_step(2, SPACES[space], first=True), agent.init_policy(2))
+        agent.update(drawn)
+        agent.act(make_step(2, space, first=True), agent.init_policy(2))
         assert graphs_alive() == []
-        kept = agent.learner.world_model(agent.sequences(make_batch(space=SPACES[space])), torch.rand(8, 4, 4))
+        kept = agent.learner.world_model(agent.sequences(drawn), torch.rand(8, 4, 4))
         assert graphs_alive() != [] and kept.total.requires_grad
     finally:
         gc.enable()
@@ -111,7 +119,7 @@ def test_no_autograd_graph_outlives_an_update(backend, space):
 @pytest.mark.parametrize("batch_shape", [(2, 1), (3, 2)])
 def test_other_batch_shapes_can_be_captured(backend, monkeypatch, batch_shape):
     agent = meta_agent(monkeypatch)
-    shaped = batch(agent.config, agent.obs_space, batch_shape)
+    shaped = batch(agent, batch_shape)
     agent.update_step(*shaped)
     with watched(META):
         agent.update_step(*shaped)
@@ -124,7 +132,7 @@ def test_a_draw_inside_the_update_can_be_captured(backend, monkeypatch):
     with watched(META) as drawn:
         agent.update_step()
     with watched(META) as given:
-        agent.update_step(*batch(agent.config, agent.obs_space))
+        update(agent)
     assert 10 < drawn.ops - given.ops < 30
     monkeypatch.setattr(ring, "floor", torch.zeros((), dtype=torch.int64))  # a counter that the host keeps
     with pytest.raises((RunError, RuntimeError)), watched(META):
@@ -244,9 +252,29 @@ def test_the_watch_looks_into_ops_that_are_made_of_ops():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize("kind", ["vector", "images"])
+@pytest.mark.parametrize("backend", ["native"], indirect=True)
+def test_an_update_of_continuous_actions_is_small_enough(backend, monkeypatch, kind, precision):
+    """Graph nodes at the official sizes, counted as below: at most 2,000."""
+    space, actions = KINDS[kind][0], Box(6)
+    space = ObsSpace(tuple(dataclasses.replace(part, shape=(64, 64, 3) if part.is_image else (24,))
+                           for part in space.parts))
+    agent = meta_agent(monkeypatch, space, actions, Config.preset(OFFICIAL, precision=precision))
+    drawing(agent, monkeypatch)
+    agent.update_step()
+    with watched(META) as watch:
+        agent.update_step()
+    nodes = watch.ops + 2 * len(agent.learner.optimizers)
+    print(f"{kind}, {precision}: {nodes} graph nodes")
+    assert nodes <= 2000
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("precision, nodes", [("tf32", 1405), ("bf16", 1437)])
 def test_the_official_sizes_can_be_captured(backend, monkeypatch, precision, nodes):
-    agent = meta_agent(monkeypatch, ObsSpace((64, 64, 3), "uint8"), Config.preset(OFFICIAL, precision=precision))
+    agent = meta_agent(monkeypatch, ObsSpace.single((64, 64, 3), "uint8"), Discrete(18),
+                       Config.preset(OFFICIAL, precision=precision))
     drawing(agent, monkeypatch)
     for watching in (contextlib.nullcontext(), watched(META)):
         with watching as watch:
