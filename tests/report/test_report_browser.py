@@ -64,7 +64,7 @@ def browse(page: Path, width: int, script: str, *flags: str) -> dict:
 def test_the_page_is_readable(page, width):
     found = browse(page, width, MEASURE)
     assert found["wide"] == width and found["out"] == [] and found["clipped"] == []
-    assert len(found["svgs"]) == 10 + 5 + 3 and all(w > 200 and h > 60 for w, h in found["svgs"])
+    assert len(found["svgs"]) == 10 + 5 + 4 and all(w > 200 and h > 60 for w, h in found["svgs"])
     assert found["small"] > 7, "pixels of the smallest letters in a drawing"
 
 
