@@ -32,7 +32,7 @@ class Job:
     arguments: list[str]
     settled: str = ""  # finished, failed, or stopped by its own time limit, once that is known
     tries: int = 0
-    told: tuple[str, int] = "waiting", 0  # the state and the tenths of its steps that the last line about it said
+    tenth: int = -1  # of its steps, that the last line about it told
 
     @property
     def name(self) -> str:
@@ -140,16 +140,15 @@ class Sweep:
             self._say(f"{job.name}: failed ({how}); the end of {output}:{end}")
 
     def _show(self) -> None:
-        """Draw the table, or where no terminal is, say which runs are in another state or another tenth of theirs."""
+        """Draw the table; where no terminal is, tell of each run that starts or has done another tenth of its steps."""
         if self.live:
             self.live.show(*self.summary())
             return
         for job in self.jobs:
             run = job.seen()
-            reached = run.state, 10 * run.step // run.total
-            if not job.settled and reached != job.told:
-                job.told = reached
-                self._say(f"{job.name}: {run.state}, step {compact(run.step)}/{compact(run.total)}"
+            if run.state == "running" and job.tenth != (tenth := 10 * run.step // run.total):
+                job.tenth = tenth
+                self._say(f"{job.name}: running, step {compact(run.step)}/{compact(run.total)}"
                           + ("" if run.score is None else f", score {points(run.score)}"))
 
     def summary(self) -> Table:
