@@ -32,12 +32,12 @@ def measure(envs: VectorEnv, seconds: float, rng: np.random.Generator) -> tuple[
     return (time.perf_counter() - start) / steps, (time.process_time() - cpu) / steps
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", default="pong")
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=3)
-    flags = parser.parse_args()
+    flags = parser.parse_args(words)
     rng, versions, env = np.random.default_rng(0), package_versions(), Config.preset("atari100k", task=flags.task).env
     print(f"{cpu_name()}, {usable_cores()} cores, {time.strftime('%Y-%m-%d')}, commit {git_revision()}, {flags.task}, "
           + ", ".join(f"{name} {versions[name]}" for name in BACKENDS.values()))

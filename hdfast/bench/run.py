@@ -50,11 +50,11 @@ def bench(preset: str, *, threads: int, with_peers: bool, only: str, rounds: int
         if measurements:
             print(f"\n{rows.table(measurements)}", file=out)
             print(*notes(measurements, installed), *unmeasured(cases, done, rounds), sep="\n", file=out, flush=True)
-        lines = "".join(row.as_json() + "\n" for row in measurements)
-        if json == "-":
-            print(lines, end="")
-        elif target is not None:
-            target.write_text(lines)
+            lines = "".join(row.as_json() + "\n" for row in measurements)
+            if target is not None:
+                target.write_text(lines)
+            elif json == "-":
+                print(lines, end="")
     return 0
 
 

@@ -144,7 +144,7 @@ class Sweep:
         if self.live:
             self.live.show(*self.summary())
             return
-        for job in self.jobs:
+        for job in (job for job in self.jobs if not job.settled):
             run = job.seen()
             if run.state == "running" and job.tenth != (tenth := 10 * run.step // run.total):
                 job.tenth = tenth

@@ -79,12 +79,12 @@ def plots(summary: Summary) -> list[Plot]:
             [(f"Scores of {title(t)} over frames", partial(_game, summary, t)) for t in tasks],
             with_curves, columns=min(4, len(tasks)), margins=(0.13, 0.17, 0.95, 0.9)))
     panels = [(f"{what} of {g.name} over frames", partial(_harmony, g, name, what)) for g in summary.groups
-              for name, what in HARMONY.items() if any(getattr(run, name) for run in g.runs)]
+              for name, what in HARMONY.items() if any(getattr(run, name) for run in ended(g.runs))]
     if panels:
         found.append(Plot(
             "harmony", "Harmony",
-            "Left: learned coefficient of each loss, 1 at the start; geometric mean over runs. Right: its share, "
-            "coefficient times loss over the sum of the three; mean over runs. Bands: lowest and highest of several "
+            "Coefficients: learned weight of each loss, 1 at the start; geometric mean over runs. Weighted shares: "
+            "coefficient times loss, over the sum of the three; mean over runs. Bands: lowest and highest of several "
             "runs.", panels, (), size=(4.4, 3.1), columns=2))
     return found
 
@@ -354,7 +354,7 @@ def _frames_axis(axes: Any, last: float) -> None:
 
 
 def _harmony(group: Group, name: str, what: str, axes: Any) -> None:
-    """The coefficients, on a logarithmic scale, or the shares of the losses of one method."""
+    """The curves of one method's losses in a field of Run: coefficients on a logarithmic scale, or shares."""
     from matplotlib.ticker import LogLocator, PercentFormatter
 
     log, last = name == "harmony", 1.0

@@ -251,6 +251,14 @@ def test_who_fails_to_start_is_told(fake):
         assert failed == [fake, gone]  # the first has no case `update`
 
 
+def loaded(path: Path):
+    """A script of bench/ as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, ROOT / "bench" / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def lacking(folder: Path, *names: str) -> None:
     """Interpreters of peers in which nothing of theirs is installed."""
     for name in names:
@@ -271,9 +279,7 @@ def test_a_peer_that_cannot_run_ends_the_benchmark(monkeypatch, tmp_path, capsys
 
 
 def test_install_names_what_an_environment_lacks(monkeypatch, tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("install", ROOT / "bench" / "peers" / "install.py")
-    install = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(install)
+    install = loaded(Path("peers", "install.py"))
     monkeypatch.setenv("HDFAST_PEERS", str(tmp_path))
     lacking(tmp_path, "dreamer", "sheeprl")
     marks = {name: tmp_path / name / ".complete" for name in ("dreamer", "sheeprl")}
@@ -306,10 +312,24 @@ def test_peer_programs(name):
     subprocess.run([sys.executable, "-c", program], env=ENV, check=True)
 
 
+def test_atari_backends_beside_each_other(capsys, monkeypatch):
+    pytest.importorskip("envpool", reason="one of the two backends")
+    pytest.importorskip("ale_py", reason="the other")
+    script = loaded(Path("envs_rate.py"))
+    monkeypatch.setattr(script, "COUNTS", (1, 3))
+    script.main(["--task", "breakout", "--seconds", "0.05", "--rounds", "1"])
+    facts, *table = capsys.readouterr().out.splitlines()
+    assert all(word in facts for word in ("breakout", "commit", "envpool 1", "ale-py 0"))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
+    assert [row[:2] for row in cells] == [["envpool", "1"], ["ale", "1"], ["envpool", "3"], ["ale", "3"]]
+    for _, count, rate, latency, cpu in cells:  # frames/s and latency say the same, with a repeat of 4
+        wall = float(latency.removesuffix(" ms")) / 1e3
+        assert float(rate.replace(",", "")) == pytest.approx(4 * int(count) / wall, rel=0.05)
+        assert float(cpu.removesuffix(" us")) > 0
+
+
 def test_summary(tmp_path):
-    spec = importlib.util.spec_from_file_location("summarize", ROOT / "bench" / "summarize.py")
-    summarize = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(summarize)
+    summarize = loaded(Path("summarize.py"))
     info = {"name": "symlog", "backend": "native", "mode": "fwd", "dtype": "float32", "shape": "8", "torch": "2",
             "cpu": "AMD  EPYC (x)", "sha": "abc", "peak_mem_mb": 5, "preset": "reduced", "threads": 1}
     report = {"datetime": "2026-11-22T10:00:00", "benchmarks": [
