@@ -270,6 +270,7 @@ class FakeEvaluation:
     score_mean: float = -20.5
     score_std: float = 0.5
     human_normalized: float | None = 0.0057
+    success: float | None = None
     task: str = "atari_pong"
     video: Path | None = None
 
