@@ -1,7 +1,7 @@
 """hdfast against the official HarmonyDream code, number for number.
 
-With HDFAST_GOLDEN_DIR set, we compute and compare each figure of every .npz in that directory; one that we do not
-compute fails the test. Without the variable the tests use the committed digest of official figures
+With HDFAST_GOLDEN_DIR set, we compute and compare each figure of every .npz in that directory and below; one that we do
+not compute fails the test. Without the variable the tests use the committed digest of official figures
 (tests/golden/official_digest.json).
 """
 
@@ -22,7 +22,7 @@ from hdfast.ops import library
 from parity_case import assert_official, compare
 
 GOLDEN = os.environ.get("HDFAST_GOLDEN_DIR")
-FILES = sorted(Path(GOLDEN).glob("*.npz")) if GOLDEN else []
+FILES = sorted(Path(GOLDEN).rglob("*.npz")) if GOLDEN else []
 
 
 @pytest.fixture(params=["reference", "native", "steps"])

@@ -259,7 +259,8 @@ class Runner:
                     "extr_critic_critic_opt_loss": critic.loss}
 
     def policy_figures(self, index: str, policy, action) -> dict:
-        """What official figures show of a policy and its actions (..., N): logits and `index`, or moments and values."""
+        """What official figures show of a policy and its actions (..., N): logits and `index`, or moments and numbers.
+        """
         if self.continuous:
             return {"action": action, "actor_mean": policy.mean, "actor_std": policy.std}
         return {index: action, "actor_logit": policy.logits[0]}
