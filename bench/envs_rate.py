@@ -3,8 +3,8 @@
     python bench/envs_rate.py [--task pong] [--seconds 1] [--rounds 3]
 
 Random actions; the backends take turns, and a figure is the median over rounds. CPU time is that of all threads of the
-process, for one step of one environment: unlike the others it hardly depends on what else runs here. Frames are
-environment frames, a step's action repeat times its environments.
+process, for one step of one environment: unlike the others it depends little on what else runs here. A step of an
+environment is action repeat frames.
 """
 
 import argparse
