@@ -38,6 +38,8 @@ def test_equals_the_reference(sequences, sizes, horizon, rows, layers, extra):
 
 
 SIZES = (1, 1, 3, 6, 40, 33, 4, 32)
+ROUNDED = pytest.mark.parametrize("sequences", ["call", "steps", "steps-emu-rev-rr",
+                                                pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)
 
 
 @POLICIES
@@ -51,7 +53,7 @@ def test_every_policy_equals_the_reference(sequences, groups, rows, horizon, lay
             torch.testing.assert_close(one, other, rtol=2e-5, atol=5e-6)
 
 
-@HALF
+@ROUNDED
 @POLICIES
 def test_policies_in_bfloat16(sequences, groups):
     """One step, before a flipped sample can lead elsewhere."""
@@ -60,7 +62,8 @@ def test_policies_in_bfloat16(sequences, groups):
     for kernel in (*args[4], *args[5]):
         kernel.shadow = kernel.bfloat16()
     got = native_imagine(*args, **options)
-    assert got[5].dtype is torch.bfloat16 and got[3].dtype is want[3].dtype
+    assert got[5] is None if usable(args[0]) else got[5].dtype is torch.bfloat16
+    assert got[0].dtype is torch.float32 and got[3].dtype is want[3].dtype
     same = (want[3] - got[3]).abs()[0].view(300, -1).amax(1) < 0.05
     assert same.float().mean() > 0.9 and 0 < (got[0] - want[0])[1][same].abs().max() < 0.03
     if groups == ():
@@ -84,7 +87,7 @@ def test_states_as_a_function_of_actions(sequences, sizes, horizon, rows, used):
         assert float((got[2] - exact[2]).abs().max() / exact[2].abs().max()) < 1e-5 and case[0].abs().max() > 1
 
 
-@HALF
+@ROUNDED
 def test_states_with_operands_in_bfloat16(sequences):
     case, grads = states_case(SIZES, 3, 70, sequences.device)
     want = gradient(imagine_states, case, grads, 32)[2]
