@@ -21,6 +21,13 @@ def imagine(deter: Tensor, index: Tensor, u: Tensor, noise: Tensor, params: Para
     """
     checks.dtype("imagine", torch.float32, deter=deter, u=u, noise=noise)
     checks.dtype("imagine", torch.int64, index=index)
+    if groups is not None:
+        actions = len(params.img_in) - params.latent
+        if groups and sum(groups) != actions:
+            raise ValueError(f"imagine: groups must add up to {actions}, the actions of params, got {tuple(groups)}; "
+                             f"give the classes of each")
+        checks.shape("imagine", (*noise.shape[:2], len(groups) or actions), "(H or H + 1, N, groups or actions)",
+                     noise=noise)
     copies = bf16.shadows([*params.kernels, *imagine_steps.kernels_of(actor, groups)])
     inputs = (*(x.detach().contiguous() for x in (deter, index, u, noise)), *(
         [p.detach().contiguous() for p in group] for group in (params, actor)), classes, mix, keep_prior)

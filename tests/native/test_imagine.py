@@ -53,6 +53,15 @@ def test_every_policy_equals_the_reference(sequences, groups, rows, horizon, lay
             torch.testing.assert_close(one, other, rtol=2e-5, atol=5e-6)
 
 
+@pytest.mark.parametrize(("groups", "shape", "message"), [
+    ((2, 3), (2, 3, 2), r"groups must add up to 6, the actions of params, got \(2, 3\)"),
+    ((2, 4), (2, 3, 3), r"noise must have shape \(2, 3, 2\)"), ((), (2, 3), r"noise must have shape \(2, 3, 6\)")])
+def test_noise_that_fits_no_policy_is_refused(groups, shape, message):
+    (*start, _, params, actor), options = policy_rollout(SIZES, 2, 3, ())
+    with pytest.raises(ValueError, match=f"imagine: {message}"):
+        native_imagine(*start, torch.rand(shape), params, actor, **options | {"groups": groups})
+
+
 @ROUNDED
 @POLICIES
 def test_policies_in_bfloat16(sequences, groups):
