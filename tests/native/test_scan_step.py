@@ -69,7 +69,8 @@ def rows_of(kernel, index):
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 # Classes of a draw: in the step's launch up to 32, a launch of its own beyond.
-WHICH = [("start", 5), ("joint", 5), *((which, classes) for which in ("next", "gather", "act") for classes in (5, 33, 200))]
+WHICH = [("start", 5), ("joint", 5),
+         *((which, classes) for which in ("next", "gather", "act") for classes in (5, 33, 200))]
 
 
 @DTYPES
