@@ -109,7 +109,7 @@ def _read(path: Path, taken: Taken, notes: list[str]) -> Run | None:
     shares = _shares(rows["metrics.jsonl"], config)
     return Run(config.task, _name(config, taken), str(config.seed), final, how, curve, frames,
                config.run.steps * frames_per_step(config), isinstance(meta.get("finished"), int), str(path), harmony,
-               shares, last, tuple(random_scores(path)))
+               shares, last, tuple(random_scores(path)), points(rows["eval.jsonl"], "eval/success"))
 
 
 def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:

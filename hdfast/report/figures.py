@@ -78,6 +78,14 @@ def plots(summary: Summary) -> list[Plot]:
             "Dotted: random play as published, dash-dotted as measured beside the runs; dashed: human.",
             [(f"Scores of {title(t)} over frames", partial(_game, summary, t)) for t in tasks],
             with_curves, columns=min(4, len(tasks)), margins=(0.13, 0.17, 0.95, 0.9)))
+    rated = [task for task in summary.tasks if any(len(run.success[0]) for g in summary.groups for run in g.runs
+                                                   if run.task == task)]
+    if rated:
+        found.append(Plot(
+            "success", "Success over frames",
+            "Share of successful episodes of each evaluation: mean over runs with 95% bootstrap interval; one run has "
+            "none.", [(f"Success in {title(t)} over frames", partial(_success, summary, t)) for t in rated],
+            own, columns=min(4, len(rated))))
     panels = [(f"{what} of {g.name} over frames", partial(_harmony, g, name, what)) for g in summary.groups
               for name, what in HARMONY.items() if any(getattr(run, name) for run in ended(g.runs))]
     if panels:
@@ -314,6 +322,24 @@ def _game(summary: Summary, task: str, axes: Any) -> None:
         axes.axhline(measured.mean(), **DASHED | {"linestyle": "-."})
     _levels(axes, task, np.concatenate(seen) if seen else np.zeros(1))
     _frames_axis(axes, last)
+    axes.set_title(title(task))
+
+
+def _success(summary: Summary, task: str, axes: Any) -> None:
+    last = 1.0
+    for group in reversed(summary.groups):
+        curves = [run.success for run in ended([run for run in group.runs if run.task == task]) if len(run.success[0])]
+        if not curves:
+            continue
+        xs = mean_curve(curves)[0]
+        rate = statistics.mean_over_runs(np.array([np.interp(xs, *curve) for curve in curves]), samples=summary.samples)
+        axes.plot(xs, rate.value, color=group.color, marker="o" if len(xs) == 1 else None, markersize=4)
+        if rate.low is not None:
+            axes.fill_between(xs, rate.low, rate.high, color=group.color, alpha=0.16, linewidth=0)
+        last = max(last, *(float(xs[-1]) for xs, _ in curves))
+    _frames_axis(axes, last)
+    axes.set_ylim(-0.03, 1.03)
+    axes.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
     axes.set_title(title(task))
 
 

@@ -24,7 +24,7 @@ def page(summary: Summary, pictures: Sequence[tuple[Plot, list[str]]], *, files:
         parts += _block(block, by_name, f"-{number + 1}" if number else "")
     games = _table(*tables.game_cells(summary, escape=escape, bold="<b>{}</b>".format))
     parts.append(f'<h2>Final scores</h2><div class="card"><div class="scroll">{games}</div></div>')
-    for picture in ("curves", "harmony"):
+    for picture in ("curves", "success", "harmony"):
         if picture in by_name:
             parts.append(f"<h2>{by_name[picture][0].heading}</h2>{_figure(*by_name[picture], heading=False)}")
     if any(group.runs for group in summary.groups):

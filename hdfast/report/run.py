@@ -18,7 +18,7 @@ class Run:
 
     `frames` is how far the run came, `total` what it is meant to reach (0 where unknown); `harmony` has the coefficient
     of each loss term as a curve, `shares` its part, 0 to 1, in the sum of the terms times their coefficients;
-    `episodes` are the scores of the last evaluation, `random` those of random play by the same evaluation, both empty
+    `success` is the share of successful episodes of each evaluation, where the environment says so; `episodes` are the scores of the last evaluation, `random` those of random play by the same evaluation, both empty
     where they are not known.
     """
 
@@ -36,6 +36,7 @@ class Run:
     shares: dict[str, Curve] = field(default_factory=dict)
     episodes: tuple[float, ...] = ()
     random: tuple[float, ...] = ()
+    success: Curve = (np.empty(0), np.empty(0))
 
     @property
     def progress(self) -> float:

@@ -48,6 +48,13 @@ def profile(scores: Scores, thresholds: Sequence[float], *, samples: int, seed: 
     return _estimate(_profile(_stacked(scores), levels), _profile(_resampled(scores, samples, rng), levels), scores)
 
 
+def mean_over_runs(values: np.ndarray, *, samples: int, seed: int = 0) -> Estimate:
+    """Mean of (runs, n) over the runs with a pointwise band, (n,) each."""
+    rng = np.random.default_rng(seed)
+    drawn = values[rng.integers(0, len(values), (samples, len(values)))].mean(1)
+    return _estimate(values.mean(0)[None], drawn, {"": values})
+
+
 def _estimate(point: np.ndarray, drawn: np.ndarray, *scores: Scores) -> Estimate:
     """From a statistic of one sample of `scores`, (1, ...), and of the resampled ones, (samples, ...)."""
     if any(len(runs) < 2 for games in scores for runs in games.values()):

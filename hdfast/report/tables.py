@@ -19,9 +19,10 @@ Table = tuple[list[str], Cells]  # head and rows
 
 def runs_csv(summary: Summary) -> str:
     """One line a run of the user's own and of the score files."""
-    return _csv(["method", "task", "seed", "final", "human_normalized", "final_is", "frames", "total_frames",
+    return _csv(["method", "task", "seed", "final", "human_normalized", "success", "final_is", "frames", "total_frames",
                  "finished", "path"],
-                [[run.method, run.task, run.seed, run.final, _normalized(run.task, run.final), run.how, run.frames,
+                [[run.method, run.task, run.seed, run.final, _normalized(run.task, run.final),
+                  run.success[1][-1] if len(run.success[1]) else None, run.how, run.frames,
                   run.total, run.finished, run.path] for group in summary.groups for run in group.runs])
 
 

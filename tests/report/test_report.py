@@ -19,7 +19,7 @@ from hdfast import cli, scores
 from hdfast.bench import report as bench_report
 from hdfast.config import Config
 from hdfast.errors import cell
-from hdfast.report import build, figures, score_files, style, tables
+from hdfast.report import build, figures, score_files, statistics, style, tables
 from hdfast.report.collect import collect
 from hdfast.report.summary import mean_curve, normalized_curves, summarize
 from scripted_sweep import write_run, write_sweep
@@ -360,6 +360,23 @@ def test_without_matplotlib_the_tables_are_written_and_the_page_says_so(tmp_path
     page = build.write(found, tmp_path).read_text()
     assert "all figures: matplotlib cannot be imported" in page and "<svg" not in page and "1.3640" in page
     assert not list(tmp_path.glob("*.png")) and (tmp_path / "tables.tex").is_file()
+
+
+def test_success_is_a_curve_with_an_interval_where_there_are_several_runs(tmp_path):
+    for seed in range(3):
+        path = write_run(tmp_path, "pong", seed)
+        rows = [json.loads(line) for line in (path / "eval.jsonl").read_text().splitlines()]
+        rows = [row | {"eval/success": (seed + i) / 10} for i, row in enumerate(rows)]
+        (path / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = summary(tmp_path)
+    runs = list(csv.DictReader(io.StringIO(tables.runs_csv(found))))
+    assert [float(run["success"]) for run in runs] == [(seed + len(rows) - 1) / 10 for seed in range(3)]
+    plot, = (plot for plot in figures.plots(found) if plot.name == "success")
+    assert len(figures.render(plot)[1]) == 1
+    rate = statistics.mean_over_runs(np.array([[0.0, 1.0], [0.0, 0.0], [0.0, 0.5]]), samples=500)
+    assert rate.value.tolist() == [0, 0.5] and rate.low[0] == rate.high[0] == 0 and rate.low[1] < 0.5 < rate.high[1]
+    assert statistics.mean_over_runs(np.ones((1, 2)), samples=10).low is None
+    assert not any(plot.name == "success" for plot in figures.plots(summary(write_run(tmp_path / "b", "hero", 0).parent)))
 
 
 # The command
