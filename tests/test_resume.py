@@ -70,7 +70,8 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path, monkeypatch):
     assert begun["prefill_rng"] == saved.manifest["prefill_rng"]
 
     told = python("-m", "hdfast", "train", *flags).stdout
-    assert f"resumed from {saved.path.name}: step {saved.step}, update {saved.manifest['updates']}" in told
+    place = f"step {saved.step} ({saved.step} frames), update {saved.manifest['updates']}"
+    assert f"resumed from {saved.path.name}: {place}" in told
     last = checkpoint.latest(ckpt)
     assert (last.step, last.manifest["updates"]) == (120, 20)
     for name in ("metrics", "scores", "eval"):

@@ -154,6 +154,7 @@ def add_facts(run: Run, **found: Any) -> None:
 def train(runs: list[Run], jobs: int) -> list[Run]:
     """Bring every run to its end; returns those that failed. Ctrl-C and SIGTERM end them with their state saved."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    print(sweep.announcement(runs), flush=True)
     processes = Processes(jobs)
     try:
         return sweep.Sweep(runs, processes, retries=RETRIES).run()

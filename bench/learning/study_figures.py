@@ -205,6 +205,8 @@ def table(results: Path) -> str:
 
 
 def _spread(values: np.ndarray) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.2f} (one run)"
     low, high = interval(values)
     return f"{values.mean():.2f} [{low:.2f}, {high:.2f}]"
 

@@ -172,11 +172,10 @@ def sweep(jobs: list[Job], *, retries: int, device: str, **resources: Any) -> bo
     `resources` are those of Pool. Ctrl-C and SIGTERM end every run with its state saved. Raises ConfigError where Ray
     is missing or a run does not fit, RunError where Ray does not start.
     """
-    done = [job for job in jobs if _finished(job.seen())]
-    if len(done) == len(jobs):
+    if all(_finished(job.seen()) for job in jobs):
         print(_text(Sweep(jobs, None, retries=0)))
         return True
-    print(_plan(jobs, done), flush=True)
+    print(f"sweep: {announcement(jobs)}; starting Ray", flush=True)
     pool = Pool(device=device, **resources)
     try:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -193,13 +192,13 @@ def sweep(jobs: list[Job], *, retries: int, device: str, **resources: Any) -> bo
     return not failed
 
 
-def _plan(jobs: list[Job], done: list[Job]) -> str:
-    """What a sweep is about to do: how many runs, where, and which of them are finished."""
-    names = ", ".join(f"{job.config.task}/{job.config.seed}" for job in done[:NAMED])
-    more = f" and {len(done) - NAMED} more" if len(done) > NAMED else ""
-    return (f"sweep: {len(jobs)} run{'s' * (len(jobs) != 1)} in {_root(jobs)}, "
-            + (f"{len(done)} finished before ({names}{more}), " * bool(done)) + f"{len(jobs) - len(done)} to run; "
-            "starting Ray")
+def announcement(jobs: list[Job]) -> str:
+    """What is about to happen: how many runs there are, where, and which of them are finished."""
+    root = _root(jobs)
+    done = [str(job.logdir.relative_to(root)) for job in jobs if _finished(job.seen())]
+    names = ", ".join([*done[:NAMED], *([f"{len(done) - NAMED} more"] if len(done) > NAMED else [])])
+    return (f"{len(jobs)} run{'s' * (len(jobs) != 1)} in {root}, "
+            + (f"{len(done)} finished before ({names}), " if done else "") + f"{len(jobs) - len(done)} to run")
 
 
 def _text(runs: Sweep) -> str:

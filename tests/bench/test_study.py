@@ -108,6 +108,8 @@ def test_what_the_table_says(tmp_path):
     low, high = study_figures.interval(np.array([0.2, 0.21, 0.22]))
     assert cells == ["off (DreamerV3)", "noise", "3", f"0.21 [{low:.2f}, {high:.2f}]", "0", "0.50 [0.50, 0.50]",
                      "0.75", "97% to 97%", "61"]
+    one = study_figures.table(made_up_results(tmp_path / "one", seeds=1, names=["off"]))
+    assert "| 1 | 0.20 (one run) | 0 | 0.50 (one run) |" in one
 
 
 def test_intervals_are_bootstrap_percentiles_of_the_mean():
@@ -202,6 +204,6 @@ def test_a_study_runs_records_draws_and_goes_on(tmp_path, capsys):
     assert str(tmp_path) not in (tmp_path / "out" / "off.json").read_text(), "results name no place on a machine"
     assert (tmp_path / "out" / "harmony_shares.png").exists() and "| off (DreamerV3) |" in capsys.readouterr().out
     assert study.main([*words, "--seeds", "0"]) == 0
-    assert "2 of them finished before" in capsys.readouterr().out and study_figures.load(tmp_path / "out") == records
+    assert "2 finished before" in capsys.readouterr().out and study_figures.load(tmp_path / "out") == records
     assert study.main([*words, "--seeds", "0-1", "--arms", "off"]) == 0
     assert [record["seed"] for record in study_figures.load(tmp_path / "out")["off"]] == ["0", "1"]

@@ -169,7 +169,7 @@ def test_a_sweep_says_first_what_it_does(tmp_path, monkeypatch, capsys):
         assert cli.main(["sweep", "--configs", "debug", "--tasks", "pong", "--seeds", seeds, "--logdir",
                          str(tmp_path)]) == 1
     names = ", ".join(f"atari_pong/{seed}" for seed in range(8))
-    assert said == [f"sweep: 12 runs in {tmp_path}, 10 finished before ({names} and 2 more), 2 to run; starting Ray\n",
+    assert said == [f"sweep: 12 runs in {tmp_path}, 10 finished before ({names}, 2 more), 2 to run; starting Ray\n",
                     f"sweep: 2 runs in {tmp_path}, 2 to run; starting Ray\n"]
 
 
