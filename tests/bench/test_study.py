@@ -109,7 +109,7 @@ def test_what_the_table_says(tmp_path):
     assert cells == ["off (DreamerV3)", "noise", "3", f"0.21 [{low:.2f}, {high:.2f}]", "0", "0.50 [0.50, 0.50]",
                      "0.75", "97% to 97%", "61"]
     one = study_figures.table(made_up_results(tmp_path / "one", seeds=1, names=["off"]))
-    assert "| 1 | 0.20 (one run) | 0 | 0.50 (one run) |" in one
+    assert "| 1 | 0.00 (one run) | 0 | 0.50 (one run) |" in one
 
 
 def test_intervals_are_bootstrap_percentiles_of_the_mean():
