@@ -31,7 +31,8 @@ HD_CLONES void normal_policy_fwd(const NormalPolicyArgs& a, int64_t begin, int64
 }
 
 HD_CLONES void normal_policy_bwd(const NormalPolicyArgs& a, int64_t begin, int64_t end) {
-  const float* __restrict mean_raw = a.mean_raw, * __restrict std_raw = a.std_raw, * __restrict dmean = a.dmean, * __restrict dstd = a.dstd;
+  const float* __restrict mean_raw = a.mean_raw, * __restrict std_raw = a.std_raw;
+  const float* __restrict dmean = a.dmean, * __restrict dstd = a.dstd;
   float* __restrict to_mean = a.mean, * __restrict to_std = a.std;
   for (int64_t i = begin; i < end; ++i) {
     const float mean = ftanh(mean_raw[i]), t = fsigmoid(std_raw[i] + NORMAL_SHIFT);
