@@ -32,12 +32,16 @@ HD_CLONES void gather(const ScanInputFwdArgs& a, int64_t row, const int64_t* ind
 }
 
 HD_CLONES void pass_state(const ScanInputBwdArgs& a, int64_t row, const float* __restrict dh) {
-  const float* __restrict direct = a.direct + row * a.size;
-  float* __restrict dbefore = a.dbefore + row * a.size, * __restrict carry = a.carry + row * a.size;
-  if (a.dbefore)
+  const int64_t at = row * a.size;
+  const float* __restrict direct = a.direct + at;
+  if (a.dbefore) {
+    float* __restrict dbefore = a.dbefore + at;
     for (int64_t c = 0; c < a.size; ++c) dbefore[c] = dh[c] + direct[c];
-  if (a.carry && !(a.reset && a.reset[row]))
+  }
+  if (a.carry && !(a.reset && a.reset[row])) {
+    float* __restrict carry = a.carry + at;
     for (int64_t c = 0; c < a.size; ++c) carry[c] += dh[c] + direct[c];
+  }
 }
 
 }  // namespace
