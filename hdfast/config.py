@@ -37,8 +37,9 @@ def opt(default: Any, help: str, *, low: float | None = None, high: float | None
 class EnvConfig:
     """Environments: which library plays, how many, and the protocol of an episode."""
 
-    backend: str = opt("auto", "what plays Atari: envpool (C++ threads), ale (ale-py's vector environment), or auto: "
-                       "envpool where it is installed", choices=("auto", "envpool", "ale"))
+    backend: str = opt("auto", "what plays Atari, dmc_ and metaworld_ tasks: envpool (C++ threads), ale (Atari by "
+                       "ale-py), mujoco (the others, by their packages), or auto: envpool where it is installed",
+                       choices=("auto", "envpool", "ale", "mujoco"))
     num_envs: int = opt(1, "parallel training environments", low=1, high=4096)
     size: int = opt(64, "side of the square image in pixels", choices=IMAGE_SIDES)
     frame_skip: int = opt(4, "emulator frames per action (action repeat) in Atari", low=1, high=64)
@@ -54,11 +55,15 @@ class EnvConfig:
     terminal_on_limit: bool = opt(True, "treat a time-limit end as a true terminal (as the official code)")
     num_threads: int = opt(0, "environment threads; 0: one per environment up to the cores", low=0, high=1024)
     timeout: float = opt(60.0, "seconds after which an environment that does not answer has failed; 0: never", low=0.0)
-    workers: int = opt(0, "processes that step environments of gym_ and env_ tasks in parallel; 0: this one, in turn",
-                       low=0, high=1024)
-    action_repeat: int = opt(1, "times that an environment of a gym_ or env_ task plays an action", low=1, high=1000)
-    max_episode_steps: int = opt(0, "steps after which an episode of a gym_ or env_ task is cut; 0: the environment's "
-                                 "own limit", low=0, high=2**31 - 1)
+    workers: int = opt(0, "processes that step Gymnasium environments, and those of the backend mujoco, in parallel; "
+                       "0: this one, in turn; one for the backend mujoco", low=0, high=1024)
+    action_repeat: int = opt(1, "times that an environment of a gym_, env_ or dmc_ task plays an action",
+                             low=1, high=1000)
+    max_episode_steps: int = opt(0, "steps after which an episode of a gym_, env_, dmc_ or metaworld_ task is cut; 0: "
+                                 "the environment's own limit", low=0, high=2**31 - 1)
+    observe: str = opt("image", "what is seen of a dmc_ or metaworld_ task: its image, its state, or both",
+                       choices=("image", "state", "both"))
+    camera: int = opt(-1, "camera of the images of a dmc_ or metaworld_ task; -1: the usual one", low=-1, high=99)
     kwargs: str = opt("{}", "arguments of the environment's constructor as a JSON object, as in '{\"level\": 3}'")
     retries: int = opt(0, "times that a start replaces environments that fail; then the run saves and stops",
                        low=0, high=10**9)
@@ -179,8 +184,8 @@ class RunConfig:
 class Config:
     """Every setting of a run. Build it with `preset`, or from dotted names with `from_flat`."""
 
-    task: str = opt("atari_pong", "atari_GAME (also Pong-v5, ALE/Pong-v5, pong), gym_ID, env_MODULE:NAME (a class or "
-                    "function of yours), catch_HxW, pendulum, dummy")
+    task: str = opt("atari_pong", "atari_GAME (also Pong-v5, ALE/Pong-v5, pong), dmc_DOMAIN_TASK, metaworld_NAME, "
+                    "gym_ID, env_MODULE:NAME (a class or function of yours), catch_HxW, pendulum, dummy")
     seed: int = opt(0, "seed of parameters, sampling, replay and environments", low=0, high=2**31 - 1)
     logdir: str = opt("runs/{task}/{seed}", "run directory; {task}, {seed} and {timestamp} expand")
     device: str = opt("auto", "auto, cpu, cuda or cuda:N")
@@ -299,7 +304,8 @@ def settings() -> Mapping[str, dataclasses.Field]:
 
 MACHINE_SETTINGS = frozenset({"task", "seed", "logdir", "device", "backend", "cuda_graphs", "logger", "deterministic",
                               "precision", "env.backend", "env.num_threads", "env.timeout", "env.retries",
-                              "env.workers", "env.action_repeat", "env.max_episode_steps", "env.kwargs",
+                              "env.workers", "env.action_repeat", "env.max_episode_steps", "env.observe",
+                              "env.camera", "env.kwargs",
                               "replay.device", "run.max_seconds", "run.max_skipped", "run.threads"})
 """What to run and where: not part of the official protocol, so `atari100k` leaves these alone."""
 

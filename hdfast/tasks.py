@@ -34,9 +34,11 @@ TASK_EXCEPTIONS: dict[str, dict[str, Any]] = {
 }
 
 _WORDS = {"atari": "atari_<game>", "gym": "gym_<Gymnasium id>", "env": "env_<module>:<name>",
-          "catch": "catch_<H>x<W>", "dummy": "dummy"}
+          "dmc": "dmc_<domain>_<task>", "metaworld": "metaworld_<name>", "catch": "catch_<H>x<W>", "dummy": "dummy"}
 _ONLY = {**dict.fromkeys(("frame_skip", "noop_max", "sticky", "full_action_space"), ("atari",)),
-         **dict.fromkeys(("workers", "action_repeat", "max_episode_steps", "kwargs"), ("gym", "env")),
+         **dict.fromkeys(("workers", "max_episode_steps"), ("gym", "env", "dmc", "metaworld")),
+         **dict.fromkeys(("observe", "camera"), ("dmc", "metaworld")),
+         "action_repeat": ("gym", "env", "dmc"), "kwargs": ("gym", "env"),
          "grayscale": ("atari", "gym", "env", "dummy"), "background": ("catch",)}
 """Settings of an environment that some families of tasks have."""
 
@@ -52,7 +54,9 @@ def canonical_task(name: str | Callable[..., Any]) -> str:
     """Return the one stored spelling of a task; a class or function that makes environments is one, too.
 
     Atari games take any of `pong`, `atari_pong`, `Pong-v5`, `ALE/Pong-v5`; `james_bond` is `atari_jamesbond`.
-    `catch` is `catch_5x5`. `gym_<id>` and `env_<module>:<name>` stay as they are. ConfigError for any other name.
+    `catch` is `catch_5x5`, `dmc_cup_catch` is `dmc_ball_in_cup_catch`, and Meta-World's names end in their version, 3
+    where they have none: `metaworld_lever_pull` is `metaworld_lever-pull-v3`. `gym_<id>` and `env_<module>:<name>` stay
+    as they are. ConfigError for any other name.
     """
     if callable(name):
         return task_of(name)
@@ -74,12 +78,18 @@ def canonical_task(name: str | Callable[..., Any]) -> str:
             raise ConfigError(f"task '{name}' names no class or function that makes environments; write "
                               "env_<module>:<name>, as in env_my_game:Game")
         return name
+    if re.fullmatch(r"dmc(_\w+){2,}", name):
+        return name.replace("dmc_cup_", "dmc_ball_in_cup_")
+    if re.fullmatch(r"metaworld_[\w-]+", name):
+        words = name.removeprefix("metaworld_").lower().replace("_", "-")
+        return f"metaworld_{words}" + ("" if re.search(r"-v\d+$", words) else "-v3")
     game = re.sub(r"^(atari_|ale/)|-v5$", "", name.lower())
     letters = re.sub(r"[_ ]", "", game)
     if letters not in _GAME_BY_LETTERS:
         hint = nearest(game, (*ATARI_GAMES, *_FIXED, "catch"))
         raise ConfigError(f"unknown task '{name}'; tasks are atari_<game> (as atari_ms_pacman), catch_<H>x<W>, "
-                          f"gym_<Gymnasium id>, env_<module>:<name>, {', '.join(_FIXED)}{hint}")
+                          "gym_<Gymnasium id>, env_<module>:<name>, dmc_<domain>_<task>, metaworld_<name>, "
+                          f"{', '.join(_FIXED)}{hint}")
     return "atari_" + _GAME_BY_LETTERS[letters]
 
 
@@ -107,7 +117,12 @@ def rom_name(task: str) -> str:
 
 def envpool_id(task: str) -> str:
     """EnvPool's id of an Atari task: 'atari_chopper_command' -> 'ChopperCommand-v5'."""
-    return "".join(part.capitalize() for part in rom_name(task).split("_")) + "-v5"
+    return camel_case(rom_name(task)) + "-v5"
+
+
+def camel_case(name: str) -> str:
+    """'ball_in_cup_catch' or 'ball-in-cup-catch' -> 'BallInCupCatch'."""
+    return "".join(word[:1].upper() + word[1:] for word in re.split("[_-]", name))
 
 
 def board_shape(task: str) -> tuple[int, int]:
