@@ -8,11 +8,12 @@ import pytest
 import torch
 
 import tape
-from agent_case import IMAGE, VECTOR, captured, make_agent, make_batch, make_step, unequal
+from agent_case import captured, make_agent, make_batch, make_step, unequal
 from hdfast import cuda_graph
 from hdfast.agent import Agent
 from hdfast.cuda_graph import WARMUP, Graph, Graphs
 from hdfast.errors import RunError
+from kinds import KINDS
 from replay_stream import extended, filled
 
 CPU = torch.device("cpu")

@@ -28,11 +28,12 @@ def torchrun(*words) -> subprocess.Popen:
 
 
 @pytest.mark.slow
-def test_two_ranks_learn_what_one_process_learns(tmp_path):
+@pytest.mark.parametrize("kind", ["image", "images"])
+def test_two_ranks_learn_what_one_process_learns(tmp_path, kind):
     """After five updates on the same batches, parameters, moments, return range and metrics agree within 1e-5."""
     out = str(tmp_path / "RANK.npz")
-    python(str(CASE), out, OMP_NUM_THREADS="1")
-    process = torchrun(str(CASE), out)
+    python(str(CASE), out, kind, OMP_NUM_THREADS="1")
+    process = torchrun(str(CASE), out, kind)
     assert process.wait(300) == 0, process.communicate()[1]
     alone, first, second = (np.load(tmp_path / f"{rank}.npz") for rank in ("alone", "0", "1"))
     assert set(alone.files) == set(first.files) and len(alone.files) > 50

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import golden_digest
 import tape
-from agent_case import IMAGE, VECTOR, captured, copied, make_agent, make_batch, make_step, unequal
+from agent_case import captured, copied, make_agent, make_batch, make_step, unequal
 from emulated import SCHEDULES, scheduled
 from golden_case import Runner, load_case
 from hdfast import cuda_graph
@@ -22,6 +22,7 @@ from hdfast.cuda_graph import WARMUP
 from hdfast.ops import library, products
 from learner_case import draw, make_data, make_learner
 from parity_case import assert_official
+from kinds import KINDS
 from replay_stream import extended, filled
 
 pytestmark = pytest.mark.usefixtures("emulated_gpu")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from agent_case import copied, make_batch, unequal
+from agent_case import ACTIONS, copied, make_batch, unequal
 from hdfast import ops
 from hdfast.agent import Agent
 from hdfast.arena import Arena
@@ -17,21 +17,25 @@ from hdfast.run import checkpoint
 from hdfast.run.alarms import Alarms
 from hdfast.run.directory import read_meta
 from hdfast.run.jsonl import read_rows
-from hdfast.spaces import ActSpace, ObsSpace
+from hdfast.spaces import Box, Discrete
 from hdfast.trainer import Trainer
+from kinds import VECTOR
 from scripted_run import new_trainer, small_config
 
-VECTOR = ObsSpace((5,), "float32")
+
+@pytest.fixture(params=[Discrete(4), Box(3)], ids=["choices", "continuous"])
+def actions(request):
+    return request.param
 
 
-def make_agent(precision="auto") -> Agent:
-    return Agent(VECTOR, ActSpace(4), Config.preset("debug", task="dummy_vector", precision=precision))
+def make_agent(actions=ACTIONS, precision="auto") -> Agent:
+    return Agent(VECTOR, actions, Config.preset("debug", task="dummy_vector", precision=precision))
 
 
-def poisoned(what: str, value: float):
+def poisoned(what: str, value: float, actions):
     """A batch with one number that is not finite, in the observations or the rewards."""
-    batch = make_batch(space=VECTOR, seed=1)
-    getattr(batch, what).view(-1)[3] = value
+    batch = make_batch(space=VECTOR, actions=actions, seed=1)
+    (batch.reward if what == "rew" else batch.frames[what]).view(-1)[3] = value
     return batch
 
 
@@ -55,39 +59,39 @@ def changed(agent: Agent, batch) -> set[str]:
 
 
 @pytest.mark.parametrize("precision", ["auto", "bf16"])
-@pytest.mark.parametrize(("what", "bad"), [("frames", math.nan), ("frames", math.inf), ("reward", math.nan)])
-def test_a_batch_that_is_not_finite_leaves_the_world_model_alone(backend, what, bad, precision):
+@pytest.mark.parametrize(("what", "bad"), [("vector", math.nan), ("vector", math.inf), ("rew", math.nan)])
+def test_a_batch_that_is_not_finite_leaves_the_world_model_alone(backend, actions, what, bad, precision):
     """Sampling may or may not pass a NaN to the imagination. All stays finite."""
-    agent = make_agent(precision)
+    agent, good = make_agent(actions, precision), make_batch(space=VECTOR, actions=actions)
     every = {"model", "actor", "critic", "range"}
-    assert changed(agent, make_batch(space=VECTOR)) == every
-    assert changed(agent, poisoned(what, bad)) in (set(), every - {"model"})
+    assert changed(agent, good) == every
+    assert changed(agent, poisoned(what, bad, actions)) in (set(), every - {"model"})
     assert all(x.isfinite().all() for x in agent.state_dict().values() if x.is_floating_point())
-    assert changed(agent, make_batch(space=VECTOR)) == every
+    assert changed(agent, good) == every
     metrics = agent.read_metrics_sync()
     assert metrics["train/opt/model_skipped"] == 1 and metrics["train/opt/model_updates"] == 4 / 3  # 1, 1, 2
     assert all(math.isfinite(value) for value in metrics.values())  # means of the updates that were
-    assert f"loss/{'rew' if what == 'reward' else 'image'} 1 times" in agent.diagnosis_sync() and agent.sound_sync()
+    assert f"loss/{what} 1 times" in agent.diagnosis_sync() and agent.sound_sync()
 
 
-def test_returns_that_are_not_finite_leave_behavior_and_range_alone(backend, monkeypatch):
-    agent, mean = make_agent(), ops.twohot_mean
-    agent.update(make_batch(space=VECTOR))
+def test_returns_that_are_not_finite_leave_behavior_and_range_alone(backend, monkeypatch, actions):
+    agent, batch, mean = make_agent(actions), make_batch(space=VECTOR, actions=actions), ops.twohot_mean
+    agent.update(batch)
 
     def infinite(logit):
-        out = mean(logit)
+        out = mean(logit).clone()
         out.view(-1)[0] = math.nan
         return out
 
     monkeypatch.setattr(ops, "twohot_mean", infinite)
-    assert changed(agent, make_batch(space=VECTOR)) == {"model"}
+    assert changed(agent, batch) == {"model"}
 
 
 @pytest.mark.parametrize("name", ["model", "actor", "critic"])
-def test_each_optimizer_is_guarded_by_itself(backend, monkeypatch, name):
+def test_each_optimizer_is_guarded_by_itself(backend, monkeypatch, actions, name):
     """Only the gradient is not finite, or only the loss."""
-    agent, backward = make_agent(), Arena.backward
-    agent.update(make_batch(space=VECTOR))
+    agent, backward, batch = make_agent(actions), Arena.backward, make_batch(space=VECTOR, actions=actions)
+    agent.update(batch)
 
     def infinite_loss(self, loss):
         backward(self, loss + math.inf if self is agent.learner.optimizers[name] else loss)
@@ -99,7 +103,7 @@ def test_each_optimizer_is_guarded_by_itself(backend, monkeypatch, name):
 
     for fault in (infinite_loss, bad_gradient):
         monkeypatch.setattr(Arena, "backward", fault)
-        assert changed(agent, make_batch(space=VECTOR, seed=2)) == {"model", "actor", "critic", "range"} - {name}
+        assert changed(agent, batch) == {"model", "actor", "critic", "range"} - {name}
     agent.read_metrics_sync()
     assert f"opt/{name}_grad_norm 2 times" in agent.diagnosis_sync()
     assert f"in the last update the {name} gradient of " in agent.diagnosis_sync()

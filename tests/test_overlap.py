@@ -52,12 +52,13 @@ def test_parameters_that_act_and_steps_that_are_learned_from(tmp_path, num_envs,
 
     def look(update):
         ring = t.replay.ring
-        seen.append((update, len(t.replay), int(ring.obs[int(ring.steps) - 1, 0, 0])))  # obs[0] counts records
+        last = ring.obs["vector"][int(ring.steps) - 1, 0, 0]  # which counts records
+        seen.append((update, len(t.replay), int(last)))
 
     class Versions(ScriptedAgent):
         def act(self, step, state, generator=None):
             if generator is None:
-                versions.append((int(step.obs[0, 0]) * num_envs, self.updates))
+                versions.append((int(step.obs["vector"][0, 0]) * num_envs, self.updates))
             return super().act(step, state, generator)
 
     versions = []
@@ -125,12 +126,12 @@ class InRecv(Beside):
 def serial(config, agent, envs):
     """The official loop: act, store, learn, step."""
     run, rng = config.run, np.random.Generator(np.random.PCG64(stream_seed(config.seed, PREFILL)))
-    replay = Replay(run.steps + 1, 1, envs.obs_space.shape, envs.obs_space.dtype, directory=None,
+    replay = Replay(run.steps + 1, 1, envs.obs_space, envs.act_space, directory=None,
                     seed=stream_seed(config.seed, REPLAY))
     record, policy = envs.reset(), agent.init_policy(1)
     for step in range(run.steps):
         if step < run.prefill:
-            action = rng.integers(0, envs.act_space.n, 1)
+            action = envs.act_space.random(rng, 1)
         else:
             action, policy = agent.act(record, policy)
         replay.add(record, action)

@@ -17,6 +17,7 @@ from hdfast.learner import Learner, Uniforms
 from hdfast.machine import resolve_precision, set_precision
 from hdfast.ops import library
 from hdfast.ops.bf16 import shadow
+from kinds import KINDS
 from learner_case import draw, make_data, make_learner
 from precision_case import assert_official_losses
 from programs import python
@@ -81,8 +82,8 @@ def test_losses_gradients_and_parameters(backend, precision):
     assert torch.equal(got.observed.state.index, out.observed.state.index)
     trajectory = replace(behavior.trajectory, past=behavior.trajectory.features[:-1])  # without float32 products
     with torch.enable_grad():
-        behavior = replace(behavior, trajectory=trajectory,
-                            critic_logit=other.actor_critic.critic(trajectory.features))
+        behavior = replace(behavior, trajectory=trajectory, policy=other.actor_critic.actor(trajectory.past),
+                           critic_logit=other.actor_critic.critic(trajectory.features))
     found |= behave(other, behavior)
     for name in (name for name in metrics if name.startswith("loss/")):
         assert abs(found[name] - metrics[name]) <= limit["loss"] * max(1, abs(metrics[name])), name
@@ -103,7 +104,8 @@ def test_bf16_rounds_operands_alone(backend):
         module.register_forward_hook(lambda _, __, y, name=name: seen.update({name: y}))
     out, _ = learner.update_model(make_data(), draw().post)
     assert seen["encoder"].dtype == seen["reward.hidden.0"].dtype == torch.bfloat16
-    heads = seen["decoder"], seen["reward"], seen["cont"], out.observed.state.deter, out.observed.post, out.total
+    heads = (*seen["decoder"].values(), seen["reward"], seen["cont"], out.observed.state.deter, out.observed.post,
+             out.total)
     assert {x.dtype for x in heads} == {torch.float32}
     for arena in learner.optimizers.values():
         assert {x.dtype for x in (arena.param, arena.grad, arena.mean, arena.var)} == {torch.float32}
@@ -132,12 +134,13 @@ def test_copies_follow_their_parameters(backend):
 
 
 @EVERYWHERE
-def test_a_bf16_run_continues_bit_for_bit(backend):
-    agents = [Agent(*spaces(), small_config("dummy", precision="bf16")) for _ in range(2)]
+@pytest.mark.parametrize("kind", ["image", "images"])
+def test_a_bf16_run_continues_bit_for_bit(backend, kind):
+    spaces = KINDS[kind]
+    agents = [Agent(*spaces, small_config("dummy", precision="bf16")) for _ in range(2)]
     whole, resumed = (agent.learner for agent in agents)
-    data = make_data((16, 16, 3))
-    data = type(data)(data.obs, data.prev_action[..., :3], data.reward, data.cont, data.is_first)
-    shape = (*data.reward.shape, whole.config.behavior.horizon, whole.config.model.stoch)
+    data = make_data(*spaces)
+    shape = (*data.reward.shape, whole.config.behavior.horizon, whole.config.model.stoch, whole.actor_critic.actor)
     us = [Uniforms.draw(*shape, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
     whole.update(data, us[0])
     agents[1].load_state_dict(copied(agents[0]))
@@ -145,11 +148,6 @@ def test_a_bf16_run_continues_bit_for_bit(backend):
         whole.update(data, u)
         resumed.update(data, u)
     assert not unequal(whole.state_dict(), resumed.state_dict())
-
-
-def spaces():
-    from hdfast.spaces import ActSpace, ObsSpace
-    return ObsSpace((16, 16, 3), "uint8"), ActSpace(3)
 
 
 @EVERYWHERE

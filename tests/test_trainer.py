@@ -4,8 +4,10 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import sys
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -23,14 +25,15 @@ from hdfast.evaluation import RandomAgent, against_random, evaluate
 from hdfast.machine import choose_algorithms, pick_device
 from hdfast.ops import library
 from hdfast.protocol import Schedule, crossed
-from hdfast.replay.ring import ACTION
+from hdfast.replay.ring import WORDS
 from hdfast.run import checkpoint, stopping
 from hdfast.run.directory import RunDir, check_settings, finished_step, read_meta
 from hdfast.run.jsonl import read_rows
-from hdfast.spaces import ActSpace, ObsSpace
+from hdfast.spaces import Discrete, ObsSpace, spaces
 from hdfast.trainer import Trainer, with_backend
+from kinds import KINDS
 from programs import python
-from scripted_run import OBS, ScriptedAgent, ScriptedEnvs, new_trainer, short_episodes, small_config
+from scripted_run import ACTIONS, OBS, ScriptedAgent, ScriptedEnvs, new_trainer, short_episodes, small_config
 
 
 def run(tmp_path, config, lengths=(5,), *, log=None, on_update=None):
@@ -92,12 +95,12 @@ def test_the_policy_takes_over_in_the_middle_of_an_episode(tmp_path):
     agent, envs, t = run(tmp_path, config, lengths=[6])
     first, state = agent.acted[0]
     assert state == ("initial", 1)
-    assert first.obs[0, 0] == 22 and not first.is_first[0]  # record 23; episodes have 7 records
+    assert first.obs["vector"][0, 0] == 22 and not first.is_first[0]  # record 23; episodes have 7 records
     assert [s for _, s in agent.acted[1:18]] == [("carried", 1)] * 17
     random = np.concatenate(envs.actions[:22])
     assert set(random) == {0, 1, 2}
-    stored = t.replay.ring.meta[:40, 0, ACTION].tolist()
-    assert stored[6] == -1 and stored[:6] == list(random[:6])  # the action after is_last is stored as none
+    stored = t.replay.ring.meta[:40, 0, WORDS:].contiguous().view(torch.float32)
+    assert not stored[6].any() and stored[:6].argmax(-1).tolist() == list(random[:6])  # none after is_last
 
 
 def test_every_record_counts_and_episodes_are_recorded(tmp_path):
@@ -134,7 +137,50 @@ def test_what_falls_due_when(tmp_path):
     assert (tmp_path / "curve.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_space_trains_and_resumes_bit_for_bit(tmp_path, kind):
+    config, made = small_config("dummy", **{"run.steps": 60, "run.prefill": 40, "run.video_every": 50}), []
+
+    def envs(lengths):
+        made.append(ScriptedEnvs(lengths, spaces=KINDS[kind]))
+        return made[-1]
+
+    def trained(folder, steps) -> Trainer:
+        longer = replace(config, run=replace(config.run, steps=steps))
+        t = Trainer(longer, Agent(*KINDS[kind], longer), envs([5]), folder, eval_envs=lambda n, seed: envs([4] * n))
+        t.run()
+        return t
+
+    first = trained(tmp_path / "run", 60)
+    found = checkpoint.latest(tmp_path / "run" / "ckpt")
+    assert spaces(found.manifest) == KINDS[kind] and not unequal(found.tensors, first.agent.state_dict())
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    one, two = trained(tmp_path / "run", 80), trained(tmp_path / "copy", 80)
+    assert not unequal(one.agent.state_dict(), two.agent.state_dict()) and one.agent.updates == two.updates == 10
+    assert one.replay.checksum() == two.replay.checksum() and len(one.replay) == 80
+    assert [row["eval/score"] for row in read_rows(tmp_path / "run" / "eval.jsonl")] == [4.0, 4.0]
+    assert (tmp_path / "run" / "videos").exists() == bool(KINDS[kind][0].images)
+    played = [action for one in made for action in one.actions]
+    assert not any(KINDS[kind][1].wrong(action).any() for action in played)
+
+
 # Evaluation
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluation_of_every_kind_of_space(kind):
+    config = small_config("dummy")
+    scores = []
+    for player in (Agent(*KINDS[kind], config), RandomAgent(*KINDS[kind])):
+        envs = [ScriptedEnvs([3, 5], spaces=KINDS[kind]) for _ in range(2)]
+        scores += [evaluate(player, config, episodes=2, seed=3, envs=one).scores for one in envs]
+        one, two = (np.stack(each.actions) for each in envs)
+        assert np.array_equal(one, two) and one[:3].any() and not one[3:, 0].any()  # zeros for those that are done
+        assert one.dtype == KINDS[kind][1].dtype
+        other = next(spaces for name, spaces in KINDS.items() if name != kind)
+        with pytest.raises(ConfigError, match="the agent was trained on .*, but these environments have"):
+            evaluate(player, config, episodes=2, seed=3, envs=ScriptedEnvs([3, 5], spaces=other))
+    assert scores == [[3.0, 10.0]] * 4
+
 
 def test_evaluation_plays_one_episode_in_each_environment():
     config = small_config()
@@ -281,7 +327,7 @@ def test_a_run_of_days_says_so(monkeypatch):
     def said(*presets, speed=1e12) -> str:
         monkeypatch.setattr(estimate, "product_speed", lambda: speed)
         config = Config.preset(*presets)
-        return estimate.slow(config, Agent(ObsSpace((64, 64, 3), "uint8"), ActSpace(6), config))
+        return estimate.slow(config, Agent(ObsSpace.single((64, 64, 3), "uint8"), Discrete(6), config))
 
     assert re.search(r"about [12] days: 99,900 updates of some 1\.[0-9] s each; take a GPU, or", said("atari100k"))
     assert not said("atari100k", speed=1e13) and not said("atari100k", "cpu", speed=1e11)
@@ -381,7 +427,7 @@ def test_random_play_is_measured_once_and_told_at_the_end(tmp_path, capsys):
 
 
 def test_random_agent_draws_every_action():
-    agent = RandomAgent(OBS, ActSpace(3))
+    agent = RandomAgent(OBS, ACTIONS)
     envs = ScriptedEnvs([400])
     with pytest.raises(TypeError, match="a RandomAgent has no configuration of its own"):
         evaluate(agent, episodes=1, envs=envs)

@@ -6,10 +6,10 @@ import torch
 from hdfast.agent import Agent
 from hdfast.config import Config
 from hdfast.envs import Step, make_envs
-from hdfast.spaces import ActSpace, ObsSpace
+from hdfast.spaces import Discrete, ObsSpace
 from hdfast.trainer import TRAIN_ENVS, Trainer, stream_seed
 
-OBS, ACTIONS = ObsSpace((4,), "float32"), ActSpace(3)
+OBS, ACTIONS = ObsSpace.single((4,), "float32"), Discrete(3)
 
 
 def small_config(task="dummy_vector", **overrides) -> Config:
@@ -20,11 +20,11 @@ def small_config(task="dummy_vector", **overrides) -> Config:
 
 
 class ScriptedEnvs:
-    """Environment i plays episodes of `lengths[i]` steps forever; every step earns 1 + i; obs[0] counts records."""
+    """Environment i plays episodes of `lengths[i]` steps forever; every step earns 1 + i; obs counts records."""
 
-    def __init__(self, lengths, log=None):
+    def __init__(self, lengths, log=None, spaces=(OBS, ACTIONS)):
         self.lengths, self.num_envs = np.array(lengths), len(lengths)
-        self.obs_space, self.act_space = OBS, ACTIONS
+        self.obs_space, self.act_space = spaces
         self.log = [] if log is None else log
         self.records, self.actions, self.closed = 0, [], False
 
@@ -52,8 +52,8 @@ class ScriptedEnvs:
         self.closed = True
 
     def _record(self, reward):
-        obs = np.zeros((self.num_envs, *OBS.shape), np.float32)
-        obs[:, 0] = self.records
+        obs = {part.name: np.full((self.num_envs, *part.shape), self.records).astype(part.dtype)
+               for part in self.obs_space.parts}
         self.records += 1
         last = self._step >= self.lengths
         return Step(obs, reward.astype(np.float32), self._step == 0, last, last.copy())
