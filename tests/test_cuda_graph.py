@@ -30,13 +30,15 @@ def graph_of(function, **options) -> Graph:
 
 # Whole agents
 
-@pytest.mark.parametrize("space", [IMAGE, VECTOR], ids=["image", "vector"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_replayed_updates_equal_eager_ones_bit_for_bit(taped, space, precision):
-    eager, graphs = make_agent(space, precision=precision), captured(make_agent(space, precision=precision))
+def test_replayed_updates_equal_eager_ones_bit_for_bit(taped, kind, precision):
+    space, actions = KINDS[kind]
+    eager, graphs = (make_agent(space, actions, precision=precision) for _ in range(2))
+    captured(graphs)
     for k in range(WARMUP + 4):
         for agent in (eager, graphs):
-            agent.update(make_batch(space=space, seed=k))
+            agent.update(make_batch(space=space, actions=actions, seed=k))
         assert not unequal(eager.state_dict(), graphs.state_dict())
         if k == 1:
             assert eager.read_metrics_sync() == graphs.read_metrics_sync()
@@ -58,21 +60,24 @@ def test_updates_of_changing_shape_and_restored_states_stay_equal(taped):
     assert not unequal(eager.state_dict(), graphs.state_dict())
 
 
-def test_replayed_acting_equals_eager_acting(taped):
+@pytest.mark.parametrize("kind", KINDS)
+def test_replayed_acting_equals_eager_acting(taped, kind):
     """Training's and an evaluation's environments take turns, and parameters change in between."""
-    eager, graphs = make_agent(), captured(make_agent())
+    space, actions = KINDS[kind]
+    eager, graphs = make_agent(space, actions), captured(make_agent(space, actions))
     states = {agent: {n: agent.init_policy(n) for n in (1, 5)} for agent in (eager, graphs)}
     for i in range(2 * WARMUP + 4):
         for n in (1, 5):
             both = []
             for agent in (eager, graphs):
                 rng = torch.Generator().manual_seed(i) if n == 5 else None
-                action, states[agent][n] = agent.act(make_step(n, first=i == 0, seed=i), states[agent][n], rng)
+                step = make_step(n, space, first=i == 0, seed=i)
+                action, states[agent][n] = agent.act(step, states[agent][n], rng)
                 both.append(action)
             assert (both[0] == both[1]).all()
             assert torch.equal(states[eager][n].latent.feat(), states[graphs][n].latent.feat())
         for agent in (eager, graphs):
-            agent.update(make_batch(seed=i))
+            agent.update(make_batch(space=space, actions=actions, seed=i))
 
 
 def test_a_policy_state_outlives_later_steps(taped):
@@ -280,23 +285,24 @@ def test_a_capture_is_cut_where_a_call_is_left_out(monkeypatch):
     assert log == ["call 0", "call 1"]
 
 
-def test_a_batch_is_drawn_inside_the_update(taped):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_is_drawn_inside_the_update(taped, kind):
     """Windows come from the replay's own counters: a replay that grows and wraps gives what a draw outside gives."""
-    eager, graphs = make_agent(VECTOR), captured(make_agent(VECTOR))
-    replays = [filled(12, 40, shape=VECTOR.shape, seed=5) for _ in range(2)]
+    eager, graphs = make_agent(*KINDS[kind]), captured(make_agent(*KINDS[kind]))
+    replays = [filled(12, 40, 1, *KINDS[kind], seed=5) for _ in range(2)]
     assert not eager.draw_from(replays[0], 3, 6) and graphs.draw_from(replays[1], 3, 6)
     for k in range(WARMUP + 8):
         batches = replays[0].sample(3, 6), None
         for agent, replay, batch in zip((eager, graphs), replays, batches, strict=True):
             agent.update(batch)
-            extended(replay, 12 + 4 * k, 16 + 4 * k, shape=VECTOR.shape)
+            extended(replay, 12 + 4 * k, 16 + 4 * k, 1, *KINDS[kind])
         assert not unequal(eager.state_dict(), graphs.state_dict())
     assert torch.equal(replays[0].rng.get_state(), replays[1].rng.get_state())
 
 
 def test_a_replay_that_changes_devices_is_drawn_from_outside(taped):
-    agent = captured(make_agent(VECTOR))
-    replay = filled(12, shape=VECTOR.shape, learner=torch.device("meta"))
+    agent = captured(make_agent())
+    replay = filled(12, 100, 1, *KINDS["image"], learner=torch.device("meta"))
     assert not replay.capturable and not agent.draw_from(replay, 3, 6)
 
 

@@ -20,15 +20,15 @@ from golden_case import Runner, load_case
 from hdfast import cuda_graph
 from hdfast.cuda_graph import WARMUP
 from hdfast.ops import library, products
+from kinds import KINDS
 from learner_case import draw, make_data, make_learner
 from parity_case import assert_official
-from kinds import KINDS
 from replay_stream import extended, filled
 
 pytestmark = pytest.mark.usefixtures("emulated_gpu")
 CPU = torch.device("cpu")
 GOLDEN = os.environ.get("HDFAST_GOLDEN_DIR")
-FILES = [path for path in sorted(Path(GOLDEN or ".").glob("*.npz")) if path.with_suffix(".params.json").exists()]
+FILES = [path for path in sorted(Path(GOLDEN or ".").rglob("*.npz")) if path.with_suffix(".params.json").exists()]
 WITHOUT = pytest.param(None, marks=pytest.mark.skip(reason="HDFAST_GOLDEN_DIR is not set"))
 # Raw ops that neither learning nor acting calls: derivatives nobody needs, ops for reports, and the input of imagined
 # steps with more rows than there are here (test_scan_steps.py).
@@ -73,11 +73,11 @@ class Seen(TorchDispatchMode):
 
 def test_a_gpu_would_run_no_code_of_the_cpu_and_every_kernel():
     seen = Seen()
-    for space in (IMAGE, VECTOR):
+    for space, actions in KINDS.values():
         for precision in ("fp32", "bf16"):
-            agent = make_agent(space, precision=precision)
+            agent = make_agent(space, actions, precision=precision)
             with seen:
-                agent.update(make_batch(space=space))
+                agent.update(make_batch(space=space, actions=actions))
                 agent.act(make_step(2, space, first=True), agent.init_policy(2))
     kernels = {f"hdfast_emu.{name}" for family in library.families("hdfast_emu") for name in family.OPS}
     assert {name for name in seen.names if name.startswith("hdfast.")} == set()
@@ -101,19 +101,19 @@ def test_torch_that_cannot_add_to_float32_gets_the_same_numbers(monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("space", [IMAGE, VECTOR], ids=["image", "vector"])
-def test_graphs_that_draw_their_batches_and_a_resumed_run(monkeypatch, space, precision):
+@pytest.mark.parametrize("kind", KINDS)
+def test_graphs_that_draw_their_batches_and_a_resumed_run(monkeypatch, kind, precision):
     """Captured, drawing from a replay that fills and wraps; eager; and captured again from a state in between."""
     monkeypatch.setattr(cuda_graph, "record", tape.record)
-    made = {"shape": space.shape, "dtype": space.dtype}
-    replays = [filled(10, 20, seed=5, **made) for _ in range(2)]
-    eager, graphs = make_agent(space, precision=precision), captured(make_agent(space, precision=precision))
+    space, kind = KINDS[kind][0], KINDS[kind]
+    replays = [filled(10, 20, 1, *kind, seed=5) for _ in range(2)]
+    eager, graphs = make_agent(*kind, precision=precision), captured(make_agent(*kind, precision=precision))
     assert not eager.draw_from(replays[0], 3, 6) and graphs.draw_from(replays[1], 3, 6)
     states = [agent.init_policy(2) for agent in (eager, graphs)]
     for k in range(2 * WARMUP + 2):
         if k == WARMUP + 1:
             saved = copied(graphs)
-            graphs = captured(make_agent(space, precision=precision, seed=1))
+            graphs = captured(make_agent(*kind, precision=precision, seed=1))
             graphs.load_state_dict(saved)
             assert graphs.draw_from(replays[1], 3, 6)
         batches, actions = (replays[0].sample(3, 6), None), []
@@ -121,7 +121,7 @@ def test_graphs_that_draw_their_batches_and_a_resumed_run(monkeypatch, space, pr
             agent.update(batch)
             action, states[i] = agent.act(make_step(2, space, first=k == 0, seed=k), states[i])
             actions.append(action)
-            extended(replay, 10 + 2 * k, 12 + 2 * k, **made)
+            extended(replay, 10 + 2 * k, 12 + 2 * k, 1, *kind)
         assert not unequal(eager.state_dict(), graphs.state_dict())
         np.testing.assert_array_equal(*actions)
-    assert eager.updates == 2 * WARMUP + 2 and eager.read_metrics_sync()["train/loss/image"] > 0
+    assert eager.updates == 2 * WARMUP + 2 and eager.read_metrics_sync()["train/loss/rew"] > 0
