@@ -39,7 +39,7 @@ PLAIN = {"run/__init__.py", "run/durable.py", "run/jsonl.py", "run/fields.py", "
 HEAVY = {
     "envpool": {"envs/pool.py"},
     "ale_py": {"envs/ale.py"},
-    "gymnasium": {"envs/gym.py", "envs/gate.py", "envs/actions.py"},
+    "gymnasium": {f"envs/{name}.py" for name in ("gym", "gate", "actions", "dmc", "metaworld")},
     "tensorboard": {"run/logger.py"},
     "wandb": {"run/trackers.py"},
     "mlflow": {"run/trackers.py"},
