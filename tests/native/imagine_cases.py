@@ -11,6 +11,7 @@ from hdfast.config import Config
 from hdfast.model.actor_critic import ActorCritic
 from hdfast.ops import reference
 from hdfast.ops.state import Parameters, State
+from hdfast.spaces import Discrete
 
 # Policies of 6 actions by `groups`: one categorical, several, and the normal policy.
 POLICIES = pytest.mark.parametrize("groups", [None, (6,), (1, 2, 3), ()], ids=["one", "group", "groups", "normal"])
@@ -20,7 +21,7 @@ def rollout(sizes, horizon, rows, layers, extra=0, device="cpu"):
     rssm, _ = make(sizes)
     _, _, _, actions, deter, units, stoch, classes = sizes
     config = Config.preset("atari100k", **{"model.units": units, "model.mlp_layers": layers})
-    actor_critic = ActorCritic(deter + stoch * classes, actions, config.model, config.behavior)
+    actor_critic = ActorCritic(deter + stoch * classes, Discrete(actions), config.model, config.behavior)
     index = torch.randint(classes, (rows, stoch))
     start = State(*(x.to(device) for x in (torch.randn(rows, deter), F.one_hot(index, classes).float(), index)))
     u, u_action = (x.to(device) for x in (torch.rand(horizon, rows, stoch), torch.rand(horizon + extra, rows)))

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from hdfast.model.rssm import RSSM
 from hdfast.ops.observe_scan import observe_scan
+from hdfast.spaces import Discrete
 
 # Tracing does not see which library computes.
 TRACED = pytest.mark.parametrize("sequences", ["call", "steps", pytest.param("cuda", marks=pytest.mark.gpu)],
@@ -18,7 +19,8 @@ def make(sizes, *, seed=0, mix=0.01, first=0.3):
     """A model with no parameter at a special value, and a batch: embed, action, is_first, u."""
     length, batch, embed, actions, deter, units, stoch, classes = sizes
     torch.manual_seed(seed)
-    rssm = RSSM(embed=embed, actions=actions, deter=deter, units=units, stoch=stoch, classes=classes, unimix=mix)
+    rssm = RSSM(embed=embed, actions=Discrete(actions), deter=deter, units=units, stoch=stoch, classes=classes,
+                unimix=mix)
     with torch.no_grad():
         for p in rssm.parameters():
             if p.ndim == 1:

@@ -115,13 +115,15 @@ REPLAY = """
 import resource, torch
 from hdfast.errors import RunError
 from hdfast.replay.sequences import Replay
+from hdfast.spaces import Discrete, ObsSpace
+spaces = ObsSpace.single((64, 64, 3), "uint8"), Discrete(4)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, resource.RLIM_INFINITY))
 try:
-    Replay(100_000, 1, (64, 64, 3), "uint8", directory=None, seed=0)
+    Replay(100_000, 1, *spaces, directory=None, seed=0)
 except RunError as error:
     print(error)
-assert len(Replay(1000, 1, (64, 64, 3), "uint8", directory=None, seed=0)) == 0
+assert len(Replay(1000, 1, *spaces, directory=None, seed=0)) == 0
 """
 
 
