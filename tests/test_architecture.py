@@ -40,6 +40,8 @@ HEAVY = {
     "envpool": {"envs/pool.py"},
     "ale_py": {"envs/ale.py"},
     "gymnasium": {f"envs/{name}.py" for name in ("gym", "gate", "actions", "dmc", "metaworld")},
+    "dm_control": {"envs/dmc.py"},
+    "metaworld": {"envs/metaworld.py"},
     "tensorboard": {"run/logger.py"},
     "wandb": {"run/trackers.py"},
     "mlflow": {"run/trackers.py"},

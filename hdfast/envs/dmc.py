@@ -4,9 +4,7 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict
 
 from hdfast.config import EnvConfig
 from hdfast.envs.mujoco import MujocoPool, camera_of, load_renderer, observed, package_backend
@@ -44,10 +42,11 @@ def dmc_backend(task: str, env: EnvConfig, num_envs: int, seed: int, backend: st
                       absent=tuple(_of(name, _ABSENT, "").split()))
 
 
-class Suite(gymnasium.Env):
+class Suite:
     """A task of dm_control as a Gymnasium environment, which plays every action `repeat` times and draws once."""
 
     def __init__(self, name: str, observe: str, size: int, camera: int, repeat: int):
+        from gymnasium.spaces import Box, Dict
         load_renderer()
         try:
             from dm_control import suite

@@ -3,7 +3,7 @@
 import numpy as np
 
 from hdfast.envs.stream import Parts, Record
-from hdfast.spaces import ActSpace, Discrete, ObsSpace
+from hdfast.spaces import Discrete, ObsSpace
 
 ACTIONS = 4
 LONGEST = 10  # steps
@@ -21,7 +21,7 @@ class DummyBackend:
         self.num_envs = num_envs
         self._views = _vectors() if size is None else _images(size, channels)
         self.obs_space = ObsSpace.single(self._views.shape[1:], str(self._views.dtype))
-        self.act_space: ActSpace = Discrete(ACTIONS)
+        self.act_space = Discrete(ACTIONS)
         self._row = np.arange(num_envs)
         self._seed = seed
         self._episode = np.full(num_envs, -1)

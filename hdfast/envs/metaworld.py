@@ -3,9 +3,7 @@
 from functools import partial
 from typing import Any
 
-import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict
 
 from hdfast.config import EnvConfig
 from hdfast.envs.mujoco import MujocoPool, camera_of, load_renderer, observed, package_backend
@@ -32,10 +30,11 @@ def metaworld_backend(task: str, env: EnvConfig, num_envs: int, seed: int, backe
                       partially_observable=False)
 
 
-class Robot(gymnasium.Env):
-    """A task of metaworld that draws its images itself."""
+class Robot:
+    """A task of metaworld as a Gymnasium environment that draws its images itself."""
 
     def __init__(self, name: str, observe: str, size: int, camera: int):
+        from gymnasium.spaces import Box, Dict
         load_renderer()
         try:
             from metaworld.env_dict import ALL_V3_ENVIRONMENTS as TASKS

@@ -93,7 +93,10 @@ class Backend(Protocol):
 
     num_envs: int
     obs_space: ObsSpace
-    act_space: ActSpace
+
+    @property
+    def act_space(self) -> ActSpace:
+        """What `send` takes."""
 
     def reset(self) -> Parts:
         """New episodes everywhere -> contiguous observations that the caller may keep."""

@@ -104,7 +104,7 @@ def test_a_run_plays_its_own_environment_only(tmp_path):
         evaluate(agent, episodes=1, envs=Other)
     with pytest.raises(ConfigError, match="was trained on env_.*, not on dummy"):
         evaluate(agent, Config.preset("debug", task="dummy"), episodes=1)
-    with pytest.raises(ConfigError, match=r"trained on vector 3 float32, 2 actions, .* have vector 4 float32"):
+    with pytest.raises(ConfigError, match=r"trained on vector 3 float32 and 2 actions, .* have vector 4 float32"):
         evaluate(agent, episodes=1, envs=from_gymnasium(lambda: Count(width=4)))
     assert evaluate(agent, episodes=1, envs=from_gymnasium(Other)).scores == [5.0]
     with pytest.raises(ConfigError, match=r"other settings.*task \(there env_.*:Count, now env_.*:Other"):
