@@ -17,8 +17,9 @@ import torch
 
 from hdfast import ops
 from hdfast.agent import Agent
-from hdfast.config import Config
+from hdfast.config import Config, EnvConfig
 from hdfast.envs import make_envs
+from hdfast.errors import RunError
 from hdfast.machine import cpu_name, multiplies_bf16, package_versions, usable_cores
 from hdfast.ops import library, reference
 from hdfast.protocol import frames_per_step
@@ -27,6 +28,7 @@ from hdfast.replay.sequences import Replay
 from hdfast.run import checkpoint
 
 DOOR_STEPS = 20
+DRAWN = "dmc_walker_walk"
 DISK_NEEDED = 4 * 2**30
 """Bytes of a full Atari 100K run: 1.3 GB of replay, checkpoints, records, and room to write each beside the old one."""
 
@@ -137,6 +139,8 @@ def backends() -> Iterator[Outcome]:
         outcome = attempt(backend.name, open_backend, backend)
         playable |= backend.atari and outcome.status == "PASS"
         yield outcome
+    if any(map(importlib.util.find_spec, ("envpool", "dm_control"))):
+        yield rendering()
     if not playable:
         yield Outcome("atari", "FAIL", "no Atari backend works: install envpool or ale-py")
 
@@ -157,6 +161,20 @@ def open_backend(backend: Backend) -> str:
         envs.close()
     frames = DOOR_STEPS * frames_per_step(config)
     return f"{backend.task}: {frames / seconds:,.0f} frames/s in one environment, start {ready - start:.1f} s"
+
+
+def rendering() -> Outcome:
+    """One image of a MuJoCo task; MISSING where nothing can draw it, which only such tasks need."""
+    start = time.perf_counter()
+    try:
+        envs = make_envs(DRAWN, EnvConfig())
+        try:
+            shape = envs.reset().image.shape
+        finally:
+            envs.close()
+    except RunError as error:
+        return Outcome("rendering", "MISSING", str(error))
+    return Outcome("rendering", "PASS", f"{DRAWN}: image {shape[1]} x {shape[2]}, {time.perf_counter() - start:.1f} s")
 
 
 def self_checks() -> Iterator[Outcome]:

@@ -8,6 +8,7 @@ import torch
 from hdfast import ops
 from hdfast.commands import doctor
 from hdfast.commands.doctor import Outcome
+from hdfast.errors import RunError
 from hdfast.run import checkpoint
 
 CPU = torch.device("cpu")
@@ -23,7 +24,7 @@ def test_a_sound_installation_passes(capsys, tmp_path, monkeypatch):
         assert f"\n{title}\n" in report
     assert f"{'torch':<22} {torch.__version__}" in report
     assert "usable cores" in report and "native library         " in report
-    for name in ("envpool", "ale", "gymnasium", "operation on cpu", "update on cpu", "checkpoint", "disk"):
+    for name in ("envpool", "ale", "gymnasium", "rendering", "operation on cpu", "update on cpu", "checkpoint", "disk"):
         assert f"{name:<22} PASS" in report or f"{name:<22} MISSING" in report
     assert report.endswith("All required checks passed.\n")
     assert list(tmp_path.iterdir()) == []
@@ -33,6 +34,7 @@ def test_a_sound_installation_passes(capsys, tmp_path, monkeypatch):
 def only_doors(monkeypatch):
     """Backends that need no library: the checks around them are what is tested."""
     monkeypatch.setattr(doctor, "open_backend", lambda backend: "opened")
+    monkeypatch.setattr(doctor, "rendering", lambda: Outcome("rendering", "PASS", "drawn"))
     monkeypatch.setattr(doctor, "self_checks", lambda: iter(()))
 
 
@@ -61,8 +63,19 @@ def test_a_broken_door_fails(monkeypatch):
             raise OSError("libfoo.so:\ncannot open")
         return "opened"
     monkeypatch.setattr(doctor, "open_backend", broken)
+    monkeypatch.setattr(doctor, "rendering", lambda: Outcome("rendering", "PASS", "drawn"))
     assert list(doctor.backends()) == [Outcome("envpool", "FAIL", "OSError: libfoo.so: cannot open"),
-                                    Outcome("ale", "PASS", "opened"), Outcome("gymnasium", "PASS", "opened")]
+                                       Outcome("ale", "PASS", "opened"), Outcome("gymnasium", "PASS", "opened"),
+                                       Outcome("rendering", "PASS", "drawn")]
+
+
+def test_rendering_needs_a_library_and_no_run_of_atari_does(monkeypatch):
+    def refuse(task, env):
+        raise RunError("images of MuJoCo are drawn by libEGL: run `apt-get install -y libegl1`")
+
+    monkeypatch.setattr(doctor, "make_envs", refuse)
+    assert doctor.rendering() == Outcome("rendering", "MISSING", "images of MuJoCo are drawn by libEGL: run `apt-get "
+                                         "install -y libegl1`")
 
 
 def test_a_wrong_operation_fails(monkeypatch):
