@@ -50,8 +50,8 @@ class EnvConfig:
     sticky: float = opt(0.0, "probability that the emulator repeats the previous action", low=0.0, high=1.0)
     full_action_space: bool = opt(False, "all 18 actions instead of the game's minimal set")
     grayscale: bool = opt(False, "one gray channel instead of RGB")
-    background: str = opt("none", "texture behind a catch board: noise, new every record; moving, drifting; or none",
-                          choices=("none", "noise", "moving"))
+    background: str = opt("none", "behind the images: noise, a texture new every record; moving, one that drifts; "
+                          "videos:FOLDER, films; or none")
     terminal_on_limit: bool = opt(True, "treat a time-limit end as a true terminal (as the official code)")
     num_threads: int = opt(0, "environment threads; 0: one per environment up to the cores", low=0, high=1024)
     timeout: float = opt(60.0, "seconds after which an environment that does not answer has failed; 0: never", low=0.0)
@@ -417,7 +417,14 @@ def _kwargs(value: str) -> str:
     return value
 
 
-_SPECIAL = {"task": canonical_task, "device": _device, "logdir": _logdir, "env.kwargs": _kwargs}
+def _background(value: str) -> str:
+    if value not in ("none", "noise", "moving") and not re.fullmatch("videos:.+", value):
+        raise ConfigError(f"env.background must be one of none, noise, moving or videos:<folder>, got {value!r:.60}")
+    return value
+
+
+_SPECIAL = {"task": canonical_task, "device": _device, "logdir": _logdir, "env.background": _background,
+            "env.kwargs": _kwargs}
 
 
 def check_together(config: Config) -> None:

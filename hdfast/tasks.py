@@ -39,7 +39,7 @@ _ONLY = {**dict.fromkeys(("frame_skip", "noop_max", "sticky", "full_action_space
          **dict.fromkeys(("workers", "max_episode_steps"), ("gym", "env", "dmc", "metaworld")),
          **dict.fromkeys(("observe", "camera"), ("dmc", "metaworld")),
          "action_repeat": ("gym", "env", "dmc"), "kwargs": ("gym", "env"),
-         "grayscale": ("atari", "gym", "env", "dummy"), "background": ("catch",)}
+         "grayscale": ("atari", "gym", "env", "dummy")}
 """Settings of an environment that some families of tasks have."""
 
 MADE_HERE: dict[str, Callable[..., Any]] = {}

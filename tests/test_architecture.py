@@ -48,8 +48,8 @@ HEAVY = {
     "rich": {"run/progress.py"},
     "ray": {"commands/sweep_ray.py"},
     "matplotlib": {"run/pictures.py", "report/figures.py"},
-    "PIL": {"run/pictures.py"},
-    "imageio": {"run/pictures.py"},
+    "PIL": {"run/pictures.py", "envs/background.py"},
+    "imageio": {"run/pictures.py", "envs/background.py"},
     "safetensors": {"run/checkpoint.py"},
 }
 VAGUE_NAMES = {"utils", "util", "tools", "common", "misc", "helpers"}

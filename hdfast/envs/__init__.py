@@ -29,7 +29,15 @@ def make_envs(task: str | Callable[..., Any], env: EnvConfig, *, num_envs: int |
     check_settings(task, env)
     num_envs = checked("env.num_envs", env.num_envs if num_envs is None else num_envs)
     endless = task.startswith(("dmc_", "metaworld_"))  # a cut is no end there, officially
-    return Stream(lambda seed: _backend(task, env, num_envs, seed), checked("seed", seed), name=task,
+
+    def make(seed: int) -> Any:
+        backend = _backend(task, env, num_envs, seed)
+        if env.background == "none":
+            return backend
+        from hdfast.envs.background import BackgroundBackend
+        return BackgroundBackend(backend, env.background, env_seeds(seed, num_envs), blue=task.startswith("dmc_"))
+
+    return Stream(make, checked("seed", seed), name=task,
                   terminal_on_limit=env.terminal_on_limit and not endless, timeout=env.timeout)
 
 

@@ -3,9 +3,8 @@
 import numpy as np
 
 from hdfast.config import EnvConfig
-from hdfast.envs.background import BOARD, Textures
 from hdfast.envs.pool import PoolBackend
-from hdfast.envs.stream import Parts, env_seeds
+from hdfast.envs.stream import Parts
 from hdfast.errors import ConfigError
 from hdfast.spaces import ObsSpace
 from hdfast.tasks import board_shape
@@ -14,8 +13,8 @@ from hdfast.tasks import board_shape
 def catch_backend(task: str, env: EnvConfig, num_envs: int, seed: int) -> PoolBackend:
     """`catch_HxW`: the H x W board enlarged to (size, size, 1) uint8, 0 or 255; actions left, stay, right.
 
-    With env.background the image is (size, size, 3): lit cells white, the texture elsewhere. An episode has H records;
-    the last brings +1 (caught) or -1 and is terminal. ConfigError if the board is larger than the image.
+    An episode has H records; the last brings +1 (caught) or -1 and is terminal. ConfigError if the board is larger than
+    the image.
     """
     height, width = board_shape(task)
     if env.size < max(height, width):
@@ -23,13 +22,11 @@ def catch_backend(task: str, env: EnvConfig, num_envs: int, seed: int) -> PoolBa
                           "take a larger image or a smaller board")
     pixel = np.arange(env.size)
     cell = (pixel * height // env.size)[:, None] * width + pixel * width // env.size  # (size, size)
-    behind = None if env.background == "none" else Textures(env.background, env.size, env_seeds(seed, num_envs))
 
-    def enlarge(board: np.ndarray, fresh: np.ndarray) -> Parts:  # (N, H, W) float 0/1 -> (N, size, size, 1 or 3)
+    def enlarge(board: np.ndarray, _: np.ndarray) -> Parts:  # (N, H, W) float 0/1 -> (N, size, size, 1)
         lit = (board.reshape(-1, height * width) != 0) * np.uint8(255)
-        image = np.take(lit, cell, axis=1)[..., None]
-        return {"image": image if behind is None else np.where(image != 0, BOARD, behind.next(fresh))}
+        return {"image": np.take(lit, cell, axis=1)[..., None]}
 
     return PoolBackend("Catch-v0", num_envs, seed, env.num_threads,
-                       ObsSpace.single((env.size, env.size, 1 if behind is None else 3), "uint8"), enlarge,
+                       ObsSpace.single((env.size, env.size, 1), "uint8"), enlarge,
                        without="choose another task", height=height, width=width)
