@@ -4,6 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+import hdfast
 from hdfast.config import EnvConfig
 from hdfast.envs import from_gymnasium, make_envs
 from hdfast.envs.actions import actions
@@ -225,3 +226,87 @@ def test_car_racing():
     assert envs.reset().image.shape == (1, 64, 64, 3) and envs.act_space == Box(3)
     assert envs.step(np.array([[0.0, 1.0, -1.0]])).reward.shape == (1,)
     envs.close()
+
+
+class Gripper(gymnasium.Env):
+    """Has the spaces of a robot in RLBench: cameras of one size, the state of its joints, and eight numbers to act."""
+
+    CAMERAS = ("left_shoulder_rgb", "wrist_rgb", "front_rgb")
+
+    def __init__(self):
+        self.observation_space = S.Dict([*((name, S.Box(0, 255, (32, 32, 3), np.uint8)) for name in self.CAMERAS),
+                                         ("low_dim_state", S.Box(-np.inf, np.inf, (8,), np.float32))])
+        self.action_space = S.Box(np.array([-2.0] * 7 + [0.0]), np.array([2.0] * 7 + [1.0]), dtype=np.float64)
+        self.state = np.zeros(8, np.float32)
+
+    def see(self):
+        bright = 60 * self.state[7]
+        images = {name: np.full((32, 32, 3), 80 * i + bright, np.uint8) for i, name in enumerate(self.CAMERAS)}
+        return images | {"low_dim_state": self.state}
+
+    def reset(self, *, seed=None, options=None):
+        self.state = np.zeros(8, np.float32)
+        return self.see(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.state = action.astype(np.float32)
+        closed = bool(self.state[7] > 0.9)
+        return self.see(), float(closed), closed, False, {"success": closed}
+
+
+class Miner(gymnasium.Env):
+    """Has the spaces of MineDojo: one image, channels first, and a choice in each of eight groups."""
+
+    observation_space = S.Dict(rgb=S.Box(0, 255, (3, 16, 24), np.uint8), inventory=S.Box(0, 64, (36,), np.float32))
+    action_space = S.MultiDiscrete([3, 3, 4, 25, 25, 8, 244, 36])
+
+    def see(self):
+        return {"rgb": np.zeros((3, 16, 24), np.uint8), "inventory": self.held.astype(np.float32)}
+
+    def reset(self, *, seed=None, options=None):
+        self.held = np.zeros(36)
+        return self.see(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.held[action[7]] += 1
+        return self.see(), float(action[5] == 7), False, False, {}
+
+
+def channels_last(env):
+    """The wrapper that such an environment needs."""
+    space = env.observation_space
+    turned = S.Dict([(key, S.Box(0, 255, (*found.shape[1:], 3), np.uint8) if key == "rgb" else found)
+                     for key, found in space.items()])
+    return gymnasium.wrappers.TransformObservation(
+        env, lambda obs: obs | {"rgb": obs["rgb"].transpose(1, 2, 0)}, turned)
+
+
+def test_a_robot_with_several_cameras():
+    envs = from_gymnasium(Gripper, num_envs=2, size=16)
+    assert [part.shape for part in envs.obs_space.parts] == [(16, 16, 3)] * 3 + [(8,)] and envs.act_space == Box(8)
+    envs.reset()
+    step = envs.step(np.array([[1.0] * 8, [0.0] * 8]))
+    assert step.obs["low_dim_state"].tolist() == [[2.0] * 7 + [1.0], [0.0] * 7 + [0.5]]
+    assert step.is_terminal.tolist() == step.is_success.tolist() == [True, False]
+
+
+def test_a_game_with_groups_of_choices():
+    with pytest.raises(ConfigError, match=r"got Box\(0, 255, \(3, 16, 24\), uint8\) under rgb; convert them with a"):
+        from_gymnasium(Miner)
+    envs = from_gymnasium(lambda: channels_last(Miner()), num_envs=2, size=16)
+    assert envs.act_space == MultiDiscrete((3, 3, 4, 25, 25, 8, 244, 36)) and envs.act_space.width == 348
+    envs.reset()
+    action = envs.act_space.random(np.random.default_rng(0), 2)
+    assert envs.step(action).obs["inventory"].sum() == 2 and envs.obs_space.images[0].shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("make", [Gripper, lambda: channels_last(Miner())], ids=["robot", "miner"])
+def test_such_environments_train(make, tmp_path):
+    config = hdfast.Config.preset("debug", task=make, logdir=str(tmp_path), **{
+        "run.threads": 1, "run.steps": 72, "run.prefill": 64, "run.batch_size": 2, "run.train_ratio": 4.0,
+        "run.eval_every": 0, "run.eval_episodes": 1, "run.eval_envs": 1, "env.max_episode_steps": 8,
+        "run.video_every": 0})
+    hdfast.train(config)
+    assert (tmp_path / "eval.jsonl").exists()
