@@ -23,6 +23,7 @@ from hdfast.run.jsonl import read_rows
 from hdfast.trainer import Trainer
 from scripted_run import OBS, ScriptedAgent, ScriptedEnvs, small_config
 
+SHAPE = OBS.parts[0].shape
 RELEASE = threading.Event()  # lets hanging environments go
 HANGING: list[threading.Thread] = []  # what they hang on
 
@@ -33,7 +34,7 @@ class Fails(gymnasium.Env):
     Observations: the number of the step in its episode. `made` is shared by all that one test makes.
     """
 
-    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, OBS.shape, np.float32)
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, SHAPE, np.float32)
     action_space = gymnasium.spaces.Discrete(3)
 
     def __init__(self, how: str, made: list, *, bad=(1,), at: int = 12):
@@ -42,11 +43,11 @@ class Fails(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         self.count = 0
-        return np.zeros(OBS.shape, np.float32), {}
+        return np.zeros(SHAPE, np.float32), {}
 
     def step(self, action):
         self.count, self.steps, reward = self.count + 1, self.steps + 1, 1.0
-        obs = np.full(OBS.shape, self.count, np.float32)
+        obs = np.full(SHAPE, self.count, np.float32)
         if self.how and self.steps == self.at:
             if self.how == "raise":
                 raise ValueError("the emulator lost its window")
@@ -232,9 +233,9 @@ def test_a_retry_keeps_the_data_right(tmp_path, how, only_what_hangs_is_late):
     t = train(tmp_path, envs, **{"env.num_envs": 2, "env.retries": 2, "run.steps": 80})
     assert (t.step, t.updates, t.retries, len(made)) == (80, 15, 2, 6)
     ring = t.replay.ring
-    count, first = ring.obs[:40, :, 0].numpy(), np.zeros((40, 2), bool)
+    count, first = ring.obs["vector"][:40, :, 0].numpy(), np.zeros((40, 2), bool)
     first[[0, 8, 16, 17, 25, 33, 34]] = True  # 17 records before step 15 of the environments, and again 17
-    assert np.array_equal(count == 0, first) and np.isfinite(ring.obs[:40].numpy()).all()
+    assert np.array_equal(count == 0, first) and np.isfinite(ring.obs["vector"][:40].numpy()).all()
     window = t.replay.ring.windows(torch.zeros(1, dtype=torch.float64), 40)  # of environment 0
     assert window.is_first[1:, 0].tolist() == first[1:, 0].tolist()
     assert window.reward[:, 0].tolist() == np.where(first[:, 0], 0, 1).tolist()
