@@ -23,7 +23,8 @@ from hdfast.run.durable import READ_LIMIT, read_bounded
 from hdfast.run.jsonl import is_number, read_rows, rewind
 from hdfast.run.pictures import learning_curve
 from hdfast.run.progress import LiveTable
-from hdfast.spaces import spaces
+from hdfast.spaces import Discrete, ObsSpace, described, spaces
+from kinds import KINDS
 from scripted_sweep import write_run
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
@@ -181,11 +182,31 @@ def test_markup_in_names_is_no_markup(tmp_path):
 @pytest.mark.parametrize("change", [{"obs_shape": [1 << 30, 1 << 30, 3]}, {"actions": 1 << 40}, {"actions": -1},
                                     {"obs_shape": [64]}, {"obs_shape": []}, {"obs_dtype": "float16"}, {"actions": True},
                                     {"obs_shape": "abc"}, {"obs_shape": [0, 1, 1]}])
-def test_a_manifest_of_impossible_spaces(change):
-    manifest = {"obs_shape": [64, 64, 3], "obs_dtype": "uint8", "actions": 6}
-    assert spaces(manifest)[0].shape == (64, 64, 3)
+def test_a_manifest_of_impossible_spaces_in_format_1(change):
+    assert spaces(targets.FORMAT_1) == (ObsSpace.single((64, 64, 3), "uint8"), Discrete(6))
     with pytest.raises(RunError, match="impossible spaces"):
-        spaces(manifest | change)
+        spaces(targets.FORMAT_1 | change)
+
+
+@pytest.mark.parametrize("change", [
+    {"obs": []}, {"obs": [["a", [3], "float16"]]}, {"obs": [["a", [3, 3], "float32"]]}, {"obs": [["a", [3], "uint8"]]},
+    {"obs": [["a\x1b", [3], "float32"]]}, {"obs": [[7, [3], "float32"]]}, {"obs": [["a", [0], "float32"]]},
+    {"obs": [["a", [3.0], "float32"]]}, {"obs": [["a", [1 << 25], "float32"], ["b", [1 << 26], "float32"]]},
+    {"action": ["box", 1 << 40]}, {"action": ["box", 2, 2]}, {"action": ["discrete"]}, {"action": ["discrete", True]},
+    {"action": ["multi_discrete", 3, 0]}, {"action": ["nothing", 3]}, {"action": ["multi_discrete"]}])
+def test_a_manifest_of_impossible_spaces(change):
+    for known in KINDS.values():
+        assert spaces(json.loads(json.dumps(described(*known)))) == known
+    with pytest.raises(RunError, match="impossible spaces"):
+        spaces(described(*KINDS["named"]) | change)
+
+
+@pytest.mark.parametrize("change", [{"obs": 3}, {"obs": [3]}, {"obs": [["a", 3, "float32"]]}, {"obs": None},
+                                    {"obs": [["a", [3], ["float32"]]]}, {"action": []}, {"action": 3},
+                                    {"action": [["box"], 3]}])
+def test_a_manifest_of_another_form(change):
+    with pytest.raises(RunError, match="another program wrote it"):
+        spaces(described(*KINDS["named"]) | change)
 
 
 

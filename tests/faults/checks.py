@@ -18,9 +18,10 @@ from hdfast.envs import make_envs
 from hdfast.errors import RunError
 from hdfast.protocol import Schedule
 from hdfast.replay.ring import FLAG_BITS
-from hdfast.replay.store import HEADER_BYTES, ChunkStore
+from hdfast.replay.store import FORMAT, ChunkStore
 from hdfast.run import checkpoint
 from hdfast.run.directory import finished_step
+from hdfast.spaces import ActSpace, ObsSpace
 
 RECORDS = ("metrics", "scores", "eval")
 
@@ -56,7 +57,8 @@ class Story:
         files = sorted((self.path / "replay").glob("chunk-*.bin"))
         if not files:
             return 0
-        whole = max(0, files[-1].stat().st_size - HEADER_BYTES) // self._store().record.itemsize
+        layout = self._store().layouts[FORMAT]
+        whole = max(0, files[-1].stat().st_size - layout.header_bytes) // layout.record.itemsize
         return self.config.env.num_envs * (int(files[-1].stem[-12:]) + whole)
 
     def check(self, *, finished: bool = False) -> None:
@@ -89,9 +91,11 @@ class Story:
     def _check_replay(self, manifest: dict[str, Any]) -> list[tuple[int, int, float | None, int]]:
         """Compare the replay with the environments; returns its episode ends as (step, env, score, length)."""
         store = self._store()
-        blocks = [block.copy() for block in store.read(store.parse(manifest))]
-        records = np.concatenate(blocks) if blocks else np.empty(0, store.record)
-        stored = {int(record["index"]): record for record in records}
+        stored = {}
+        for first, obs, *columns in store.read(store.parse(manifest)):
+            for i, (action, reward, flags) in enumerate(zip(*columns, strict=True)):
+                row = {"action": action, "reward": reward, "flags": flags} | {name: x[i] for name, x in obs.items()}
+                stored[first + i] = {name: x.copy() for name, x in row.items()}
         count, ends = self.config.env.num_envs, []
         kept = min(self.config.replay.capacity // count, manifest["steps"])
         expect(all(i in stored for i in range(manifest["steps"] - kept, manifest["steps"])), "steps are missing")
@@ -109,7 +113,7 @@ class Story:
                 length = np.where(record.is_first, 0, length + 1)
                 ends += [((index + 1) * count, int(i), float(score[i]) if known[i] else None, int(length[i]))
                          for i in np.flatnonzero(record.is_last)]
-                action = np.zeros(count, np.int64) if row is None else np.maximum(row["action"], 0).astype(np.int64)
+                action = np.zeros(count, np.int64) if row is None else row["action"].argmax(-1)
                 if index + 1 < end:
                     record = envs.step(action)
             envs.close()
@@ -139,20 +143,19 @@ class Story:
             expect(found.manifest["evaluated"] in evaluated, f"eval.jsonl lacks step {found.manifest['evaluated']}")
 
     def _store(self) -> ChunkStore:
-        space = _space(self.config)
-        return ChunkStore(self.path / "replay", self.config.env.num_envs, space.shape, space.dtype)
+        return ChunkStore(self.path / "replay", self.config.env.num_envs, *_spaces(self.config))
 
 
-def _space(config: Config) -> Any:
+def _spaces(config: Config) -> tuple[ObsSpace, ActSpace]:
     envs = make_envs(config.task, config.env, num_envs=1, seed=0)
     envs.close()
-    return envs.obs_space
+    return envs.obs_space, envs.act_space
 
 
-def _compare(row: np.ndarray, record: Any, index: int, *, rewards: bool) -> None:
+def _compare(row: dict[str, np.ndarray], record: Any, index: int, *, rewards: bool) -> None:
     """`rewards`: whether the action before, from which the reward follows, is known."""
     flags = sum(getattr(record, name) * bit for name, bit in FLAG_BITS.items())
-    for name, value in (("obs", record.obs), ("flags", flags), ("reward", record.reward))[:2 + rewards]:
+    for name, value in (*record.obs.items(), ("flags", flags), *[("reward", record.reward)] * rewards):
         expect(np.array_equal(row[name], value), f"the replay's step {index} has other {name} than the environment")
 
 

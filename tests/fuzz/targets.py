@@ -25,10 +25,10 @@ from hdfast import cli, rng
 from hdfast.errors import RunError
 from hdfast.protocol import Schedule
 from hdfast.replay.sequences import Replay
-from hdfast.replay.store import HEADER_BYTES
 from hdfast.run import checkpoint, directory
-from hdfast.spaces import spaces
+from hdfast.spaces import Discrete, ObsSpace, described, spaces
 
+SPACES = ObsSpace.single((3,), "float32"), Discrete(2)
 SPLIT = b"\n=====\n"
 AUTO = "auto"
 
@@ -116,14 +116,15 @@ def checkpoints(data: bytes, folder: Path) -> None:
 def replay(data: bytes, folder: Path) -> None:
     """Manifest of the checkpoint, header of the chunk, its records."""
     manifest, header, records = parts(data, 3)
-    held = Replay(64, 1, (3,), "float32", directory=folder, seed=0)
-    size, crc = held._store.record.itemsize, 0
+    held = Replay(64, 1, *SPACES, directory=folder, seed=0)
+    layout = held._store.layouts[1 if b'"version": 1' in header else 2]
+    size, crc = layout.record.itemsize, 0
     whole = bytearray(records[:len(records) // size * size])
     for i in range(0, len(whole), size):
         whole[i:i + 8] = (i // size).to_bytes(8, "little")
         crc = zlib.crc32(whole[i:i + size - 4], crc)
         whole[i + size - 4:i + size] = crc.to_bytes(4, "little")
-    header = header.ljust(HEADER_BYTES)[:HEADER_BYTES]
+    header = header.ljust(layout.header_bytes - 1)[:layout.header_bytes - 1] + b"\n"
     (folder / "chunk-000000000000.bin").write_bytes(header + whole + records[len(whole):])
     try:
         found = json.loads(manifest.replace(b'"auto"', str(crc).encode()))
@@ -142,11 +143,15 @@ def replay(data: bytes, folder: Path) -> None:
 
 # Seeds
 
-def checkpoint_seed() -> bytes:
+FORMAT_1 = {"obs_shape": [64, 64, 3], "obs_dtype": "uint8", "actions": 6}
+
+
+def checkpoint_seed(kind: dict = FORMAT_1) -> bytes:
+    """`kind` is what it says of observations and actions."""
     from safetensors.torch import save
     tensors = save({"weight": torch.zeros(2, 2), "rng/act": torch.zeros(3, dtype=torch.uint8)})
     run = {"step": 10, "updates": 3, "episodes": 2, "evaluated": 8, "best_score": 1.5, "best_eval": None,
-           "last_score": -1, "obs_shape": [64, 64, 3], "obs_dtype": "uint8", "actions": 6, "replay_rng": "00ff",
+           "last_score": -1, **kind, "replay_rng": "00ff",
            "replay": {"format": 1, "steps": 5, "oldest": 0, "chunks": []}, "prefill_rng": np.random.PCG64(0).state,
            "records": {"eval.jsonl": {"bytes": 3, "crc": 7}}, "config": {"seed": 1}}
     manifest = {"checksum": AUTO, "format": checkpoint.FORMAT, "step": 10, "bytes": AUTO, "sha256": AUTO,
@@ -160,12 +165,16 @@ def huge_checkpoint_seed() -> bytes:
     return checkpoint_seed().split(SPLIT)[0] + SPLIT + len(head).to_bytes(8, "little") + head
 
 
-def replay_seed() -> bytes:
-    kind = dict(magic="hdfast-replay", version=1, num_envs=1, obs_shape=[3], obs_dtype="float32", record_bytes=33,
-                first=0)
-    manifest = {"format": 1, "steps": 4, "oldest": 0,
-                "chunks": [{"name": "chunk-000000000000.bin", "first": 0, "records": 4, "crc": AUTO}]}
-    return SPLIT.join([json.dumps(manifest).encode(), json.dumps(kind).encode(), bytes(range(33)) * 4])
+def replay_seed(version: int) -> bytes:
+    """`version` is that of the format."""
+    kind = {"obs_shape": [3], "obs_dtype": "float32"} if version == 1 else described(*SPACES)
+    size = 33 if version == 1 else 37
+    head = dict(magic="hdfast-replay", version=version, num_envs=1, **kind, record_bytes=size, first=0)
+    chunk = {"name": "chunk-000000000000.bin", "first": 0, "records": 4, "crc": AUTO}
+    if version == 2:
+        chunk["format"] = 2
+    manifest = {"format": version, "steps": 4, "oldest": 0, "chunks": [chunk]}
+    return SPLIT.join([json.dumps(manifest).encode(), json.dumps(head).encode(), bytes(range(size)) * 4])
 
 
 LINES = ["train\n--configs\ncpu\n--task=pong\n--run.steps\n5000\n--no-harmony",
@@ -178,8 +187,9 @@ LINES = ["train\n--configs\ncpu\n--task=pong\n--run.steps\n5000\n--no-harmony",
 
 TARGETS = {
     "command": Target(command, lambda: [line.encode() for line in LINES]),
-    "checkpoint": Target(checkpoints, lambda: [checkpoint_seed(), huge_checkpoint_seed()]),
-    "replay": Target(replay, lambda: [replay_seed()]),
+    "checkpoint": Target(checkpoints, lambda: [checkpoint_seed(), checkpoint_seed(described(*SPACES)),
+                                               huge_checkpoint_seed()]),
+    "replay": Target(replay, lambda: [replay_seed(1), replay_seed(2)]),
 }
 
 
