@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import golden_digest
-from agent_case import ACTIONS, IMAGE, make_batch, make_step
+from agent_case import make_batch, make_step
 from hdfast import cuda_graph, ops
 from hdfast.agent import Agent
 from hdfast.config import Config
@@ -23,13 +23,14 @@ from hdfast.ops import library
 from hdfast.presets import OFFICIAL
 from hdfast.replay.ring import Batch
 from hdfast.replay.sequences import Replay
-from hdfast.spaces import ActSpace, ObsSpace
+from hdfast.spaces import ActSpace, Box, Discrete, ObsSpace
+from kinds import KINDS
 from precision_case import assert_official_losses
-from replay_stream import record
+from replay_stream import FIELDS, record
 
 pytestmark = pytest.mark.gpu
-NODES = 1500  # of both graphs of an update at the official sizes
-OFFICIAL_SPACE = ObsSpace((64, 64, 3), "uint8")
+OFFICIAL_SPACE, ACTIONS = ObsSpace.single((64, 64, 3), "uint8"), Discrete(4)
+NODES = ((ACTIONS, 1500), (Box(6), 2000))  # of an update at the official sizes
 # Limits of time are those of an H100 and faster. Other tests at the same time would show in them: run these alone.
 hopper = pytest.mark.skipif(not torch.cuda.is_available() or torch.cuda.get_device_capability() < (9, 0),
                             reason="limits of time are for GPUs of compute capability 9.0 and newer")
@@ -75,21 +76,27 @@ def deterministic(monkeypatch, native):
     cudnn.deterministic, cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory = before
 
 
-def make_agent(cuda_graphs: bool, preset: str = "debug", **overrides) -> Agent:
+def make_agent(cuda_graphs: bool, preset: str = "debug", kind: str = "image", **overrides) -> Agent:
     config = Config.preset(preset, task="dummy", cuda_graphs=cuda_graphs, **{"env.size": 16} | overrides)
-    return Agent(IMAGE, ActSpace(ACTIONS), config, device="cuda")
+    return Agent(*KINDS[kind], config, device="cuda")
 
 
-def official(precision: str) -> tuple[Agent, Batch]:
+def of_kind(kind: str, seed: int) -> Batch:
+    space, actions = KINDS[kind]
+    return make_batch(space=space, actions=actions, seed=seed)
+
+
+def official(precision: str, actions: ActSpace = ACTIONS) -> tuple[Agent, Batch]:
     """An agent of the official sizes and a batch on its device."""
     set_precision(precision, torch.device("cuda"))
     config = Config.preset(OFFICIAL, precision=precision)
-    agent = Agent(OFFICIAL_SPACE, ActSpace(ACTIONS), config, device="cuda")
-    return agent, on_device(make_batch(config.run.batch_length, config.run.batch_size, OFFICIAL_SPACE))
+    agent = Agent(OFFICIAL_SPACE, actions, config, device="cuda")
+    return agent, on_device(make_batch(config.run.batch_length, config.run.batch_size, OFFICIAL_SPACE, actions=actions))
 
 
 def on_device(batch: Batch) -> Batch:
-    return Batch(*(x.cuda() for x in vars(batch).values()))
+    frames = {name: x.cuda() for name, x in batch.frames.items()}
+    return Batch(frames, *(x.cuda() for name, x in vars(batch).items() if name != "frames"))
 
 
 def milliseconds(run: Callable[[], None], count: int) -> float:
@@ -120,39 +127,42 @@ def test_official_losses_on_cuda(name, backend, precision):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("preset", ["debug", "small"])
-def test_replays_equal_ordinary_calls_bit_for_bit(deterministic, preset, precision):
-    eager, graphs = (make_agent(on, preset, precision=precision) for on in (False, True))
+@pytest.mark.parametrize("preset, kind", [("small", "image"), *(("debug", kind) for kind in KINDS)])
+def test_replays_equal_ordinary_calls_bit_for_bit(deterministic, preset, kind, precision):
+    eager, graphs = (make_agent(on, preset, kind, precision=precision) for on in (False, True))
     for k in range(WARMUP + 3):
         for agent in (eager, graphs):
-            agent.update(make_batch(seed=k))
+            agent.update(of_kind(kind, k))
     one, two = eager.state_dict(), graphs.state_dict()
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
     assert len(graphs.update_step.nodes()) == 1
     assert eager.read_metrics_sync() == graphs.read_metrics_sync()
 
 
-def test_equal_runs_give_equal_bits(deterministic):
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_runs_give_equal_bits(deterministic, kind):
     states = []
     for _ in range(2):
-        agent = make_agent(True)
+        agent = make_agent(True, kind=kind)
         for k in range(WARMUP + 3):
-            agent.update(make_batch(seed=k))
+            agent.update(of_kind(kind, k))
         states.append({name: x.clone() for name, x in agent.state_dict().items()})
     assert [name for name, x in states[0].items() if not torch.equal(x, states[1][name])] == []
 
 
-def test_acting_by_replay_equals_acting_by_calls(backend):
-    eager, graphs = make_agent(False), make_agent(True)
+@pytest.mark.parametrize("kind", KINDS)
+def test_acting_by_replay_equals_acting_by_calls(backend, kind):
+    eager, graphs = make_agent(False, kind=kind), make_agent(True, kind=kind)
     states = {agent: {n: agent.init_policy(n) for n in (1, 5)} for agent in (eager, graphs)}
     for i in range(WARMUP + 4):
         for n in (1, 5):
             actions = []
             for agent in (eager, graphs):
                 rng = torch.Generator("cuda").manual_seed(i) if n == 5 else None
-                action, states[agent][n] = agent.act(make_step(n, first=i == 0, seed=i), states[agent][n], rng)
+                step = make_step(n, KINDS[kind][0], first=i == 0, seed=i)
+                action, states[agent][n] = agent.act(step, states[agent][n], rng)
                 actions.append(action)
-            np.testing.assert_array_equal(*actions)
+            np.testing.assert_allclose(*actions, rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(*(states[agent][n].latent.deter for agent in (eager, graphs)))
     assert len(graphs.acting_step.nodes()) == 2
 
@@ -163,33 +173,35 @@ def test_inputs_on_the_device_are_used_where_they_lie(native):
     for _ in range(WARMUP + 1):
         agent.update(batch)
     slot, = agent.update_step._slots.values()
-    assert slot.graph is not None and slot.inputs[0] is batch.frames
+    assert slot.graph is not None and slot.inputs[0] is batch.frames["image"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_an_update_never_waits_for_the_device(backend, precision):
-    eager, graphs = (make_agent(on, precision=precision) for on in (False, True))
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_update_never_waits_for_the_device(backend, kind, precision):
+    eager, graphs = (make_agent(on, kind=kind, precision=precision) for on in (False, True))
     for k in range(WARMUP + 1):  # with the captures, which may
         for agent in (eager, graphs):
-            agent.update(make_batch(seed=k))
+            agent.update(of_kind(kind, k))
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for k in range(3):
             for agent in (eager, graphs):
-                agent.update(make_batch(seed=k))
+                agent.update(of_kind(kind, k))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_a_replay_that_fills_beside_updates_is_that_of_the_host():
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_replay_that_fills_beside_updates_is_that_of_the_host(kind):
     """Frames that go ahead of their step, or do not, while updates draw: filling, wrapping, forgetting."""
-    agent, shape = make_agent(True), IMAGE.shape
-    replays = [Replay(40, 2, shape, "uint8", directory=None, seed=0, device=device) for device in ("cpu", "cuda")]
+    agent, spaces = make_agent(True, kind=kind), KINDS[kind]
+    replays = [Replay(40, 2, *spaces, directory=None, seed=0, device=device) for device in ("cpu", "cuda")]
     assert agent.draw_from(replays[1], 4, 8)
     u = torch.linspace(0, 1, 9, dtype=torch.float64)[:-1]
     for i in range(70):
-        step, action = record(i, 2, shape, "uint8")
+        step, action = record(i, 2, *spaces)
         if i % 3:
             replays[1].expect(step)
         for replay in replays:
@@ -197,25 +209,28 @@ def test_a_replay_that_fills_beside_updates_is_that_of_the_host():
         if i >= 8:
             agent.update()
             here, there = (replay.ring.windows(u.to(replay.ring.device), 4) for replay in replays)
-            for name in ("obs", "action", "reward", "is_first", "is_last", "is_terminal"):
+            for name in FIELDS:
                 assert torch.equal(getattr(here, name), getattr(there, name).cpu()), (i, name)
+            for name, x in here.obs.items():
+                assert torch.equal(x, there.obs[name].cpu()), (i, name)
         if i == 50:
             for replay in replays:
                 replay.restore(None)
             for k in range(10):
                 for replay in replays:
-                    replay.add(*record(k, 2, shape, "uint8"))
+                    replay.add(*record(k, 2, *spaces))
     assert replays[0].checksum() == replays[1].checksum()
     assert np.isfinite(list(agent.read_metrics_sync().values())).all()
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_nodes_of_an_official_update(native, precision):
-    agent, batch = official(precision)
+@pytest.mark.parametrize("actions, limit", NODES)
+def test_nodes_of_an_official_update(native, precision, actions, limit):
+    agent, batch = official(precision, actions)
     for _ in range(WARMUP + 1):
         agent.update(batch)
     nodes, = agent.update_step.nodes()
-    assert nodes <= NODES
+    assert nodes <= limit
 
 
 @hopper
