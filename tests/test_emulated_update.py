@@ -32,8 +32,8 @@ FILES = [path for path in sorted(Path(GOLDEN or ".").rglob("*.npz")) if path.wit
 WITHOUT = pytest.param(None, marks=pytest.mark.skip(reason="HDFAST_GOLDEN_DIR is not set"))
 # Raw ops that neither learning nor acting calls: derivatives nobody needs, ops for reports, and the input of imagined
 # steps with more rows than there are here (test_scan_steps.py).
-UNUSED = {"gru_gates_bwd", "kl_divergence_fwd", "lambda_return_bwd", "return_weight_bwd", "sample_latent_bwd",
-          "scan_act", "symexp_bwd", "symexp_fwd", "symlog_bwd", "twohot_mean_bwd"}
+UNUSED = {"gru_gates_bwd", "kl_divergence_fwd", "return_weight_bwd", "sample_latent_bwd",
+          "scan_act", "symexp_bwd", "symexp_fwd", "symlog_bwd"}
 
 
 def sized(name: str, *values):

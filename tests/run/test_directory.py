@@ -21,6 +21,7 @@ from hdfast.run import checkpoint, directory, durable
 from hdfast.run.directory import RunDir, check_settings, finished_step, load_config, read_meta
 from hdfast.run.durable import LOCK, Lock, is_held, lock_holder
 from hdfast.trainer import train
+from kinds import KINDS
 from programs import ROOT
 from scripted_run import small_config
 
@@ -204,7 +205,7 @@ def test_a_folder_where_a_file_should_be_is_named(tmp_path):
         open_run(tmp_path / "run")
     (tmp_path / "replay" / "chunk-000000000000.bin").mkdir(parents=True)
     with pytest.raises(RunError, match=r"cannot write the replay in .*Is a directory \(.*chunk-000000000000\.bin\)"):
-        Replay(64, 1, (4,), "float32", directory=tmp_path / "replay", seed=0).restore(None)
+        Replay(64, 1, *KINDS["vector"], directory=tmp_path / "replay", seed=0).restore(None)
 
 
 def test_half_written_files_of_a_killed_process_are_removed(tmp_path):
