@@ -232,11 +232,12 @@ class Agent:
         Returns uint8 (T, 3*h, n*w, c): truth, model and error of n <= `sequences` sequences, of the first image.
         """
         if not self.obs_space.images:
-            raise ValueError(f"open-loop video needs an image, got {self.obs_space}; this task has vectors, so leave it "
-                             "out")
+            raise ValueError(f"open-loop video needs an image, got {self.obs_space}; this task has vectors, so leave "
+                             "it out")
         wm, name, seqs = self.learner.world_model, self.obs_space.images[0].name, slice(sequences)
         data = self.sequences(batch)
-        obs, action, first = {k: x[:, seqs] for k, x in data.obs.items()}, data.prev_action[:, seqs], data.is_first[:, seqs]
+        obs = {part: x[:, seqs] for part, x in data.obs.items()}
+        action, first = data.prev_action[:, seqs], data.is_first[:, seqs]
         length, count = first.shape
         rng = torch.Generator(self.device).manual_seed(0)
         u = torch.rand(length, count, self.config.model.stoch, generator=rng, device=self.device)

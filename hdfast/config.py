@@ -102,8 +102,8 @@ class HarmonyConfig:
                     choices=("rectified", "plain", "off"))
     speed: float = opt(1.0, "how many times as fast as the model's other parameters the harmony scalars learn",
                        low=1e-3, high=1e3)
-    parts: str = opt("image", "observations with a learned weight: image, a part of that name alone, as in the official "
-                     "code; or all", choices=("image", "all"))
+    parts: str = opt("image", "observations with a learned weight: image, a part of that name alone, as in the "
+                     "official code; or all", choices=("image", "all"))
 
 
 @dataclass(frozen=True)

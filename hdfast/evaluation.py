@@ -31,8 +31,8 @@ VIDEO_FRAMES = 1000
 class Evaluation:
     """Scores (sums of rewards) and lengths (actions) of whole episodes, and how many of them a time limit cut;
     human_normalized is 0 for random play, 1 for human, None if the task has no reference scores or its episodes are not
-    those of Atari 100K; success is the share of episodes with a successful step, None if the environment says nothing of
-    it. If asked for, video is the file written, frames (T, h, w, c) uint8 the first episode."""
+    those of Atari 100K; success is the share of episodes with a successful step, None if the environment says nothing
+    of it. If asked for, video is the file written, frames (T, h, w, c) uint8 the first episode."""
 
     task: str
     scores: list[float]
@@ -83,13 +83,14 @@ def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, epis
     frames: list[np.ndarray] | None = [] if record or video is not None else None
     try:
         if (chosen.obs_space, chosen.act_space) != (agent.obs_space, agent.act_space):
-            raise ConfigError(f"the agent was trained on {agent.obs_space} and {agent.act_space}, but these environments "
-                              f"have {chosen.obs_space} and {chosen.act_space}; give it those it was trained in")
+            raise ConfigError(f"the agent was trained on {agent.obs_space} and {agent.act_space}, but these "
+                              f"environments have {chosen.obs_space} and {chosen.act_space}; give it those it was trained in")
         while len(found_scores) < episodes:
             wanted = min(count, episodes - len(found_scores))
             shown = frames if not found_scores else None
             try:
-                score, length, over, success = _round(agent, chosen, wanted, limit, generator, shown, stop or Stopping())
+                score, length, over, success = _round(agent, chosen, wanted, limit, generator, shown,
+                                                      stop or Stopping())
             except EnvError as error:
                 if failed is None:
                     raise
@@ -166,8 +167,8 @@ def _round(agent: "Agent | RandomAgent", envs: VectorEnv, wanted: int, limit: in
     """One episode in each of the first `wanted` environments -> score (N,) float64, length (N,) int64, cut (N,) bool,
     success (N,) bool if it is known.
 
-    The others, and those that are done, continue with zeros as actions and do not count. An environment without a time limit
-    is left after `limit` steps.
+    The others, and those that are done, continue with zeros as actions and do not count. An environment without a time
+    limit is left after `limit` steps.
     """
     with stop.interruptible():
         step, state = envs.reset(), agent.init_policy(envs.num_envs)

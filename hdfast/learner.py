@@ -41,7 +41,8 @@ class Uniforms:
 class Behavior:
     """An imagined trajectory with its predictions: the policy of the states 0..H-1 with gradient, reward (H, N), cont,
     value, weight (H+1, N), ret (H, N), critic_logit (H+1, N, bins) with gradient, slow_value (H, N), low, high () the
-    next return range, scale () the advantage's divisor. Under dynamics gradients reward, value and ret have one, too."""
+    next return range, scale () the advantage's divisor. Under dynamics gradients reward, value and ret have one,
+    too."""
 
     trajectory: Trajectory
     policy: Policy

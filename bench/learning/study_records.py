@@ -14,7 +14,6 @@ from hdfast.config import Config
 from hdfast.envs import make_envs
 from hdfast.model.world_model import Sequences
 from hdfast.ops import twohot_mean
-from hdfast.ops.state import one_hot
 from hdfast.protocol import method_name
 from hdfast.run.durable import read_bounded
 from hdfast.run.jsonl import is_number, read_rows

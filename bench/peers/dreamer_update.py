@@ -62,7 +62,8 @@ def batch(config) -> dict[str, np.ndarray]:
     ended, action = data["is_terminal"].astype(bool), data["action"]
     shape = action.shape[:2]
     return {"image": data["image"], "reward": data["reward"], "is_first": data["is_first"], "is_last": ended,
-            "is_terminal": ended, "action": action if workload.continuous(config) else action.argmax(-1).astype(np.int32),
+            "is_terminal": ended, "action": action if workload.continuous(config) else
+            action.argmax(-1).astype(np.int32),
             "consec": np.zeros(shape, np.int32), "stepid": np.zeros((*shape, 20), np.uint8)}
 
 

@@ -138,7 +138,8 @@ def measure_stages(bench: Bench) -> None:
         image, sequences = tensors(config, bench.device)
         data = sequences(image)
         u = Uniforms.draw(*data.reward.shape, config.behavior.horizon, config.model.stoch,
-                          learner.actor_critic.actor, generator=torch.Generator(bench.device).manual_seed(workload.SEED))
+                          learner.actor_critic.actor,
+                          generator=torch.Generator(bench.device).manual_seed(workload.SEED))
         learner.update(data, u)
         seconds: dict[str, float] = {}
         for name, stage in (stages.model_stages(learner, image, data, u)

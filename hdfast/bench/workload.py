@@ -50,9 +50,9 @@ def continuous(config: Config) -> bool:
 
 
 def synthetic(config: Config) -> dict:
-    """One batch as numpy arrays, the same for everybody: image (T, B, h, w, 3) uint8, action (T, B, A) float32, encoded,
-    chosen at each observation, reward, is_terminal (T, B) float32 and is_first (T, B) bool, true at the start of every sequence
-    and right after a terminal."""
+    """One batch as numpy arrays, the same for everybody: image (T, B, h, w, 3) uint8, action (T, B, A) float32,
+    encoded, chosen at each observation, reward, is_terminal (T, B) float32 and is_first (T, B) bool, true at the start
+    of every sequence and right after a terminal."""
     import numpy as np
     rng = np.random.default_rng(SEED)
     length, batch, side = config.run.batch_length, config.run.batch_size, config.env.size

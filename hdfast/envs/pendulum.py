@@ -26,7 +26,7 @@ class PendulumBackend:
         self._length = np.zeros(num_envs, int)
         if size is not None:
             pixel = (np.arange(size) + 0.5) * 2 / size - 1
-            self._points = np.stack([np.broadcast_to(pixel, (size, size)), np.broadcast_to(-pixel[:, None], (size, size))])
+            self._points = np.stack(np.meshgrid(pixel, -pixel))
 
     def reset(self) -> Parts:
         self._begin(np.ones(self.num_envs, bool))

@@ -64,8 +64,8 @@ def stage_depths(size: int, depth: int) -> list[int]:
 class Encoder(nn.Module):
     """Observations {name: (..., *shape)}, images in [0, 1] and vectors in raw units -> embed (..., E).
 
-    All images together enter the convolutions, side by side in their channels, and all vectors the dense layers, side by
-    side; the embedding is that of the images in (h, w, c) order, then that of the vectors.
+    All images together enter the convolutions, side by side in their channels, and all vectors the dense layers, side
+    by side; the embedding is that of the images in (h, w, c) order, then that of the vectors.
     """
 
     def __init__(self, space: ObsSpace, model: ModelConfig):

@@ -14,8 +14,8 @@ class Harmonizer(nn.Module):
     Modes: 'rectified' (Eq. 6, e^-s L + log(1 + e^s)), 'plain' (Eq. 4, L / sigma + log sigma with s = log sigma) and
     'off' (fixed DreamerV3 scales, no learned scalar). `scales` holds the fixed weights by name: of 'reward', 'dyn',
     'rep', 'cont' and each part of the observation. With harmony on, 'reward', the KL and a part 'image' have learned
-    scalars, and those of `more`; the others are added with weight one, and of the scales only the ratio of dyn to rep is
-    used. The optimizer moves s / speed: Adam's steps do not grow with the gradient, so s moves `speed` times the
+    scalars, and those of `more`; the others are added with weight one, and of the scales only the ratio of dyn to rep
+    is used. The optimizer moves s / speed: Adam's steps do not grow with the gradient, so s moves `speed` times the
     learning rate a step.
     """
 

@@ -13,11 +13,12 @@ from torch import Tensor
 from hdfast import ops
 from hdfast.config import ModelConfig
 from hdfast.model.nets import MLP, Affine
+from hdfast.ops import reference
 from hdfast.ops.dense import Features
 from hdfast.ops.state import one_hot
 from hdfast.spaces import ActSpace, Discrete
 
-STD = 0.1, 1.0  # smallest and largest standard deviation, official `minstd` and `maxstd`
+STD = reference.LEAST_STD, reference.LARGEST_STD
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ class Observed:
 class RSSM(nn.Module):
     """The dynamics p(z' | h'), h' = GRU(h, z, a), and the posterior q(z' | h', x')."""
 
-    def __init__(self, *, embed: int, actions: ActSpace, deter: int, units: int, stoch: int, classes: int, unimix: float):
+    def __init__(self, *, embed: int, actions: ActSpace, deter: int, units: int, stoch: int, classes: int,
+                 unimix: float):
         super().__init__()
         self.deter, self.stoch, self.classes, self.mix = deter, stoch, classes, unimix
         latent, self.choices = stoch * classes, bool(actions.sizes)
@@ -66,8 +67,8 @@ class RSSM(nn.Module):
         return ops.gru_gates(pre, state.deter, self.gru.norm.scale, self.gru.norm.bias)
 
     def clipped(self, action: Tensor) -> Tensor:
-        """Encoded actions (..., A) as the recurrence reads them: numbers beyond [-1, 1] are divided by their size, which
-        counts as a constant. Choices are one-hot codes and stay as they are."""
+        """Encoded actions (..., A) as the recurrence reads them: numbers beyond [-1, 1] are divided by their size,
+        which counts as a constant. Choices are one-hot codes and stay as they are."""
         return action if self.choices else action / action.detach().abs().clamp(min=1)
 
     def prior(self, deter: Tensor) -> Tensor:

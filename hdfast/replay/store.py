@@ -1,10 +1,10 @@
 """Replay on disk: append-only chunk files that outlive a killed process.
 
-A chunk is a JSON header of a multiple of 512 bytes, padded with spaces, followed by fixed-size little-endian records. A record
-is one time step of all environments: {index, action, reward, flags, obs..., crc}, with one obs per part of the
-observation and encoded actions. Chunks of format 1, one obs and actions by number, are read and never written. `crc` is the CRC-32 of the
-record's other bytes, continued from the previous record of the chunk (0 before the first), so that the last
-record's crc vouches for all before it; the manifest holds that number. What lies behind the manifest's last
+A chunk is a JSON header of a multiple of 512 bytes, padded with spaces, followed by fixed-size little-endian records. A
+record is one time step of all environments: {index, action, reward, flags, obs..., crc}, with one obs per part of the
+observation and encoded actions. Chunks of format 1, one obs and actions by number, are read and never written. `crc` is
+the CRC-32 of the record's other bytes, continued from the previous record of the chunk (0 before the first), so that
+the last record's crc vouches for all before it; the manifest holds that number. What lies behind the manifest's last
 record was never flushed and is cut off by `rewind`. Nothing here is ever unpickled.
 """
 
@@ -120,7 +120,8 @@ class ChunkStore:
             make_directory(self.directory)
 
     def append(self, obs: dict[str, np.ndarray], action: np.ndarray, reward: np.ndarray, flags: np.ndarray) -> None:
-        """Append one step of all environments, its actions encoded; after a RunError (disk full ...) the step is not there."""
+        """Append one step of all environments, its actions encoded; after a RunError (disk full ...) the step is not
+        there."""
         if not self._ready:
             self._refuse_leftovers()
         with disk_errors("write the replay in", self.directory):
@@ -179,8 +180,8 @@ class ChunkStore:
                         "the one before.")
 
     def read(self, index: Index) -> Iterator[tuple[int, dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield the steps in order, in checked blocks of about 2 MiB that are valid until the next one: the number of the
-        first, then observations, encoded actions, rewards and flags.
+        """Yield the steps in order, in checked blocks of about 2 MiB that are valid until the next one: the number of
+        the first, then observations, encoded actions, rewards and flags.
 
         Raises RunError naming file and remedy if a chunk is missing, short, damaged or of another kind.
         """

@@ -17,9 +17,9 @@ class Run:
     """One run of one method on one task; `final` is None where no episode has ended yet, and `how` says what it is.
 
     `frames` is how far the run came, `total` what it is meant to reach (0 where unknown); `harmony` has the coefficient
-    of each loss term as a curve, `shares` its part, 0 to 1, in the sum of the terms times their coefficients;
-    `success` is the share of successful episodes of each evaluation, where the environment says so; `episodes` are the scores of the last evaluation, `random` those of random play by the same evaluation, both empty
-    where they are not known.
+    of each loss term as a curve, `shares` its part, 0 to 1, in the sum of the terms times their coefficients; `success`
+    is the share of successful episodes of each evaluation, where the environment says so; `episodes` are the scores of
+    the last evaluation, `random` those of random play by the same evaluation, both empty where they are not known.
     """
 
     task: str

@@ -376,7 +376,8 @@ def test_success_is_a_curve_with_an_interval_where_there_are_several_runs(tmp_pa
     rate = statistics.mean_over_runs(np.array([[0.0, 1.0], [0.0, 0.0], [0.0, 0.5]]), samples=500)
     assert rate.value.tolist() == [0, 0.5] and rate.low[0] == rate.high[0] == 0 and rate.low[1] < 0.5 < rate.high[1]
     assert statistics.mean_over_runs(np.ones((1, 2)), samples=10).low is None
-    assert not any(plot.name == "success" for plot in figures.plots(summary(write_run(tmp_path / "b", "hero", 0).parent)))
+    without = summary(write_run(tmp_path / "b", "hero", 0).parent)
+    assert not any(plot.name == "success" for plot in figures.plots(without))
 
 
 # The command
