@@ -84,7 +84,8 @@ def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, epis
     try:
         if (chosen.obs_space, chosen.act_space) != (agent.obs_space, agent.act_space):
             raise ConfigError(f"the agent was trained on {agent.obs_space} and {agent.act_space}, but these "
-                              f"environments have {chosen.obs_space} and {chosen.act_space}; give it those it was trained in")
+                              f"environments have {chosen.obs_space} and {chosen.act_space}; give it those it was "
+                              "trained in")
         while len(found_scores) < episodes:
             wanted = min(count, episodes - len(found_scores))
             shown = frames if not found_scores else None

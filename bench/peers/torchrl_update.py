@@ -117,14 +117,19 @@ class Networks:
                      Module(self.bins, in_keys=["state_value_logits"], out_keys=["state_value"]))
 
 
-def losses(nets: Networks, config) -> DreamerV3Loss: model = DreamerV3ModelLoss( nets.world_model(), kl_mode="separate",
-lambda_dynamic=config.loss.dyn_scale, unimix=config.model.unimix, lambda_representation=config.loss.rep_scale,
-lambda_continue=1.0, reco_symlog=False) value = nets.value() actor = DreamerV3ActorLoss( nets.actor, value,
-nets.imagination(), continuation_model=nets.continuation(), use_reinforce=not nets.continuous,
-imagination_horizon=config.behavior.horizon, entropy_bonus=config.behavior.entropy)
-actor.make_value_estimator(ValueEstimators.TDLambda, gamma=1 - 1 / config.behavior.discount_horizon,
-lmbda=config.behavior.lam) critic = DreamerV3ValueLoss(value, actor_loss=actor, slow_critic_regularization=1.0,
-num_value_bins=config.model.bins) return DreamerV3Loss(model, actor, critic, replay_value_loss_weight=0.0)
+def losses(nets: Networks, config) -> DreamerV3Loss:
+    model = DreamerV3ModelLoss(
+        nets.world_model(), kl_mode="separate", lambda_dynamic=config.loss.dyn_scale, unimix=config.model.unimix,
+        lambda_representation=config.loss.rep_scale, lambda_continue=1.0, reco_symlog=False)
+    value = nets.value()
+    actor = DreamerV3ActorLoss(
+        nets.actor, value, nets.imagination(), continuation_model=nets.continuation(),
+        use_reinforce=not nets.continuous, imagination_horizon=config.behavior.horizon, entropy_bonus=config.behavior.entropy)
+    actor.make_value_estimator(ValueEstimators.TDLambda, gamma=1 - 1 / config.behavior.discount_horizon,
+                               lmbda=config.behavior.lam)
+    critic = DreamerV3ValueLoss(value, actor_loss=actor, slow_critic_regularization=1.0,
+                                num_value_bins=config.model.bins)
+    return DreamerV3Loss(model, actor, critic, replay_value_loss_weight=0.0)
 
 
 def batch(config, nets: Networks) -> TensorDict:
