@@ -47,7 +47,8 @@ def batch(config) -> dict[str, torch.Tensor]:
     """The synthetic batch under sheeprl's names: (T, B, ...), images uint8 and channels first."""
     data = workload.synthetic(config)
     arrays = {"rgb": data["image"].transpose(0, 1, 4, 2, 3), "actions": data["action"],
-              "rewards": data["reward"][..., None], "terminated": data["is_terminal"][..., None], "is_first": data["is_first"][..., None]}
+              "rewards": data["reward"][..., None], "terminated": data["is_terminal"][..., None],
+              "is_first": data["is_first"][..., None]}
     return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
 
 

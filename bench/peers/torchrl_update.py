@@ -124,7 +124,8 @@ def losses(nets: Networks, config) -> DreamerV3Loss:
     value = nets.value()
     actor = DreamerV3ActorLoss(
         nets.actor, value, nets.imagination(), continuation_model=nets.continuation(),
-        use_reinforce=not nets.continuous, imagination_horizon=config.behavior.horizon, entropy_bonus=config.behavior.entropy)
+        use_reinforce=not nets.continuous, imagination_horizon=config.behavior.horizon,
+        entropy_bonus=config.behavior.entropy)
     actor.make_value_estimator(ValueEstimators.TDLambda, gamma=1 - 1 / config.behavior.discount_horizon,
                                lmbda=config.behavior.lam)
     critic = DreamerV3ValueLoss(value, actor_loss=actor, slow_critic_regularization=1.0,
