@@ -20,7 +20,8 @@ from programs import ROOT, python
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DEPENDENCIES = {r.name: r for r in map(Requirement, PROJECT["dependencies"])}
 # Import names that differ from the name of their distribution.
-DISTRIBUTION = {"PIL": "pillow", "mlflow": "mlflow-skinny", "ale_py": "ale-py", "imageio_ffmpeg": "imageio-ffmpeg"}
+DISTRIBUTION = {"PIL": "pillow", "mlflow": "mlflow-skinny", "ale_py": "ale-py", "imageio_ffmpeg": "imageio-ffmpeg",
+                "dm_control": "dm-control"}
 
 
 # What pip calls, with the installed setuptools and no network.
@@ -184,7 +185,8 @@ def test_every_import_is_declared_and_every_dependency_is_imported():
             imported |= {name.split(".")[0] for name in names}
     used = {DISTRIBUTION.get(name, name) for name in imported - sys.stdlib_module_names - {"hdfast"}}
     extras = PROJECT["optional-dependencies"]
-    optional = {Requirement(line).name for name in ("video", "sweep", "wandb", "mlflow") for line in extras[name]}
+    optional = {Requirement(line).name for name in ("dmc", "metaworld", "video", "sweep", "wandb", "mlflow")
+                for line in extras[name]}
     assert set(DEPENDENCIES) <= used
     assert used - optional <= set(DEPENDENCIES)
 
