@@ -102,9 +102,8 @@ def test_heads_on_one_input_share_a_product(path, learner, kind, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch, "bmm", lambda x, stack: joint.append(len(stack)) or bmm(x, stack))
         metrics, grads = whole_update(learner, kind)
-    # Rewards with continuation, twice, and the critics; if states are gathered each network does so by itself, but not
-    # those that a gradient passes through.
-    assert joint == ([2] * learner.actor_critic.dynamics if path == "call" else [2, 2, 2])
+    # Rewards with continuation, twice, and the critics; if states are gathered each network does so by itself.
+    assert joint == ([] if path == "call" else [2, 2, 2])
     twin.world_model.first_layers = twin.actor_critic.first_layers = None
     apart, apart_grads = whole_update(twin, kind)
     half = bool(learner.model_opt.shadows)
