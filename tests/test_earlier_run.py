@@ -36,7 +36,7 @@ def test_it_continues(run):
     records = {name: (run / name).read_bytes() for name in ("metrics.jsonl", "scores.jsonl", "eval.jsonl")}
     config = load_config(run)
     trainer.train(dataclasses.replace(config, logdir=str(run), run=dataclasses.replace(config.run, steps=160)))
-    assert "resumed from 000000000120.1: step 120, update 40" in (run / "console.log").read_text()
+    assert "resumed from 000000000120.1: step 120 (120 frames), update 40" in (run / "console.log").read_text()
     assert "warning" not in (run / "console.log").read_text()
     assert finished_step(run) == checkpoint.latest(run / "ckpt").step == 160 and len(read_meta(run)["starts"]) == 2
     for name, before in records.items():
