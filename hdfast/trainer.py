@@ -115,11 +115,12 @@ def _train(config: Config, logdir: Path, device: torch.device, team: distributed
 
 def with_backend(config: Config, logdir: Path) -> Config:
     """`config` with what env.backend auto means written out: a run keeps the library that it began with, for libraries
-    draw other no-op frames."""
-    if config.env.backend != "auto" or not config.task.startswith("atari_"):
+    draw other random numbers."""
+    family = config.task.partition("_")[0]
+    if config.env.backend != "auto" or family not in ("atari", "dmc", "metaworld"):
         return config
     begun = (logdir / "config.json").exists()
-    chosen = load_config(logdir).env.backend if begun else resolved_backend("auto")
+    chosen = load_config(logdir).env.backend if begun else resolved_backend("auto", family)
     return replace(config, env=replace(config.env, backend=chosen))
 
 
