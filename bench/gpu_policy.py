@@ -21,7 +21,7 @@ from hdfast.run import checkpoint
 from hdfast.spaces import spaces
 
 PARTS = ("model/encoder.", "model/rssm.", "behavior/actor.")
-NOTED = ("step", "updates", "obs_shape", "obs_dtype", "actions", "config")  # of a checkpoint's manifest
+NOTED = ("step", "updates", "obs", "action", "config")  # of a checkpoint's manifest
 
 
 def pack(run: Path, file: Path) -> None:

@@ -120,7 +120,7 @@ def test_the_stages_predictions_are_those_of_the_update(tiny):
     learner = gpu.build_learner(config)
     image, sequences = gpu.tensors(config)
     data = sequences(image)
-    u = gpu.Uniforms.draw(3, 2, 2, 2, generator=torch.Generator())
+    u = gpu.Uniforms.draw(3, 2, 2, 2, learner.actor_critic.actor, generator=torch.Generator())
     learner.update(data, u)
     found = stages.model_stages(learner, image, data, u) | stages.behavior_stages(learner, data, u)
     for precision in ("bf16", "tf32"):

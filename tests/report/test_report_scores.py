@@ -37,15 +37,15 @@ def test_a_peers_file_as_it_is_published(tmp_path):
         {"task": "atari100k_james_bond", "method": "peer", "seed": "1", "xs": [2e5, 4e5, 1e5], "ys": [5.0, 9.0, None]},
         {"task": "atari_pong", "method": "peer", "seed": 0, "xs": [4e5], "ys": [3.5]},
         {"task": "atari_pong", "method": "peer", "seed": 0, "xs": [4e5], "ys": [4.5]},
-        {"task": "dmc_walker_walk", "method": "peer", "seed": 0, "xs": [1], "ys": [1]},
-        {"task": "dmc_walker_walk", "method": "peer", "seed": 1, "xs": [1], "ys": [1]},
+        {"task": "minigrid_empty", "method": "peer", "seed": 0, "xs": [1], "ys": [1]},
+        {"task": "minigrid_empty", "method": "peer", "seed": 1, "xs": [1], "ys": [1]},
         {"task": "pong", "method": "peer", "seed": 2, "xs": [1, 2], "ys": [1]},
         {"task": "pong", "method": "peer", "seed": 3, "xs": [], "ys": []},
         {"task": "pong", "seed": 4, "xs": [1], "ys": [1]}, 7]))
     runs, notes = score_files.read(path)
     assert [(run.task, run.seed, run.final, run.frames) for run in runs] == [
         ("atari_jamesbond", "1", 9.0, 400_000), ("atari_pong", "0", 3.5, 400_000)]
-    assert len(notes) == 6 and any("2 of 9 records left out: unknown task 'dmc_walker_walk'" in n for n in notes)
+    assert len(notes) == 6 and any("2 of 9 records left out: unknown task 'minigrid_empty'" in n for n in notes)
     assert any("no 'method' in it" in note for note in notes)
 
 
