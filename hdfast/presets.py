@@ -89,7 +89,7 @@ PRESETS: dict[str, Preset] = {
         "replay.capacity": 100_000,
         "model.deter": 128, "model.units": 128, "model.stoch": 8, "model.classes": 8, "model.cnn_depth": 8,
         "optim.model_lr": 1e-3, "optim.actor_lr": 3e-4, "optim.critic_lr": 3e-4,
-        "run.steps": 16_000, "run.prefill": 1000, "run.batch_size": 16, "run.batch_length": 16, "run.train_ratio": 64.0,
+        "run.steps": 20_000, "run.prefill": 1000, "run.batch_size": 16, "run.batch_length": 16, "run.train_ratio": 64.0,
         "run.eval_every": 4000, "run.eval_episodes": 100, "run.eval_envs": 100,
         "run.log_every": 400, "run.save_every": 4000, "run.video_every": 8000, "run.threads": 1,
     }),
