@@ -88,7 +88,8 @@ class Backend(Protocol):
 
     It is made where its `Stream` is, as environments may want the main thread for their constructors; it is sent to
     there, and reset, received from and closed on another thread. A backend that steps its environments one after
-    another says in `current` which one is at work, and in `progress` how many calls have begun.
+    another says in `current` which one is at work, and in `progress` how many calls have begun; one that can
+    end them in the middle of a step has `kill()`.
     """
 
     num_envs: int
@@ -261,6 +262,7 @@ class Stream:
         finally:
             worker.close()
             if worker.busy:  # its destructor would wait for the same thread
+                getattr(backend, "kill", lambda: None)()
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(backend))
 
     def _refusal(self, call: str, need: str) -> RuntimeError:

@@ -292,9 +292,36 @@ def test_a_process_that_fails_is_named_and_replaced(how, says):
         for _ in range(5):
             envs.step(np.zeros(4, np.int64))
     assert envs.reset().is_first.all()
-    start = time.monotonic()
+    deadline = time.monotonic() + 60
+    while len(children()) > 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(children()) == 2  # what hung is gone
     envs.close()
-    assert time.monotonic() - start < 60
+    assert not children() and time.monotonic() < deadline
+
+
+def children() -> list[str]:
+    """Running processes with environments of this one."""
+    found = subprocess.run(["ps", "-o", "stat=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True)
+    return [line for line in found.stdout.splitlines() if "hdfast.envs.processes" in line and line[0] != "Z"]
+
+
+def test_no_process_outlives_a_program_that_is_killed(tmp_path):
+    (tmp_path / "hangs.py").write_text(
+        "import os, signal, time\nfrom gymnasium.envs.classic_control import CartPoleEnv\n"
+        "from hdfast.config import EnvConfig\nfrom hdfast.envs import make_envs\n"
+        "class Hangs(CartPoleEnv):\n    def step(self, action):\n        time.sleep(600)\n"
+        "if __name__ == '__main__':\n    import hangs\n"
+        "    envs = make_envs(hangs.Hangs, EnvConfig(workers=1), num_envs=1)\n    envs.reset()\n"
+        "    import numpy as np\n    envs.send(np.zeros(1, np.int64))\n    time.sleep(0.5)\n"
+        "    print(envs._backend._workers[0][0].pid, flush=True)\n    os.kill(os.getpid(), signal.SIGKILL)\n")
+    done = subprocess.run([sys.executable, "hangs.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+                          env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"})
+    left, deadline = Path("/proc") / done.stdout.strip(), time.monotonic() + 60
+    assert done.stdout.strip(), done.stderr
+    while left.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left.exists()
 
 
 class Watchdog(Count):
