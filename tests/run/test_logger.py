@@ -347,5 +347,5 @@ def test_every_scalar_is_documented(tmp_path):
     written = {name for row in strict(tmp_path / "run" / "metrics.jsonl") for name in row}
     assert len(written) > 60 and not written - set(table)
     rest = {name for name in set(table) - written if not name.startswith("report/")}
-    assert rest == {"usage/gpu_mem", "eval/human_normalized", "eval/success", "eval/policy"}  # CUDA, Atari, robots, video
+    assert rest == {"usage/gpu_mem", "eval/human_normalized", "eval/success", "eval/policy"}  # not on this machine
     assert len(table) == len(set(table))
