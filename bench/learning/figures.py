@@ -67,7 +67,8 @@ def learning(results: Sequence[Result], updates: Sequence[dict[str, str]]) -> by
     import matplotlib
     from matplotlib.figure import Figure
 
-    games = sorted(tasks(results), key=lambda task: (-_runs(results, task), task))[:MOST_GAMES]
+    games = sorted(tasks(results), key=lambda task: (not task.startswith("atari_"), -_runs(results, task), task))
+    games = games[:MOST_GAMES]  # Atari first: these have other curves beside them
     colors = palette(methods(results))
     bars = [*update_bars(updates), *run_bars(results)]
     out = io.BytesIO()
