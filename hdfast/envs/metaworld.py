@@ -47,7 +47,7 @@ class Robot:
         self._env: Any = TASKS[name](render_mode="rgb_array", camera_id=camera, width=size, height=size)
         self._env._set_task_called = self._env.seeded_rand_vec = True
         self._env._freeze_rand_vec = self._env._partially_observable = False
-        del self._env.sawyer_observation_space  # made anew, with the goal
+        del self._env.sawyer_observation_space  # created again, with the goal
         self._observe, self.action_space = observe, self._env.action_space
         state: dict[str, Any] = {"vector": self._env.sawyer_observation_space}
         parts = observed(observe, state, lambda: Box(0, 255, (size, size, 3), np.uint8))
