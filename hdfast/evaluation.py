@@ -190,8 +190,7 @@ def _round(agent: "Agent | RandomAgent", envs: VectorEnv, wanted: int, limit: in
         stop.check()
         action, state = agent.act(step, state, generator)
         with stop.interruptible():
-            action[~playing] = 0
-            step = envs.step(action)
+            step = envs.step(np.where(playing.reshape(-1, *(1 for _ in action.shape[1:])), action, 0))
 
 
 def evaluate_run(logdir: Path | str, *, episodes: int, seed: int, envs: int = 0, video: Path | str | None = None,

@@ -129,7 +129,8 @@ class Learner:
         critic_logit, slow_value = ac.values(features)
         if ac.dynamics:
             features = followed(wm.rssm, trajectory, policy.sample(noise[:len(u)]))
-        with torch.set_grad_enabled(ac.dynamics), constants(wm.reward, wm.cont, ac.critic):
+        known = (wm.reward, wm.cont, ac.critic) if ac.dynamics else ()
+        with torch.set_grad_enabled(ac.dynamics), constants(*known):
             reward, cont_logit = wm.ahead(features[1:])
             conts = torch.cat([cont.reshape(1, -1), (cont_logit.detach() > 0).to(reward.dtype)])
             value = ops.twohot_mean(ac.critic(features) if ac.dynamics else critic_logit.detach())

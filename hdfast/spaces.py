@@ -10,6 +10,7 @@ from hdfast.config import IMAGE_SIDES
 from hdfast.errors import ConfigError, RunError
 
 SIZE_LIMIT = 1 << 26  # numbers of an observation, and of an encoded action
+MOST_PARTS = 12  # the kernel of harmony takes 16 losses, four of which are no part's
 RESERVED = ("reward", "cont", "dyn", "rep", "kl")  # names of the other losses
 
 
@@ -165,6 +166,9 @@ def check_names(space: ObsSpace) -> None:
 def check_parts(space: ObsSpace) -> None:
     """Raise ConfigError for observations that no network fits."""
     check_names(space)
+    if len(space.parts) > MOST_PARTS:
+        raise ConfigError(f"an observation may have {MOST_PARTS} parts, got {len(space.parts)}: {space}; join vectors "
+                          "with a wrapper")
     for part in space.images:
         if not (part.shape[0] == part.shape[1] in IMAGE_SIDES and 1 <= part.shape[2] <= 4):
             raise ConfigError(f"images must be square with a side of {', '.join(map(str, IMAGE_SIDES))} and 1 to 4 "

@@ -119,6 +119,7 @@ def test_a_checkpoint_of_a_vector_agent_from_before_named_parts_loads():
 @pytest.mark.parametrize("parts, says", [
     ((Part("image", (16, 16, 3), "uint8"), Part("kl", (2,), "float32")), "none of reward, cont, dyn, rep, kl"),
     ((Part("a", (16, 16, 3), "uint8"), Part("b", (8, 8, 3), "uint8")), "must have one size"),
+    (tuple(Part(f"v{i}", (2,), "float32") for i in range(13)), "may have 12 parts, got 13"),
     ((Part("a", (12, 12, 3), "uint8"),), "square with a side of 8, 16"), ((), "needs parts")])
 def test_observations_that_no_network_fits_are_refused(parts, says):
     with pytest.raises(ConfigError, match=says):

@@ -67,9 +67,8 @@ class RSSM(nn.Module):
         return ops.gru_gates(pre, state.deter, self.gru.norm.scale, self.gru.norm.bias)
 
     def clipped(self, action: Tensor) -> Tensor:
-        """Encoded actions (..., A) as the recurrence reads them: numbers beyond [-1, 1] are divided by their size,
-        which counts as a constant. Choices are one-hot codes and stay as they are."""
-        return action if self.choices else action / action.detach().abs().clamp(min=1)
+        """Encoded actions (..., A) as the recurrence reads them: continuous ones clipped, one-hot codes as they are."""
+        return action if self.choices else ops.clip_action(action)
 
     def prior(self, deter: Tensor) -> Tensor:
         """Prior log-probabilities: deter (..., D) -> (..., S, K)."""
