@@ -31,7 +31,6 @@
 
 namespace hd::ops {
 
-using torch::headeronly::IntHeaderOnlyArrayRef;
 using torch::headeronly::ScalarType;
 using Shape = std::initializer_list<int64_t>;
 
@@ -150,15 +149,21 @@ struct NoTensor : std::bad_alloc {
   std::string wanted;
   explicit NoTensor(std::string text) : wanted(std::move(text)) {}
 };
-// All memory for tensors. A failure of torch's would name the line of its header that asked, and no reason.
+// All memory for tensors, without torch's dispatcher: with it an op of three results waits longer for them than a small
+// kernel takes. A failure of torch's would name the line of its header that asked, and no reason.
 inline Tensor allocate(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type) {
-  try {
-    return torch::stable::new_empty(like, IntHeaderOnlyArrayRef(shape.data(), shape.size()), type);
-  } catch (const std::runtime_error&) {
+  std::vector<int64_t> strides(shape.size());
+  int64_t numbers = 1;
+  for (size_t d = shape.size(); d-- > 0; numbers *= std::max<int64_t>(1, shape[d])) strides[d] = numbers;
+  const int32_t device = like.is_cuda() ? aoti_torch_device_type_cuda() : aoti_torch_device_type_cpu();
+  AtenTensorHandle made = nullptr;
+  if (aoti_torch_empty_strided(shape.size(), shape.data(), strides.data(), int32_t(type), device, like.get_device(),
+                               &made)) {
     uint64_t bytes = type == ScalarType::Long ? 8 : type == ScalarType::BFloat16 ? 2 : 4;  // what ops ask for
     for (int64_t n : shape) bytes *= uint64_t(n);
     throw NoTensor(std::to_string(bytes) + " bytes on " + device_of(like) + " for a tensor of shape " + listed(shape));
   }
+  return Tensor(made);
 }
 // Runs an op under its name. A failed allocation comes out of it with advice.
 template <class F>

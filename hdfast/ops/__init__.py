@@ -11,6 +11,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 
 import torch
 
@@ -31,20 +32,23 @@ def _dispatching(name: str) -> Callable:
     """The public function: looks up the active implementation in every call."""
     definition = getattr(reference, name)
     signature = inspect.signature(definition)
-    tensors = [(i, wanted) for i, (wanted, parameter) in enumerate(signature.parameters.items())
-               if parameter.annotation is torch.Tensor]
+    wanted = [parameter if of.annotation is torch.Tensor else "" for parameter, of in signature.parameters.items()]
 
     @functools.wraps(definition)
     def op(*args, **kwargs):
         if not args:  # all by name
             given = signature.bind(**kwargs)
             args, kwargs = given.args, given.kwargs
-        for i, wanted in tensors:
-            if i < len(args) and not (isinstance(args[i], torch.Tensor) and args[i].layout is torch.strided):
-                raise TypeError(f"{name}: {wanted} must be a dense torch.Tensor, got {_kind(args[i])}; convert it")
-        first = args[0].values() if isinstance(args[0], dict) else args  # of losses by name
-        double = any(isinstance(x, torch.Tensor) and x.dtype is torch.float64 for x in first)
-        return (definition if double else _implementation[name])(*args, **kwargs)
+        chosen = _implementation[name]
+        for x, parameter in zip_longest(args, wanted[:len(args)], fillvalue=wanted[-1]):
+            if isinstance(x, torch.Tensor) and x.layout is torch.strided:
+                if x.dtype is torch.float64:
+                    chosen = definition
+            elif parameter:
+                raise TypeError(f"{name}: {parameter} must be a dense torch.Tensor, got {_kind(x)}; convert it")
+            elif isinstance(x, dict) and any(getattr(loss, 'dtype', None) is torch.float64 for loss in x.values()):
+                chosen = definition
+        return chosen(*args, **kwargs)
 
     op.__module__ = __name__
     return op

@@ -32,7 +32,7 @@ def shadows(kernels: Iterable[Tensor]) -> list[Tensor]:
 def product(a: Tensor, b: Tensor, half: bool) -> Tensor:
     """a (M, K) @ b (K, N), float32 or bfloat16 and of any strides -> bfloat16 if `half`, else float32. No gradient."""
     if usable(a):
-        return torch.ops.hdfast.mm_bf16.default(a, b, half)
+        return library.op("mm_bf16")(a, b, half)
     a, b = a.bfloat16(), b.bfloat16()
     if half:
         return torch.mm(a, b)

@@ -23,7 +23,7 @@ def dtype(op: str, expected: torch.dtype, **tensors: Tensor) -> None:
 def shape(op: str, expected: tuple[int, ...], meaning: str, **tensors: Tensor) -> None:
     """`meaning` says where the expected shape comes from: '(C,), the last axis of x'."""
     for name, x in tensors.items():
-        if tuple(x.shape) != tuple(expected):
+        if x.shape != expected:
             raise ValueError(f"{op}: {name} must have shape {tuple(expected)} = {meaning}, got {tuple(x.shape)}; "
                              f"reshape or expand it")
 
@@ -34,13 +34,17 @@ def _short(kind: torch.dtype) -> str:
 
 def devices(op: str, **tensors: Tensor) -> None:
     """All on one device, and the loaded library has code for it."""
+    for x in tensors.values():
+        if not x.is_cpu:
+            break
+    else:
+        return
     (first, x), *rest = tensors.items()
     for name, other in rest:
         if other.device != x.device:
             raise ValueError(f"{op}: {name} must be on {x.device} as {first} is, got {other.device}; move it there")
-    if x.device.type != "cpu":
-        from hdfast.ops import library
-        if not library.runs_on(x.device):
-            raise RuntimeError(f"{op}: {first} must be on a device that the native library has code for, got "
-                               f"{x.device}; reinstall where nvcc is found (HDFAST_CUDA=1 pip install .), or compute "
-                               f"with hdfast.ops.use('reference')")
+    from hdfast.ops import library
+    if not library.runs_on(x.device):
+        raise RuntimeError(f"{op}: {first} must be on a device that the native library has code for, got {x.device}; "
+                           f"reinstall where nvcc is found (HDFAST_CUDA=1 pip install .), or compute with "
+                           f"hdfast.ops.use('reference')")

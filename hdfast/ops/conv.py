@@ -21,7 +21,7 @@ def conv(x: Tensor, kernel: Tensor) -> Tensor:
     if not _serves(x, kernel) or half and x.shape[-1] < FEW or x.shape[1] % 2 or x.shape[2] % 2:
         return reference.conv(x, kernel)
     checks.shape("conv", (len(kernel), x.shape[-1], 4, 4), "(D, C, 4, 4), C the last axis of x", kernel=kernel)
-    return torch.ops.hdfast.conv_down.default(x.contiguous(), kernel.contiguous(), half, half)
+    return library.op("conv_down")(x.contiguous(), kernel.contiguous(), half, half)
 
 
 def deconv(y: Tensor, kernel: Tensor, *, last: bool = False) -> Tensor:
@@ -30,7 +30,7 @@ def deconv(y: Tensor, kernel: Tensor, *, last: bool = False) -> Tensor:
     if not _serves(y, kernel):
         return reference.deconv(y, kernel, last=last)
     checks.shape("deconv", (y.shape[-1], *kernel.shape[1:]), "(D, C, 4, 4), D the last axis of y", kernel=kernel)
-    return torch.ops.hdfast.conv_up.default(y.contiguous(), kernel.contiguous(), half, half and not last)
+    return library.op("conv_up")(y.contiguous(), kernel.contiguous(), half, half and not last)
 
 
 def _serves(x: Tensor, kernel: Tensor) -> bool:
@@ -43,13 +43,13 @@ def register(namespace: str) -> None:
 
     sum(y * conv_down(x, kernel)) is linear in x, y and kernel: each op is its derivative by what that op does not take.
     """
-    ops = getattr(torch.ops, namespace)
+    ops = library.raw(namespace)
 
     def derivative(by, round, like, x, y, kernel):
         if by == "kernel":
-            return ops.conv_kernel.default(x, y, round)
-        op, image = (ops.conv_up, y) if by == "x" else (ops.conv_down, x)
-        return op.default(image, kernel, round, like.dtype == torch.bfloat16)
+            return ops["conv_kernel"](x, y, round)
+        name, image = ("conv_up", y) if by == "x" else ("conv_down", x)
+        return ops[name](image, kernel, round, like.dtype == torch.bfloat16)
 
     def by_onednn(ctx, dx):
         """The gradients of conv_up in bfloat16 for few channels."""
@@ -78,7 +78,7 @@ def register(namespace: str) -> None:
             return *grads, *(None,) * ctx.flags
 
         library.register_fake(f"{namespace}::{name}", fake)
-        torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=setup_context)
+        library.register_derivative(namespace, name, backward, setup_context)
 
     register_one("conv_down", ("x", "kernel"), "y", lambda x, kernel: (
         x.shape[0], x.shape[1] // 2, x.shape[2] // 2, kernel.shape[0]))

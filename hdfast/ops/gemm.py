@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hdfast.ops import library
 from hdfast.ops.execution import usable
 
 LARGE = 1 << 24  # multiply-adds from which `chosen` decides
@@ -18,7 +19,7 @@ LARGE = 1 << 24  # multiply-adds from which `chosen` decides
 
 def _onednn(a: Tensor, b: Tensor) -> Tensor:
     if a.stride(0) == 1:  # a kernel's gradient: oneDNN copies both operands first and splits such sums badly
-        return torch.ops.hdfast.mm.default(a, b)
+        return library.op("mm")(a, b)
     return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
 
 

@@ -71,4 +71,4 @@ def register(namespace: str) -> None:
 
     library.register_fake(f"{namespace}::harmony_fwd", shapes)
     library.register_fake(f"{namespace}::harmony_bwd", gradient_shapes)
-    torch.library.register_autograd(f"{namespace}::harmony_fwd", backward, setup_context=setup_context)
+    library.register_derivative(namespace, "harmony_fwd", backward, setup_context)

@@ -36,4 +36,4 @@ def register(namespace: str) -> None:
 
     library.register_fake(f"{namespace}::image_loss_fwd", lambda recon, image: recon.new_empty(recon.shape[:1]))
     library.register_fake(f"{namespace}::image_loss_bwd", lambda dloss, recon, image: torch.empty_like(recon))
-    torch.library.register_autograd(f"{namespace}::image_loss_fwd", backward, setup_context=setup_context)
+    library.register_derivative(namespace, "image_loss_fwd", backward, setup_context)

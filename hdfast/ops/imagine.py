@@ -60,7 +60,7 @@ def imagine_states(action: Tensor, deter: Tensor, index: Tensor, params: Paramet
 
 def register(namespace: str) -> None:
     """Shapes for tracing and derivatives, for the raw ops of one library."""
-    ops = getattr(torch.ops, namespace)
+    ops = library.raw(namespace)
 
     def fake_imagine(deter, index, u, u_action, params, actor, classes, mix, keep_prior, half=False):
         steps, rows, stoch = u.shape
@@ -71,8 +71,8 @@ def register(namespace: str) -> None:
 
     def mm_backward(ctx, dy):
         a, b = ctx.saved_tensors
-        return (ops.mm.default(dy, b.t()) if ctx.needs_input_grad[0] else None,
-                ops.mm.default(a.t(), dy) if ctx.needs_input_grad[1] else None)
+        return (ops["mm"](dy, b.t()) if ctx.needs_input_grad[0] else None,
+                ops["mm"](a.t(), dy) if ctx.needs_input_grad[1] else None)
 
     library.register_fake(f"{namespace}::imagine", fake_imagine)
     library.register_fake(
@@ -80,8 +80,8 @@ def register(namespace: str) -> None:
         lambda deter, stoch, index, kernel, classes: deter.new_empty(len(deter), kernel.shape[1]))
     register_state_mm(namespace, "state_mm")
     library.register_fake(f"{namespace}::mm", lambda a, b: a.new_empty(a.shape[0], b.shape[1]))
-    torch.library.register_autograd(f"{namespace}::mm", mm_backward,
-                                    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
+    library.register_derivative(namespace, "mm", mm_backward,
+                                lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
 
 
 library.define("imagine_steps",

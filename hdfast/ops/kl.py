@@ -61,4 +61,4 @@ def register(namespace: str) -> None:
     library.register_pair(namespace, "balanced_kl",
                           lambda post, prior, free_nats: tuple(row_shape(post, prior) for _ in range(3)))
     library.register_fake(f"{namespace}::kl_divergence_fwd", row_shape)
-    torch.library.register_autograd(f"{namespace}::kl_divergence_fwd", backward_plain, setup_context=setup_plain)
+    library.register_derivative(namespace, "kl_divergence_fwd", backward_plain, setup_plain)

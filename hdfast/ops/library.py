@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import functools
 import importlib
+import itertools
 import json
 import os
 import pkgutil
@@ -54,10 +55,10 @@ def load(namespace: str, file: Path) -> None:
     torch.ops.load_library(str(file))
     ops = getattr(torch.ops, namespace)
     found = [family for family in families_here() if all(hasattr(ops, name) for name in family.OPS)]
+    _raw[namespace] = {name: getattr(ops, name).default for family in found for name in family.OPS}
     for family in found:
         family.register(namespace)
     _loaded[namespace] = found
-    _raw[namespace] = {name: getattr(ops, name).default for family in found for name in family.OPS}
     if not _active:
         activate(namespace)
 
@@ -98,8 +99,13 @@ def namespace(name: str) -> Iterator[None]:
 
 
 def op(name: str) -> Callable:
-    """A raw op of the active namespace: `op("norm_act_fwd")(x, scale, bias)`."""
+    """A raw op of the active namespace, with its derivative: `op("norm_act_fwd")(x, scale, bias)`."""
     return _raw[_active][name]
+
+
+def raw(namespace: str) -> dict[str, Callable]:
+    """The raw ops of one library by name, with their derivatives as far as they are registered."""
+    return _raw[namespace]
 
 
 def define(name: str, schema: str, run: Callable) -> None:
@@ -133,6 +139,55 @@ def register_fake(name: str, shapes: Callable) -> None:
     torch.library.register_fake(name, checked)
 
 
+def register_derivative(namespace: str, name: str, backward: Callable, setup_context: Callable) -> None:
+    """Register the derivative of a raw op, as `torch.library.register_autograd` takes it, for tracing and for `op`.
+
+    What torch makes of it costs 4 us a call without a gradient and 15 with one, more than a small op itself. Outside of
+    traces and transforms `op` has a Function instead, and without gradients goes straight to the kernel.
+    """
+    torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=setup_context)
+    plain = _raw[namespace][name]
+    arguments = plain._schema.arguments
+    lists = [str(argument.type) == "List[Tensor]" for argument in arguments]  # in which a Function sees no tensors
+
+    def flat(values):
+        return [x for value, several in zip(values, lists, strict=True) for x in (value if several else [value])]
+
+    def forward(ctx, *values):
+        *args, lengths = values
+        if lengths:
+            rest = iter(args)
+            args = [[*itertools.islice(rest, n)] if several else next(rest)
+                    for n, several in zip(lengths, lists, strict=True)]
+        with torch._C._AutoDispatchBelowAutograd():
+            output = plain(*args)
+        ctx.lengths = lengths
+        setup_context(ctx, args, output)
+        return output
+
+    def derivative(ctx, *douts):
+        grads = backward(ctx, *douts)
+        return (*(flat(grads) if ctx.lengths else grads), None)
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(derivative)}
+    node = type(name, (torch.autograd.Function,), methods)
+    apply = super(torch.autograd.Function, node).apply  # without what serves transforms alone
+
+    def call(*args):
+        if (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or len(args) < len(arguments)):
+            return plain(*args)
+        if torch.is_grad_enabled():
+            values = flat(args) if any(lists) else args
+            for x in values:
+                if isinstance(x, torch.Tensor) and x.requires_grad:
+                    return apply(*values, [several and len(x) for x, several in zip(args, lists, strict=True)]
+                                 if any(lists) else None)
+        with torch._C._AutoDispatchBelowAutograd():
+            return plain(*args)
+
+    _raw[namespace][name] = call
+
+
 def register_pair(namespace: str, name: str, shapes: Callable, gradient_shapes: Callable | None = None) -> None:
     """Register NAME_fwd, whose results have `shapes`, and NAME_bwd as its derivative, by what their schemas say.
 
@@ -148,38 +203,38 @@ def register_pair(namespace: str, name: str, shapes: Callable, gradient_shapes: 
     names = given + [x.removeprefix("d") for x in taken[:first]]
     names += [x for x in taken[first:] if x not in names]  # further results
     places = [names.index(x) for x in taken[first:]]
-    douts, count = backward._schema.arguments[:first], len(backward._schema.returns)
+    count = len(backward._schema.returns)
 
     def like_arguments(*args):
         known = dict(zip(taken, args, strict=True))
         grads = [torch.empty_like(known[x], memory_format=torch.contiguous_format) for x in given[:count]]
         return tuple(grads) if count > 1 else grads[0]
 
+    kinds = [str(argument.type) for argument in backward._schema.arguments]
+    tensors = sum(kind == "Tensor" for kind in kinds[first:])
+    nothing, filled = (None,) * (len(given) - count), [kind == "Tensor" for kind in kinds[:first]]
+
     def setup_context(ctx, inputs, output):
         outputs = output if isinstance(output, tuple) else (output,)
-        kept = [(*inputs, *outputs)[place] for place in places]
-        tensors = [x for x in kept if isinstance(x, torch.Tensor)]
-        ctx.options = kept[len(tensors):]
-        ctx.save_for_backward(*tensors)
-        ctx.mark_non_differentiable(*outputs[len(douts):])
+        known = (*inputs, *outputs)
+        ctx.options = [known[place] for place in places[tensors:]]
+        ctx.save_for_backward(*[known[place] for place in places[:tensors]])
+        if len(outputs) > len(filled):
+            ctx.mark_non_differentiable(*outputs[len(filled):])
         ctx.set_materialize_grads(False)  # or autograd makes zeros for results without gradient
 
     def derivative(ctx, *grads):
         some = next((grad for grad in grads if grad is not None), None)
         if some is None:
             return (None,) * len(given)
-        dense = []
-        for grad, argument in zip(grads, douts, strict=False):
-            if grad is None and str(argument.type) == "Tensor":
-                grad = torch.zeros_like(some)
-            dense.append(grad if grad is None else grad.contiguous())
+        dense = [torch.zeros_like(some) if grad is None and fill else grad if grad is None else grad.contiguous()
+                 for grad, fill in zip(grads, filled, strict=False)]
         result = backward(*dense, *ctx.saved_tensors, *ctx.options)
-        result = result if count > 1 else (result,)
-        return *result, *(None,) * (len(given) - count)
+        return (*result, *nothing) if count > 1 else (result, *nothing)
 
     register_fake(f"{namespace}::{name}_fwd", shapes)
     register_fake(f"{namespace}::{name}_bwd", gradient_shapes or like_arguments)
-    torch.library.register_autograd(f"{namespace}::{name}_fwd", derivative, setup_context=setup_context)
+    register_derivative(namespace, f"{name}_fwd", derivative, setup_context)
 
 
 def build_info() -> dict[str, str] | None:

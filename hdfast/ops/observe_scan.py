@@ -5,6 +5,7 @@ gradients are single products over all steps, and the one-hot latent is gathered
 """
 
 import itertools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def observe_scan(embed: Tensor, action: Tensor, is_first: Tensor, u: Tensor, par
     args = (embed.contiguous(), action.contiguous(), is_first.contiguous(), u.contiguous(),
             [p.contiguous() for p in params], classes, mix)
     if usable(embed):  # rounds the kernels while it packs them
-        return torch.ops.hdfast.observe_scan_fwd.default(*args)[:5]
+        return library.op("observe_scan_fwd")(*args)[:5]
     return torch.ops.hdfast.observe_launches_fwd.default(*args, bf16.shadows(params.kernels))[:5]
 
 
@@ -56,12 +57,12 @@ def register(namespace: str) -> None:
 
     library.register_fake(f"{namespace}::observe_scan_fwd", fake_fwd)
     library.register_fake(f"{namespace}::observe_scan_bwd", fake_bwd)
-    register_derivative(namespace, "observe_scan", dense=True)
+    library.register_derivative(namespace, "observe_scan_fwd", *derivative(namespace, "observe_scan", dense=True))
 
 
-def register_derivative(namespace: str, name: str, dense: bool) -> None:
-    """The derivative of NAME_fwd by NAME_bwd. Both executions have one signature: inputs are embed, action, is_first;
-    kept is what forward returned, without stoch. `dense`: the op reads only contiguous gradients."""
+def derivative(namespace: str, name: str, dense: bool) -> tuple[Callable, Callable]:
+    """Backward and setup_context of NAME_fwd, by NAME_bwd. Both executions have one signature: inputs are embed,
+    action, is_first; kept is what forward returned, without stoch. `dense`: the op reads only contiguous gradients."""
     backward_op = getattr(getattr(torch.ops, namespace), f"{name}_bwd").default
 
     def setup_context(ctx, inputs, output):
@@ -81,7 +82,7 @@ def register_derivative(namespace: str, name: str, dense: bool) -> None:
         nothing = [[None] * len(x) for x in copies]
         return dembed if ctx.options[2] else None, None, None, None, dparams, None, None, *nothing
 
-    torch.library.register_autograd(f"{namespace}::{name}_fwd", backward, setup_context=setup_context)
+    return backward, setup_context
 
 
 library.define("observe_launches_fwd",
@@ -93,4 +94,5 @@ library.define("observe_launches_bwd",
                "(Tensor? ddeter, Tensor? dstoch, Tensor? dpost, Tensor? dprior, Tensor[] inputs, Tensor[] params, "
                "Tensor[] kept, int classes, float mix, bool need_embed, Tensor[] copies) -> Tensor[]",
                observe_steps.backward)
-register_derivative(library.NAMESPACE, "observe_launches", dense=False)
+_backward, _setup_context = derivative(library.NAMESPACE, "observe_launches", dense=False)
+torch.library.register_autograd("hdfast::observe_launches_fwd", _backward, setup_context=_setup_context)

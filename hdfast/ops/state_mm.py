@@ -22,8 +22,7 @@ def state_mm(deter: Tensor, stoch: Tensor | None, index: Tensor, kernel: Tensor,
         return torch.cat([deter, latent.flatten(-2)], -1) @ kernel
     args = (deter.flatten(0, -2).contiguous(), None if stoch is None else stoch.flatten(-2).flatten(0, -2),
             index.flatten(0, -2).contiguous(), kernel.contiguous(), classes)
-    ops = torch.ops.hdfast
-    y = ops.state_mm_bf16_fwd.default(*args, narrow) if rounded else ops.state_mm_fwd.default(*args)
+    y = library.op("state_mm_bf16_fwd")(*args, narrow) if rounded else library.op("state_mm_fwd")(*args)
     return y.unflatten(0, deter.shape[:-1])
 
 
@@ -47,4 +46,4 @@ def register_state_mm(namespace: str, name: str) -> None:
                 torch.empty_like(kernel) if need_kernel else deter.new_empty(0))
 
     library.register_fake(f"{namespace}::{name}_bwd", fake_bwd)
-    torch.library.register_autograd(f"{namespace}::{name}_fwd", backward, setup_context=setup_context)
+    library.register_derivative(namespace, f"{name}_fwd", backward, setup_context)

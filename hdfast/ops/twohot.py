@@ -28,6 +28,8 @@ def symexp(x: Tensor) -> Tensor:
 def _elementwise(op: str, x: Tensor) -> Tensor:
     checks.storage(op, x=x)
     checks.devices(op, x=x)
+    if x.dtype is torch.float32:
+        return library.op(f"{op}_fwd")(x.contiguous())
     return library.op(f"{op}_fwd")(x.float().contiguous()).to(x.dtype)
 
 

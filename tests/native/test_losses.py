@@ -5,7 +5,7 @@ import torch
 from op_cases import CASES, NAMES, compare, on_device, op_of, rand, uniform  # noqa: F401
 
 from hdfast import ops
-from hdfast.ops import library, reference
+from hdfast.ops import reference
 from hdfast.ops.harmony import harmony_loss, weighted_loss
 from hdfast.ops.replay_gather import replay_gather
 
@@ -95,8 +95,8 @@ def test_replay_gather_outside_the_ring(native):
 
 def test_opcheck_of_fixed_weights(native):
     losses = [uniform(6, seed=i).requires_grad_() for i in range(5)]
-    torch.library.opcheck(library.op("harmony_fwd"), (losses, None, [*range(5)], [1.0, 2.0, 3.0, 4.0, 5.0], [0.0] * 5,
-                                                      False))
+    torch.library.opcheck(native.ops.harmony_fwd.default, (losses, None, [*range(5)], [1.0, 2.0, 3.0, 4.0, 5.0],
+                                                           [0.0] * 5, False))
 
 
 def test_columns_of_no_step_take_no_time(native):

@@ -119,6 +119,38 @@ def test_free_shapes_are_accepted(ops, native, name):
         assert index is None or where not in FREE
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if not name.endswith(WITHOUT_DERIVATIVE)])
+def test_calls_and_traces_have_one_derivative(ops, native, name):
+    """What `library.op` calls outside of traces, against the op as torch calls it: every number and every gradient."""
+    plain = raw(native, name)
+    call = library.raw(native.namespace)[name]
+    if call is plain:
+        pytest.skip(f"{name} has no derivative")
+    torch.manual_seed(0)
+    good = CASES[name]()
+    with torch.no_grad():
+        for got, want in zip(results(call(*good)), results(plain(*good)), strict=True):
+            assert torch.equal(got, want) and not got.requires_grad
+    found = []
+    for op in (call, plain):
+        arguments = good
+        for position, index, tensor in tensors(good):
+            if tensor.is_floating_point():
+                arguments = replaced(arguments, position, index, tensor.clone().requires_grad_())
+        out = [y for y in results(op(*arguments)) if y.requires_grad]
+        inputs = [x for _, _, x in tensors(arguments) if x.requires_grad]
+        ones = [torch.ones_like(y) for y in out]
+        found.append([out, torch.autograd.grad(out, inputs, ones, allow_unused=True)])
+    for ours, torchs in zip(*found, strict=True):
+        assert len(ours) == len(torchs) > 0
+        assert all(a is b is None or torch.equal(a, b) for a, b in zip(ours, torchs, strict=True))
+    assert any(grad is not None for grad in found[0][1])
+
+
+def results(output) -> list[torch.Tensor]:
+    return [output] if isinstance(output, torch.Tensor) else [*output]
+
+
 @pytest.mark.parametrize("value", [-1, 1 << 40])
 @pytest.mark.parametrize("name", ["imagine", "state_mm_fwd", "state_mm_bwd", "state_mm_bf16_fwd",
                                   "state_mm_bf16_bwd", "observe_scan_bwd"])
