@@ -44,8 +44,9 @@ def tensors(config: Config, device: torch.device = CPU) -> tuple[torch.Tensor, C
     data = {name: torch.from_numpy(value).to(device) for name, value in workload.synthetic(config).items()}
     previous = torch.cat([torch.zeros_like(data["action"][:1]), data["action"][:-1]])
     cont = 1 - data["is_terminal"]
-    return data["image"], lambda image: Sequences({"image": image.float() / 255}, previous, data["reward"], cont,
-                                                  data["is_first"])
+    rows = torch.arange(data["reward"].numel(), device=device).view_as(data["reward"])
+    return data["image"], lambda image: Sequences({"image": ops.replay_gather(image.flatten(0, 1), rows)}, previous,
+                                                  data["reward"], cont, data["is_first"])
 
 
 def build_learner(config: Config, device: torch.device = CPU) -> Learner:

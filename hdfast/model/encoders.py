@@ -33,27 +33,25 @@ class ConvStage(nn.Module):
         return ops.norm_act(ops.conv(x, self.kernel), self.norm.scale, self.norm.bias)
 
 
-def shifted(x: Tensor, by: Tensor | float) -> Tensor:
-    """x + by, in place unless x is a view: autograd would copy a view's whole gradient."""
-    return x + by if x._is_view() else x.add_(by)
-
-
 class DeconvStage(nn.Module):
     """4x4 transposed convolution of stride 2, padding 1: (n, h, w, c) -> (n, 2h, 2w, d).
 
-    Stages before the last have LayerNorm and SiLU and no bias; the last has only a bias.
+    Stages before the last have LayerNorm and SiLU and no bias; the last has only a bias, and `offset`, a constant.
     """
 
-    def __init__(self, in_depth: int, depth: int, last: bool):
+    def __init__(self, in_depth: int, depth: int, last: bool, offset: float = 0.0):
         super().__init__()
         kernel, fan = torch.empty(in_depth, depth, 4, 4), 16 * (in_depth + depth) / 2
         self.kernel = nn.Parameter((init_uniform_ if last else init_normal_)(kernel, fan))
         self.norm = None if last else Norm(depth)
-        self.bias = nn.Parameter(torch.zeros(depth)) if last else None
+        self.bias, self.offset = nn.Parameter(torch.zeros(depth)) if last else None, offset
 
     def forward(self, x: Tensor) -> Tensor:
         x = ops.deconv(x, self.kernel, last=self.norm is None)
-        return shifted(x, self.bias) if self.norm is None else ops.norm_act(x, self.norm.scale, self.norm.bias)
+        if self.norm is not None:
+            return ops.norm_act(x, self.norm.scale, self.norm.bias)
+        by = (self.bias + self.offset).repeat(x.shape[2])  # a whole row of pixels: three numbers at a time are slow
+        return (x.flatten(-2) + by).view_as(x)
 
 
 def stage_depths(size: int, depth: int) -> list[int]:
@@ -105,7 +103,8 @@ class Decoder(nn.Module):
             self.inp = Affine(in_size, MIN_RES * MIN_RES * self.depth)
             outs = [*depths[1:], channels(space)]
             self.stages = nn.Sequential(*(
-                DeconvStage(a, b, last=i == len(outs) - 1) for i, (a, b) in enumerate(zip(depths, outs, strict=True))))
+                DeconvStage(a, b, last=i == len(outs) - 1, offset=0.5)
+                for i, (a, b) in enumerate(zip(depths, outs, strict=True))))
         if self.vectors:
             self.hidden = dense_layers(in_size, model)
             self.outs = nn.ModuleList(Affine(model.vector_units or model.units, part.shape[0])
@@ -115,7 +114,7 @@ class Decoder(nn.Module):
         found = {}
         if self.images:
             x = self.inp(feat)
-            y = shifted(self.stages(x.reshape(-1, MIN_RES, MIN_RES, self.depth)), 0.5).unflatten(0, x.shape[:-1])
+            y = self.stages(x.reshape(-1, MIN_RES, MIN_RES, self.depth)).unflatten(0, x.shape[:-1])
             names, depths = zip(*((part.name, part.shape[-1]) for part in self.images), strict=True)
             found = dict(zip(names, y.split(depths, -1) if len(depths) > 1 else [y], strict=True))
         if self.vectors:

@@ -102,7 +102,8 @@ class WorldModel(nn.Module):
 
 def entropy(logit: Tensor) -> Tensor:
     """Entropy of latent states in nats, summed over latents, without gradient: (..., S, K) -> (...)."""
-    return torch.special.entr(logit.detach().exp()).sum((-2, -1))
+    logp = logit.detach()
+    return -(logp.exp() * logp).sum((-2, -1))
 
 
 def means(values: dict[str, Tensor]) -> dict[str, Tensor]:
