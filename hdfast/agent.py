@@ -22,6 +22,7 @@ from hdfast.replay.ring import Batch
 from hdfast.replay.sequences import Replay
 from hdfast.run.pictures import openloop_grid
 from hdfast.spaces import ActSpace, ObsSpace, check_parts
+from hdfast.tape import Taped
 
 NAMED = 4  # parameters that a diagnosis names
 HALF = "half/"  # prefix of the names that older versions saved in the middle of an update
@@ -100,7 +101,8 @@ class Agent:
         """Make the graphs; `sampling` are the generators of `_sample`."""
         self._graphs = learning, acting
         self.update_step = learning.of(self._update, "update", generators=[self.learn_rng, *sampling], shared=True)
-        self.acting_step = acting.of(self._act, "acting step")
+        tape = self.config.cuda_graphs and self.device.type == "cpu" and not acting.enabled
+        self.acting_step = Taped(self._act) if tape else acting.of(self._act, "acting step")
 
     @property
     def updates(self) -> int:

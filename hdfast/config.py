@@ -190,7 +190,7 @@ class Config:
     logdir: str = opt("runs/{task}/{seed}", "run directory; {task}, {seed} and {timestamp} expand")
     device: str = opt("auto", "auto, cpu, cuda or cuda:N")
     backend: str = opt("auto", "implementation of the ops", choices=("auto", "reference", "native"))
-    cuda_graphs: bool = opt(True, "capture acting and updates in CUDA graphs; no effect on the CPU")
+    cuda_graphs: bool = opt(True, "record acting and updates once and replay them: on the CPU as a list of ops")
     logger: str = opt("none", "also send the rows of metrics.jsonl to wandb or mlflow (pip install hdfast[wandb])",
                       choices=("none", "wandb", "mlflow"))
     deterministic: bool = opt(False, "equal bits from equal runs on CUDA, at some cost in time")

@@ -89,9 +89,8 @@ class _HostCalls(TorchFunctionMode):
 
 
 @contextmanager
-def watched(device: torch.device) -> Iterator[Watch]:
-    """Refuse inside the block what no CUDA graph can hold; RunError names the op."""
-    watch = Watch(device)
+def watched(watch: Watch) -> Iterator[Watch]:
+    """Refuse inside the block what no graph can hold; RunError names the op."""
     with _HostCalls(watch), watch:
         yield watch
 

@@ -16,6 +16,7 @@ from hdfast.model.policy import ChoosingActor, NormalActor, Policy
 from hdfast.model.world_model import Sequences, WorldModel, WorldModelOutput, means
 from hdfast.ops.state import State
 from hdfast.spaces import ActSpace, ObsSpace
+from hdfast.tape import Taped
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,24 @@ class Learner:
         self.actor_critic.first_layers = self.critic_opt.stack(
             *(network.hidden[0].kernel for network in (self.actor_critic.critic, self.actor_critic.slow)))
         self.start = self.world_model.rssm.initial_state().map(lambda x: x.detach().clone())
+        self._taped = Taped(self._update)
 
     def update(self, data: Sequences, u: Uniforms) -> dict[str, Tensor]:
         """One update; returns metrics (), all on the device and without gradient.
 
-        The host reads nothing and no shape depends on data, so CUDA graphs can capture it.
+        The host reads nothing and no shape depends on data, so CUDA graphs can capture it, and on the CPU a tape.
         """
-        out, metrics = self.update_model(data, u.post)
-        return metrics | self.update_behavior(out.observed.state, data.cont, u.prior, u.action)
+        tape = self.config.cuda_graphs and self.device.type == "cpu" and self.model_opt.reduce is None
+        return (self._taped if tape else self._update)(
+            *(data.obs[part.name] for part in self.world_model.obs_space.parts), data.prev_action, data.reward,
+            data.cont, data.is_first, u.post, u.prior, u.action)
+
+    def _update(self, *tensors: Tensor) -> dict[str, Tensor]:
+        """`update` on the tensors of its arguments."""
+        *parts, prev_action, reward, cont, is_first, post, prior, action = tensors
+        obs = {part.name: x for part, x in zip(self.world_model.obs_space.parts, parts, strict=True)}
+        out, metrics = self.update_model(Sequences(obs, prev_action, reward, cont, is_first), post)
+        return metrics | self.update_behavior(out.observed.state, cont, prior, action)
 
     def update_model(self, data: Sequences, u: Tensor) -> tuple[WorldModelOutput, dict[str, Tensor]]:
         """Step 1: world-model loss at the current parameters and its Adam step; u (T, B, S)."""

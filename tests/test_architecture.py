@@ -17,6 +17,7 @@ GROUND = {"errors", "tasks", "presets", "config", "flags", "protocol", "scores",
 LAYERS = (
     GROUND | {"ops"},
     {"model", "arena", "cuda_graph"},
+    {"tape"},
     {"learner"},
     {"agent", "adapters"},
     {"evaluation", "distributed", "estimate"},
@@ -25,10 +26,10 @@ LAYERS = (
     {"cli", "__main__", "__init__"},
 )
 # Layers whose modules may import one another.
-PEERS_ALLOWED = {0, 7}
+PEERS_ALLOWED = {0, 8}
 # Beside the model: these know the ground and third-party libraries, never the model; layers from the agent up use them.
 SIDE = {"envs", "replay", "run", "report", "machine", "rng"}
-SIDE_USED_FROM = 3
+SIDE_USED_FROM = 4
 KNOWS_OPS = {"machine"}  # of them
 # The order inside the model, by file; the files of the last set meet only in the learner.
 MODEL = ({"nets", "harmonizer"}, {"encoders", "rssm", "policy"}, {"world_model", "imagination", "actor_critic"})

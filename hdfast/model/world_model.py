@@ -88,8 +88,9 @@ class WorldModel(nn.Module):
         assert all(x.shape == data.reward.shape for x in losses.values())
         total, metrics = self.harmonizer(losses)
         short = {"reward": "rew", "cont": "con"}
+        post, prior = entropy(torch.stack([observed.post, observed.prior]))
         metrics |= means({f"loss/{short.get(name, name)}": x.detach() for name, x in losses.items()}
-                         | {"kl": kl, "ent/post": entropy(observed.post), "ent/prior": entropy(observed.prior)})
+                         | {"kl": kl, "ent/post": post, "ent/prior": prior})
         metrics["loss/model"] = total.detach()
         return WorldModelOutput(observed, recon, reward_logit, cont_logit, losses, kl, total, metrics)
 
@@ -102,8 +103,7 @@ class WorldModel(nn.Module):
 
 def entropy(logit: Tensor) -> Tensor:
     """Entropy of latent states in nats, summed over latents, without gradient: (..., S, K) -> (...)."""
-    logp = logit.detach()
-    return -(logp.exp() * logp).sum((-2, -1))
+    return torch.special.entr(logit.detach().exp()).sum((-2, -1))
 
 
 def means(values: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ def captured(agent: Agent) -> Agent:
     """The agent with graphs, as on CUDA; `tape.record` plays their part."""
     graphs = Graphs(torch.device("cpu"), True)
     agent.build_steps(graphs, graphs)
+    agent.learner._taped = agent.learner._update
     return agent
 
 

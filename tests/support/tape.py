@@ -72,7 +72,7 @@ class Tape(TorchDispatchMode):
 def record(function: Callable, inputs: Sequence[Tensor], *, device: torch.device, pool, generators):
     """Replaces hdfast.cuda_graph.record."""
     tape, states = Tape(), [g.get_state() for g in generators]
-    with cuda_graph.cutting(tape.cut), cuda_graph.watched(device), tape:
+    with cuda_graph.cutting(tape.cut), cuda_graph.watched(cuda_graph.Watch(device)), tape:
         outputs = function(*inputs)
     tape.restore()
     for generator, state in zip(generators, states, strict=True):
