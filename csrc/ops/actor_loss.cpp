@@ -8,16 +8,15 @@ namespace {
 
 ActorLossArgs actor_args(const Tensor& logit, const Tensor& action, const Tensor& advantage, const Tensor& weight,
                          double entropy) {
-  HD_CHECK(logit.dim() == 2 && cols(logit) >= 1, "logit must be (rows, actions), at least one action", got(logit));
-  const int64_t n = rows(logit);
+  HD_CHECK(logit.dim() >= 1 && cols(logit) >= 1, "logit must be (..., actions), at least one action", got(logit));
   ActorLossArgs args{};
-  HD_TAKE(args, logit, logit), HD_TAKE(args, action, {n}, logit);
-  HD_TAKE(args, advantage, {n}, logit), HD_TAKE(args, weight, {n}, logit);
-  args.rows = n, args.actions = cols(logit), args.entropy = float(entropy);
+  HD_TAKE(args, logit, logit), HD_TAKE_ROWS(args, action, logit);
+  HD_TAKE_ROWS(args, advantage, logit), HD_TAKE_ROWS(args, weight, logit);
+  args.rows = rows(logit), args.actions = cols(logit), args.entropy = float(entropy);
   return args;
 }
 
-// logit (N, A) log-probabilities, action (N,) int64, advantage, weight (N,) -> loss, logp, ent (N,)
+// logit (..., A) log-probabilities, action (...) int64, advantage, weight (...) -> loss, logp, ent (...)
 HD_OP(Results<3>, actor_loss_fwd, (Tensor logit, Tensor action, Tensor advantage, Tensor weight, double entropy)) {
   ActorLossArgs args = actor_args(logit, action, advantage, weight, entropy);
   Tensor loss = new_rows(logit, args.loss), logp = new_rows(logit, args.logp), ent = new_rows(logit, args.ent);
@@ -25,13 +24,12 @@ HD_OP(Results<3>, actor_loss_fwd, (Tensor logit, Tensor action, Tensor advantage
   return {loss, logp, ent};
 }
 
-// dloss, dlogp or none, dent or none (N,), then the inputs of the forward -> dlogit (N, A)
+// dloss, dlogp or none, dent or none (...), then the inputs of the forward -> dlogit (..., A)
 HD_OP(Tensor, actor_loss_bwd,
       (Tensor dloss, Maybe dlogp, Maybe dent, Tensor logit, Tensor action, Tensor advantage, Tensor weight,
        double entropy)) {
   ActorLossArgs args = actor_args(logit, action, advantage, weight, entropy);
-  HD_TAKE(args, dloss, {args.rows}, logit);
-  HD_TAKE(args, dlogp, {args.rows}, logit), HD_TAKE(args, dent, {args.rows}, logit);
+  HD_TAKE_ROWS(args, dloss, logit), HD_TAKE_ROWS(args, dlogp, logit), HD_TAKE_ROWS(args, dent, logit);
   Tensor dlogit = new_like(logit, args.dlogit);
   HD_RUN(actor_loss_bwd, logit, args, args.rows, 4 * args.actions);
   return dlogit;

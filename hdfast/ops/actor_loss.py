@@ -25,9 +25,8 @@ def actor_loss(logit: Tensor, action: Tensor, advantage: Tensor, weight: Tensor,
     checks.shape("actor_loss", shape, "(...), logit's without its last axis", action=action, advantage=advantage,
                  weight=weight)
     checks.devices("actor_loss", logit=logit, action=action, advantage=advantage, weight=weight)
-    flat = [x.detach().reshape(-1).contiguous() for x in (action, advantage.float(), weight.float())]
-    rows = logit.float().reshape(shape.numel(), logit.shape[-1]).contiguous()
-    return tuple(x.reshape(shape) for x in library.op("actor_loss_fwd")(rows, *flat, entropy))
+    others = [x.detach().contiguous() for x in (action, advantage.float(), weight.float())]
+    return library.op("actor_loss_fwd")(logit.float().contiguous(), *others, entropy)
 
 
 def register(namespace: str) -> None:

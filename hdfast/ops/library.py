@@ -147,45 +147,53 @@ def register_derivative(namespace: str, name: str, backward: Callable, setup_con
     """
     torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=setup_context)
     plain = _raw[namespace][name]
-    arguments = plain._schema.arguments
-    lists = [str(argument.type) == "List[Tensor]" for argument in arguments]  # in which a Function sees no tensors
+    lists = [str(argument.type) == "List[Tensor]" for argument in plain._schema.arguments]
 
-    def flat(values):
-        return [x for value, several in zip(values, lists, strict=True) for x in (value if several else [value])]
-
-    def forward(ctx, *values):
-        *args, lengths = values
-        if lengths:
-            rest = iter(args)
-            args = [[*itertools.islice(rest, n)] if several else next(rest)
-                    for n, several in zip(lengths, lists, strict=True)]
+    def forward(ctx, *args):
         with torch._C._AutoDispatchBelowAutograd():
             output = plain(*args)
-        ctx.lengths = lengths
         setup_context(ctx, args, output)
         return output
 
-    def derivative(ctx, *douts):
-        grads = backward(ctx, *douts)
-        return (*(flat(grads) if ctx.lengths else grads), None)
-
-    methods = {"forward": staticmethod(forward), "backward": staticmethod(derivative)}
+    spread = None
+    if any(lists):
+        forward, backward, spread = _one_by_one(forward, backward, lists)
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     node = type(name, (torch.autograd.Function,), methods)
     apply = super(torch.autograd.Function, node).apply  # without what serves transforms alone
 
     def call(*args):
-        if (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or len(args) < len(arguments)):
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or len(args) < len(lists):
             return plain(*args)
         if torch.is_grad_enabled():
-            values = flat(args) if any(lists) else args
+            values = spread(args) if spread else args
             for x in values:
                 if isinstance(x, torch.Tensor) and x.requires_grad:
-                    return apply(*values, [several and len(x) for x, several in zip(args, lists, strict=True)]
-                                 if any(lists) else None)
+                    return apply(*values)
         with torch._C._AutoDispatchBelowAutograd():
             return plain(*args)
 
     _raw[namespace][name] = call
+
+
+def _one_by_one(forward: Callable, backward: Callable, lists: list[bool]) -> tuple[Callable, Callable, Callable]:
+    """Both for a Function, which sees no tensors in lists: arguments and gradients one by one, and at the end how many
+    each list has; and what spreads arguments so."""
+    def flat(values):
+        return [x for value, several in zip(values, lists, strict=True) for x in (value if several else [value])]
+
+    def spread(args):
+        return [*flat(args), [len(x) if several else None for x, several in zip(args, lists, strict=True)]]
+
+    def forward_one_by_one(ctx, *values):
+        *flat_args, ctx.lengths = values
+        rest = iter(flat_args)
+        return forward(ctx, *(next(rest) if n is None else [*itertools.islice(rest, n)] for n in ctx.lengths))
+
+    def backward_one_by_one(ctx, *douts):
+        return *flat(backward(ctx, *douts)), None
+
+    return forward_one_by_one, backward_one_by_one, spread
 
 
 def register_pair(namespace: str, name: str, shapes: Callable, gradient_shapes: Callable | None = None) -> None:
