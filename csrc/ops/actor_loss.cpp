@@ -10,8 +10,8 @@ ActorLossArgs actor_args(const Tensor& logit, const Tensor& action, const Tensor
                          double entropy) {
   HD_CHECK(logit.dim() >= 1 && cols(logit) >= 1, "logit must be (..., actions), at least one action", got(logit));
   ActorLossArgs args{};
-  HD_TAKE(args, logit, logit), HD_TAKE_ROWS(args, action, logit);
-  HD_TAKE_ROWS(args, advantage, logit), HD_TAKE_ROWS(args, weight, logit);
+  HD_TAKE(args, logit, logit), HD_TAKE_ROWS(args, action, logit, 1);
+  HD_TAKE_ROWS(args, advantage, logit, 1), HD_TAKE_ROWS(args, weight, logit, 1);
   args.rows = rows(logit), args.actions = cols(logit), args.entropy = float(entropy);
   return args;
 }
@@ -29,7 +29,7 @@ HD_OP(Tensor, actor_loss_bwd,
       (Tensor dloss, Maybe dlogp, Maybe dent, Tensor logit, Tensor action, Tensor advantage, Tensor weight,
        double entropy)) {
   ActorLossArgs args = actor_args(logit, action, advantage, weight, entropy);
-  HD_TAKE_ROWS(args, dloss, logit), HD_TAKE_ROWS(args, dlogp, logit), HD_TAKE_ROWS(args, dent, logit);
+  HD_TAKE_ROWS(args, dloss, logit, 1), HD_TAKE_ROWS(args, dlogp, logit, 1), HD_TAKE_ROWS(args, dent, logit, 1);
   Tensor dlogit = new_like(logit, args.dlogit);
   HD_RUN(actor_loss_bwd, logit, args, args.rows, 4 * args.actions);
   return dlogit;

@@ -261,16 +261,16 @@ void take_into(T*& slot, const Tensor& t, const Tensor& like, const char* what) 
   check_same_shape(t, like, what);
   slot = out<T>(t);
 }
-// HD_TAKE_ROWS(args, name, like): of the shape of `like` without its last dimension; null for an absent one.
-#define HD_TAKE_ROWS(args, name, like) take_rows(args.name, name, like, #name)
+// HD_TAKE_ROWS(args, name, like, trailing): of the shape of `like` without its last dimensions; null for an absent one.
+#define HD_TAKE_ROWS(args, name, like, trailing) take_rows(args.name, name, like, trailing, #name)
 template <class T>
-void take_rows(T*& slot, const Maybe& t, const Tensor& like, const char* what) {
+void take_rows(T*& slot, const Maybe& t, const Tensor& like, int64_t trailing, const char* what) {
   if (!t) return;
   check_layout(*t, like, what);
   check_type(*t, type_of<std::remove_const_t<T>>(), what);
-  bool same = t->dim() == like.dim() - 1;
+  bool same = t->dim() == like.dim() - trailing;
   for (int64_t d = 0; same && d < t->dim(); ++d) same = t->size(d) == like.size(d);
-  HD_CHECK(same, what, " must have shape ", shape_of(like), " without the last size", got(*t));
+  HD_CHECK(same, what, " must have shape ", shape_of(like), " without its last ", trailing, got(*t));
   slot = out<std::remove_const_t<T>>(*t);
 }
 // Float32 of any shape with so many elements.

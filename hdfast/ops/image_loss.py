@@ -17,10 +17,7 @@ def image_loss(recon: Tensor, image: Tensor) -> Tensor:
     checks.storage("image_loss", recon=recon, image=image)
     checks.shape("image_loss", recon.shape, "(..., h, w, c), that of recon", image=image)
     checks.devices("image_loss", recon=recon, image=image)
-    shape = recon.shape[:-3]
-    size = shape.numel(), recon.shape[-3:].numel()
-    return library.op("image_loss_fwd")(recon.float().reshape(size).contiguous(),
-                                        image.float().reshape(size).contiguous()).reshape(shape)
+    return library.op("image_loss_fwd")(recon.float().contiguous(), image.float().contiguous())
 
 
 def register(namespace: str) -> None:
@@ -34,6 +31,6 @@ def register(namespace: str) -> None:
         drecon = backward_op(dloss.contiguous(), *ctx.saved_tensors)
         return drecon, -drecon if ctx.needs_input_grad[1] else None
 
-    library.register_fake(f"{namespace}::image_loss_fwd", lambda recon, image: recon.new_empty(recon.shape[:1]))
+    library.register_fake(f"{namespace}::image_loss_fwd", lambda recon, image: recon.new_empty(recon.shape[:-3]))
     library.register_fake(f"{namespace}::image_loss_bwd", lambda dloss, recon, image: torch.empty_like(recon))
     library.register_derivative(namespace, "image_loss_fwd", backward, setup_context)
