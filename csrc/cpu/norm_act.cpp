@@ -161,7 +161,7 @@ struct Backward {
       const float *mean = a.mean + begin, *rstd = a.rstd + begin;
       affine<N>(x, cols, rows, mean, rstd, a.scale, a.bias, g);
       for (int64_t k = 0; k < rows * cols; ++k) {
-        const float z = g[k], s = fsigmoid_clamped(z);
+        const float z = g[k], s = fsigmoid(z);
         g[k] = load(dy + k) * s * (1.f + z * (1.f - s));
       }
       int64_t i = 0;

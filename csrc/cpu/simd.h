@@ -1,14 +1,18 @@
-// simd.h -- what the CPU kernels are made of: function clones per instruction set, branch-free elementary
-// functions that the compiler vectorizes, and loads and stores of both storage types.
+// simd.h -- what the CPU kernels are made of: function clones per instruction set, elementary functions, and loads and
+// stores of both storage types.
 //
 // HD_CLONES before a row loop compiles it for SSE2, AVX2 and AVX-512; the loader picks one. Everything called
-// inside must be HD_INLINE, or the clones would share one SSE2 copy. The functions below avoid libm (calls
-// stop the vectorizer) and rounding instructions (SSE2 has none). Relative error: fexp, flog, fsigmoid, ftanh
-// 2 ulp; NaN stays NaN.
+// inside must be HD_INLINE, or the clones would share one SSE2 copy.
+//
+// The functions take a float or a vector of floats (vec.h), lane by lane, without branches: select() is an if. They
+// avoid libm and rounding instructions (SSE2 has none). Error: fexp, flog, flog1p and fsymlog 2 units in the last
+// place, the others 3. NaN stays NaN.
 #pragma once
 #include <bit>
 #include <cstdint>
 #include <limits>
+
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed between inlined functions only
 
 #define HD_INLINE inline __attribute__((always_inline))
 // Sanitised builds have no clones: the loader would pick one before the sanitiser's runtime is ready.
@@ -19,84 +23,153 @@
 #define HD_CLONES
 #endif
 // Sums may be reordered in these files (-fassociative-math); not across this.
-#if defined(__GNUC__) && !defined(__clang__)
-#define HD_KEEP(x) __builtin_assoc_barrier(x)
+#if defined(__clang__)
+#define HD_KEEP(x) __arithmetic_fence(x)
 #else
-#define HD_KEEP(x) (x)
+#define HD_KEEP(x) __builtin_assoc_barrier(x)
 #endif
 
 namespace hd::cpu {
 
-HD_INLINE float select(bool c, float a, float b) { return c ? a : b; }
-HD_INLINE float fmax(float a, float b) { return a > b ? a : b; }
-HD_INLINE float fmin(float a, float b) { return a < b ? a : b; }
-HD_INLINE float fabs(float x) { return std::bit_cast<float>(std::bit_cast<uint32_t>(x) & 0x7fffffffu); }
-HD_INLINE float copysign(float magnitude, float sign) {
-  return std::bit_cast<float>((std::bit_cast<uint32_t>(magnitude) & 0x7fffffffu) |
-                              (std::bit_cast<uint32_t>(sign) & 0x80000000u));
+// The integers in the lanes of F, a float or a vector of floats. As vectors whose attribute a template keeps.
+template <class F>
+struct Lane {
+  typedef int32_t Ints __attribute__((vector_size(sizeof(F))));
+  typedef uint32_t Words __attribute__((vector_size(sizeof(F))));
+};
+template <>
+struct Lane<float> {
+  using Ints = int32_t;
+  using Words = uint32_t;
+};
+template <class F>
+using Ints = typename Lane<F>::Ints;
+template <class F>
+using Words = typename Lane<F>::Words;
+
+// c in every lane.
+template <class F>
+HD_INLINE F all(float c) {
+  return F{} + c;
+}
+// Lane by lane; c is a comparison's result.
+template <class C, class F>
+HD_INLINE F select(const C& c, const F& a, const F& b) {
+  return c ? a : b;
+}
+// HD_KEEP of a number or a vector, which GCC would take apart for it. No loop around this is vectorized by the
+// compiler.
+template <class F>
+HD_INLINE F keep(F x) {
+#if defined(__x86_64__) && !defined(__clang__)
+  __asm__("" : "+v"(x));
+  return x;
+#else
+  return HD_KEEP(x);
+#endif
 }
 
-// e^x - 1 - x over x^2 of |x| <= 0.35: polynomial of degree 4.
-HD_INLINE float exp_tail(float x) {
-  float p = 1.39506006e-3f;
-  p = p * x + 8.36895393e-3f;
-  p = p * x + 4.16662042e-2f;
-  p = p * x + 1.66665183e-1f;
-  return p * x + 5.00000010e-1f;
+// The numbers of integers.
+HD_INLINE float floats_of(int32_t n) { return float(n); }
+template <class I>
+HD_INLINE auto floats_of(const I& n) {
+  typedef float Floats __attribute__((vector_size(sizeof(I))));
+  return __builtin_convertvector(n, Floats);
 }
 
-// e^x = 2^n e^r, r = x - n ln 2 in two parts, |r| <= ln 2 / 2. The argument must lie within [-87.3, 88.3].
-HD_INLINE float fexp_within(float x) {
-  constexpr float LOG2E = 1.44269504f, LN2_HIGH = 0.693359375f, LN2_LOW = -2.12194440e-4f, MAGIC = 12582912.f;
-  const int32_t n = std::bit_cast<int32_t>(x * LOG2E + MAGIC) - std::bit_cast<int32_t>(MAGIC);
-  const float k = float(n);
-  const float r = HD_KEEP(HD_KEEP(x - k * LN2_HIGH) - k * LN2_LOW);
-  return HD_KEEP(HD_KEEP(exp_tail(r) * (r * r) + r) + 1.f) * std::bit_cast<float>((n + 127) << 23);
+// One instruction each; of a NaN b is the result.
+template <class F>
+HD_INLINE F fmax(const F& a, const F& b) {
+  return select(a > b, a, b);
+}
+template <class F>
+HD_INLINE F fmin(const F& a, const F& b) {
+  return select(a < b, a, b);
+}
+template <class F>
+HD_INLINE F fabs(const F& x) {
+  return std::bit_cast<F>(std::bit_cast<Ints<F>>(x) & 0x7fffffff);
+}
+template <class F>
+HD_INLINE F copysign(const F& magnitude, const F& sign) {
+  constexpr int32_t top = std::numeric_limits<int32_t>::min();
+  return std::bit_cast<F>((std::bit_cast<Ints<F>>(magnitude) & ~top) | (std::bit_cast<Ints<F>>(sign) & top));
 }
 
-// The argument is clamped, a NaN to either end: for callers that look at NaN themselves. As integers, since where
-// floats are compared the compiler follows both ends and a number apart, and selects anew in every later step.
-HD_INLINE float fexp_clamped(float x) {
-  const int32_t high = std::bit_cast<int32_t>(88.3f), from = std::bit_cast<int32_t>(x);
-  const uint32_t low = std::bit_cast<uint32_t>(-87.3f), below = uint32_t(from < high ? from : high);
-  return fexp_within(std::bit_cast<float>(below < low ? below : low));
+// e^x = 2^n e^r, r = x - n ln 2 in two parts, |r| <= ln 2 / 2.
+template <class F>
+struct Power {
+  F scale, r, tail;  // 2^n; e^r = 1 + r + r^2 tail
+};
+// n is rounded by adding a number so large that fractions have no bits; 127 more make it the exponent of 2^n: 0 of
+// n = -127, infinity of 128.
+template <class F>
+HD_INLINE Power<F> power(const F& x) {
+  constexpr float LOG2E = 1.44269504f, LN2_HIGH = 0.693359375f, LN2_LOW = -2.12194440e-4f, MAGIC = 12582912.f + 127.f;
+  const F shifted = keep(x * LOG2E + MAGIC), n = keep(shifted - MAGIC);
+  const F r = keep(keep(x - n * LN2_HIGH) - n * LN2_LOW);
+  F p = r * 1.39506006e-3f + 8.36895393e-3f;
+  p = p * r + 4.16662042e-2f;
+  p = p * r + 1.66665183e-1f;
+  p = p * r + 5.00000010e-1f;
+  return {std::bit_cast<F>(std::bit_cast<Words<F>>(shifted) << 23), r, p};
+}
+// e^x - 1 of e^r 2^n, n < 128.
+template <class F>
+HD_INLINE F less_one(const Power<F>& e) {
+  return keep(e.tail * (e.r * e.r) + e.r) * e.scale + keep(e.scale - 1.f);
 }
 
-// e^x: 0 below -87.3, infinity above 88.3.
-HD_INLINE float fexp(float x) {
-  const float finite = select(x < -87.3f, 0.f, fexp_clamped(x));
-  return select(x != x, x, select(x > 88.3f, std::numeric_limits<float>::infinity(), finite));
+// e^x of -87.3 <= x <= 88.3.
+template <class F>
+HD_INLINE F fexp_within(const F& x) {
+  const Power<F> e = power(x);
+  return keep(keep(e.tail * e.r + 1.f) * e.r + 1.f) * e.scale;
+}
+// e^x: 0 below -87.7, infinity above 88.4.
+template <class F>
+HD_INLINE F fexp(const F& x) {
+  return fexp_within(fmin(all<F>(88.7f), fmax(all<F>(-88.f), x)));
+}
+template <class F>
+HD_INLINE F fexpm1(const F& x) {
+  const F finite = less_one(power(fmin(all<F>(88.3f), fmax(all<F>(-88.f), x))));
+  return select(x > 88.3f, all<F>(std::numeric_limits<float>::infinity()), finite);
 }
 
-// Never below 1e-38, so that products with it underflow softly. The first gives a number for a NaN too: for callers
-// that multiply by x.
-HD_INLINE float fsigmoid_clamped(float x) { return 1.f / (1.f + fexp_clamped(-x)); }
-HD_INLINE float fsigmoid(float x) { return select(x != x, x, fsigmoid_clamped(x)); }
-
-// (e^2x - 1) / (e^2x + 1); near zero, where that cancels, the odd polynomial.
-HD_INLINE float ftanh(float x) {
-  const float a = fabs(x), z = a * a;
-  const float large = HD_KEEP(1.f - 2.f / (1.f + fexp_clamped(2.f * a)));
-  float p = -5.71703253e-3f;
-  p = p * z + 2.06505756e-2f;
-  p = p * z - 5.37434943e-2f;
-  p = p * z + 1.33314912e-1f;
-  p = p * z - 3.33332839e-1f;
-  const float small = HD_KEEP(a + a * (z * p));
-  return select(x != x, x, copysign(select(a < 0.625f, small, large), x));
+template <class F>
+HD_INLINE F fsigmoid(const F& x) {
+  return 1.f / (1.f + fexp(-x));
+}
+template <class F>
+HD_INLINE F fsilu(const F& x) {
+  return x / (1.f + fexp(-x));
+}
+// (e^2x - 1) / (e^2x + 1).
+template <class F>
+HD_INLINE F ftanh(const F& x) {
+  const F less = keep(less_one(power(fmin(all<F>(20.f), fabs(x) * 2.f))));
+  return copysign(less / (less + 2.f), x);
 }
 
-// log(m 2^e) = log(m) + e ln 2, sqrt(1/2) <= m < sqrt(2); polynomial of degree 10 in m - 1. Of 0: -inf, of x
-// < 0: NaN. `lost` is what rounding took from x.
-HD_INLINE float flog_plus(float x, float lost) {
-  const float normal = fmax(x, std::numeric_limits<float>::min());  // subnormals count as it
-  const int32_t bits = std::bit_cast<int32_t>(normal);
-  const int32_t e = (bits - 0x3f3504f3) >> 23;  // 0x3f3504f3: sqrt(1/2)
-  const float m = std::bit_cast<float>(bits - (e << 23)), scale = std::bit_cast<float>((127 - e) << 23);
-  const float f = HD_KEEP(m - 1.f) + lost * scale;
-  const float k = float(e);
-  float p = 6.92587106e-2f;
-  p = p * f - 1.18078686e-1f;
+// x = m 2^e, sqrt(1/2) <= m < sqrt(2); numbers below the smallest normal one count as it.
+template <class F>
+struct Parts {
+  F less;  // m - 1
+  Ints<F> e;
+};
+template <class F>
+HD_INLINE Parts<F> parts(const F& x) {
+  const Ints<F> bits = std::bit_cast<Ints<F>>(fmax(x, all<F>(std::numeric_limits<float>::min())));
+  const Ints<F> e = (bits - 0x3f3504f3) >> 23;  // 0x3f3504f3: sqrt(1/2)
+  return {keep(std::bit_cast<F>(bits - (e << 23)) - 1.f), e};
+}
+// log(1 + f) + e ln 2 by a polynomial of degree 10. Where x, whose logarithm that is, is 0: -inf; below: NaN.
+template <class F>
+HD_INLINE F log_of(const F& x, const F& f, const Ints<F>& e) {
+  constexpr float INFINITE = std::numeric_limits<float>::infinity(), NONE = std::numeric_limits<float>::quiet_NaN();
+  const F k = floats_of(e), square = f * f;
+  F p = f * 6.92587106e-2f - 1.18078686e-1f;
   p = p * f + 1.18779168e-1f;
   p = p * f - 1.23818049e-1f;
   p = p * f + 1.42177153e-1f;
@@ -104,31 +177,32 @@ HD_INLINE float flog_plus(float x, float lost) {
   p = p * f + 2.00022731e-1f;
   p = p * f - 2.49999853e-1f;
   p = p * f + 3.33333098e-1f;
-  const float square = f * f;
-  const float tail = HD_KEEP(HD_KEEP(square * f * p + k * -2.12194440e-4f) - 0.5f * square);
-  const float y = HD_KEEP(HD_KEEP(f + tail) + k * 0.693359375f);
-  const float infinite = select(x == std::numeric_limits<float>::infinity(), x, y);
-  const float at_zero = select(x == 0.f, -std::numeric_limits<float>::infinity(), infinite);
-  return select(x >= 0.f, at_zero, std::numeric_limits<float>::quiet_NaN());
+  const F tail = keep(keep(square * f * p + k * -2.12194440e-4f) - 0.5f * square);
+  const F y = keep(keep(f + tail) + k * 0.693359375f);
+  return select(x <= 0.f, select(x == 0.f, all<F>(-INFINITE), all<F>(NONE)), select(x < INFINITE, y, x));
 }
-HD_INLINE float flog(float x) { return flog_plus(x, 0.f); }
-
-// log(1 + x) for x > -1: the logarithm of the rounded sum, corrected by what the rounding lost.
-HD_INLINE float flog1p(float x) {
-  const float u = HD_KEEP(1.f + x);
-  const float of_x = HD_KEEP(x - HD_KEEP(u - 1.f)), of_one = HD_KEEP(1.f - HD_KEEP(u - x));
-  const float lost = select(x > 1e8f, 0.f, select(x < 1.f, of_x, of_one));
-  return select(x != x, x, flog_plus(u, lost));
+template <class F>
+HD_INLINE F flog(const F& x) {
+  const Parts<F> of = parts(x);
+  return log_of(x, of.less, of.e);
 }
-
-// e^x - 1, by u = e^x: accurate enough where |x| > 0.3, a polynomial of e^x's series below.
-HD_INLINE float fexpm1(float x) {
-  const float z = fmin(fmax(x, -0.35f), 0.35f);
-  return select(fabs(x) < 0.34f, HD_KEEP(exp_tail(z) * (z * z) + z), fexp(x) - 1.f);
+// log(1 + x): the logarithm of the rounded sum, corrected by what the rounding lost.
+template <class F>
+HD_INLINE F flog1p(const F& x) {
+  const F u = keep(1.f + x), lost = keep(x - keep(u - 1.f));
+  const Parts<F> of = parts(u);
+  const F twice = std::bit_cast<F>((128 - of.e) << 23);  // 2^-e: of no e an infinity
+  return log_of(u, of.less + lost * 0.5f * twice, of.e);
 }
 
-// No x / (1 + e): the compiler would divide a second time for the arguments that fexp_clamped clamps.
-HD_INLINE float fsilu(float x) { return x * fsigmoid_clamped(x); }
+template <class F>
+HD_INLINE F fsymlog(const F& x) {
+  return copysign(flog1p(fabs(x)), x);
+}
+template <class F>
+HD_INLINE F fsymexp(const F& x) {
+  return copysign(fexpm1(fabs(x)), x);
+}
 
 // ---- storage ----------------------------------------------------------------------------------------------
 struct Bf16 {

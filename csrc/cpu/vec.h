@@ -1,17 +1,16 @@
-// vec.h -- explicit vectors, for loops over rows so short that sums across the lanes of a vector count. A plain loop
-// that computes each element alone needs none: the compiler vectorizes it as well.
+// vec.h -- explicit vectors: what the kernels' loops are made of, so that no compiler has to find them.
 //
 // A kernel is a class with
-//   template <int N> static HD_INLINE void run(args...)
-// for vectors of N floats, and `vectors<Kernel>(args...)` runs the widest that the processor has. HD_KEEP does not
-// serve vectors: GCC takes them apart for it. Where threads decide which rows meet in a block, the last block must be
+//   template <int N> static HD_INLINE R run(args...)
+// for vectors of N floats, and `vectors<Kernel>(args...)` runs the widest that the processor has. The functions of
+// simd.h take vectors as they take a float. Where threads decide which rows meet in a block, the last block must be
 // filled up and take the same code as the others, or its sums might come in another order.
 #pragma once
+#include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "cpu/simd.h"
-
-#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed between inlined functions only
 
 #if defined(__x86_64__)
 #define HD_TARGET(x) __attribute__((target(x)))
@@ -57,6 +56,85 @@ HD_INLINE void put(Bf16* p, const Vec<N>& x) {
   *reinterpret_cast<typename Lanes<N>::LooseHalves*>(p) = __builtin_convertvector(bits, typename Lanes<N>::Halves);
 }
 
+// The first `count` elements, a constant N or fewer; the other lanes are 0.
+template <int N>
+using Whole = std::integral_constant<int, N>;
+template <int N, class T>
+HD_INLINE Vec<N> get(const T* p, Whole<N>) {
+  return get<N>(p);
+}
+template <int N, class T>
+HD_INLINE Vec<N> get(const T* p, int count) {
+  T some[N] = {};
+  std::memcpy(some, p, count * sizeof(T));
+  return get<N>(some);
+}
+template <int N, class T>
+HD_INLINE void put(T* p, const Vec<N>& x, Whole<N>) {
+  put<N>(p, x);
+}
+template <int N, class T>
+HD_INLINE void put(T* p, const Vec<N>& x, int count) {
+  T some[N];
+  put<N>(some, x);
+  std::memcpy(p, some, count * sizeof(T));
+}
+
+// f(j, count) for the vectors of n numbers, at j = 0, N, ...: `count`, for get() and put(), is a constant but for the
+// last of them. All elements take the same code, so that their rounding does not tell where a thread's share begins.
+template <int N, class F>
+HD_INLINE void each(int64_t n, const F& f) {
+  int64_t j = 0;
+  for (; j + N <= n; j += N) f(j, Whole<N>{});
+  if (j < n) f(j, int(n - j));
+}
+
+// x without its first `count` lanes, and without the others; in their place 0.
+template <int N>
+HD_INLINE Ints<Vec<N>> lanes() {
+  Ints<Vec<N>> lane;
+  for (int i = 0; i < N; ++i) lane[i] = i;
+  return lane;
+}
+template <int N>
+HD_INLINE Vec<N> without(const Vec<N>& x, int64_t count) {
+  return select(lanes<N>() >= int32_t(count), x, Vec<N>{});
+}
+template <int N>
+HD_INLINE Vec<N> first(const Vec<N>& x, int count) {
+  return select(lanes<N>() < count, x, Vec<N>{});
+}
+template <int N>
+HD_INLINE Vec<N> first(const Vec<N>& x, Whole<N>) {
+  return x;
+}
+
+// The sum of the lanes.
+template <int N, int... I>
+HD_INLINE Vec<N / 2> halves(const Vec<N>& x, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(x, x, I...) + __builtin_shufflevector(x, x, (I + N / 2)...);
+}
+template <int N>
+HD_INLINE float total(const Vec<N>& x) {
+  if constexpr (N > 4) return total<N / 2>(halves<N>(x, std::make_integer_sequence<int, N / 2>()));
+  else return (x[0] + x[2]) + (x[1] + x[3]);
+}
+
+// The largest of n numbers, or a NaN among them: as integers in the same order.
+template <int N, class T>
+HD_INLINE float largest(const T* x, int64_t n) {
+  using I = Ints<Vec<N>>;
+  const auto flip = [](const auto& bits) __attribute__((always_inline)) { return bits ^ (bits >> 31 & 0x7fffffff); };
+  I top = I{} + std::numeric_limits<int32_t>::min();
+  each<N>(n, [&](int64_t j, auto count) __attribute__((always_inline)) {
+    const I key = flip(std::bit_cast<I>(get<N>(x + j, count)));
+    top = select((key > top) & (lanes<N>() < int(count)), key, top);
+  });
+  int32_t most = top[0];
+  for (int i = 1; i < N; ++i) most = top[i] > most ? top[i] : most;
+  return std::bit_cast<float>(flip(most));
+}
+
 // Rows of a register tile to memory, n of their columns; added to what is there, or in its place.
 template <int N, int VECTORS, int ROWS>
 HD_INLINE void put_tile(const Vec<N> (&tile)[ROWS][VECTORS], float* to, int64_t stride, int64_t n, bool add) {
@@ -78,15 +156,6 @@ HD_INLINE void put_tile(const Vec<N> (&tile)[ROWS][VECTORS], float* to, int64_t 
     for (int v = 0; v < VECTORS; ++v) put<N>(&edge[i][v * N], tile[i][v]);
   for (int i = 0; i < ROWS; ++i, to += stride)
     for (int64_t j = 0; j < n; ++j) to[j] = add ? to[j] + edge[i][j] : edge[i][j];
-}
-
-// x without its first `count` lanes.
-template <int N>
-HD_INLINE Vec<N> without(const Vec<N>& x, int64_t count) {
-  using Words = typename Lanes<N>::Words;
-  Words lane;
-  for (int i = 0; i < N; ++i) lane[i] = i;
-  return lane >= Words{} + uint32_t(count) ? x : Vec<N>{};
 }
 
 // f(j, k) for vectors at j = 0, N, ... of a row of `cols` >= N floats. The last one ends with the row; its first k
@@ -129,17 +198,17 @@ HD_INLINE Vec<N> fold(Vec<N>* v) {
 
 #if defined(__x86_64__)
 template <class Kernel, class... Args>
-HD_TARGET("arch=x86-64-v4") void vectors_v4(const Args&... args) {
-  Kernel::template run<16>(args...);
+HD_TARGET("arch=x86-64-v4") auto vectors_v4(const Args&... args) {
+  return Kernel::template run<16>(args...);
 }
 template <class Kernel, class... Args>
-HD_TARGET("arch=x86-64-v3") void vectors_v3(const Args&... args) {
-  Kernel::template run<8>(args...);
+HD_TARGET("arch=x86-64-v3") auto vectors_v3(const Args&... args) {
+  return Kernel::template run<8>(args...);
 }
 #endif
 template <class Kernel, class... Args>
-void vectors_base(const Args&... args) {
-  Kernel::template run<4>(args...);
+auto vectors_base(const Args&... args) {
+  return Kernel::template run<4>(args...);
 }
 
 // Floats of the processor's widest vectors that the kernels are compiled for.
@@ -162,7 +231,7 @@ inline int vector_width() {
 
 // The function that runs a kernel with vectors of N floats.
 template <class Kernel, int N, class... Args>
-constexpr auto compiled() -> void (*)(const Args&...) {
+constexpr auto compiled() -> decltype(&vectors_base<Kernel, Args...>) {
 #if defined(__x86_64__)
   if constexpr (N == 16) return vectors_v4<Kernel, Args...>;
   if constexpr (N == 8) return vectors_v3<Kernel, Args...>;
@@ -171,11 +240,11 @@ constexpr auto compiled() -> void (*)(const Args&...) {
 }
 
 template <class Kernel, class... Args>
-void vectors(const Args&... args) {
+auto vectors(const Args&... args) {
   const auto run = vector_width() == 16  ? compiled<Kernel, 16, Args...>()
                    : vector_width() == 8 ? compiled<Kernel, 8, Args...>()
                                          : compiled<Kernel, 4, Args...>();
-  run(args...);
+  return run(args...);
 }
 
 }  // namespace hd::cpu
