@@ -12,6 +12,8 @@ The names below are loaded at first use, so `import hdfast` is quick and needs n
 from importlib import import_module
 from typing import Any
 
+from hdfast import processor
+
 __version__ = "0.1.0"
 
 _HOME = {"Agent": "agent.Agent", "Config": "config.Config", "ConfigError": "errors.ConfigError",
@@ -20,6 +22,9 @@ _HOME = {"Agent": "agent.Agent", "Config": "config.Config", "ConfigError": "erro
          "load": "evaluation.load_agent", "make_envs": "envs.make_envs", "ops": "ops", "train": "trainer.train"}
 
 __all__ = [*_HOME, "__version__"]
+
+
+processor.limit_torch()
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from hdfast import ops
+from hdfast import ops, processor
 from hdfast.config import Config
 from hdfast.errors import ConfigError
 from hdfast.ops import gemm
@@ -122,7 +122,9 @@ def set_precision(name: str, device: torch.device) -> str:
 
 
 def multiplies_bf16() -> bool:
-    """Whether this machine's processor multiplies bfloat16 natively."""
+    """Whether this machine's processor multiplies bfloat16 natively, and may (HDFAST_CPU_ARCH)."""
+    if processor.wanted() in processor.OF_TORCH:  # limited to levels without
+        return False
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(_cpu_info("flags", "Features").split()))
 
 

@@ -12,7 +12,7 @@ from programs import ROOT, python
 PACKAGE = ROOT / "hdfast"
 
 # The ground: names and settings, standard library only, and spaces, which numpy may help.
-GROUND = {"errors", "tasks", "presets", "config", "flags", "protocol", "scores", "paths", "spaces"}
+GROUND = {"errors", "tasks", "presets", "config", "flags", "protocol", "scores", "paths", "spaces", "processor"}
 # Lowest first. A module may import from lower layers. A room (ops, model, run) is one entry.
 LAYERS = (
     GROUND | {"ops"},

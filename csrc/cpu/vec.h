@@ -6,7 +6,10 @@
 // simd.h take vectors as they take a float. Where threads decide which rows meet in a block, the last block must be
 // filled up and take the same code as the others, or its sums might come in another order.
 #pragma once
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
@@ -211,7 +214,7 @@ auto vectors_base(const Args&... args) {
   return Kernel::template run<4>(args...);
 }
 
-// Floats of the processor's widest vectors that the kernels are compiled for.
+// Floats of the widest vectors that the kernels are compiled for, the processor has and HDFAST_CPU_ARCH allows.
 inline int vector_width() {
 #if defined(__x86_64__)
   static const int width = [] {
@@ -221,7 +224,10 @@ inline int vector_width() {
                     __builtin_cpu_supports("avx512vl");
     const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
                     __builtin_cpu_supports("bmi2");
-    return v3 && v4 ? 16 : v3 ? 8 : 4;
+    const char* named = std::getenv("HDFAST_CPU_ARCH");  // what else it may say, Python refuses
+    const std::string_view limit = named ? named : "";
+    const int most = limit == "x86-64" ? 4 : limit == "x86-64-v3" ? 8 : 16;
+    return std::min(most, v3 && v4 ? 16 : v3 ? 8 : 4);
   }();
   return width;
 #else

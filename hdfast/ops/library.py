@@ -20,6 +20,8 @@ from types import ModuleType
 
 import torch
 
+from hdfast import processor
+
 NAMESPACE = "hdfast"
 FILES = {"hdfast": "_ops.abi3.so", "hdfast_emu": "_emu.abi3.so"}
 
@@ -51,8 +53,11 @@ def problem(namespace: str = NAMESPACE) -> str | None:
 
 
 def load(namespace: str, file: Path) -> None:
-    """Load a library and register the families that it holds completely."""
+    """Load a library and register the families that it holds completely. ConfigError for an HDFAST_CPU_ARCH that
+    cannot be followed."""
     torch.ops.load_library(str(file))
+    if namespace == NAMESPACE:
+        processor.check(vector_width())
     ops = getattr(torch.ops, namespace)
     found = [family for family in families_here() if all(hasattr(ops, name) for name in family.OPS)]
     _raw[namespace] = {name: getattr(ops, name).default for family in found for name in family.OPS}
@@ -252,6 +257,11 @@ def build_info() -> dict[str, str] | None:
     call = ctypes.CDLL(str(path())).hdfast_build_info
     call.restype = ctypes.c_char_p
     return json.loads(call())
+
+
+def vector_width() -> int:
+    """Floats in the vectors of the CPU kernels that run here: 16, 8 or 4, limited by HDFAST_CPU_ARCH."""
+    return ctypes.CDLL(str(path())).hdfast_vector_width()
 
 
 def runs_on(device: torch.device) -> bool:

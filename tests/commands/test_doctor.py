@@ -23,6 +23,7 @@ def test_a_sound_installation_passes(capsys, tmp_path, monkeypatch):
     for title in ("Versions", "Devices", "Build", "Environments", "Self-checks"):
         assert f"\n{title}\n" in report
     assert f"{'torch':<22} {torch.__version__}" in report
+    assert f"{'CPU kernels':<22} " in report or "native library         none" in report
     assert "usable cores" in report and "native library         " in report
     for name in ("envpool", "ale", "gymnasium", "rendering", "operation on cpu", "update on cpu", "checkpoint", "disk"):
         assert f"{name:<22} PASS" in report or f"{name:<22} MISSING" in report

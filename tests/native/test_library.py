@@ -1,6 +1,8 @@
 """The library itself: which backend runs, what is refused, what it links, the register gate, and the host library."""
 
 import json
+import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from hdfast import ops
+from hdfast import ops, processor
 from hdfast.commands import doctor
 from hdfast.errors import ConfigError
 from hdfast.ops import library, reference
@@ -112,6 +114,69 @@ def test_a_broken_library_is_told(tmp_path):
     done = subprocess.run([sys.executable, "-c", program], env={"HDFAST_LIBRARY_DIR": str(tmp_path)}, cwd=ROOT,
                           capture_output=True, text=True, check=True)
     assert done.stdout.startswith("reference ") and "does not load" in done.stdout
+
+
+# ---- HDFAST_CPU_ARCH
+
+def limited(program: str, **variables: str) -> subprocess.CompletedProcess:
+    """A program in a process of its own, with only these variables beside the search paths."""
+    env = {name: os.environ[name] for name in ("PATH", "HDFAST_LIBRARY_DIR") if name in os.environ}
+    return subprocess.run([sys.executable, "-c", program], env=env | variables, cwd=ROOT, capture_output=True,
+                          text=True)
+
+
+OPS_OF_LEVEL = """
+from hdfast import ops
+from hdfast.ops import library
+import torch
+torch.manual_seed(0)
+x = torch.randn(70, 40)
+results = [ops.norm_act(x, x[0], x[1]), ops.symlog(x), ops.symexp(x), *ops.unimix(x.view(70, 5, 8), 0.01)[:1]]
+print(library.vector_width(), torch.backends.cpu.get_cpu_capability(), [y.double().abs().sum().item() for y in results],
+      [y.double().square().sum().item() for y in results], sep=";")
+"""
+
+
+@needs_library
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="levels are those of x86-64")
+@pytest.mark.parametrize("level", processor.LEVELS)
+def test_a_level_limits_kernels_and_torch_and_gives_the_same(level):
+    width = processor.LEVELS[level]
+    if width > library.vector_width():
+        pytest.skip(f"this processor has vectors of {library.vector_width()} floats")
+    done, free = limited(OPS_OF_LEVEL, HDFAST_CPU_ARCH=level), limited(OPS_OF_LEVEL)
+    assert done.returncode == free.returncode == 0, done.stderr + free.stderr
+    (got, capability, *values), (best, _, *wanted) = done.stdout.split(";"), free.stdout.split(";")
+    assert int(got) == width and int(best) == library.vector_width()
+    assert capability == {4: "DEFAULT", 8: "AVX2"}.get(width, capability)
+    for some, others in zip(values, wanted, strict=True):
+        assert json.loads(some) == pytest.approx(json.loads(others), rel=1e-5)
+
+
+@needs_library
+def test_a_level_that_there_is_not_is_refused():
+    done = limited("import hdfast.ops", HDFAST_CPU_ARCH="avx2")
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].endswith(
+        "ConfigError: HDFAST_CPU_ARCH must be one of x86-64, x86-64-v3, x86-64-v4, got 'avx2'; unset it for all that "
+        "the processor has")
+    done = limited("from hdfast.cli import main; raise SystemExit(main(['doctor']))", HDFAST_CPU_ARCH="x86-64-v33")
+    assert done.returncode == 2 and "did you mean 'x86-64-v3'" in done.stderr and done.stderr.count("\n") == 1
+    assert limited("import hdfast.ops", HDFAST_CPU_ARCH="").returncode == 0
+
+
+def test_a_level_that_the_processor_lacks_is_refused(monkeypatch):
+    monkeypatch.setenv(processor.VARIABLE, "x86-64-v4")
+    with pytest.raises(ConfigError, match="x86-64-v4 asks for .* lacks: it has those of x86-64-v3; unset it"):
+        processor.check(8)
+    processor.check(16)
+
+
+def test_torch_keeps_a_limit_of_its_own():
+    program = "import {}hdfast, os; print(*(os.environ.get(x) for x in hdfast.processor.OF_TORCH['x86-64-v3']))"
+    own = limited(program.format(""), HDFAST_CPU_ARCH="x86-64-v3", ATEN_CPU_CAPABILITY="default")
+    assert own.stdout.split() == ["default", "AVX2", "AVX2"]
+    late = limited(program.format("torch, "), HDFAST_CPU_ARCH="x86-64-v3")
+    assert late.stdout.split() == ["None"] * 3
 
 
 # ---- what the file links
