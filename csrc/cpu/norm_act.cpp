@@ -77,22 +77,10 @@ HD_INLINE void affine(const T* __restrict x, int64_t cols, int64_t rows, const f
     });
 }
 
-// y = silu(z), n elements. In whole pieces: of a remainder the compiler would make other code, with other rounding, and
-// which elements are in it is not given by the shape. Behind z there is room for a piece.
-template <class T>
-HD_INLINE void silu(const float* __restrict z, int64_t n, T* y) {
-  T last[kPiece];
-  for (int64_t at = 0; at < n; at += kPiece) {
-    T* __restrict to = n - at < kPiece ? last : y + at;
-    for (int64_t k = 0; k < kPiece; ++k) store(to + k, fsilu(z[at + k]));
-    if (n - at < kPiece) std::memcpy(y + at, last, (n - at) * sizeof(T));
-  }
-}
-
 // VECTORS is the number of vectors in a row where it is known at compile time, else 0. `z` is scratch. The last rows
 // are filled up, so that all take the same code: which rows are last is not given by the shape.
 struct Forward {
-  template <int N, int VECTORS, class T>
+  template <int WIDEST, int N, int VECTORS, class T>
   static HD_INLINE void run(const NormActFwdArgs& a, int64_t begin, int64_t end, float* __restrict z) {
     const int64_t cols = VECTORS ? VECTORS * N : a.cols, together = rows_together(cols, N);
     for (; begin < end; begin += together) {
@@ -110,7 +98,9 @@ struct Forward {
         std::memcpy(rstd + i, rstds, n * sizeof(float));
       }
       affine<N>(x, cols, rows, mean, rstd, a.scale, a.bias, z);
-      silu(z, rows * cols, y);
+      each<WIDEST>(rows * cols, [&](int64_t j, auto count) __attribute__((always_inline)) {
+        put<WIDEST>(y + j, fsilu(get<WIDEST>(z + j, count)), count);
+      });
     }
   }
 };
@@ -147,7 +137,7 @@ HD_INLINE void backward_sums(const T* __restrict x, int64_t cols, const float* m
 
 // Sums over rows go to `dscale` and `dbias` (of this slice). `g` is scratch.
 struct Backward {
-  template <int N, int VECTORS, class T>
+  template <int WIDEST, int N, int VECTORS, class T>
   static HD_INLINE void run(const NormActBwdArgs& a, int64_t begin, int64_t end, float* dscale, float* dbias,
                             float* __restrict g) {
     constexpr int R = N > 1 ? N / 2 : 1;
@@ -160,10 +150,10 @@ struct Backward {
       T* __restrict dx = static_cast<T*>(a.dx) + begin * cols;
       const float *mean = a.mean + begin, *rstd = a.rstd + begin;
       affine<N>(x, cols, rows, mean, rstd, a.scale, a.bias, g);
-      for (int64_t k = 0; k < rows * cols; ++k) {
-        const float z = g[k], s = fsigmoid(z);
-        g[k] = load(dy + k) * s * (1.f + z * (1.f - s));
-      }
+      each<WIDEST>(rows * cols, [&](int64_t j, auto count) __attribute__((always_inline)) {
+        const Vec<WIDEST> z = get<WIDEST>(g + j, count), s = fsigmoid(z);
+        put<WIDEST>(g + j, get<WIDEST>(dy + j, count) * s * (1.f + z * (1.f - s)), count);
+      });
       int64_t i = 0;
       for (; i + R <= rows; i += R)
         backward_sums<N, R>(x + i * cols, cols, mean + i, rstd + i, a.scale, g + i * cols, dscale, dbias, sum + i,
@@ -187,16 +177,20 @@ struct Backward {
 // A pass over rows in vectors no longer than a row, their number a constant where it is small.
 template <class Rows, class T>
 struct ByLength {
-  template <int N, class Args, class... More>
+  template <int WIDEST, class Args, class... More>
   static HD_INLINE void run(const Args& a, const More&... more) {
+    of<WIDEST, WIDEST>(a, more...);
+  }
+  template <int WIDEST, int N, class Args, class... More>
+  static HD_INLINE void of(const Args& a, const More&... more) {
     if constexpr (N > 1)
-      if (a.cols < N) return run<(N > 4 ? N / 2 : 1)>(a, more...);
+      if (a.cols < N) return of<WIDEST, (N > 4 ? N / 2 : 1)>(a, more...);
     if constexpr (N > 1 && std::is_same_v<T, float>) {
-      if (a.cols == N) return Rows::template run<N, 1, T>(a, more...);
-      if (a.cols == 2 * N) return Rows::template run<N, 2, T>(a, more...);
-      if (a.cols == 4 * N) return Rows::template run<N, 4, T>(a, more...);
+      if (a.cols == N) return Rows::template run<WIDEST, N, 1, T>(a, more...);
+      if (a.cols == 2 * N) return Rows::template run<WIDEST, N, 2, T>(a, more...);
+      if (a.cols == 4 * N) return Rows::template run<WIDEST, N, 4, T>(a, more...);
     }
-    Rows::template run<N, 0, T>(a, more...);
+    Rows::template run<WIDEST, N, 0, T>(a, more...);
   }
 };
 

@@ -60,10 +60,11 @@ HD_INLINE F select(const C& c, const F& a, const F& b) {
 // HD_KEEP of a number or a vector, which GCC would take apart for it. No loop around this is vectorized by the
 // compiler.
 template <class F>
-HD_INLINE F keep(F x) {
+HD_INLINE F keep(const F& x) {
 #if defined(__x86_64__) && !defined(__clang__)
-  __asm__("" : "+v"(x));
-  return x;
+  F same = x;
+  __asm__("" : "+v"(same));
+  return same;
 #else
   return HD_KEEP(x);
 #endif

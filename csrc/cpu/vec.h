@@ -123,6 +123,20 @@ HD_INLINE float total(const Vec<N>& x) {
   else return (x[0] + x[2]) + (x[1] + x[3]);
 }
 
+// The sum of term(j, count) over n numbers, from each()'s vectors: four sums side by side, since additions of one would
+// wait for each other.
+template <int N, class F>
+HD_INLINE float sum(int64_t n, const F& term) {
+  Vec<N> s[4] = {};
+  int64_t j = 0;
+  for (; j + 4 * N <= n; j += 4 * N)
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) s[k] += term(j + k * N, Whole<N>{});
+  for (; j + N <= n; j += N) s[0] += term(j, Whole<N>{});
+  if (j < n) s[1] += first<N>(term(j, int(n - j)), int(n - j));
+  return total<N>((s[0] + s[1]) + (s[2] + s[3]));
+}
+
 // The largest of n numbers, or a NaN among them: as integers in the same order.
 template <int N, class T>
 HD_INLINE float largest(const T* x, int64_t n) {
