@@ -1,165 +1,263 @@
 // latent.cpp -- unimix and the inverse-CDF sample on the CPU; equations in kernels/latent.h.
 //
-// One group at a time, in scratch that stays in L1: memory sees each class once per operand. The CDF is
-// summed in double and rounded at each class, as PyTorch's cumsum does it. 32 classes, what a Dreamer latent
-// has, are compiled as a constant: without it the loops' prologues cost more than their bodies. A NaN makes its group
+// As many groups at a time as a vector has lanes, in scratch that stays in L1: they share their maxima and sums across
+// lanes, and the division. The last groups are filled up with the last one, which is computed again, so that all take
+// the same code. Groups of 1, 2 and 4 vectors have their length as a constant; those shorter than a vector take shorter
+// vectors. The CDF is summed in double and rounded at each class, as PyTorch's cumsum does it. A NaN makes its group
 // NaN, and so does a largest logit that is not finite.
 #include "kernels/latent.h"
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "cpu/rows.h"
-#include "cpu/simd.h"
+#include "cpu/vec.h"
 
 namespace hd::cpu {
 namespace {
 
-// s = softmax(x) of k classes.
-template <class T>
-HD_INLINE void softmax_row(const T* __restrict x, int64_t k, float* __restrict s) {
-  const float top = largest(x, k);
-  float sum = 0.f;
-  for (int64_t j = 0; j < k; ++j) {
-    const float e = fexp(load(x + j) - top);
-    s[j] = e;
-    sum += e;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// f(j, count, again) for the vectors of a group; along()'s, and of fewer than N classes one that is not full.
+template <int N, class F>
+HD_INLINE void over(int64_t k, const F& f) {
+  if (k < N) return f(0, int(k), 0);
+  along<N>(k, [&](int64_t j, int64_t again) __attribute__((always_inline)) { f(j, Whole<N>{}, again); });
+}
+// x, where it is a class's and has not come before.
+template <int N, class Count>
+HD_INLINE Vec<N> fresh(const Vec<N>& x, Count count, int64_t again) {
+  const Vec<N> inside = first<N>(x, count);
+  return again ? without<N>(inside, again) : inside;
+}
+
+// N groups in scratch, and what all of a kind are given.
+template <int N>
+struct Block {
+  int64_t k, stride;
+  float* s;  // (N, stride)
+
+  // s[i] = e^(logit(i, j, count) - its largest); their sums.
+  template <class Logit>
+  HD_INLINE Vec<N> exponentials(const Logit& logit) const {
+    alignas(64) float tops[N];
+    Vec<N> v[N];
+    for (int64_t i = 0; i < N; ++i) {
+      Vec<N> top = all<Vec<N>>(-kInfinity);
+      over<N>(k, [&](int64_t j, auto count, int64_t) __attribute__((always_inline)) {
+        const Vec<N> x = logit(i, j, count);
+        top = fmax(select(lanes<N>() < int(count), x, top), top);  // not of a NaN, which e^x keeps
+      });
+      v[i] = top;
+    }
+    put<N>(tops, fold<N>(v, Larger{}));
+    for (int64_t i = 0; i < N; ++i) {
+      Vec<N> sum{};
+      over<N>(k, [&](int64_t j, auto count, int64_t again) __attribute__((always_inline)) {
+        const Vec<N> e = fexp(logit(i, j, count) - tops[i]);
+        put<N>(s + i * stride + j, e);
+        sum += fresh<N>(e, count, again);
+      });
+      v[i] = sum;
+    }
+    return fold<N>(v);
   }
-  const float inverse = 1.f / sum;
-  for (int64_t j = 0; j < k; ++j) s[j] *= inverse;
-}
 
-// q = (1 - mix) s + mix / k.
-HD_INLINE void mix_row(const float* __restrict s, int64_t k, float mix, float* __restrict q) {
-  const float uniform = mix / float(k);
-  for (int64_t j = 0; j < k; ++j) q[j] = (1.f - mix) * s[j] + uniform;
-}
+  // dlogit = (1 - mix) s (w - sum s w), w = donehot + dlogp / q the gradient of q; from s, the softmax. `group(i)` is
+  // which, `w` scratch.
+  template <class T, class O, class Group>
+  HD_INLINE void backward(const LatentBwdArgs& a, const Group& group, float* w) const {
+    const T *donehot = static_cast<const T*>(a.donehot), *dlogp = static_cast<const T*>(a.dlogp);
+    O* dlogit = static_cast<O*>(a.dlogit);
+    const float rest = 1.f - a.mix, uniform = a.mix / float(k);
+    alignas(64) float dots[N];
+    Vec<N> v[N];
+    for (int64_t i = 0; i < N; ++i) {
+      Vec<N> dot{};
+      over<N>(k, [&](int64_t j, auto count, int64_t again) __attribute__((always_inline)) {
+        const int64_t at = group(i) * k + j;
+        const Vec<N> sj = get<N>(s + i * stride + j);
+        Vec<N> wj{};
+        if (donehot) wj = get<N>(donehot + at, count);
+        if (dlogp) wj += get<N>(dlogp + at, count) / (rest * sj + uniform);
+        put<N>(w + i * stride + j, wj);
+        dot += fresh<N>(sj * wj, count, again);
+      });
+      v[i] = dot;
+    }
+    put<N>(dots, fold<N>(v));
+    for (int64_t i = 0; i < N; ++i)
+      over<N>(k, [&](int64_t j, auto count, int64_t) __attribute__((always_inline)) {
+        const int64_t at = i * stride + j;
+        put<N>(dlogit + group(i) * k + j, rest * get<N>(s + at) * (get<N>(w + at) - dots[i]), count);
+      });
+  }
+};
 
-// q = exp(logp), of log-probabilities.
-template <class T>
-HD_INLINE void exp_row(const T* __restrict logp, int64_t k, float* __restrict q) {
-  for (int64_t j = 0; j < k; ++j) q[j] = fexp(load(logp + j));
+// Sums of the first lanes up to each, of M doubles.
+template <int M>
+using Doubles = typename Lanes<2 * M>::Pairs;
+template <int M, int S = 1, int... I>
+HD_INLINE Doubles<M> running(const Doubles<M>& x, std::integer_sequence<int, I...> lanes) {
+  if constexpr (S >= M) return x;
+  else return running<M, 2 * S>(x + __builtin_shufflevector(Doubles<M>{}, x, (I < S ? 0 : M + I - S)...), lanes);
 }
-
-// dlogit = (1 - mix) s (w - sum s w), the gradient of the logits from w, that of q.
-template <class T>
-HD_INLINE void softmax_backward_row(const float* __restrict s, const float* __restrict w, int64_t k, float mix,
-                                    T* __restrict dlogit) {
-  float dot = 0.f;
-  for (int64_t j = 0; j < k; ++j) dot += s[j] * w[j];
-  for (int64_t j = 0; j < k; ++j) store(dlogit + j, (1.f - mix) * s[j] * (w[j] - dot));
-}
-
 // min(#{j : cdf_j <= u}, k - 1).
+template <int N>
 HD_INLINE int64_t inverse_cdf(const float* q, int64_t k, float u) {
-  double cdf = 0;
-  int64_t j = 0;
-  for (; j < k; ++j) {
-    cdf += q[j];
-    if (!(float(cdf) <= u)) break;
-  }
-  return std::min(j, k - 1);
+  constexpr int M = N > 8 ? N / 2 : 4;
+  Ints<Vec<M>> below{};
+  Doubles<M> before{};
+  each<M>(k, [&](int64_t j, auto count) __attribute__((always_inline)) {
+    const Doubles<M> x = __builtin_convertvector(get<M>(q + j, count), Doubles<M>);
+    const Doubles<M> cdf = running<M>(x, std::make_integer_sequence<int, M>()) + before;
+    before = Doubles<M>{} + cdf[M - 1];
+    below -= __builtin_convertvector(cdf, Vec<M>) <= u;
+  });
+  int64_t index = 0;
+  for (int i = 0; i < M; ++i) index += below[i];
+  return std::min(index, k - 1);
 }
 
-template <class T>
+template <int N, class T>
 HD_INLINE void one_hot(T* row, int64_t k, int64_t index) {
-  std::memset(row, 0, k * sizeof(T));
-  store(row + index, 1.f);
+  over<N>(k, [&](int64_t j, auto count, int64_t) __attribute__((always_inline)) {
+    put<N>(row + j, select(lanes<N>() == int32_t(index - j), all<Vec<N>>(1.f), Vec<N>{}), count);
+  });
 }
 
-// Probabilities of group g, whose biases, if any, are those of its place in a row.
-template <class T, class Args>
-HD_INLINE void latent_softmax(const Args& a, const T* logit, int64_t g, int64_t k, float* s) {
-  if (!a.bias) return softmax_row(logit, k, s);
-  const float* bias = a.bias + g % a.row_groups * k;
-  float sum[LATENT_MAX_CLASSES];
-  for (int64_t j = 0; j < k; ++j) sum[j] = load(logit + j) + bias[j];
-  softmax_row(sum, k, s);
-}
-
-// `WIDTH` is the number of classes where it is known at compile time, else 0.
-template <class T, int WIDTH>
-HD_INLINE void forward_groups(const LatentFwdArgs& a, int64_t begin, int64_t end) {
-  const int64_t k = WIDTH ? WIDTH : a.classes;
-  float s[LATENT_MAX_CLASSES], q[LATENT_MAX_CLASSES];
-  for (int64_t g = begin; g < end; ++g) {
-    const T* logit = static_cast<const T*>(a.logit) + g * k;
-    if (a.normalized) exp_row(logit, k, q);
-    else latent_softmax(a, logit, g, k, s), mix_row(s, k, a.mix, q);
-    if (a.logp) {
-      T* __restrict logp = static_cast<T*>(a.logp) + g * k;
-      if (a.normalized) std::memcpy(logp, logit, k * sizeof(T));
-      else
-        for (int64_t j = 0; j < k; ++j) store(logp + j, flog(q[j]));
-    }
-    if (!a.u) continue;
-    const int64_t index = inverse_cdf(q, k, a.u[g]);
-    if (a.index) a.index[g] = index;
-    if (!a.onehot) continue;
-    const int64_t at = g / a.row_groups * a.onehot_stride + g % a.row_groups * k;
-    if (a.onehot_dtype == DType::F32) one_hot(static_cast<float*>(a.onehot) + at, k, index);
-    else one_hot(static_cast<Bf16*>(a.onehot) + at, k, index);
-  }
-}
-
-template <class T, class O, int WIDTH>
-HD_INLINE void backward_groups(const LatentBwdArgs& a, int64_t begin, int64_t end) {
-  const int64_t k = WIDTH ? WIDTH : a.classes;
-  float s[LATENT_MAX_CLASSES], q[LATENT_MAX_CLASSES], w[LATENT_MAX_CLASSES];
-  for (int64_t g = begin; g < end; ++g) {
-    const T* logit = static_cast<const T*>(a.logit) + g * k;
-    const T* __restrict donehot = a.donehot ? static_cast<const T*>(a.donehot) + g * k : nullptr;
-    const T* __restrict dlogp = a.dlogp ? static_cast<const T*>(a.dlogp) + g * k : nullptr;
-    O* __restrict dlogit = static_cast<O*>(a.dlogit) + g * k;
-    for (int64_t j = 0; j < k; ++j) w[j] = donehot ? load(donehot + j) : 0.f;
-    if (a.normalized) {
-      exp_row(logit, k, q);
-      for (int64_t j = 0; j < k; ++j) store(dlogit + j, w[j] * q[j] + (dlogp ? load(dlogp + j) : 0.f));
-    } else {
-      latent_softmax(a, logit, g, k, s);
-      mix_row(s, k, a.mix, q);
-      if (dlogp)
-        for (int64_t j = 0; j < k; ++j) w[j] += load(dlogp + j) / q[j];
-      softmax_backward_row(s, w, k, a.mix, dlogit);
+struct Forward {
+  template <int N, int VECTORS, class T>
+  static HD_INLINE void run(const LatentFwdArgs& a, int64_t begin, int64_t end, float* s, float* probs) {
+    const int64_t k = VECTORS ? VECTORS * N : a.classes;
+    const Block<N> block{k, (k + N - 1) / N * N, s};
+    const float uniform = a.mix / float(k);
+    for (int64_t g = begin; g < end; g += N) {
+      const auto group = [&](int64_t i) __attribute__((always_inline)) { return std::min(g + i, end - 1); };
+      const auto logit = [&](int64_t i, int64_t j, auto count) __attribute__((always_inline)) {
+        const Vec<N> x = get<N>(static_cast<const T*>(a.logit) + group(i) * k + j, count);
+        return a.bias ? x + get<N>(a.bias + group(i) % a.row_groups * k + j, count) : x;
+      };
+      alignas(64) float scales[N];
+      if (!a.normalized) put<N>(scales, (1.f - a.mix) / block.exponentials(logit));
+      for (int64_t i = 0; i < N; ++i)
+        over<N>(k, [&](int64_t j, auto count, int64_t) __attribute__((always_inline)) {
+          const int64_t at = i * block.stride + j;
+          const Vec<N> q = a.normalized ? fexp(logit(i, j, count)) : get<N>(s + at) * scales[i] + uniform;
+          put<N>(probs + at, q);
+          if (a.logp && !a.normalized) put<N>(static_cast<T*>(a.logp) + group(i) * k + j, flog(q), count);
+        });
+      for (int64_t i = g; a.u && i < std::min(g + N, end); ++i) {
+        const int64_t index = inverse_cdf<N>(probs + (i - g) * block.stride, k, a.u[i]);
+        if (a.index) a.index[i] = index;
+        if (!a.onehot) continue;
+        const int64_t at = i / a.row_groups * a.onehot_stride + i % a.row_groups * k;
+        if (a.onehot_dtype == DType::F32) one_hot<N>(static_cast<float*>(a.onehot) + at, k, index);
+        else one_hot<N>(static_cast<Bf16*>(a.onehot) + at, k, index);
+      }
     }
   }
-}
+};
 
-template <class T>
-HD_CLONES void forward(const LatentFwdArgs& a, int64_t begin, int64_t end) {
-  if (a.classes == 32) return forward_groups<T, 32>(a, begin, end);
-  forward_groups<T, 0>(a, begin, end);
-}
+template <class O>
+struct Backward {
+  template <int N, class T>
+  static HD_INLINE void of_normalized(const LatentBwdArgs& a, int64_t begin, int64_t end) {
+    const T *logp = static_cast<const T*>(a.logit), *donehot = static_cast<const T*>(a.donehot);
+    const T* dlogp = static_cast<const T*>(a.dlogp);
+    O* dlogit = static_cast<O*>(a.dlogit);
+    each<N>((end - begin) * a.classes, [&](int64_t j, auto count) __attribute__((always_inline)) {
+      const int64_t at = begin * a.classes + j;
+      Vec<N> d{};
+      if (donehot) d = get<N>(donehot + at, count) * fexp(get<N>(logp + at, count));
+      if (dlogp) d += get<N>(dlogp + at, count);
+      put<N>(dlogit + at, d, count);
+    });
+  }
 
-template <class T, class O>
-HD_CLONES void backward(const LatentBwdArgs& a, int64_t begin, int64_t end) {
-  if (a.classes == 32) return backward_groups<T, O, 32>(a, begin, end);
-  backward_groups<T, O, 0>(a, begin, end);
-}
+  template <int N, int VECTORS, class T>
+  static HD_INLINE void run(const LatentBwdArgs& a, int64_t begin, int64_t end, float* s, float* w) {
+    const int64_t k = VECTORS ? VECTORS * N : a.classes;
+    const T* logits = static_cast<const T*>(a.logit);
+    if (a.normalized) return of_normalized<N, T>(a, begin, end);
+    const Block<N> block{k, (k + N - 1) / N * N, s};
+    for (int64_t g = begin; g < end; g += N) {
+      const auto group = [&](int64_t i) __attribute__((always_inline)) { return std::min(g + i, end - 1); };
+      alignas(64) float inverses[N];
+      put<N>(inverses, 1.f / block.exponentials([&](int64_t i, int64_t j, auto count) __attribute__((always_inline)) {
+        const Vec<N> x = get<N>(logits + group(i) * k + j, count);
+        return a.bias ? x + get<N>(a.bias + group(i) % a.row_groups * k + j, count) : x;
+      }));
+      for (int64_t i = 0; i < N; ++i)
+        for (int64_t j = 0; j < block.stride; j += N) {
+          float* at = s + i * block.stride + j;
+          put<N>(at, get<N>(at) * inverses[i]);
+        }
+      block.template backward<T, O>(a, group, w);
+    }
+  }
+};
+
+// From log-probabilities: the softmax is found from them.
+struct OfUnimix {
+  template <int N, int VECTORS, class T>
+  static HD_INLINE void run(const LatentBwdArgs& a, int64_t begin, int64_t end, float* s, float* w) {
+    const int64_t k = VECTORS ? VECTORS * N : a.classes;
+    const T* logp = static_cast<const T*>(a.logit);
+    const Block<N> block{k, (k + N - 1) / N * N, s};
+    const float uniform = a.mix / float(k), inverse = 1.f / (1.f - a.mix);
+    for (int64_t g = begin; g < end; g += N) {
+      const auto group = [&](int64_t i) __attribute__((always_inline)) { return std::min(g + i, end - 1); };
+      for (int64_t i = 0; i < N; ++i)
+        over<N>(k, [&](int64_t j, auto count, int64_t) __attribute__((always_inline)) {
+          put<N>(s + i * block.stride + j, (fexp(get<N>(logp + group(i) * k + j, count)) - uniform) * inverse);
+        });
+      block.template backward<T, float>(a, group, w);
+    }
+  }
+};
+
+// Groups in vectors no longer than one, their number a constant where it is small.
+template <class Groups, class T>
+struct ByClasses {
+  template <int N, class Args>
+  static HD_INLINE void run(const Args& a, int64_t begin, int64_t end) {
+    if constexpr (N > 4)
+      if (a.classes < N) return run<N / 2>(a, begin, end);
+    alignas(64) float s[N * LATENT_MAX_CLASSES], w[N * LATENT_MAX_CLASSES];
+    if constexpr (std::is_same_v<T, float>) {
+      if (a.classes == N) return Groups::template run<N, 1, T>(a, begin, end, s, w);
+      if (a.classes == 2 * N) return Groups::template run<N, 2, T>(a, begin, end, s, w);
+      if (a.classes == 4 * N) return Groups::template run<N, 4, T>(a, begin, end, s, w);
+    }
+    Groups::template run<N, 0, T>(a, begin, end, s, w);
+  }
+};
 
 }  // namespace
 
-HD_CLONES void unimix_bwd(int64_t groups, int64_t k, const float* dlogp, const float* dprob, const float* logp,
-                          float mix, float* dlogit) {
-  const float uniform = mix / float(k), inverse = 1.f / (1.f - mix);
-  float s[LATENT_MAX_CLASSES], w[LATENT_MAX_CLASSES];
-  for (int64_t at = 0; at < groups * k; at += k) {
-    for (int64_t j = 0; j < k; ++j) {
-      const float q = fexp(logp[at + j]);
-      s[j] = (q - uniform) * inverse;
-      w[j] = (dlogp ? dlogp[at + j] / q : 0.f) + (dprob ? dprob[at + j] : 0.f);
-    }
-    softmax_backward_row(s, w, k, mix, dlogit + at);
-  }
-}
-
 void latent_fwd(const LatentFwdArgs& a, int64_t begin, int64_t end) {
-  a.dtype == DType::F32 ? forward<float>(a, begin, end) : forward<Bf16>(a, begin, end);
+  if (a.normalized && a.logp && begin < end) {
+    const int64_t bytes = a.classes * (a.dtype == DType::F32 ? sizeof(float) : sizeof(Bf16));
+    std::memcpy(static_cast<char*>(a.logp) + begin * bytes, static_cast<const char*>(a.logit) + begin * bytes,
+                (end - begin) * bytes);
+  }
+  if (a.normalized && !a.u) return;
+  a.dtype == DType::F32 ? vectors<ByClasses<Forward, float>>(a, begin, end)
+                        : vectors<ByClasses<Forward, Bf16>>(a, begin, end);
 }
 
 void latent_bwd(const LatentBwdArgs& a, int64_t begin, int64_t end) {
-  if (a.dtype == DType::BF16) return backward<Bf16, Bf16>(a, begin, end);
-  a.dlogit_dtype == DType::F32 ? backward<float, float>(a, begin, end) : backward<float, Bf16>(a, begin, end);
+  if (a.dtype == DType::BF16) vectors<ByClasses<Backward<Bf16>, Bf16>>(a, begin, end);
+  else if (a.dlogit_dtype == DType::F32) vectors<ByClasses<Backward<float>, float>>(a, begin, end);
+  else vectors<ByClasses<Backward<Bf16>, float>>(a, begin, end);
+}
+
+void unimix_bwd(int64_t groups, int64_t k, const float* dlogp, const float* dprob, const float* logp, float mix,
+                float* dlogit) {
+  LatentBwdArgs a{logp, dprob, dlogp, dlogit, groups, k, mix, true, DType::F32};
+  vectors<ByClasses<OfUnimix, float>>(a, int64_t(0), groups);
 }
 
 }  // namespace hd::cpu

@@ -184,32 +184,45 @@ HD_INLINE void along(int64_t cols, const F& f) {
   if (j < cols) f(cols - N, N - (cols - j));
 }
 
-// Lane i is the sum of v[i], N vectors, which are overwritten. Within 128 bits first, where shuffles are
-// cheapest; from the second step on of pairs as doubles, for which the compiler knows its instructions better.
-template <int N, int... I>
-HD_INLINE Vec<N> fold_single(const Vec<N>& p, const Vec<N>& q, std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(p, q, (I / 4 * 4 + I % 4 / 2 + I % 2 * N)...) +
-         __builtin_shufflevector(p, q, (I / 4 * 4 + I % 4 / 2 + I % 2 * N + 2)...);
+// Lane i is op of the lanes of v[i], their sum: of N vectors, which are overwritten. Within 128 bits first, where
+// shuffles are cheapest; from the second step on of pairs as doubles, for which the compiler knows its instructions
+// better.
+template <int N, class Op, int... I>
+HD_INLINE Vec<N> fold_single(const Vec<N>& p, const Vec<N>& q, const Op& op, std::integer_sequence<int, I...>) {
+  return op(__builtin_shufflevector(p, q, (I / 4 * 4 + I % 4 / 2 + I % 2 * N)...),
+            __builtin_shufflevector(p, q, (I / 4 * 4 + I % 4 / 2 + I % 2 * N + 2)...));
 }
-template <int N, int S, int... I>
-HD_INLINE Vec<N> fold_pairs(const Vec<N>& p, const Vec<N>& q, std::integer_sequence<int, I...>) {
+template <int N, int S, class Op, int... I>
+HD_INLINE Vec<N> fold_pairs(const Vec<N>& p, const Vec<N>& q, const Op& op, std::integer_sequence<int, I...>) {
   const auto a = std::bit_cast<typename Lanes<N>::Pairs>(p), b = std::bit_cast<typename Lanes<N>::Pairs>(q);
   // S of a, then S of b
   const auto low = __builtin_shufflevector(a, b, (I / (2 * S) * 2 * S + I % S + I / S % 2 * (N / 2))...);
   const auto high = __builtin_shufflevector(a, b, (I / (2 * S) * 2 * S + I % S + I / S % 2 * (N / 2) + S)...);
-  return std::bit_cast<Vec<N>>(low) + std::bit_cast<Vec<N>>(high);
+  return op(std::bit_cast<Vec<N>>(low), std::bit_cast<Vec<N>>(high));
 }
-template <int N, int S = 1>
-HD_INLINE Vec<N> fold(Vec<N>* v) {
+struct Plus {
+  template <class F>
+  HD_INLINE F operator()(const F& a, const F& b) const {
+    return a + b;
+  }
+};
+struct Larger {
+  template <class F>
+  HD_INLINE F operator()(const F& a, const F& b) const {
+    return fmax(a, b);
+  }
+};
+template <int N, int S = 1, class Op = Plus>
+HD_INLINE Vec<N> fold(Vec<N>* v, const Op& op = {}) {
   if constexpr (S >= N) {
     return v[0];
   } else {
 #pragma GCC unroll 8
     for (int i = 0; i < N / S / 2; ++i) {
-      if constexpr (S == 1) v[i] = fold_single<N>(v[2 * i], v[2 * i + 1], std::make_integer_sequence<int, N>());
-      else v[i] = fold_pairs<N, S / 2>(v[2 * i], v[2 * i + 1], std::make_integer_sequence<int, N / 2>());
+      if constexpr (S == 1) v[i] = fold_single<N>(v[2 * i], v[2 * i + 1], op, std::make_integer_sequence<int, N>());
+      else v[i] = fold_pairs<N, S / 2>(v[2 * i], v[2 * i + 1], op, std::make_integer_sequence<int, N / 2>());
     }
-    return fold<N, 2 * S>(v);
+    return fold<N, 2 * S>(v, op);
   }
 }
 
