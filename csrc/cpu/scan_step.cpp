@@ -10,39 +10,42 @@
 #include <limits>
 
 #include "cpu/rows.h"
-#include "cpu/simd.h"
+#include "cpu/vec.h"
 #include "kernels/norm_act.h"
 
 namespace hd::cpu {
 namespace {
 
 template <class T>
-HD_INLINE void add_row(const void* kernel, int64_t first, int64_t index, int64_t count, int64_t cols,
-                       float* __restrict sum) {
-  const bool inside = index >= 0 && index < count;
-  const T* w = static_cast<const T*>(kernel) + (inside ? first + index : 0) * cols;
-  const float scale = inside ? 1.f : std::numeric_limits<float>::quiet_NaN();
-  for (int64_t c = 0; c < cols; ++c) sum[c] += scale * load(w + c);
-}
-
-template <class T>
-HD_CLONES void gather(const ScanInputFwdArgs& a, int64_t row, const int64_t* index, float* x) {
-  if (a.action) add_row<T>(a.action_kernel, 0, a.action[row], a.actions, a.cols, x);
-  for (int64_t g = 0; index && g < a.groups; ++g) add_row<T>(a.kernel, g * a.classes, index[g], a.classes, a.cols, x);
-}
-
-HD_CLONES void pass_state(const ScanInputBwdArgs& a, int64_t row, const float* __restrict dh) {
-  const int64_t at = row * a.size;
-  const float* __restrict direct = a.direct + at;
-  if (a.dbefore) {
-    float* __restrict dbefore = a.dbefore + at;
-    for (int64_t c = 0; c < a.size; ++c) dbefore[c] = dh[c] + direct[c];
+struct Gather {
+  template <int N>
+  static HD_INLINE void run(const ScanInputFwdArgs& a, int64_t row, const int64_t* index, float* x) {
+    const auto add = [&](const void* kernel, int64_t first, int64_t at, int64_t size) __attribute__((always_inline)) {
+      const bool inside = at >= 0 && at < size;
+      const T* w = static_cast<const T*>(kernel) + (inside ? first + at : 0) * a.cols;
+      const float scale = inside ? 1.f : std::numeric_limits<float>::quiet_NaN();
+      each<N>(a.cols, [&](int64_t c, auto count) __attribute__((always_inline)) {
+        put<N>(x + c, get<N>(x + c, count) + scale * get<N>(w + c, count), count);
+      });
+    };
+    if (a.action) add(a.action_kernel, 0, a.action[row], a.actions);
+    for (int64_t g = 0; index && g < a.groups; ++g) add(a.kernel, g * a.classes, index[g], a.classes);
   }
-  if (a.carry && !(a.reset && a.reset[row])) {
-    float* __restrict carry = a.carry + at;
-    for (int64_t c = 0; c < a.size; ++c) carry[c] += dh[c] + direct[c];
+};
+
+struct PassState {
+  template <int N>
+  static HD_INLINE void run(const ScanInputBwdArgs& a, int64_t row, const float* dh) {
+    const float* direct = a.direct + row * a.size;
+    float* dbefore = a.dbefore ? a.dbefore + row * a.size : nullptr;
+    float* carry = a.carry && !(a.reset && a.reset[row]) ? a.carry + row * a.size : nullptr;
+    each<N>(a.size, [&](int64_t c, auto count) __attribute__((always_inline)) {
+      const Vec<N> d = get<N>(dh + c, count) + get<N>(direct + c, count);
+      if (dbefore) put<N>(dbefore + c, d, count);
+      if (carry) put<N>(carry + c, get<N>(carry + c, count) + d, count);
+    });
   }
-}
+};
 
 }  // namespace
 
@@ -52,7 +55,7 @@ void scan_input_fwd(const ScanInputFwdArgs& a, int64_t begin, int64_t end) {
     const int64_t* index = reset || !a.index ? a.start_index : a.index + row * a.groups;
     float* x = a.pre + row * a.cols;
     if (!a.accumulate) std::memset(x, 0, a.cols * sizeof(float));
-    a.dtype == DType::F32 ? gather<float>(a, row, index, x) : gather<Bf16>(a, row, index, x);
+    a.dtype == DType::F32 ? vectors<Gather<float>>(a, row, index, x) : vectors<Gather<Bf16>>(a, row, index, x);
     const float* deter = reset || !a.deter ? a.start : a.deter + row * a.size;
     put(a.dtype, a.joint, row * a.stride, a.size, deter);
     if (a.before) put(DType::F32, a.before, row * a.size, a.size, deter);
@@ -68,7 +71,7 @@ void scan_input_bwd(const ScanInputBwdArgs& a, int64_t begin, int64_t end) {
   for (int64_t row = first; row < last; ++row) {
     const float* djoint = a.djoint + row * (a.size + a.cols);
     put(DType::F32, dy.get(), row * a.cols, a.cols, djoint + a.size);
-    pass_state(a, row, djoint);
+    vectors<PassState>(a, row, djoint);
   }
   norm_act_bwd({dy.get(), a.pre, a.mean, a.rstd, a.scale, a.bias, dx.get(), nullptr, nullptr, a.partial, a.parts,
                 a.rows, a.cols, DType::F32},

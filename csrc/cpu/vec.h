@@ -55,7 +55,7 @@ template <int N>
 HD_INLINE void put(Bf16* p, const Vec<N>& x) {
   using Words = typename Lanes<N>::Words;
   const Words b = std::bit_cast<Words>(x), rounded = (b + 0x7fffu + ((b >> 16) & 1u)) >> 16;
-  const Words bits = (b & 0x7fffffffu) > 0x7f800000u ? Words{} + 0x7fffu : rounded;
+  const Words bits = select(x == x, rounded, Words{} + 0x7fffu);
   *reinterpret_cast<typename Lanes<N>::LooseHalves*>(p) = __builtin_convertvector(bits, typename Lanes<N>::Halves);
 }
 
