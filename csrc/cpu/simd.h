@@ -81,7 +81,7 @@ HD_INLINE auto floats_of(const I& n) {
 // One instruction each, for which GCC needs to be told its name; of a NaN b is the result.
 template <class F>
 HD_INLINE F fmax(const F& a, const F& b) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(__clang__)
   if constexpr (sizeof(F) >= 32) {
     F most;
     __asm__("vmaxps %2, %1, %0" : "=v"(most) : "v"(a), "v"(b));
@@ -92,7 +92,7 @@ HD_INLINE F fmax(const F& a, const F& b) {
 }
 template <class F>
 HD_INLINE F fmin(const F& a, const F& b) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(__clang__)
   if constexpr (sizeof(F) >= 32) {
     F least;
     __asm__("vminps %2, %1, %0" : "=v"(least) : "v"(a), "v"(b));
