@@ -113,6 +113,9 @@ class BenchFlags:
     precision: tuple = opt(("fp32",), "fp32, bf16 or both, for our matmuls; ops and peers are always fp32")
     rounds: int = opt(8, "times that every row is measured", low=1, high=1000)
     json: str = opt("", "write one JSON line a row to this file; - is standard output")
+    check: bool = opt(False, "end with code 1 if a native op takes longer than eager, or 10 % more of eager's time "
+                      "than in the table committed for this kind of processor")
+    save: bool = opt(False, "put the native ops into that table, bench/results/ops-KIND.csv of the source tree")
 
 
 @dataclass(frozen=True)
@@ -288,7 +291,8 @@ def bench(parsed: Parsed[BenchFlags]) -> int:
     from hdfast.bench import run
     flags = parsed.own
     return run.bench(flags.preset, threads=flags.threads, with_peers=flags.peers, only=flags.only,
-                     rounds=flags.rounds, backends=flags.backends, precision=flags.precision, json=flags.json)
+                     rounds=flags.rounds, backends=flags.backends, precision=flags.precision, json=flags.json,
+                     check=flags.check, save=flags.save)
 
 
 VERBS = {

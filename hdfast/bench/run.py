@@ -1,29 +1,31 @@
-"""The verb: choose rows and cases, measure them, print the table and write JSON lines."""
+"""The verb: choose rows and cases, measure them, print the table, write JSON lines, compare with committed tables."""
 
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import chain, count
 
-from hdfast.bench import ours, peers, rows
+from hdfast.bench import committed, ours, peers, rows
 from hdfast.bench.cases import LOOPS, operations
 from hdfast.bench.peers import PEERS
 from hdfast.bench.rows import Measured, Program, Row
 from hdfast.bench.workload import SIZES, sized
 from hdfast.errors import ConfigError, RunError
-from hdfast.machine import cpu_name, multiplies_bf16
+from hdfast.machine import cpu_kind, cpu_name, multiplies_bf16
 from hdfast.paths import expanded, is_folder
 
 PARTS = ("update", "loops", "ops")
 
 
 def bench(preset: str, *, threads: int, with_peers: bool, only: str, rounds: int, backends: Sequence[str],
-          precision: Sequence[str], json: str) -> int:
+          precision: Sequence[str], json: str, check: bool = False, save: bool = False) -> int:
     """Measure and print. `json` is a file, `-` for standard output (the table then goes to standard error), or ''.
 
     Standard error says what is being measured and shows every row as it comes. Whatever ends the measurement, Ctrl-C
-    too, the rows so far become the table and the JSON.
+    too, the rows so far become the table and the JSON. `check` compares ops with the committed table of this kind of
+    processor and returns 1 if any is too slow; `save` puts them into it.
     """
     target = None if json in ("", "-") else expanded(json)
     if target is not None and not is_folder(target.parent):
@@ -36,14 +38,18 @@ def bench(preset: str, *, threads: int, with_peers: bool, only: str, rounds: int
         raise ConfigError("--backends native: the native library is not here; `hdfast doctor` says why")
     if "bf16" in precision and not multiplies_bf16():
         print(f"warning: {cpu_name()} has no bfloat16 products; bf16 rows measure their emulation", file=sys.stderr)
+    if check or save:
+        committed.can_compare(only, backends or default_backends("ops"), save=save)
+    before = committed.read(cpu_kind(), preset, threads) if check else {}
     installed = installed_peers() if with_peers else []
     out = sys.stderr if json == "-" else sys.stdout
-    print(f"{preset}: {SIZES[preset].about}\n{cpu_name()}, {threads} threads, {' and '.join(precision)}, harmony on",
-          file=out)
+    print(f"{preset}: {SIZES[preset].about}\n{cpu_name()} ({cpu_kind()}), {threads} threads, "
+          f"{' and '.join(precision)}, harmony on", file=out)
     cases = {part: cases_of(part, preset) for part in (PARTS if only == "all" else (only,))}
+    measure = partial(measured, preset=preset, threads=threads, rounds=rounds, backends=backends, precision=precision)
     done: dict[str, list[Row]] = {}
     try:
-        for found in measured(cases, preset, threads, rounds, backends, precision, installed):
+        for found in measure(cases, installed=installed):
             done[found[0].case] = found  # each round has the rows of all rounds before it, too
     finally:
         measurements = list(chain(*done.values()))
@@ -55,7 +61,23 @@ def bench(preset: str, *, threads: int, with_peers: bool, only: str, rounds: int
                 target.write_text(lines)
             elif json == "-":
                 print(lines, end="")
-    return 0
+    slow = too_slow(measurements, before, measure) if check else {}
+    if check:
+        print(*committed.verdict(slow, before, cpu_kind(), preset, threads), sep="\n", file=out)
+    if save:
+        print(f"wrote {committed.save(measurements, cpu_kind())}", file=out)
+    return 1 if slow else 0
+
+
+def too_slow(done: Sequence[Row], before: Mapping[str, float], measure: Callable[..., Iterable[list[Row]]]
+             ) -> dict[str, str]:
+    """{case: a sentence} of the ops that are too slow whenever they are measured: in `done`, and once more."""
+    slow = committed.too_slow(done, before)
+    if slow:
+        tell(f"too slow, so measured once more: {', '.join(slow)}")
+        again = {found[0].case: found for found in measure({"ops": list(slow)}, installed=())}
+        slow = committed.too_slow(list(chain(*again.values())), before)
+    return slow
 
 
 def cases_of(part: str, preset: str) -> list[str]:
@@ -122,6 +144,7 @@ def notes(done: Sequence[Row], installed: Sequence[str]) -> Iterator[str]:
     yield ""
     for against in dict.fromkeys(row.against for row in done if row.against):
         yield f"ratios: medians over rounds against {against}, below 1 is faster"
+    yield from committed.geometric_means(done)
     seen = {row.name: row.versions for row in done}
     for name, versions in seen.items():
         yield f"{name}: " + ", ".join(f"{package} {version}" for package, version in versions.items())

@@ -154,7 +154,7 @@ def test_every_case_runs(tiny):
 
 
 def test_the_verb(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "measured", lambda *_: iter([[row()]]))
+    monkeypatch.setattr(run, "measured", lambda *_, **__: iter([[row()]]))
     assert cli.main(["bench", "--json", "-"]) == 0
     out, err = capsys.readouterr()
     assert [json.loads(line)["name"] for line in out.splitlines()] == ["hdfast"] and "median" in err
