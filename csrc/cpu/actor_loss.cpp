@@ -1,68 +1,73 @@
-// CPU version of actor_loss: the rows of all actions are one long array to the exponential; equations in
-// kernels/actor_loss.h. Rows of 18 would leave a vector of 16 mostly idle, so exponentials are taken tile by
-// tile.
-#include <algorithm>
+// CPU version of actor_loss; equations in kernels/actor_loss.h. Rows of a few actions would leave most of a vector
+// idle, so the exponentials take some rows as one array.
+#include "kernels/actor_loss.h"
+
 #include <cmath>
 
-#include "cpu/simd.h"
-#include "kernels/actor_loss.h"
+#include "cpu/sums.h"
 
 namespace hd::cpu {
 namespace {
 
-constexpr int64_t TILE = 1024;  // logits, 4 KB: in L1 between the vector pass and the sum over rows
-
-// ent terms -e^l l, or the slopes e^l (l + 1), of `count` logits.
-HD_CLONES void entropy_terms(const float* __restrict logit, int64_t count, float* __restrict out) {
-  for (int64_t i = 0; i < count; ++i) out[i] = -fexp(logit[i]) * logit[i];
-}
-
-HD_CLONES void entropy_slopes(const float* __restrict logit, int64_t count, float* __restrict out) {
-  for (int64_t i = 0; i < count; ++i) out[i] = fexp(logit[i]) * (logit[i] + 1.f);
-}
-
-// body(row, first action, count, their numbers) for each row of [begin, end). A tile is whole rows and begins at a
-// multiple of their number, also where a thread's rows begin within: the same numbers go through the same lanes.
-template <class Numbers, class Body>
-void tiles(const ActorLossArgs& a, int64_t begin, int64_t end, const Numbers& numbers, const Body& body) {
-  float out[TILE];
-  const int64_t together = std::max<int64_t>(1, TILE / a.actions);
-  for (int64_t first = begin / together * together; first < end; first += together) {
-    const int64_t last = std::min(first + together, a.rows);
-    for (int64_t k = 0; k < a.actions; k += TILE) {  // more than once only where a row is longer than a tile
-      const int64_t count = std::min(TILE, a.actions - k);
-      numbers(a.logit + first * a.actions + k, (last - first) * count, out);
-      for (int64_t n = std::max(first, begin); n < std::min(last, end); ++n)
-        body(n, k, count, out + (n - first) * count);
+struct Forward {
+  template <int N>
+  static HD_INLINE void run(const ActorLossArgs& a, int64_t begin, int64_t end, float* terms) {
+    const int64_t cols = a.actions, together = rows_together(cols);
+    for (; begin < end; begin += together) {
+      const int64_t rows = std::min(together, end - begin);
+      const float* logit = a.logit + begin * cols;
+      each<N>(rows * cols, [&](int64_t j, auto count) __attribute__((always_inline)) {
+        const Vec<N> l = get<N>(logit + j, count);
+        put<N>(terms + j, fexp(l) * -l);
+      });
+      sum_rows<N>(terms, rows, cols, a.ent + begin);
+      for (int64_t i = 0; i < rows; ++i) {
+        const int64_t action = a.action[begin + i];
+        a.logp[begin + i] = action >= 0 && action < cols ? logit[i * cols + action] : NAN;
+      }
+      each<N>(rows, [&](int64_t j, auto count) __attribute__((always_inline)) {
+        const auto of = [&](const float* p) __attribute__((always_inline)) { return get<N>(p + begin + j, count); };
+        put<N>(a.loss + begin + j, of(a.weight) * (-of(a.logp) * of(a.advantage) - a.entropy * of(a.ent)), count);
+      });
     }
   }
-}
+};
+
+struct Backward {
+  template <int N>
+  static HD_INLINE void run(const ActorLossArgs& a, int64_t begin, int64_t end, float* to_logp, float* to_ent) {
+    const int64_t cols = a.actions, together = rows_together(cols);
+    for (; begin < end; begin += together) {
+      const int64_t rows = std::min(together, end - begin);
+      const float* logit = a.logit + begin * cols;
+      float* dlogit = a.dlogit + begin * cols;
+      each<N>(rows, [&](int64_t j, auto count) __attribute__((always_inline)) {
+        const auto of = [&](const float* p)
+                            __attribute__((always_inline)) { return p ? get<N>(p + begin + j, count) : Vec<N>{}; };
+        const Vec<N> scaled = of(a.dloss) * of(a.weight);
+        put<N>(to_logp + j, of(a.dlogp) - scaled * of(a.advantage));
+        put<N>(to_ent + j, of(a.dent) - scaled * a.entropy);
+      });
+      each<N>(rows * cols, [&](int64_t j, auto count) __attribute__((always_inline)) {
+        const Vec<N> l = get<N>(logit + j, count);
+        put<N>(dlogit + j, fexp(l) * (l + 1.f) * -of_rows<N>(to_ent, j, cols), count);
+      });
+      for (int64_t i = 0; i < rows; ++i) {
+        const int64_t action = a.action[begin + i];
+        if (action >= 0 && action < cols) dlogit[i * cols + action] += to_logp[i];
+      }
+    }
+  }
+};
 
 }  // namespace
 
 void actor_loss_fwd(const ActorLossArgs& a, int64_t begin, int64_t end) {
-  tiles(a, begin, end, entropy_terms, [&](int64_t n, int64_t k, int64_t count, const float* term) {
-    float sum = 0.f;
-    for (int64_t i = 0; i < count; ++i) sum += term[i];
-    a.ent[n] = k ? a.ent[n] + sum : sum;
-  });
-  for (int64_t n = begin; n < end; ++n) {
-    const int64_t action = a.action[n];
-    const float logp = action >= 0 && action < a.actions ? a.logit[n * a.actions + action] : NAN;
-    a.logp[n] = logp;
-    a.loss[n] = a.weight[n] * (-logp * a.advantage[n] - a.entropy * a.ent[n]);
-  }
+  vectors<Forward>(a, begin, end, scratch(a.actions).get());
 }
 
 void actor_loss_bwd(const ActorLossArgs& a, int64_t begin, int64_t end) {
-  tiles(a, begin, end, entropy_slopes, [&](int64_t n, int64_t k, int64_t count, const float* slope) {
-    const float scaled = a.dloss[n] * a.weight[n];
-    const float to_logp = (a.dlogp ? a.dlogp[n] : 0.f) - scaled * a.advantage[n];
-    const float to_ent = (a.dent ? a.dent[n] : 0.f) - scaled * a.entropy;
-    float* row = a.dlogit + n * a.actions + k;
-    for (int64_t i = 0; i < count; ++i) row[i] = slope[i] * -to_ent;
-    if (a.action[n] >= k && a.action[n] < k + count) row[a.action[n] - k] += to_logp;
-  });
+  vectors<Backward>(a, begin, end, scratch(0).get(), scratch(0).get());
 }
 
 }  // namespace hd::cpu

@@ -3,40 +3,48 @@
 // one thread.
 #include <algorithm>
 
-#include "cpu/simd.h"
+#include "cpu/sums.h"
 #include "kernels/adam_math.h"
 
 namespace hd::cpu {
 namespace {
 
-HD_CLONES float sum_of_squares(const float* x, int64_t count) {
-  float sum = 0.f;
-  for (int64_t i = 0; i < count; ++i) sum += x[i] * x[i];
-  return sum;
-}
-
-HD_CLONES void update(float* __restrict p, const float* __restrict g, float* __restrict m, float* __restrict v,
-                      int64_t count, AdamStep s) {
-  for (int64_t i = 0; i < count; ++i) {
-    float gi = g[i];
-    adam_element(p[i], gi, m[i], v[i], s);
+struct SumOfSquares {
+  template <int N>
+  static HD_INLINE float run(const float* x, int64_t n) {
+    return sum_of<N>(n, [&](int64_t j, auto count) __attribute__((always_inline)) {
+      const Vec<N> g = get<N>(x + j, count);
+      return g * g;
+    });
   }
-}
+};
 
-HD_CLONES void scale_by(float* x, int64_t count, float factor) {
-  for (int64_t i = 0; i < count; ++i) x[i] *= factor;
-}
-
-HD_CLONES void follow(float* __restrict slow, const float* __restrict p, int64_t count, float mix) {
-  for (int64_t i = 0; i < count; ++i) slow[i] = mix * p[i] + (1.f - mix) * slow[i];
-}
+// The rest is an element's alone, waits for memory, and is left to the compiler.
+struct Update {
+  template <int N>
+  static HD_INLINE void run(const AdamArgs& a, int64_t begin, int64_t count, const AdamStep& s) {
+    float* __restrict p = a.param + begin;
+    float* __restrict g = a.grad + begin;
+    float* __restrict m = a.mean + begin;
+    float* __restrict v = a.var + begin;
+    for (int64_t i = 0; i < count; ++i) {
+      float gi = g[i];
+      adam_element(p[i], gi, m[i], v[i], s);
+    }
+    if (s.factor != 1.f)  // after its use: the block is still in L1
+      for (int64_t i = 0; i < count; ++i) g[i] *= s.factor;
+    if (a.slow == nullptr) return;
+    float* __restrict slow = a.slow + begin;
+    for (int64_t i = 0; i < count; ++i) slow[i] = s.mix * p[i] + (1.f - s.mix) * slow[i];
+  }
+};
 
 }  // namespace
 
 void adam_norm(const AdamArgs& a, int64_t begin, int64_t end) {
   for (int64_t b = begin; b < end; ++b) {
     const int64_t i = b * ADAM_BLOCK;
-    a.partial[b] = sum_of_squares(a.grad + i, std::min(ADAM_BLOCK, a.size - i));
+    a.partial[b] = vectors<SumOfSquares>(a.grad + i, std::min(ADAM_BLOCK, a.size - i));
   }
 }
 
@@ -50,10 +58,8 @@ void adam_apply(const AdamArgs& a, int64_t begin, int64_t end) {
   if (adam_skipped(a)) return;
   const AdamStep s = adam_step(a);
   for (int64_t b = begin; b < end; ++b) {
-    const int64_t i = b * ADAM_BLOCK, count = std::min(ADAM_BLOCK, a.size - i);
-    update(a.param + i, a.grad + i, a.mean + i, a.var + i, count, s);
-    if (s.factor != 1.f) scale_by(a.grad + i, count, s.factor);  // after its use: the block is still in L1
-    if (a.slow != nullptr) follow(a.slow + i, a.param + i, count, s.mix);
+    const int64_t i = b * ADAM_BLOCK;
+    vectors<Update>(a, i, std::min(ADAM_BLOCK, a.size - i), s);
   }
 }
 

@@ -1,21 +1,40 @@
-// CPU version of cont_loss: 1024 elements, so scalar libm (20 us) where accuracy near zero matters; equations
-// in kernels/cont_loss.h.
+// CPU version of cont_loss; equations in kernels/cont_loss.h.
 #include "kernels/cont_loss.h"
 
-#include "device/hd_math.h"
+#include "cpu/vec.h"
 
 namespace hd::cpu {
+namespace {
 
-void cont_loss_fwd(const ContLossArgs& a, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) a.out[i] = softplus(a.cont[i] > 0.5f ? -a.logit[i] : a.logit[i]);
+// The sign of z is that of logit, turned where the episode goes on.
+template <int N>
+HD_INLINE Vec<N> turned(const Vec<N>& x, const Vec<N>& cont) {
+  return cont > 0.5f ? -x : x;
 }
 
-void cont_loss_bwd(const ContLossArgs& a, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) {
-    const bool on = a.cont[i] > 0.5f;
-    const float slope = sigmoid(on ? -a.logit[i] : a.logit[i]);
-    a.out[i] = a.dloss[i] * (on ? -slope : slope);
+struct Forward {
+  template <int N>
+  static HD_INLINE void run(const ContLossArgs& a, int64_t begin, int64_t end) {
+    each<N>(end - begin, [&](int64_t j, auto count) __attribute__((always_inline)) {
+      const Vec<N> z = turned<N>(get<N>(a.logit + begin + j, count), get<N>(a.cont + begin + j, count));
+      put<N>(a.out + begin + j, fmax(z, Vec<N>{}) + flog1p(fexp(-fabs(z))), count);
+    });
   }
-}
+};
+
+struct Backward {
+  template <int N>
+  static HD_INLINE void run(const ContLossArgs& a, int64_t begin, int64_t end) {
+    each<N>(end - begin, [&](int64_t j, auto count) __attribute__((always_inline)) {
+      const Vec<N> cont = get<N>(a.cont + begin + j, count), z = turned<N>(get<N>(a.logit + begin + j, count), cont);
+      put<N>(a.out + begin + j, get<N>(a.dloss + begin + j, count) * turned<N>(fsigmoid(z), cont), count);
+    });
+  }
+};
+
+}  // namespace
+
+void cont_loss_fwd(const ContLossArgs& a, int64_t begin, int64_t end) { vectors<Forward>(a, begin, end); }
+void cont_loss_bwd(const ContLossArgs& a, int64_t begin, int64_t end) { vectors<Backward>(a, begin, end); }
 
 }  // namespace hd::cpu

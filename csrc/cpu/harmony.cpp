@@ -1,28 +1,35 @@
 // CPU version of harmony: a vector sum for each loss, then the shared scalar part; equations in kernels/harmony.h.
 #include "kernels/harmony.h"
 
-#include "cpu/simd.h"
+#include "cpu/sums.h"
 #include "kernels/harmony_math.h"
 
 namespace hd::cpu {
 namespace {
 
-HD_CLONES float sum(const float* x, int64_t count) {
-  float total = 0.f;
-  for (int64_t i = 0; i < count; ++i) total += x[i];
-  return total;
-}
+constexpr int64_t kBlock = 4096;  // summed in fp32; the blocks in fp64
+
+struct Means {
+  template <int N>
+  static HD_INLINE void run(const HarmonyArgs& a) {
+    for (int i = 0; i < a.losses; ++i) {
+      double total = 0.0;
+      for (int64_t n = 0; n < a.size; n += kBlock) {
+        const float* x = a.loss[i] + n;
+        total +=
+            double(sum_of<N>(std::min(kBlock, a.size - n), [&](int64_t j, auto count) __attribute__((always_inline)) {
+              return get<N>(x + j, count);
+            }));
+      }
+      a.mean[i] = float(total / double(a.size));
+    }
+  }
+};
 
 }  // namespace
 
 void harmony_fwd(const HarmonyArgs& a) {
-  constexpr int64_t BLOCK = 4096;  // summed in fp32; the blocks in fp64
-  for (int i = 0; i < a.losses; ++i) {
-    double total = 0.0;
-    for (int64_t n = 0; n < a.size; n += BLOCK)
-      total += double(sum(a.loss[i] + n, n + BLOCK < a.size ? BLOCK : a.size - n));
-    a.mean[i] = float(total / double(a.size));
-  }
+  vectors<Means>(a);
   harmony_finish(a);
 }
 

@@ -1,32 +1,40 @@
-// CPU version of image_loss: one pass, sums in vectors; equations in kernels/image_loss.h.
+// CPU version of image_loss: one pass; equations in kernels/image_loss.h.
 #include "kernels/image_loss.h"
 
-#include "cpu/simd.h"
+#include "cpu/sums.h"
 
 namespace hd::cpu {
 namespace {
 
-HD_CLONES float squared_distance(const float* __restrict x, const float* __restrict y, int64_t count) {
-  float sum = 0.f;
-  for (int64_t i = 0; i < count; ++i) sum += (x[i] - y[i]) * (x[i] - y[i]);
-  return sum;
-}
+struct Forward {
+  template <int N>
+  static HD_INLINE void run(const ImageLossArgs& a, int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      const float *x = a.recon + n * a.cols, *y = a.image + n * a.cols;
+      a.loss[n] = sum_of<N>(a.cols, [&](int64_t j, auto count) __attribute__((always_inline)) {
+        const Vec<N> d = get<N>(x + j, count) - get<N>(y + j, count);
+        return d * d;
+      });
+    }
+  }
+};
 
-HD_CLONES void scaled_difference(const float* __restrict x, const float* __restrict y, int64_t count, float scale,
-                                 float* __restrict out) {
-  for (int64_t i = 0; i < count; ++i) out[i] = scale * (x[i] - y[i]);
-}
+struct Backward {
+  template <int N>
+  static HD_INLINE void run(const ImageLossArgs& a, int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      const float *x = a.recon + n * a.cols, *y = a.image + n * a.cols, scale = 2.f * a.dloss[n];
+      float* dx = a.drecon + n * a.cols;
+      each<N>(a.cols, [&](int64_t j, auto count) __attribute__((always_inline)) {
+        put<N>(dx + j, scale * (get<N>(x + j, count) - get<N>(y + j, count)), count);
+      });
+    }
+  }
+};
 
 }  // namespace
 
-void image_loss_fwd(const ImageLossArgs& a, int64_t begin, int64_t end) {
-  for (int64_t n = begin; n < end; ++n)
-    a.loss[n] = squared_distance(a.recon + n * a.cols, a.image + n * a.cols, a.cols);
-}
-
-void image_loss_bwd(const ImageLossArgs& a, int64_t begin, int64_t end) {
-  for (int64_t n = begin; n < end; ++n)
-    scaled_difference(a.recon + n * a.cols, a.image + n * a.cols, a.cols, 2.f * a.dloss[n], a.drecon + n * a.cols);
-}
+void image_loss_fwd(const ImageLossArgs& a, int64_t begin, int64_t end) { vectors<Forward>(a, begin, end); }
+void image_loss_bwd(const ImageLossArgs& a, int64_t begin, int64_t end) { vectors<Backward>(a, begin, end); }
 
 }  // namespace hd::cpu

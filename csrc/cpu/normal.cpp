@@ -1,80 +1,124 @@
-// CPU version of normal: vector passes; equations in kernels/normal.h.
+// CPU version of normal; equations in kernels/normal.h. Rows of a few actions are passed as one array.
 #include "kernels/normal.h"
 
-#include "cpu/rows.h"
-#include "cpu/simd.h"
+#include "cpu/sums.h"
 
 namespace hd::cpu {
 namespace {
 
-HD_INLINE float std_of(float raw) { return NORMAL_RANGE * fsigmoid(raw + NORMAL_SHIFT) + NORMAL_LEAST; }
-
-// A row's action, unclipped and clipped.
-HD_CLONES void sample_row(const NormalSampleArgs& a, int64_t n, float* __restrict taken) {
-  const int64_t at = n * a.actions;
-  const float* __restrict mean = a.mean_raw + at, * __restrict std = a.std_raw + at, * __restrict noise = a.noise + at;
-  const float* __restrict mean_bias = a.mean_bias, * __restrict std_bias = a.std_bias;
-  float* __restrict action = a.action + at;
-  for (int64_t i = 0; i < a.actions; ++i) {
-    const float x = ftanh(mean[i] + mean_bias[i]) + std_of(std[i] + std_bias[i]) * noise[i];
-    action[i] = x;
-    taken[i] = x * (1.f / fmax(fabs(x), 1.f));
-  }
+template <class V>
+HD_INLINE V std_of(const V& raw) {
+  return NORMAL_RANGE * fsigmoid(raw + NORMAL_SHIFT) + NORMAL_LEAST;
 }
+
+struct Policy {
+  template <int N>
+  static HD_INLINE void run(const NormalPolicyArgs& a, int64_t begin, int64_t end) {
+    each<N>(end - begin, [&](int64_t j, auto count) __attribute__((always_inline)) {
+      const int64_t at = begin + j;
+      put<N>(a.mean + at, ftanh(get<N>(a.mean_raw + at, count)), count);
+      put<N>(a.std + at, std_of(get<N>(a.std_raw + at, count)), count);
+    });
+  }
+};
+
+struct PolicyBackward {
+  template <int N>
+  static HD_INLINE void run(const NormalPolicyArgs& a, int64_t begin, int64_t end) {
+    each<N>(end - begin, [&](int64_t j, auto count) __attribute__((always_inline)) {
+      const int64_t at = begin + j;
+      const Vec<N> mean = ftanh(get<N>(a.mean_raw + at, count));
+      const Vec<N> t = fsigmoid(get<N>(a.std_raw + at, count) + NORMAL_SHIFT);
+      put<N>(a.mean + at, get<N>(a.dmean + at, count) * (1.f - mean * mean), count);
+      put<N>(a.std + at, get<N>(a.dstd + at, count) * NORMAL_RANGE * t * (1.f - t), count);
+    });
+  }
+};
+
+struct LogProb {
+  template <int N>
+  static HD_INLINE void run(const NormalLogProbArgs& a, int64_t begin, int64_t end, float* squares, float* scales) {
+    const int64_t cols = a.actions, together = rows_together(cols);
+    for (; begin < end; begin += together) {
+      const int64_t rows = std::min(together, end - begin);
+      each<N>(rows * cols, [&](int64_t j, auto count) __attribute__((always_inline)) {
+        const int64_t at = begin * cols + j;
+        const Vec<N> std = get<N>(a.std + at, count);
+        const Vec<N> z = (get<N>(a.action + at, count) - get<N>(a.mean + at, count)) / std;
+        put<N>(squares + j, z * z);
+        put<N>(scales + j, flog(std) + NORMAL_CONSTANT);
+      });
+      sum_rows<N>(squares, rows, cols, a.logp + begin);
+      sum_rows<N>(scales, rows, cols, a.ent + begin);
+      each<N>(rows, [&](int64_t j, auto count) __attribute__((always_inline)) {
+        float *logp = a.logp + begin + j, *ent = a.ent + begin + j;
+        put<N>(logp, -0.5f * get<N>(logp, count) - get<N>(ent, count), count);
+        put<N>(ent, get<N>(ent, count) + 0.5f * float(cols), count);
+      });
+    }
+  }
+};
+
+struct LogProbBackward {
+  template <int N>
+  static HD_INLINE void run(const NormalLogProbArgs& a, int64_t begin, int64_t end, float* dlogp, float* dent) {
+    const int64_t cols = a.actions, together = rows_together(cols);
+    for (; begin < end; begin += together) {
+      const int64_t rows = std::min(together, end - begin);
+      each<N>(rows, [&](int64_t j, auto count) __attribute__((always_inline)) {
+        put<N>(dlogp + j, a.dlogp ? get<N>(a.dlogp + begin + j, count) : Vec<N>{});
+        put<N>(dent + j, a.dent ? get<N>(a.dent + begin + j, count) : Vec<N>{});
+      });
+      each<N>(rows * cols, [&](int64_t j, auto count) __attribute__((always_inline)) {
+        const int64_t at = begin * cols + j;
+        const Vec<N> inverse = 1.f / get<N>(a.std + at, count), up = of_rows<N>(dlogp, j, cols);
+        const Vec<N> z = (get<N>(a.action + at, count) - get<N>(a.mean + at, count)) * inverse;
+        put<N>(a.dmean + at, up * z * inverse, count);
+        put<N>(a.dstd + at, (up * (z * z - 1.f) + of_rows<N>(dent, j, cols)) * inverse, count);
+      });
+    }
+  }
+};
+
+// `biases` are those of mean and std, twice and more, in rows `room` apart: from any of a row's actions on a vector.
+template <class T>
+struct Sample {
+  template <int N>
+  static HD_INLINE void run(const NormalSampleArgs& a, int64_t begin, int64_t end, float* biases, int64_t room) {
+    const int64_t cols = a.actions;
+    for (int64_t k = 0; k < room; ++k) biases[k] = a.mean_bias[k % cols], biases[room + k] = a.std_bias[k % cols];
+    int64_t k = 0;  // the action of the next number
+    each<N>((end - begin) * cols, [&](int64_t j, auto count) __attribute__((always_inline)) {
+      const int64_t at = begin * cols + j;
+      const Vec<N> mean = ftanh(get<N>(a.mean_raw + at, count) + get<N>(biases + k));
+      const Vec<N> std = std_of(get<N>(a.std_raw + at, count) + get<N>(biases + room + k));
+      const Vec<N> x = mean + std * get<N>(a.noise + at, count);
+      put<N>(a.action + at, x, count);
+      put<N>(static_cast<T*>(a.taken) + at, x * (1.f / fmax(fabs(x), all<Vec<N>>(1.f))), count);
+      k = (k + N) % cols;
+    });
+  }
+};
 
 }  // namespace
 
-HD_CLONES void normal_policy_fwd(const NormalPolicyArgs& a, int64_t begin, int64_t end) {
-  const float* __restrict mean_raw = a.mean_raw, * __restrict std_raw = a.std_raw;
-  float* __restrict mean = a.mean, * __restrict std = a.std;
-  for (int64_t i = begin; i < end; ++i) mean[i] = ftanh(mean_raw[i]), std[i] = std_of(std_raw[i]);
+void normal_policy_fwd(const NormalPolicyArgs& a, int64_t begin, int64_t end) { vectors<Policy>(a, begin, end); }
+void normal_policy_bwd(const NormalPolicyArgs& a, int64_t begin, int64_t end) {
+  vectors<PolicyBackward>(a, begin, end);
 }
 
-HD_CLONES void normal_policy_bwd(const NormalPolicyArgs& a, int64_t begin, int64_t end) {
-  const float* __restrict mean_raw = a.mean_raw, * __restrict std_raw = a.std_raw;
-  const float* __restrict dmean = a.dmean, * __restrict dstd = a.dstd;
-  float* __restrict to_mean = a.mean, * __restrict to_std = a.std;
-  for (int64_t i = begin; i < end; ++i) {
-    const float mean = ftanh(mean_raw[i]), t = fsigmoid(std_raw[i] + NORMAL_SHIFT);
-    to_mean[i] = dmean[i] * (1.f - mean * mean);
-    to_std[i] = dstd[i] * NORMAL_RANGE * t * (1.f - t);
-  }
+void normal_log_prob_fwd(const NormalLogProbArgs& a, int64_t begin, int64_t end) {
+  vectors<LogProb>(a, begin, end, scratch(a.actions).get(), scratch(a.actions).get());
 }
-
-HD_CLONES void normal_log_prob_fwd(const NormalLogProbArgs& a, int64_t begin, int64_t end) {
-  for (int64_t n = begin; n < end; ++n) {
-    const int64_t at = n * a.actions;
-    const float* __restrict mean = a.mean + at, * __restrict std = a.std + at, * __restrict action = a.action + at;
-    float squares = 0.f, scales = 0.f;
-    for (int64_t i = 0; i < a.actions; ++i) {
-      const float z = (action[i] - mean[i]) / std[i];
-      squares += z * z, scales += flog(std[i]) + NORMAL_CONSTANT;
-    }
-    a.logp[n] = -0.5f * squares - scales;
-    a.ent[n] = scales + 0.5f * float(a.actions);
-  }
-}
-
-HD_CLONES void normal_log_prob_bwd(const NormalLogProbArgs& a, int64_t begin, int64_t end) {
-  for (int64_t n = begin; n < end; ++n) {
-    const int64_t at = n * a.actions;
-    const float* __restrict mean = a.mean + at, * __restrict std = a.std + at, * __restrict action = a.action + at;
-    float* __restrict to_mean = a.dmean + at, * __restrict to_std = a.dstd + at;
-    const float dlogp = a.dlogp ? a.dlogp[n] : 0.f, dent = a.dent ? a.dent[n] : 0.f;
-    for (int64_t i = 0; i < a.actions; ++i) {
-      const float inverse = 1.f / std[i], z = (action[i] - mean[i]) * inverse;
-      to_mean[i] = dlogp * z * inverse;
-      to_std[i] = (dlogp * (z * z - 1.f) + dent) * inverse;
-    }
-  }
+void normal_log_prob_bwd(const NormalLogProbArgs& a, int64_t begin, int64_t end) {
+  vectors<LogProbBackward>(a, begin, end, scratch(0).get(), scratch(0).get());
 }
 
 void normal_sample(const NormalSampleArgs& a, int64_t begin, int64_t end) {
-  const Floats taken = floats(a.actions);
-  for (int64_t n = begin; n < end; ++n) {
-    sample_row(a, n, taken.get());
-    put(a.dtype, a.taken, n * a.actions, a.actions, taken.get());
-  }
+  const int64_t room = a.actions + 16;
+  const Floats biases = floats(2 * room);
+  a.dtype == DType::F32 ? vectors<Sample<float>>(a, begin, end, biases.get(), room)
+                        : vectors<Sample<Bf16>>(a, begin, end, biases.get(), room);
 }
 
 }  // namespace hd::cpu

@@ -1,26 +1,45 @@
-// CPU version of returns: one trajectory (column) after the other through the shared recursions. 15 x 1024
-// cells, 16 B each, are 0.1 ms of an update of seconds; neighboring columns share the cache lines. Equations
-// in kernels/returns.h.
+// CPU version of returns: as many trajectories (columns) as a vector has lanes side by side through the shared
+// recursions. Equations in kernels/returns.h.
 #include "kernels/returns.h"
 
+#include "cpu/vec.h"
 #include "kernels/returns_math.h"
 
 namespace hd::cpu {
+namespace {
+
+// The numbers of `count` neighboring columns.
+template <int N, class Count>
+struct Columns {
+  using Number = Vec<N>;
+  Count count;
+  HD_INLINE Vec<N> get(const float* p) const { return cpu::get<N>(p, count); }
+  HD_INLINE void put(float* p, const Vec<N>& x) const { cpu::put<N>(p, x, count); }
+};
+
+template <class Recursion>
+struct Columnwise {
+  template <int N, class Args>
+  static HD_INLINE void run(const Args& a, int64_t begin, int64_t end) {
+    each<N>(end - begin, [&](int64_t i, auto count) __attribute__((always_inline)) {
+      Recursion::run(a, begin + i, Columns<N, decltype(count)>{count});
+    });
+  }
+};
+
+}  // namespace
 
 void lambda_return_fwd(const LambdaReturnArgs& a, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) lambda_return_fwd_column(a, i);
+  vectors<Columnwise<LambdaReturnForward>>(a, begin, end);
 }
-
 void lambda_return_bwd(const LambdaReturnArgs& a, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) lambda_return_bwd_column(a, i);
+  vectors<Columnwise<LambdaReturnBackward>>(a, begin, end);
 }
-
 void return_weight_fwd(const ReturnWeightArgs& a, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) return_weight_fwd_column(a, i);
+  vectors<Columnwise<ReturnWeightForward>>(a, begin, end);
 }
-
 void return_weight_bwd(const ReturnWeightArgs& a, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) return_weight_bwd_column(a, i);
+  vectors<Columnwise<ReturnWeightBackward>>(a, begin, end);
 }
 
 }  // namespace hd::cpu

@@ -1,110 +1,189 @@
-// CPU version of twohot: rows of logits with the exponential vectorized; equations in kernels/twohot.h.
+// CPU version of twohot; equations in kernels/twohot.h. As many rows as a vector has lanes share their sums across
+// lanes and what they compute from one number a row.
+#include "kernels/twohot.h"
+
 #include <algorithm>
 
-#include "cpu/simd.h"
-#include "kernels/twohot.h"
+#include "cpu/sums.h"
 #include "kernels/twohot_math.h"
 
 namespace hd::cpu {
 namespace {
 
-// Maximum and log-sum of rows, and of MEAN their expected bin.
-template <bool MEAN>
-HD_CLONES void stats_rows(const float* logit, int64_t cols, const float* __restrict bins, float* stats, float* center,
-                          int64_t begin, int64_t end) {
-  for (int64_t n = begin; n < end; ++n) {
-    const float* __restrict row = logit + n * cols;
-    const float top = largest(row, cols);
-    float sum = 0.f, weighted = 0.f;
-    for (int64_t k = 0; k < cols; ++k) {
-      const float e = fexp(row[k] - top);
-      sum += e;
-      if constexpr (MEAN) weighted += e * bins[k];
-    }
-    stats[2 * n] = top;
-    stats[2 * n + 1] = logf(sum);
-    if constexpr (MEAN) center[n] = weighted / sum;
+// y of x and, in the backward, of dy.
+template <class F>
+struct Elements {
+  template <int N>
+  static HD_INLINE void run(const SymArgs& a, int64_t begin, int64_t end) {
+    each<N>(end - begin, [&](int64_t j, auto count) __attribute__((always_inline)) {
+      const Vec<N> x = get<N>(a.x + begin + j, count);
+      if constexpr (F::backward) put<N>(a.y + begin + j, F::of(x, get<N>(a.dy + begin + j, count)), count);
+      else put<N>(a.y + begin + j, F::of(x), count);
+    });
   }
-}
+};
+
+struct Symlog {
+  static constexpr bool backward = false;
+  template <class V>
+  static HD_INLINE V of(const V& x) {
+    return fsymlog(x);
+  }
+};
+struct Symexp {
+  static constexpr bool backward = false;
+  template <class V>
+  static HD_INLINE V of(const V& x) {
+    return fsymexp(x);
+  }
+};
+struct SymlogSlope {
+  static constexpr bool backward = true;
+  template <class V>
+  static HD_INLINE V of(const V& x, const V& dy) {
+    return select(x == 0.f, V{}, dy / (1.f + fabs(x)));
+  }
+};
+struct SymexpSlope {
+  static constexpr bool backward = true;
+  template <class V>
+  static HD_INLINE V of(const V& x, const V& dy) {
+    return select(x == 0.f, V{}, dy * fexp(fabs(x)));
+  }
+};
+
+// Rows [begin, end), as many at a time as a vector has lanes.
+template <class Rows>
+struct Blocks {
+  template <int N, class Args>
+  static HD_INLINE void run(const Args& a, int64_t begin, int64_t end) {
+    each<N>(end - begin,
+            [&](int64_t j, auto count) __attribute__((always_inline)) { Rows::template run<N>(a, begin + j, count); });
+  }
+};
 
 // (logit - top) - log_sum, in this order: a large maximum must not meet the small logarithm.
-HD_INLINE float log_prob(float logit, float top, float log_sum) { return HD_KEEP(logit - top) - log_sum; }
-
-// coef times the probabilities of a row, and of MEAN the distance of each bin from the expected one.
-template <bool MEAN>
-HD_CLONES void gradient_row(const float* __restrict row, int64_t cols, const float* stats, float coef,
-                            const float* __restrict bins, float center, float* __restrict out) {
-  const float top = stats[0], log_sum = stats[1];
-  for (int64_t k = 0; k < cols; ++k) {
-    const float d = coef * fexp(log_prob(row[k], top, log_sum));
-    out[k] = MEAN ? d * (bins[k] - center) : d;
-  }
+template <class V>
+HD_INLINE V log_prob(const V& logit, const V& top, const V& log_sum) {
+  return keep(logit - top) - log_sum;
 }
+
+// Maximum and log-sum of `count` rows from `first` on. Returns, with `bins`, the expected bin of each.
+template <int N, class Count, class Args>
+HD_INLINE Vec<N> softmax_stats(const Args& a, int64_t first, Count count, const float* bins) {
+  Vec<N> sums[N] = {}, weighted[N] = {};
+  const float* row = a.logit + first * a.cols;
+  float* stats = a.stats + 2 * first;
+  for (int i = 0; i < count; ++i, row += a.cols) {
+    const Vec<N> least = all<Vec<N>>(-std::numeric_limits<float>::infinity());
+    Vec<N> top = least, sum{}, weight{};
+    along_row<N>(a.cols, [&](int64_t j, auto some, const auto& own)
+                             __attribute__((always_inline)) { top = fmax(own(get<N>(row + j, some), least), top); });
+    top = largest<N>(top);
+    stats[2 * i] = top[0];
+    along_row<N>(a.cols, [&](int64_t j, auto some, const auto& own) __attribute__((always_inline)) {
+      const Vec<N> e = own(fexp(get<N>(row + j, some) - top), Vec<N>{});
+      sum += e;
+      if (bins) weight += e * get<N>(bins + j, some);
+    });
+    sums[i] = sum;
+    weighted[i] = weight;
+  }
+  const Vec<N> sum = fold<N>(sums), log_sum = flog(sum);
+  for (int i = 0; i < count; ++i) stats[2 * i + 1] = log_sum[i];
+  return bins ? fold<N>(weighted) / sum : sum;
+}
+
+struct LossForward {
+  template <int N, class Count>
+  static HD_INLINE void run(const TwohotLossArgs& a, int64_t first, Count count) {
+    softmax_stats<N>(a, first, count, nullptr);
+    for (int64_t m = 0; m < a.targets; ++m) {
+      const Vec<N> y = fsymlog(get<N>(a.target + m * a.rows + first, count));
+      for (int i = 0; i < count; ++i) {
+        const int64_t n = first + i;
+        const float *row = a.logit + n * a.cols, top = a.stats[2 * n], log_sum = a.stats[2 * n + 1];
+        const BinPair p = bin_pair(y[i], a.bins, a.cols);
+        a.loss[m * a.rows + n] = -((1.f - p.weight) * log_prob(row[p.below], top, log_sum) +
+                                   p.weight * log_prob(row[p.above], top, log_sum));
+      }
+    }
+  }
+};
+
+// out = coef times the probabilities of a row, and with `bins` the distance of each from the expected one.
+template <int N>
+HD_INLINE void gradient_row(const float* row, int64_t cols, const float* stats, float coef, const float* bins,
+                            float center, float* out) {
+  const Vec<N> top = all<Vec<N>>(stats[0]), log_sum = all<Vec<N>>(stats[1]);
+  along_row<N>(cols, [&](int64_t j, auto some, const auto&) __attribute__((always_inline)) {
+    const Vec<N> d = coef * fexp(log_prob(get<N>(row + j, some), top, log_sum));
+    put<N>(out + j, bins ? d * (get<N>(bins + j, some) - center) : d, some);
+  });
+}
+
+struct LossBackward {
+  template <int N, class Count>
+  static HD_INLINE void run(const TwohotLossArgs& a, int64_t first, Count count) {
+    Vec<N> coef = {};
+    for (int64_t m = 0; m < a.targets; ++m) coef += get<N>(a.dloss + m * a.rows + first, count);
+    for (int i = 0; i < count; ++i) {
+      const int64_t n = first + i;
+      gradient_row<N>(a.logit + n * a.cols, a.cols, a.stats + 2 * n, coef[i], nullptr, 0.f, a.dlogit + n * a.cols);
+    }
+    for (int64_t m = 0; m < a.targets; ++m) {
+      const Vec<N> y = fsymlog(get<N>(a.target + m * a.rows + first, count));
+      for (int i = 0; i < count; ++i) {
+        const int64_t n = first + i;
+        const float d = a.dloss[m * a.rows + n];
+        const BinPair p = bin_pair(y[i], a.bins, a.cols);
+        float* out = a.dlogit + n * a.cols;
+        out[p.below] -= d * (1.f - p.weight);
+        out[p.above] -= d * p.weight;
+      }
+    }
+  }
+};
+
+struct MeanForward {
+  template <int N, class Count>
+  static HD_INLINE void run(const TwohotMeanArgs& a, int64_t first, Count count) {
+    const Vec<N> center = softmax_stats<N>(a, first, count, a.bins);
+    put<N>(a.center + first, center, count);
+    put<N>(a.mean + first, fsymexp(center), count);
+  }
+};
+
+struct MeanBackward {
+  template <int N, class Count>
+  static HD_INLINE void run(const TwohotMeanArgs& a, int64_t first, Count count) {
+    const Vec<N> center = get<N>(a.center + first, count);
+    const Vec<N> coef = SymexpSlope::of(center, get<N>(a.dmean + first, count));
+    for (int i = 0; i < count; ++i) {
+      const int64_t n = first + i;
+      gradient_row<N>(a.logit + n * a.cols, a.cols, a.stats + 2 * n, coef[i], a.bins, center[i], a.dlogit + n * a.cols);
+    }
+  }
+};
 
 }  // namespace
 
-HD_CLONES void symlog_fwd(const SymArgs& a, int64_t begin, int64_t end) {
-  const float* __restrict x = a.x;
-  float* __restrict y = a.y;
-  for (int64_t i = begin; i < end; ++i) y[i] = copysign(flog1p(fabs(x[i])), x[i]);
-}
-
-HD_CLONES void symexp_fwd(const SymArgs& a, int64_t begin, int64_t end) {
-  const float* __restrict x = a.x;
-  float* __restrict y = a.y;
-  for (int64_t i = begin; i < end; ++i) y[i] = copysign(fexpm1(fabs(x[i])), x[i]);
-}
-
-HD_CLONES void symexp_bwd(const SymArgs& a, int64_t begin, int64_t end) {
-  const float* __restrict x = a.x, * __restrict dy = a.dy;
-  float* __restrict y = a.y;
-  for (int64_t i = begin; i < end; ++i) y[i] = select(x[i] == 0.f, 0.f, dy[i] * fexp(fabs(x[i])));
-}
-
-HD_CLONES void symlog_bwd(const SymArgs& a, int64_t begin, int64_t end) {
-  const float* __restrict x = a.x, * __restrict dy = a.dy;
-  float* __restrict y = a.y;
-  for (int64_t i = begin; i < end; ++i) y[i] = select(x[i] == 0.f, 0.f, dy[i] / (1.f + fabs(x[i])));
-}
+void symlog_fwd(const SymArgs& a, int64_t begin, int64_t end) { vectors<Elements<Symlog>>(a, begin, end); }
+void symlog_bwd(const SymArgs& a, int64_t begin, int64_t end) { vectors<Elements<SymlogSlope>>(a, begin, end); }
+void symexp_fwd(const SymArgs& a, int64_t begin, int64_t end) { vectors<Elements<Symexp>>(a, begin, end); }
+void symexp_bwd(const SymArgs& a, int64_t begin, int64_t end) { vectors<Elements<SymexpSlope>>(a, begin, end); }
 
 void twohot_loss_fwd(const TwohotLossArgs& a, int64_t begin, int64_t end) {
-  stats_rows<false>(a.logit, a.cols, nullptr, a.stats, nullptr, begin, end);
-  for (int64_t m = 0; m < a.targets; ++m) {
-    for (int64_t n = begin; n < end; ++n) {
-      const float* row = a.logit + n * a.cols;
-      const BinPair p = bin_pair(symlog(a.target[m * a.rows + n]), a.bins, a.cols);
-      const float top = a.stats[2 * n], log_sum = a.stats[2 * n + 1];
-      a.loss[m * a.rows + n] =
-          -((1.f - p.weight) * log_prob(row[p.below], top, log_sum) + p.weight * log_prob(row[p.above], top, log_sum));
-    }
-  }
+  vectors<Blocks<LossForward>>(a, begin, end);
 }
-
 void twohot_loss_bwd(const TwohotLossArgs& a, int64_t begin, int64_t end) {
-  for (int64_t n = begin; n < end; ++n) {
-    float* out = a.dlogit + n * a.cols;
-    float coef = 0.f;
-    for (int64_t m = 0; m < a.targets; ++m) coef += a.dloss[m * a.rows + n];
-    gradient_row<false>(a.logit + n * a.cols, a.cols, a.stats + 2 * n, coef, nullptr, 0.f, out);
-    for (int64_t m = 0; m < a.targets; ++m) {
-      const float d = a.dloss[m * a.rows + n];
-      const BinPair p = bin_pair(symlog(a.target[m * a.rows + n]), a.bins, a.cols);
-      out[p.below] -= d * (1.f - p.weight);
-      out[p.above] -= d * p.weight;
-    }
-  }
+  vectors<Blocks<LossBackward>>(a, begin, end);
 }
-
 void twohot_mean_fwd(const TwohotMeanArgs& a, int64_t begin, int64_t end) {
-  stats_rows<true>(a.logit, a.cols, a.bins, a.stats, a.center, begin, end);
-  for (int64_t n = begin; n < end; ++n) a.mean[n] = symexp(a.center[n]);
+  vectors<Blocks<MeanForward>>(a, begin, end);
 }
-
 void twohot_mean_bwd(const TwohotMeanArgs& a, int64_t begin, int64_t end) {
-  for (int64_t n = begin; n < end; ++n)
-    gradient_row<true>(a.logit + n * a.cols, a.cols, a.stats + 2 * n,
-                       a.center[n] == 0.f ? 0.f : a.dmean[n] * expf(fabsf(a.center[n])), a.bins, a.center[n],
-                       a.dlogit + n * a.cols);
+  vectors<Blocks<MeanBackward>>(a, begin, end);
 }
 
 }  // namespace hd::cpu

@@ -1,33 +1,47 @@
-// CPU version of vector_loss: one pass, sums in vectors; equations in kernels/vector_loss.h.
+// CPU version of vector_loss: one pass; equations in kernels/vector_loss.h.
 #include "kernels/vector_loss.h"
 
-#include "cpu/simd.h"
+#include "cpu/sums.h"
 
 namespace hd::cpu {
 namespace {
 
-HD_INLINE float error(float recon, float vector) {
-  const float e = recon - copysign(flog1p(fabs(vector)), vector);
-  return select(e * e < VECTOR_UNSEEN, 0.f, e);
+template <int N>
+HD_INLINE Vec<N> error(const Vec<N>& recon, const Vec<N>& vector) {
+  const Vec<N> e = recon - fsymlog(vector);
+  return select(e * e < VECTOR_UNSEEN, Vec<N>{}, e);
 }
+
+struct Forward {
+  template <int N>
+  static HD_INLINE void run(const VectorLossArgs& a, int64_t begin, int64_t end) {
+    each<N>(end - begin, [&](int64_t first, auto rows) __attribute__((always_inline)) {
+      const auto square = [&](int64_t i, int64_t j, auto count) __attribute__((always_inline)) {
+        const int64_t at = (begin + first + i) * a.cols + j;
+        const Vec<N> e = error<N>(get<N>(a.recon + at, count), get<N>(a.vector + at, count));
+        return e * e;
+      };
+      put<N>(a.loss + begin + first, row_sums<N>(rows, a.cols, square), rows);
+    });
+  }
+};
+
+struct Backward {
+  template <int N>
+  static HD_INLINE void run(const VectorLossArgs& a, int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      const float scale = 2.f * a.dloss[n];
+      along_row<N>(a.cols, [&](int64_t j, auto count, const auto&) __attribute__((always_inline)) {
+        const int64_t at = n * a.cols + j;
+        put<N>(a.drecon + at, scale * error<N>(get<N>(a.recon + at, count), get<N>(a.vector + at, count)), count);
+      });
+    }
+  }
+};
 
 }  // namespace
 
-HD_CLONES void vector_loss_fwd(const VectorLossArgs& a, int64_t begin, int64_t end) {
-  for (int64_t n = begin; n < end; ++n) {
-    const float* __restrict recon = a.recon + n * a.cols, * __restrict vector = a.vector + n * a.cols;
-    float sum = 0.f;
-    for (int64_t i = 0; i < a.cols; ++i) sum += error(recon[i], vector[i]) * error(recon[i], vector[i]);
-    a.loss[n] = sum;
-  }
-}
-
-HD_CLONES void vector_loss_bwd(const VectorLossArgs& a, int64_t begin, int64_t end) {
-  for (int64_t n = begin; n < end; ++n) {
-    const float* __restrict recon = a.recon + n * a.cols, * __restrict vector = a.vector + n * a.cols;
-    float* __restrict out = a.drecon + n * a.cols;
-    for (int64_t i = 0; i < a.cols; ++i) out[i] = 2.f * a.dloss[n] * error(recon[i], vector[i]);
-  }
-}
+void vector_loss_fwd(const VectorLossArgs& a, int64_t begin, int64_t end) { vectors<Forward>(a, begin, end); }
+void vector_loss_bwd(const VectorLossArgs& a, int64_t begin, int64_t end) { vectors<Backward>(a, begin, end); }
 
 }  // namespace hd::cpu

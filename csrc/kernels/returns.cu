@@ -4,13 +4,13 @@
 
 namespace hd {
 
-HD_LAUNCHER(lambda_return_fwd, LambdaReturnArgs, (returns_kernel<LambdaReturnArgs, lambda_return_fwd_column>), n,
+HD_LAUNCHER(lambda_return_fwd, LambdaReturnArgs, (returns_kernel<LambdaReturnForward, LambdaReturnArgs>), n,
             RETURNS_THREADS, RETURNS_THREADS)
-HD_LAUNCHER(lambda_return_bwd, LambdaReturnArgs, (returns_kernel<LambdaReturnArgs, lambda_return_bwd_column>), n,
+HD_LAUNCHER(lambda_return_bwd, LambdaReturnArgs, (returns_kernel<LambdaReturnBackward, LambdaReturnArgs>), n,
             RETURNS_THREADS, RETURNS_THREADS)
-HD_LAUNCHER(return_weight_fwd, ReturnWeightArgs, (returns_kernel<ReturnWeightArgs, return_weight_fwd_column>), n,
+HD_LAUNCHER(return_weight_fwd, ReturnWeightArgs, (returns_kernel<ReturnWeightForward, ReturnWeightArgs>), n,
             RETURNS_THREADS, RETURNS_THREADS)
-HD_LAUNCHER(return_weight_bwd, ReturnWeightArgs, (returns_kernel<ReturnWeightArgs, return_weight_bwd_column>), n,
+HD_LAUNCHER(return_weight_bwd, ReturnWeightArgs, (returns_kernel<ReturnWeightBackward, ReturnWeightArgs>), n,
             RETURNS_THREADS, RETURNS_THREADS)
 
 }  // namespace hd

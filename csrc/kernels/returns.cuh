@@ -10,10 +10,10 @@ namespace hd {
 
 constexpr int RETURNS_THREADS = 64;
 
-template <class Args, void (*COLUMN)(const Args&, int64_t)>
+template <class Recursion, class Args>
 __global__ void __launch_bounds__(RETURNS_THREADS) returns_kernel(Args a) {
   const int64_t i = int64_t(blockIdx.x) * RETURNS_THREADS + threadIdx.x;
-  if (i < HD_MUTATE(RETURNS_LAST, a.n, a.n - 1)) COLUMN(a, i);
+  if (i < HD_MUTATE(RETURNS_LAST, a.n, a.n - 1)) Recursion::run(a, i, OneColumn{});
 }
 
 }  // namespace hd
