@@ -63,11 +63,11 @@ struct Backward {
 }  // namespace
 
 void actor_loss_fwd(const ActorLossArgs& a, int64_t begin, int64_t end) {
-  vectors<Forward>(a, begin, end, scratch(a.actions).get());
+  vectors<Forward>(a, begin, end, Scratch(a.actions));
 }
 
 void actor_loss_bwd(const ActorLossArgs& a, int64_t begin, int64_t end) {
-  vectors<Backward>(a, begin, end, scratch(0).get(), scratch(0).get());
+  vectors<Backward>(a, begin, end, Scratch(1), Scratch(1));
 }
 
 }  // namespace hd::cpu

@@ -108,10 +108,10 @@ void normal_policy_bwd(const NormalPolicyArgs& a, int64_t begin, int64_t end) {
 }
 
 void normal_log_prob_fwd(const NormalLogProbArgs& a, int64_t begin, int64_t end) {
-  vectors<LogProb>(a, begin, end, scratch(a.actions).get(), scratch(a.actions).get());
+  vectors<LogProb>(a, begin, end, Scratch(a.actions), Scratch(a.actions));
 }
 void normal_log_prob_bwd(const NormalLogProbArgs& a, int64_t begin, int64_t end) {
-  vectors<LogProbBackward>(a, begin, end, scratch(0).get(), scratch(0).get());
+  vectors<LogProbBackward>(a, begin, end, Scratch(1), Scratch(1));
 }
 
 void normal_sample(const NormalSampleArgs& a, int64_t begin, int64_t end) {

@@ -60,10 +60,19 @@ HD_INLINE Vec<N> row_sums(int rows, int64_t cols, const F& term) {
   return fold<N>(sums);
 }
 
-// ---- rows of `cols` numbers, any number, as one array with room for a vector behind it --------------------------
-// Rows that go together through scratch in the first-level cache, and that scratch.
-inline int64_t rows_together(int64_t cols) { return std::max<int64_t>(1, 1024 / std::max<int64_t>(1, cols)); }
-inline Floats scratch(int64_t cols) { return floats(std::max<int64_t>(1024, cols) + 16); }
+// ---- rows of `cols` numbers, any number, as one array with room for a vector behind it ----
+// Rows that go together through scratch in the first-level cache: so many that vectors begin where cache lines do.
+inline int64_t rows_together(int64_t cols) { return std::max<int64_t>(16, 1024 / std::max<int64_t>(1, cols) & -16); }
+
+// That scratch, from the start of a cache line on.
+class Scratch {
+ public:
+  explicit Scratch(int64_t cols) : p_(floats(std::max<int64_t>(1024, 16 * cols) + 32)) {}
+  operator float*() const { return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(p_.get()) + 63) & -64); }
+
+ private:
+  Floats p_;
+};
 
 // sums[i] = sum_k x[i * cols + k].
 template <int N>

@@ -10,42 +10,37 @@
 namespace hd::cpu {
 namespace {
 
-// y of x and, in the backward, of dy.
+// y of x and dy, which the forward does not look at.
 template <class F>
 struct Elements {
   template <int N>
   static HD_INLINE void run(const SymArgs& a, int64_t begin, int64_t end) {
     each<N>(end - begin, [&](int64_t j, auto count) __attribute__((always_inline)) {
-      const Vec<N> x = get<N>(a.x + begin + j, count);
-      if constexpr (F::backward) put<N>(a.y + begin + j, F::of(x, get<N>(a.dy + begin + j, count)), count);
-      else put<N>(a.y + begin + j, F::of(x), count);
+      const int64_t at = begin + j;
+      put<N>(a.y + at, F::of(get<N>(a.x + at, count), get<N>(a.dy + at, count)), count);
     });
   }
 };
 
 struct Symlog {
-  static constexpr bool backward = false;
   template <class V>
-  static HD_INLINE V of(const V& x) {
+  static HD_INLINE V of(const V& x, const V&) {
     return fsymlog(x);
   }
 };
 struct Symexp {
-  static constexpr bool backward = false;
   template <class V>
-  static HD_INLINE V of(const V& x) {
+  static HD_INLINE V of(const V& x, const V&) {
     return fsymexp(x);
   }
 };
 struct SymlogSlope {
-  static constexpr bool backward = true;
   template <class V>
   static HD_INLINE V of(const V& x, const V& dy) {
     return select(x == 0.f, V{}, dy / (1.f + fabs(x)));
   }
 };
 struct SymexpSlope {
-  static constexpr bool backward = true;
   template <class V>
   static HD_INLINE V of(const V& x, const V& dy) {
     return select(x == 0.f, V{}, dy * fexp(fabs(x)));
@@ -57,8 +52,7 @@ template <class Rows>
 struct Blocks {
   template <int N, class Args>
   static HD_INLINE void run(const Args& a, int64_t begin, int64_t end) {
-    each<N>(end - begin,
-            [&](int64_t j, auto count) __attribute__((always_inline)) { Rows::template run<N>(a, begin + j, count); });
+    for (; begin < end; begin += N) Rows::template run<N>(a, begin, int(std::min<int64_t>(N, end - begin)));
   }
 };
 
@@ -69,18 +63,23 @@ HD_INLINE V log_prob(const V& logit, const V& top, const V& log_sum) {
 }
 
 // Maximum and log-sum of `count` rows from `first` on. Returns, with `bins`, the expected bin of each.
-template <int N, class Count, class Args>
-HD_INLINE Vec<N> softmax_stats(const Args& a, int64_t first, Count count, const float* bins) {
+template <int N, class Args>
+HD_INLINE Vec<N> softmax_stats(const Args& a, int64_t first, int count, const float* bins) {
   Vec<N> sums[N] = {}, weighted[N] = {};
   const float* row = a.logit + first * a.cols;
   float* stats = a.stats + 2 * first;
   for (int i = 0; i < count; ++i, row += a.cols) {
     const Vec<N> least = all<Vec<N>>(-std::numeric_limits<float>::infinity());
-    Vec<N> top = least, sum{}, weight{};
+    Vec<N> top = least;
     along_row<N>(a.cols, [&](int64_t j, auto some, const auto& own)
                              __attribute__((always_inline)) { top = fmax(own(get<N>(row + j, some), least), top); });
     top = largest<N>(top);
     stats[2 * i] = top[0];
+  }
+  row = a.logit + first * a.cols;
+  for (int i = 0; i < count; ++i, row += a.cols) {
+    Vec<N> sum{}, weight{};
+    const float top = stats[2 * i];
     along_row<N>(a.cols, [&](int64_t j, auto some, const auto& own) __attribute__((always_inline)) {
       const Vec<N> e = own(fexp(get<N>(row + j, some) - top), Vec<N>{});
       sum += e;
@@ -95,8 +94,8 @@ HD_INLINE Vec<N> softmax_stats(const Args& a, int64_t first, Count count, const 
 }
 
 struct LossForward {
-  template <int N, class Count>
-  static HD_INLINE void run(const TwohotLossArgs& a, int64_t first, Count count) {
+  template <int N>
+  static HD_INLINE void run(const TwohotLossArgs& a, int64_t first, int count) {
     softmax_stats<N>(a, first, count, nullptr);
     for (int64_t m = 0; m < a.targets; ++m) {
       const Vec<N> y = fsymlog(get<N>(a.target + m * a.rows + first, count));
@@ -123,8 +122,8 @@ HD_INLINE void gradient_row(const float* row, int64_t cols, const float* stats, 
 }
 
 struct LossBackward {
-  template <int N, class Count>
-  static HD_INLINE void run(const TwohotLossArgs& a, int64_t first, Count count) {
+  template <int N>
+  static HD_INLINE void run(const TwohotLossArgs& a, int64_t first, int count) {
     Vec<N> coef = {};
     for (int64_t m = 0; m < a.targets; ++m) coef += get<N>(a.dloss + m * a.rows + first, count);
     for (int i = 0; i < count; ++i) {
@@ -146,8 +145,8 @@ struct LossBackward {
 };
 
 struct MeanForward {
-  template <int N, class Count>
-  static HD_INLINE void run(const TwohotMeanArgs& a, int64_t first, Count count) {
+  template <int N>
+  static HD_INLINE void run(const TwohotMeanArgs& a, int64_t first, int count) {
     const Vec<N> center = softmax_stats<N>(a, first, count, a.bins);
     put<N>(a.center + first, center, count);
     put<N>(a.mean + first, fsymexp(center), count);
@@ -155,8 +154,8 @@ struct MeanForward {
 };
 
 struct MeanBackward {
-  template <int N, class Count>
-  static HD_INLINE void run(const TwohotMeanArgs& a, int64_t first, Count count) {
+  template <int N>
+  static HD_INLINE void run(const TwohotMeanArgs& a, int64_t first, int count) {
     const Vec<N> center = get<N>(a.center + first, count);
     const Vec<N> coef = SymexpSlope::of(center, get<N>(a.dmean + first, count));
     for (int i = 0; i < count; ++i) {

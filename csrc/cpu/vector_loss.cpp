@@ -15,14 +15,16 @@ HD_INLINE Vec<N> error(const Vec<N>& recon, const Vec<N>& vector) {
 struct Forward {
   template <int N>
   static HD_INLINE void run(const VectorLossArgs& a, int64_t begin, int64_t end) {
-    each<N>(end - begin, [&](int64_t first, auto rows) __attribute__((always_inline)) {
-      const auto square = [&](int64_t i, int64_t j, auto count) __attribute__((always_inline)) {
-        const int64_t at = (begin + first + i) * a.cols + j;
-        const Vec<N> e = error<N>(get<N>(a.recon + at, count), get<N>(a.vector + at, count));
-        return e * e;
-      };
-      put<N>(a.loss + begin + first, row_sums<N>(rows, a.cols, square), rows);
-    });
+    for (; begin < end; begin += N) {
+      const int rows = int(std::min<int64_t>(N, end - begin));
+      const Vec<N> sums =
+          row_sums<N>(rows, a.cols, [&](int64_t i, int64_t j, auto count) __attribute__((always_inline)) {
+            const int64_t at = (begin + i) * a.cols + j;
+            const Vec<N> e = error<N>(get<N>(a.recon + at, count), get<N>(a.vector + at, count));
+            return e * e;
+          });
+      put<N>(a.loss + begin, sums, rows);
+    }
   }
 };
 
