@@ -19,8 +19,6 @@ from hdfast.ops import gemm
 
 PACKAGES = ("hdfast", "torch", "numpy", "envpool", "ale-py", "gymnasium", "safetensors", "tensorboard", "matplotlib",
             "pillow", "rich", "imageio", "imageio-ffmpeg", "ray")
-LEVELS = {"x86-64-v3": {"avx2", "fma", "bmi1", "bmi2"},
-          "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}}
 
 
 def pick_device(name: str) -> torch.device:
@@ -133,19 +131,6 @@ def multiplies_bf16() -> bool:
 def cpu_name() -> str:
     """Model name of the processor."""
     return _cpu_info("model name") or platform.processor() or platform.machine()
-
-
-def cpu_kind() -> str:
-    """The kind of processor by the vectors that our kernels take: x86-64-v4 (AVX512), x86-64-v3 (AVX2) or x86-64, at
-    most what HDFAST_CPU_ARCH names; on others the architecture."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return platform.machine()
-    has, found = set(_cpu_info("flags").split()), "x86-64"
-    for level, flags in LEVELS.items():
-        if found == os.environ.get("HDFAST_CPU_ARCH") or not flags <= has:
-            break
-        found = level
-    return found
 
 
 def _cpu_info(*names: str) -> str:

@@ -5,6 +5,7 @@ loaded: `limit_torch`, at the first import of hdfast, comes before that if nobod
 """
 
 import os
+import platform
 import sys
 
 from hdfast.errors import ConfigError, nearest
@@ -16,6 +17,13 @@ OF_TORCH = {"x86-64": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "
                        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
             "x86-64-v3": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2",
                           "MKL_ENABLE_INSTRUCTIONS": "AVX2"}}
+
+
+def kind(width: int) -> str:
+    """The kind of processor that runs kernels with vectors of `width` floats: a level, elsewhere the architecture."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return platform.machine()
+    return next(level for level, floats in LEVELS.items() if floats == width)
 
 
 def wanted() -> str:
@@ -37,6 +45,5 @@ def check(width: int) -> None:
         raise ConfigError(f"{VARIABLE} must be one of {', '.join(LEVELS)}, got {name!r}{nearest(name, LEVELS)}; unset "
                           "it for all that the processor has")
     if name and LEVELS[name] != width:
-        best = next(level for level, floats in LEVELS.items() if floats == width)
-        raise ConfigError(f"{VARIABLE}={name} asks for instructions that this processor lacks: it has those of {best}; "
-                          "unset it, or name a level that it has")
+        raise ConfigError(f"{VARIABLE}={name} asks for instructions that this processor lacks: it has those of "
+                          f"{kind(width)}; unset it, or name a level that it has")

@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
+from hdfast import processor
 from hdfast.bench.peers import ROOT
 from hdfast.bench.rows import OURS, Row
 from hdfast.errors import ConfigError, RunError
 from hdfast.machine import cpu_name, git_revision
+from hdfast.ops import library
 
 COLUMNS = ("preset", "threads", "case", "ratio", "native_us", "eager_us", "processor", "torch", "commit", "date")
 RESULTS = ROOT / "bench" / "results"
@@ -21,8 +23,9 @@ SLACK = 1.1
 BACKENDS = {"reference", "native"}
 
 
-def table_of(kind: str) -> Path:
-    return RESULTS / f"ops-{kind}.csv"
+def table() -> Path:
+    """The table of the kind of processor that this is, or that HDFAST_CPU_ARCH makes of it."""
+    return RESULTS / f"ops-{processor.kind(library.vector_width())}.csv"
 
 
 def can_compare(only: str, backends: Sequence[str], *, save: bool) -> None:
@@ -52,9 +55,9 @@ def geometric_mean(numbers: Sequence[float]) -> float:
     return math.exp(math.fsum(map(math.log, numbers)) / len(numbers))
 
 
-def read(kind: str, preset: str, threads: int) -> dict[str, float]:
+def read(preset: str, threads: int) -> dict[str, float]:
     """{case: ratio} of a table; empty where nothing is committed; RunError for a table that is none."""
-    path = table_of(kind)
+    path = table()
     if not path.exists():
         return {}
     try:
@@ -77,10 +80,9 @@ def too_slow(rows: Sequence[Row], committed: Mapping[str, float]) -> dict[str, s
     return found
 
 
-def verdict(slow: Mapping[str, str], before: Mapping[str, float], kind: str, preset: str,
-            threads: int) -> Iterator[str]:
+def verdict(slow: Mapping[str, str], before: Mapping[str, float], preset: str, threads: int) -> Iterator[str]:
     """The sentences of --check: what was compared, which ops are too slow, what to do."""
-    path = table_of(kind)
+    path = table()
     yield ""
     if before:
         yield f"check: ops against eager, and against {SLACK:g} times the {len(before)} ratios committed in {path}"
@@ -94,9 +96,9 @@ def verdict(slow: Mapping[str, str], before: Mapping[str, float], kind: str, pre
         yield "check: passed"
 
 
-def save(rows: Sequence[Row], kind: str) -> Path:
+def save(rows: Sequence[Row]) -> Path:
     """Put native ops in place of those that the table has of their preset and threads; returns the table's path."""
-    path = table_of(kind)
+    path = table()
     eager = {row.case: row.median_s for row in rows if row.label == f"{OURS} reference"}
     fresh = [dict(zip(COLUMNS, (
         row.preset, str(row.threads), row.case, f"{row.ratio:.3f}", f"{row.median_s * 1e6:.1f}",

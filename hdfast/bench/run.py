@@ -13,7 +13,7 @@ from hdfast.bench.peers import PEERS
 from hdfast.bench.rows import Measured, Program, Row
 from hdfast.bench.workload import SIZES, sized
 from hdfast.errors import ConfigError, RunError
-from hdfast.machine import cpu_kind, cpu_name, multiplies_bf16
+from hdfast.machine import cpu_name, multiplies_bf16
 from hdfast.paths import expanded, is_folder
 
 PARTS = ("update", "loops", "ops")
@@ -40,11 +40,11 @@ def bench(preset: str, *, threads: int, with_peers: bool, only: str, rounds: int
         print(f"warning: {cpu_name()} has no bfloat16 products; bf16 rows measure their emulation", file=sys.stderr)
     if check or save:
         committed.can_compare(only, backends or default_backends("ops"), save=save)
-    before = committed.read(cpu_kind(), preset, threads) if check else {}
+    before = committed.read(preset, threads) if check else {}
     installed = installed_peers() if with_peers else []
     out = sys.stderr if json == "-" else sys.stdout
-    print(f"{preset}: {SIZES[preset].about}\n{cpu_name()} ({cpu_kind()}), {threads} threads, "
-          f"{' and '.join(precision)}, harmony on", file=out)
+    print(f"{preset}: {SIZES[preset].about}\n{cpu_name()}, {threads} threads, {' and '.join(precision)}, harmony on",
+          file=out)
     cases = {part: cases_of(part, preset) for part in (PARTS if only == "all" else (only,))}
     measure = partial(measured, preset=preset, threads=threads, rounds=rounds, backends=backends, precision=precision)
     done: dict[str, list[Row]] = {}
@@ -63,9 +63,9 @@ def bench(preset: str, *, threads: int, with_peers: bool, only: str, rounds: int
                 print(lines, end="")
     slow = too_slow(measurements, before, measure) if check else {}
     if check:
-        print(*committed.verdict(slow, before, cpu_kind(), preset, threads), sep="\n", file=out)
+        print(*committed.verdict(slow, before, preset, threads), sep="\n", file=out)
     if save:
-        print(f"wrote {committed.save(measurements, cpu_kind())}", file=out)
+        print(f"wrote {committed.save(measurements)}", file=out)
     return 1 if slow else 0
 
 

@@ -119,9 +119,8 @@ def build() -> Iterator[str]:
     info = library.build_info()
     yield f"{'native library':<22} {library.path()}"
     yield f"{'':<22} version {info['version']}, built with torch {info['torch']} and {info['compiler']}"
-    level = next(level for level, floats in processor.LEVELS.items() if floats == library.vector_width())
     limit = f", limited by {processor.VARIABLE}" if processor.wanted() else ", the widest that this processor has"
-    yield f"{'CPU kernels':<22} {level}{limit}"
+    yield f"{'CPU kernels':<22} {processor.kind(library.vector_width())}{limit}"
     cuda = f"CUDA {info['cuda']}: {info['archs']}" if info["cuda"] else "none: built without nvcc"
     yield f"{'CUDA kernels':<22} {cuda}"
     families = ops.native_families()

@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from checkout import ROOT
-from hdfast import cli, machine
+from hdfast import cli
 from hdfast.bench import cases, committed, ours, rows, run, workload
 from hdfast.bench.rows import Row
 
@@ -18,7 +18,7 @@ def tables(tmp_path, monkeypatch):
     monkeypatch.setattr(committed, "RESULTS", tmp_path)
     monkeypatch.setattr(ours, "native_is_there", lambda: True)
     monkeypatch.setattr(committed, "git_revision", lambda: "c0ffee")
-    monkeypatch.setattr(run, "cpu_kind", lambda: "x86-64-v3")
+    monkeypatch.setattr(committed, "table", lambda: tmp_path / "ops-x86-64-v3.csv")
     return tmp_path
 
 
@@ -68,7 +68,7 @@ def test_save_then_check(tables, monkeypatch, capsys):
 
 def test_an_op_that_became_slower(tables, monkeypatch, capsys):
     """The sentences name the op, its figure, the limit and what to do; only what failed is measured again."""
-    committed.save([row for found in ops(a_fwd=0.5, b_fwd=0.95) for row in found], "x86-64-v3")
+    committed.save([row for found in ops(a_fwd=0.5, b_fwd=0.95) for row in found])
     asked = measuring(monkeypatch, ops(a_fwd=0.6, b_fwd=1.01, new_fwd=0.99), ops(a_fwd=0.58, b_fwd=1.02))
     assert cli.main(CHECK) == 1 and asked[1] == ["a.fwd", "b.fwd"]
     out, err = capsys.readouterr()
@@ -86,7 +86,7 @@ def test_what_was_noise_passes(tables, monkeypatch, capsys):
 def test_nothing_committed(tables, monkeypatch, capsys, other):
     """Then eager alone is the limit, and the check says so."""
     if other:
-        committed.save([row for found in ops(a_fwd=0.1, **other) for row in found], "x86-64-v3")
+        committed.save([row for found in ops(a_fwd=0.1, **other) for row in found])
     measuring(monkeypatch, ops(a_fwd=0.9))
     assert cli.main(CHECK) == 0
     assert "against eager alone" in capsys.readouterr().out
@@ -126,29 +126,13 @@ def test_geometric_mean(tables, monkeypatch, capsys):
     assert list(committed.geometric_means(update)) == [] == committed.native_ops(update)
 
 
-def test_kinds_of_processors(monkeypatch):
-    """By what the vectors of kernels need, and at most what the environment names."""
-    v3 = "avx2 fma bmi1 bmi2"
-    v4 = f"{v3} avx512f avx512bw avx512cd avx512dq avx512vl"
-    monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
-    monkeypatch.delenv("HDFAST_CPU_ARCH", raising=False)
-    for flags, kind in ((v4, "x86-64-v4"), (v3, "x86-64-v3"), ("sse2 avx512f", "x86-64")):
-        monkeypatch.setattr(machine, "_cpu_info", lambda *_, flags=flags: flags)
-        assert machine.cpu_kind() == kind
-    monkeypatch.setattr(machine, "_cpu_info", lambda *_: v4)
-    for level in ("x86-64", "x86-64-v3", "x86-64-v4"):
-        monkeypatch.setenv("HDFAST_CPU_ARCH", level)
-        assert machine.cpu_kind() == level
-    monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
-    assert machine.cpu_kind() == "aarch64"
-
-
 @pytest.mark.parametrize("path", sorted((ROOT / "bench" / "results").glob("ops-*.csv")), ids=lambda path: path.name)
-def test_committed_tables(path):
+def test_committed_tables(path, monkeypatch):
     """Each can be read and names cases that exist."""
+    monkeypatch.setattr(committed, "table", lambda: path)
     with path.open(newline="") as file:
         found = list(csv.DictReader(file))
     for preset, threads in {(row["preset"], row["threads"]) for row in found}:
         known = {f"{name}.{mode}" for name, op in cases.operations(workload.sized(preset)).items() for mode in op.modes}
-        ratios = committed.read(path.stem.removeprefix("ops-"), preset, int(threads))
+        ratios = committed.read(preset, int(threads))
         assert set(ratios) <= known and min(ratios.values()) > 0

@@ -164,6 +164,13 @@ def test_a_level_that_there_is_not_is_refused():
     assert limited("import hdfast.ops", HDFAST_CPU_ARCH="").returncode == 0
 
 
+def test_kinds_of_processors(monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    assert [processor.kind(width) for width in (4, 8, 16)] == ["x86-64", "x86-64-v3", "x86-64-v4"]
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert processor.kind(4) == "aarch64"
+
+
 def test_a_level_that_the_processor_lacks_is_refused(monkeypatch):
     monkeypatch.setenv(processor.VARIABLE, "x86-64-v4")
     with pytest.raises(ConfigError, match="x86-64-v4 asks for .* lacks: it has those of x86-64-v3; unset it"):
