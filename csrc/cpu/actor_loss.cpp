@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "cpu/sums.h"
+#include "cpu/short_rows.h"
 
 namespace hd::cpu {
 namespace {

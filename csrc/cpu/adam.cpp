@@ -3,7 +3,7 @@
 // one thread.
 #include <algorithm>
 
-#include "cpu/sums.h"
+#include "cpu/vec.h"
 #include "kernels/adam_math.h"
 
 namespace hd::cpu {
@@ -12,7 +12,7 @@ namespace {
 struct SumOfSquares {
   template <int N>
   static HD_INLINE float run(const float* x, int64_t n) {
-    return sum_of<N>(n, [&](int64_t j, auto count) __attribute__((always_inline)) {
+    return sum<N>(n, [&](int64_t j, auto count) __attribute__((always_inline)) {
       const Vec<N> g = get<N>(x + j, count);
       return g * g;
     });

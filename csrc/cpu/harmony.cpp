@@ -1,7 +1,9 @@
 // CPU version of harmony: a vector sum for each loss, then the shared scalar part; equations in kernels/harmony.h.
 #include "kernels/harmony.h"
 
-#include "cpu/sums.h"
+#include <algorithm>
+
+#include "cpu/vec.h"
 #include "kernels/harmony_math.h"
 
 namespace hd::cpu {
@@ -16,10 +18,9 @@ struct Means {
       double total = 0.0;
       for (int64_t n = 0; n < a.size; n += kBlock) {
         const float* x = a.loss[i] + n;
-        total +=
-            double(sum_of<N>(std::min(kBlock, a.size - n), [&](int64_t j, auto count) __attribute__((always_inline)) {
-              return get<N>(x + j, count);
-            }));
+        total += double(sum<N>(std::min(kBlock, a.size - n), [&](int64_t j, auto count) __attribute__((always_inline)) {
+          return get<N>(x + j, count);
+        }));
       }
       a.mean[i] = float(total / double(a.size));
     }

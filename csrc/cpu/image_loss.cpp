@@ -1,7 +1,7 @@
 // CPU version of image_loss: one pass; equations in kernels/image_loss.h.
 #include "kernels/image_loss.h"
 
-#include "cpu/sums.h"
+#include "cpu/vec.h"
 
 namespace hd::cpu {
 namespace {
@@ -11,7 +11,7 @@ struct Forward {
   static HD_INLINE void run(const ImageLossArgs& a, int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
       const float *x = a.recon + n * a.cols, *y = a.image + n * a.cols;
-      a.loss[n] = sum_of<N>(a.cols, [&](int64_t j, auto count) __attribute__((always_inline)) {
+      a.loss[n] = sum<N>(a.cols, [&](int64_t j, auto count) __attribute__((always_inline)) {
         const Vec<N> d = get<N>(x + j, count) - get<N>(y + j, count);
         return d * d;
       });

@@ -19,19 +19,6 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// f(j, count, again) for the vectors of a group; along()'s, and of fewer than N classes one that is not full.
-template <int N, class F>
-HD_INLINE void over(int64_t k, const F& f) {
-  if (k < N) return f(0, int(k), 0);
-  along<N>(k, [&](int64_t j, int64_t again) __attribute__((always_inline)) { f(j, Whole<N>{}, again); });
-}
-// x, where it is a class's and has not come before.
-template <int N, class Count>
-HD_INLINE Vec<N> fresh(const Vec<N>& x, Count count, int64_t again) {
-  const Vec<N> inside = first<N>(x, count);
-  return again ? without<N>(inside, again) : inside;
-}
-
 // N groups in scratch, and what all of a kind are given.
 template <int N>
 struct Block {

@@ -1,7 +1,7 @@
 // CPU version of normal; equations in kernels/normal.h. Rows of a few actions are passed as one array.
 #include "kernels/normal.h"
 
-#include "cpu/sums.h"
+#include "cpu/short_rows.h"
 
 namespace hd::cpu {
 namespace {

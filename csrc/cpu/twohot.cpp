@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "cpu/sums.h"
+#include "cpu/vec.h"
 #include "kernels/twohot_math.h"
 
 namespace hd::cpu {
@@ -65,23 +65,21 @@ HD_INLINE V log_prob(const V& logit, const V& top, const V& log_sum) {
 // Maximum and log-sum of `count` rows from `first` on. Returns, with `bins`, the expected bin of each.
 template <int N, class Args>
 HD_INLINE Vec<N> softmax_stats(const Args& a, int64_t first, int count, const float* bins) {
-  Vec<N> sums[N] = {}, weighted[N] = {};
-  const float* row = a.logit + first * a.cols;
-  float* stats = a.stats + 2 * first;
-  for (int i = 0; i < count; ++i, row += a.cols) {
-    const Vec<N> least = all<Vec<N>>(-std::numeric_limits<float>::infinity());
-    Vec<N> top = least;
-    along_row<N>(a.cols, [&](int64_t j, auto some, const auto& own)
-                             __attribute__((always_inline)) { top = fmax(own(get<N>(row + j, some), least), top); });
-    top = largest<N>(top);
-    stats[2 * i] = top[0];
+  Vec<N> tops[N] = {}, sums[N] = {}, weighted[N] = {};
+  const float* rows = a.logit + first * a.cols;
+  for (int i = 0; i < count; ++i) {
+    Vec<N> most = all<Vec<N>>(-std::numeric_limits<float>::infinity());
+    over<N>(a.cols, [&](int64_t j, auto some, int64_t) __attribute__((always_inline)) {
+      const Vec<N> x = get<N>(rows + i * a.cols + j, some);
+      most = fmax(select(lanes<N>() < int(some), x, most), most);  // not of a NaN, which e^x keeps
+    });
+    tops[i] = most;
   }
-  row = a.logit + first * a.cols;
-  for (int i = 0; i < count; ++i, row += a.cols) {
+  const Vec<N> top = fold<N>(tops, Larger{});
+  for (int i = 0; i < count; ++i) {
     Vec<N> sum{}, weight{};
-    const float top = stats[2 * i];
-    along_row<N>(a.cols, [&](int64_t j, auto some, const auto& own) __attribute__((always_inline)) {
-      const Vec<N> e = own(fexp(get<N>(row + j, some) - top), Vec<N>{});
+    over<N>(a.cols, [&](int64_t j, auto some, int64_t again) __attribute__((always_inline)) {
+      const Vec<N> e = fresh<N>(fexp(get<N>(rows + i * a.cols + j, some) - top[i]), some, again);
       sum += e;
       if (bins) weight += e * get<N>(bins + j, some);
     });
@@ -89,7 +87,10 @@ HD_INLINE Vec<N> softmax_stats(const Args& a, int64_t first, int count, const fl
     weighted[i] = weight;
   }
   const Vec<N> sum = fold<N>(sums), log_sum = flog(sum);
-  for (int i = 0; i < count; ++i) stats[2 * i + 1] = log_sum[i];
+  for (int i = 0; i < count; ++i) {
+    a.stats[2 * (first + i)] = top[i];
+    a.stats[2 * (first + i) + 1] = log_sum[i];
+  }
   return bins ? fold<N>(weighted) / sum : sum;
 }
 
@@ -115,7 +116,7 @@ template <int N>
 HD_INLINE void gradient_row(const float* row, int64_t cols, const float* stats, float coef, const float* bins,
                             float center, float* out) {
   const Vec<N> top = all<Vec<N>>(stats[0]), log_sum = all<Vec<N>>(stats[1]);
-  along_row<N>(cols, [&](int64_t j, auto some, const auto&) __attribute__((always_inline)) {
+  over<N>(cols, [&](int64_t j, auto some, int64_t) __attribute__((always_inline)) {
     const Vec<N> d = coef * fexp(log_prob(get<N>(row + j, some), top, log_sum));
     put<N>(out + j, bins ? d * (get<N>(bins + j, some) - center) : d, some);
   });

@@ -184,6 +184,20 @@ HD_INLINE void along(int64_t cols, const F& f) {
   if (j < cols) f(cols - N, N - (cols - j));
 }
 
+// f(j, count, again) for the vectors of a row of any length: along()'s, and of fewer than N numbers one that is not
+// full.
+template <int N, class F>
+HD_INLINE void over(int64_t cols, const F& f) {
+  if (cols < N) return f(0, int(cols), 0);
+  along<N>(cols, [&](int64_t j, int64_t again) __attribute__((always_inline)) { f(j, Whole<N>{}, again); });
+}
+// x, where it is a number's of the row and has not come before.
+template <int N, class Count>
+HD_INLINE Vec<N> fresh(const Vec<N>& x, Count count, int64_t again) {
+  const Vec<N> inside = first<N>(x, count);
+  return again ? without<N>(inside, again) : inside;
+}
+
 // Lane i is op of the lanes of v[i], their sum: of N vectors, which are overwritten. Within 128 bits first, where
 // shuffles are cheapest; from the second step on of pairs as doubles, for which the compiler knows its instructions
 // better.

@@ -1,7 +1,9 @@
 // CPU version of vector_loss: one pass; equations in kernels/vector_loss.h.
 #include "kernels/vector_loss.h"
 
-#include "cpu/sums.h"
+#include <algorithm>
+
+#include "cpu/vec.h"
 
 namespace hd::cpu {
 namespace {
@@ -17,13 +19,17 @@ struct Forward {
   static HD_INLINE void run(const VectorLossArgs& a, int64_t begin, int64_t end) {
     for (; begin < end; begin += N) {
       const int rows = int(std::min<int64_t>(N, end - begin));
-      const Vec<N> sums =
-          row_sums<N>(rows, a.cols, [&](int64_t i, int64_t j, auto count) __attribute__((always_inline)) {
-            const int64_t at = (begin + i) * a.cols + j;
-            const Vec<N> e = error<N>(get<N>(a.recon + at, count), get<N>(a.vector + at, count));
-            return e * e;
-          });
-      put<N>(a.loss + begin, sums, rows);
+      Vec<N> sums[N] = {};
+      for (int i = 0; i < rows; ++i) {
+        Vec<N> sum{};
+        over<N>(a.cols, [&](int64_t j, auto count, int64_t again) __attribute__((always_inline)) {
+          const int64_t at = (begin + i) * a.cols + j;
+          const Vec<N> e = error<N>(get<N>(a.recon + at, count), get<N>(a.vector + at, count));
+          sum += fresh<N>(e * e, count, again);
+        });
+        sums[i] = sum;
+      }
+      put<N>(a.loss + begin, fold<N>(sums), rows);
     }
   }
 };
@@ -31,13 +37,12 @@ struct Forward {
 struct Backward {
   template <int N>
   static HD_INLINE void run(const VectorLossArgs& a, int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) {
-      const float scale = 2.f * a.dloss[n];
-      along_row<N>(a.cols, [&](int64_t j, auto count, const auto&) __attribute__((always_inline)) {
+    for (int64_t n = begin; n < end; ++n)
+      over<N>(a.cols, [&](int64_t j, auto count, int64_t) __attribute__((always_inline)) {
         const int64_t at = n * a.cols + j;
-        put<N>(a.drecon + at, scale * error<N>(get<N>(a.recon + at, count), get<N>(a.vector + at, count)), count);
+        const Vec<N> e = error<N>(get<N>(a.recon + at, count), get<N>(a.vector + at, count));
+        put<N>(a.drecon + at, 2.f * a.dloss[n] * e, count);
       });
-    }
   }
 };
 
