@@ -15,7 +15,7 @@ struct Normalize {
   static HD_INLINE void run(const uint8_t* in, int64_t count, float* out) {
     for (int64_t i = 0; i < count; ++i) {
       const float x = float(in[i]), y = x * (1.f / 255.f);
-      out[i] = y + HD_KEEP(x - y * 255.f) * (1.f / 255.f);
+      out[i] = y + (x - y * 255.f) * (1.f / 255.f);
     }
   }
 };

@@ -22,12 +22,6 @@
 #else
 #define HD_CLONES
 #endif
-// Sums may be reordered in these files (-fassociative-math); not across this.
-#if defined(__clang__)
-#define HD_KEEP(x) __arithmetic_fence(x)
-#else
-#define HD_KEEP(x) __builtin_assoc_barrier(x)
-#endif
 
 namespace hd::cpu {
 
@@ -57,19 +51,6 @@ template <class C, class F>
 HD_INLINE F select(const C& c, const F& a, const F& b) {
   return c ? a : b;
 }
-// HD_KEEP of a number or a vector, which GCC would take apart for it. No loop around this is vectorized by the
-// compiler.
-template <class F>
-HD_INLINE F keep(const F& x) {
-#if defined(__x86_64__) && !defined(__clang__)
-  F same = x;
-  __asm__("" : "+v"(same));
-  return same;
-#else
-  return HD_KEEP(x);
-#endif
-}
-
 // The numbers of integers.
 HD_INLINE float floats_of(int32_t n) { return float(n); }
 template <class I>
@@ -121,8 +102,8 @@ struct Power {
 template <class F>
 HD_INLINE Power<F> power(const F& x) {
   constexpr float LOG2E = 1.44269504f, LN2_HIGH = 0.693359375f, LN2_LOW = -2.12194440e-4f, MAGIC = 12582912.f + 127.f;
-  const F shifted = keep(x * LOG2E + MAGIC), n = keep(shifted - MAGIC);
-  const F r = keep(keep(x - n * LN2_HIGH) - n * LN2_LOW);
+  const F shifted = x * LOG2E + MAGIC, n = shifted - MAGIC;
+  const F r = x - n * LN2_HIGH - n * LN2_LOW;
   F p = r * 1.39506006e-3f + 8.36895393e-3f;
   p = p * r + 4.16662042e-2f;
   p = p * r + 1.66665183e-1f;
@@ -132,14 +113,14 @@ HD_INLINE Power<F> power(const F& x) {
 // e^x - 1 of e^r 2^n, n < 128.
 template <class F>
 HD_INLINE F less_one(const Power<F>& e) {
-  return keep(e.tail * (e.r * e.r) + e.r) * e.scale + keep(e.scale - 1.f);
+  return (e.tail * (e.r * e.r) + e.r) * e.scale + (e.scale - 1.f);
 }
 
 // e^x of -87.3 <= x <= 88.3.
 template <class F>
 HD_INLINE F fexp_within(const F& x) {
   const Power<F> e = power(x);
-  return keep(keep(e.tail * e.r + 1.f) * e.r + 1.f) * e.scale;
+  return ((e.tail * e.r + 1.f) * e.r + 1.f) * e.scale;
 }
 // e^x: 0 below -87.7, infinity above 88.4.
 template <class F>
@@ -163,7 +144,7 @@ HD_INLINE F fsilu(const F& x) {
 // (e^2x - 1) / (e^2x + 1).
 template <class F>
 HD_INLINE F ftanh(const F& x) {
-  const F less = keep(less_one(power(fmin(all<F>(20.f), fabs(x) * 2.f))));
+  const F less = less_one(power(fmin(all<F>(20.f), fabs(x) * 2.f)));
   return copysign(less / (less + 2.f), x);
 }
 
@@ -177,7 +158,7 @@ template <class F>
 HD_INLINE Parts<F> parts(const F& x) {
   const Ints<F> bits = std::bit_cast<Ints<F>>(fmax(x, all<F>(std::numeric_limits<float>::min())));
   const Ints<F> e = (bits - 0x3f3504f3) >> 23;  // 0x3f3504f3: sqrt(1/2)
-  return {keep(std::bit_cast<F>(bits - (e << 23)) - 1.f), e};
+  return {std::bit_cast<F>(bits - (e << 23)) - 1.f, e};
 }
 // log(1 + f) + e ln 2 by a polynomial of degree 10. Where x, whose logarithm that is, is 0: -inf; below: NaN.
 template <class F>
@@ -192,8 +173,8 @@ HD_INLINE F log_of(const F& x, const F& f, const Ints<F>& e) {
   p = p * f + 2.00022731e-1f;
   p = p * f - 2.49999853e-1f;
   p = p * f + 3.33333098e-1f;
-  const F tail = keep(keep(square * f * p + k * -2.12194440e-4f) - 0.5f * square);
-  const F y = keep(keep(f + tail) + k * 0.693359375f);
+  const F tail = square * f * p + k * -2.12194440e-4f - 0.5f * square;
+  const F y = f + tail + k * 0.693359375f;
   return select(x <= 0.f, select(x == 0.f, all<F>(-INFINITE), all<F>(NONE)), select(x < INFINITE, y, x));
 }
 template <class F>
@@ -204,7 +185,7 @@ HD_INLINE F flog(const F& x) {
 // log(1 + x): the logarithm of the rounded sum, corrected by what the rounding lost.
 template <class F>
 HD_INLINE F flog1p(const F& x) {
-  const F u = keep(1.f + x), lost = keep(x - keep(u - 1.f));
+  const F u = 1.f + x, lost = x - (u - 1.f);
   const Parts<F> of = parts(u);
   const F twice = std::bit_cast<F>((128 - of.e) << 23);  // 2^-e: of no e an infinity
   return log_of(u, of.less + lost * 0.5f * twice, of.e);

@@ -59,7 +59,7 @@ struct Blocks {
 // (logit - top) - log_sum, in this order: a large maximum must not meet the small logarithm.
 template <class V>
 HD_INLINE V log_prob(const V& logit, const V& top, const V& log_sum) {
-  return keep(logit - top) - log_sum;
+  return (logit - top) - log_sum;
 }
 
 // Maximum and log-sum of `count` rows from `first` on. Returns, with `bins`, the expected bin of each.
