@@ -2,7 +2,7 @@
 // tallest whose accumulators, one row of B and nothing else fill the register file, so that a loaded row of B feeds as
 // many multiply-adds as there are rows. A micro-panel of A (14 x 384 floats, 21 KB) stays in L1 while a block of B
 // (384 x 512, 0.8 MB) streams from L2; C is read and written once per 384 of k. Bytes per multiply-add: 4/14 from L2,
-// 4/32 from L1.
+// 4/32 from L1. Where a block of B has few columns, A is not packed: that would take up to a third of the time.
 #include "cpu/gemm.h"
 
 #include <algorithm>
@@ -33,22 +33,42 @@ void pack_panel(const Mat& b, int64_t k, int64_t n, int64_t width, uint32_t* wor
   pack(b, k, n, width, out);
 }
 
-// MR rows of A from row i on, packed here, against one block of B in register tiles of two vectors.
-template <int MR>
+// Whether a strip of A meets so few panels of B that packing it would cost more than reading it where it lies.
+template <int W>
+HD_INLINE bool in_place(const Block& x) {
+  return x.n <= 8 * W && (x.a.cs == 1 || x.a.rs == 1);
+}
+
+// MR rows of A from row i on, against one block of B in register tiles of two vectors. Of ROWS, whose numbers stand
+// side by side, three are read from each pointer; of others, or packed here, all are at one value of k.
+template <int MR, bool ROWS>
 struct Strip {
   template <int W>
   static HD_INLINE void run(const Block& x, int64_t i) {
-    constexpr int64_t width = 2 * W;
-    alignas(64) float rows[MR * kBlockK];
-    pack(x.a.at(i, 0).t(), x.kc, MR, MR, rows);
+    constexpr int64_t width = 2 * W, together = ROWS ? 3 : MR, pointers = (MR + together - 1) / together;
+    alignas(64) float packed[ROWS ? 1 : MR * kBlockK];
+    const float* rows = x.a.at(i, 0).f32();
+    const int64_t apart = ROWS ? x.a.rs : 1;
+    int64_t next = x.a.cs;
+    if (!ROWS && !in_place<W>(x)) {
+      pack(x.a.at(i, 0).t(), x.kc, MR, MR, packed);
+      rows = packed, next = MR;
+    }
     float* c = static_cast<float*>(x.c) + i * x.ldc;
     for (int64_t j = 0; j * width < x.n; ++j) {
-      const float *a = rows, *b = reinterpret_cast<const float*>(x.b + j * x.panel);
+      const float *a[pointers], *b = reinterpret_cast<const float*>(x.b + j * x.panel);
+#pragma GCC unroll 8
+      for (int g = 0; g < pointers; ++g) a[g] = rows + together * g * apart;
       Vec<W> r[MR][2] = {};
-      for (int64_t k = 0; k < x.kc; ++k, a += MR, b += width) {
+      for (int64_t k = 0; k < x.kc; ++k, b += width) {
         const Vec<W> b0 = get<W>(b), b1 = get<W>(b + W);
 #pragma GCC unroll 16
-        for (int m = 0; m < MR; ++m) r[m][0] += a[m] * b0, r[m][1] += a[m] * b1;
+        for (int m = 0; m < MR; ++m) {
+          const float each = a[m / together][m % together * apart];
+          r[m][0] += each * b0, r[m][1] += each * b1;
+        }
+#pragma GCC unroll 8
+        for (int g = 0; g < pointers; ++g) a[g] += ROWS ? 1 : next;
       }
       put_tile<W>(r, c + j * width, x.ldc, std::min(width, x.n - j * width), x.accumulate);
     }
@@ -56,20 +76,30 @@ struct Strip {
 };
 
 // The matrix (rows x columns) rounded to bf16, row-major as floats: operands of processors without bf16 products.
-HD_CLONES Mat rounded(const Mat& x, int64_t rows, int64_t columns, float* out) {
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < columns; ++j) {
-      Bf16 h;
-      if (x.type == DType::BF16) h = x.bf16()[i * x.rs + j * x.cs];
-      else store(&h, x.f32()[i * x.rs + j * x.cs]);
-      out[i * columns + j] = load(&h);
-    }
+struct Rounded {
+  template <int>
+  static HD_INLINE void run(const Mat& x, int64_t rows, int64_t columns, float* out) {
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < columns; ++j) {
+        Bf16 h;
+        if (x.type == DType::BF16) h = x.bf16()[i * x.rs + j * x.cs];
+        else store(&h, x.f32()[i * x.rs + j * x.cs]);
+        out[i * columns + j] = load(&h);
+      }
+  }
+};
+Mat rounded(const Mat& x, int64_t rows, int64_t columns, float* out) {
+  vectors<Rounded>(x, rows, columns, out);
   return row_major(out, columns);
 }
 
 template <int W, int... I>
 Kernel fp32_kernel(std::integer_sequence<int, I...>) {
-  return {2 * W, kBlockK, false, [](const Block& x) { in_strips(x, {compiled<Strip<I + 1>, W, Block, int64_t>()...}); },
+  return {2 * W, kBlockK, false,
+          [](const Block& x) {
+            if (in_place<W>(x) && x.a.cs == 1) in_strips(x, {compiled<Strip<I + 1, true>, W, Block, int64_t>()...});
+            else in_strips(x, {compiled<Strip<I + 1, false>, W, Block, int64_t>()...});
+          },
           pack_panel};
 }
 const Kernel& exact() {
