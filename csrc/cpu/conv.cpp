@@ -12,9 +12,8 @@
 // Transforms only add; errors are those of a direct sum of 16c products within a factor near 1. Blocks of images are
 // so small that U and M stay in the second-level cache: memory sees x and y once.
 //
-// Few channels make the transforms as dear as the products. Up then (c < kFewChannels) multiplies whole pixels by the
-// kernel and adds the 4x4 patches up (col2im); down and kernel (c <= kDirectChannels) follow their definition, see
-// conv_direct.cpp, where operands are fp32. In bfloat16 the fewest are oneDNN's, see hdfast/ops/conv.py.
+// Few channels make the transforms as dear as the products: these follow the definition, see conv_direct.cpp. In
+// bfloat16 the fewest are oneDNN's, see hdfast/ops/conv.py.
 #include "cpu/conv.h"
 
 #include <algorithm>
@@ -23,23 +22,24 @@
 #include <vector>
 
 #include "cpu/conv_direct.h"
+#include "cpu/gemm_kernel.h"
 #include "cpu/pixels.h"
 #include "cpu/vec.h"
 
 namespace hd::cpu {
 namespace {
 
-constexpr int64_t kFewChannels = 8;
-constexpr int64_t kDirectChannels = 16;
+constexpr int64_t kDirectChannels = 15, kDirectKernel = 16;  // the most by definition: down and up, kernel
 constexpr int64_t kTiles = 64;       // rows of a product of down and up; more would leave the second-level cache
 constexpr int64_t kDeepTiles = 384;  // depth of a product of kernel
 
-// f.template operator()<width>(channel) over all channels, in vectors of 16, 4 and 1.
-template <class F>
+// f.template operator()<width>(channel) over all channels, in vectors of N, 8, 4 and 1.
+template <int N, class F>
 HD_INLINE void channels(int64_t n, const F& f) {
   int64_t c = 0;
-  for (; c + 16 <= n; c += 16) f.template operator()<16>(c);
-  for (; c + 4 <= n; c += 4) f.template operator()<4>(c);
+  for (; c + N <= n; c += N) f.template operator()<N>(c);
+  if (N > 8 && c + 8 <= n) f.template operator()<8>(c), c += 8;
+  if (N > 4 && c + 4 <= n) f.template operator()<4>(c), c += 4;
   for (; c < n; ++c) f.template operator()<1>(c);
 }
 
@@ -65,44 +65,50 @@ HD_INLINE void window(const ConvSizes& z, T* image, T* outside, int64_t ty, int6
 }
 
 // U from the images' pixels.
-HD_CLONES void gather_windows(const Tiles& t, const float* x, const float* zeros, float* u) {
-  const ConvSizes& z = t.z;
-  for (int64_t n = 0; n < z.images; ++n, x += 4 * z.h * z.w * z.c)
-    for (int64_t ty = 0; ty < t.th; ++ty)
-      for (int64_t tx = 0; tx < t.tw; ++tx, u += 4 * z.c)
-        for (int phase = 0; phase < 4; ++phase) {
-          const float* p[9];
-          window(z, x, zeros, ty, tx, phase, p);
-          channels(z.c, [&]<int W>(int64_t c) __attribute__((always_inline)) {
-            Vec<W> d[9];
-            for (int k = 0; k < 9; ++k) d[k] = get<W>(p[k] + c);
-            for (int k = 0; k < 3; ++k) d[k] -= d[3 + k], d[6 + k] -= d[3 + k];
-            for (int k = 0; k < 9; k += 3) d[k] -= d[k + 1], d[k + 2] -= d[k + 1];
-            for (int k = 0; k < 9; ++k) put<W>(u + k * t.stride_u + phase * z.c + c, d[k]);
-          });
-        }
-}
+struct GatherWindows {
+  template <int N>
+  static HD_INLINE void run(const Tiles& t, const float* x, const float* zeros, float* u) {
+    const ConvSizes& z = t.z;
+    for (int64_t n = 0; n < z.images; ++n, x += 4 * z.h * z.w * z.c)
+      for (int64_t ty = 0; ty < t.th; ++ty)
+        for (int64_t tx = 0; tx < t.tw; ++tx, u += 4 * z.c)
+          for (int phase = 0; phase < 4; ++phase) {
+            const float* p[9];
+            window(z, x, zeros, ty, tx, phase, p);
+            channels<N>(z.c, [&]<int W>(int64_t c) __attribute__((always_inline)) {
+              Vec<W> d[9];
+              for (int k = 0; k < 9; ++k) d[k] = get<W>(p[k] + c);
+              for (int k = 0; k < 3; ++k) d[k] -= d[3 + k], d[6 + k] -= d[3 + k];
+              for (int k = 0; k < 9; k += 3) d[k] -= d[k + 1], d[k + 2] -= d[k + 1];
+              for (int k = 0; k < 9; ++k) put<W>(u + k * t.stride_u + phase * z.c + c, d[k]);
+            });
+          }
+  }
+};
 
 // Its transpose: adds U to the images' pixels; what belongs outside goes to `waste`.
-HD_CLONES void scatter_windows(const Tiles& t, const float* u, float* waste, float* x) {
-  const ConvSizes& z = t.z;
-  for (int64_t n = 0; n < z.images; ++n, x += 4 * z.h * z.w * z.c) {
-    std::memset(x, 0, sizeof(float) * 4 * z.h * z.w * z.c);
-    for (int64_t ty = 0; ty < t.th; ++ty)
-      for (int64_t tx = 0; tx < t.tw; ++tx, u += 4 * z.c)
-        for (int phase = 0; phase < 4; ++phase) {
-          float* p[9];
-          window(z, x, waste, ty, tx, phase, p);
-          channels(z.c, [&]<int W>(int64_t c) __attribute__((always_inline)) {
-            Vec<W> d[9];
-            for (int k = 0; k < 9; ++k) d[k] = get<W>(u + k * t.stride_u + phase * z.c + c);
-            for (int k = 0; k < 9; k += 3) d[k + 1] -= d[k] + d[k + 2];
-            for (int k = 0; k < 3; ++k) d[3 + k] -= d[k] + d[6 + k];
-            for (int k = 0; k < 9; ++k) put<W>(p[k] + c, get<W>(p[k] + c) + d[k]);
-          });
-        }
+struct ScatterWindows {
+  template <int N>
+  static HD_INLINE void run(const Tiles& t, const float* u, float* waste, float* x) {
+    const ConvSizes& z = t.z;
+    for (int64_t n = 0; n < z.images; ++n, x += 4 * z.h * z.w * z.c) {
+      std::memset(x, 0, sizeof(float) * 4 * z.h * z.w * z.c);
+      for (int64_t ty = 0; ty < t.th; ++ty)
+        for (int64_t tx = 0; tx < t.tw; ++tx, u += 4 * z.c)
+          for (int phase = 0; phase < 4; ++phase) {
+            float* p[9];
+            window(z, x, waste, ty, tx, phase, p);
+            channels<N>(z.c, [&]<int W>(int64_t c) __attribute__((always_inline)) {
+              Vec<W> d[9];
+              for (int k = 0; k < 9; ++k) d[k] = get<W>(u + k * t.stride_u + phase * z.c + c);
+              for (int k = 0; k < 9; k += 3) d[k + 1] -= d[k] + d[k + 2];
+              for (int k = 0; k < 3; ++k) d[3 + k] -= d[k] + d[6 + k];
+              for (int k = 0; k < 9; ++k) put<W>(p[k] + c, get<W>(p[k] + c) + d[k]);
+            });
+          }
+    }
   }
-}
+};
 
 // Pointers to the 2x2 pixels of a tile of the small image.
 template <class T>
@@ -115,119 +121,117 @@ HD_INLINE void square(const ConvSizes& z, T* image, T* outside, int64_t ty, int6
 }
 
 // The small images' pixels from M.
-HD_CLONES void gather_squares(const Tiles& t, const float* m, float* waste, float* y) {
-  const ConvSizes& z = t.z;
-  for (int64_t n = 0; n < z.images; ++n, y += z.h * z.w * z.d)
-    for (int64_t ty = 0; ty < t.th; ++ty)
-      for (int64_t tx = 0; tx < t.tw; ++tx, m += z.d) {
-        float* p[4];
-        square(z, y, waste, ty, tx, p);
-        channels(z.d, [&]<int W>(int64_t c) __attribute__((always_inline)) {
-          Vec<W> d[9];
-          for (int k = 0; k < 9; ++k) d[k] = get<W>(m + k * t.stride_m + c);
-          for (int k = 0; k < 3; ++k) d[k] += d[3 + k], d[6 + k] += d[3 + k];
-          put<W>(p[0] + c, d[0] + d[1]);
-          put<W>(p[1] + c, d[1] + d[2]);
-          put<W>(p[2] + c, d[6] + d[7]);
-          put<W>(p[3] + c, d[7] + d[8]);
-        });
-      }
-}
+struct GatherSquares {
+  template <int N>
+  static HD_INLINE void run(const Tiles& t, const float* m, float* waste, float* y) {
+    const ConvSizes& z = t.z;
+    for (int64_t n = 0; n < z.images; ++n, y += z.h * z.w * z.d)
+      for (int64_t ty = 0; ty < t.th; ++ty)
+        for (int64_t tx = 0; tx < t.tw; ++tx, m += z.d) {
+          float* p[4];
+          square(z, y, waste, ty, tx, p);
+          channels<N>(z.d, [&]<int W>(int64_t c) __attribute__((always_inline)) {
+            Vec<W> d[9];
+            for (int k = 0; k < 9; ++k) d[k] = get<W>(m + k * t.stride_m + c);
+            for (int k = 0; k < 3; ++k) d[k] += d[3 + k], d[6 + k] += d[3 + k];
+            put<W>(p[0] + c, d[0] + d[1]);
+            put<W>(p[1] + c, d[1] + d[2]);
+            put<W>(p[2] + c, d[6] + d[7]);
+            put<W>(p[3] + c, d[7] + d[8]);
+          });
+        }
+  }
+};
 
 // Its transpose: V from the small images' pixels.
-HD_CLONES void scatter_squares(const Tiles& t, const float* y, const float* zeros, float* v) {
-  const ConvSizes& z = t.z;
-  for (int64_t n = 0; n < z.images; ++n, y += z.h * z.w * z.d)
-    for (int64_t ty = 0; ty < t.th; ++ty)
-      for (int64_t tx = 0; tx < t.tw; ++tx, v += z.d) {
-        const float* p[4];
-        square(z, y, zeros, ty, tx, p);
-        channels(z.d, [&]<int W>(int64_t c) __attribute__((always_inline)) {
-          const auto a = get<W>(p[0] + c), b = get<W>(p[1] + c), e = get<W>(p[2] + c), f = get<W>(p[3] + c);
-          const int64_t s = t.stride_m;
-          float* to = v + c;
-          put<W>(to, a), put<W>(to + s, a + b), put<W>(to + 2 * s, b);
-          put<W>(to + 3 * s, a + e), put<W>(to + 4 * s, a + b + (e + f)), put<W>(to + 5 * s, b + f);
-          put<W>(to + 6 * s, e), put<W>(to + 7 * s, e + f), put<W>(to + 8 * s, f);
-        });
-      }
-}
+struct ScatterSquares {
+  template <int N>
+  static HD_INLINE void run(const Tiles& t, const float* y, const float* zeros, float* v) {
+    const ConvSizes& z = t.z;
+    for (int64_t n = 0; n < z.images; ++n, y += z.h * z.w * z.d)
+      for (int64_t ty = 0; ty < t.th; ++ty)
+        for (int64_t tx = 0; tx < t.tw; ++tx, v += z.d) {
+          const float* p[4];
+          square(z, y, zeros, ty, tx, p);
+          channels<N>(z.d, [&]<int W>(int64_t c) __attribute__((always_inline)) {
+            const auto a = get<W>(p[0] + c), b = get<W>(p[1] + c), e = get<W>(p[2] + c), f = get<W>(p[3] + c);
+            const int64_t s = t.stride_m;
+            float* to = v + c;
+            put<W>(to, a), put<W>(to + s, a + b), put<W>(to + 2 * s, b);
+            put<W>(to + 3 * s, a + e), put<W>(to + 4 * s, a + b + (e + f)), put<W>(to + 5 * s, b + f);
+            put<W>(to + 6 * s, e), put<W>(to + 7 * s, e + f), put<W>(to + 8 * s, f);
+          });
+        }
+  }
+};
 
 // The 4 taps (2x2) of a phase begin at `k` in a 4x4 kernel and lie 2 apart.
 HD_INLINE int64_t first_tap(int phase) { return 4 * (phase >> 1) + (phase & 1); }
 
-// F (9, 4c, d) from the kernel, and back by the transpose.
-void spread_kernel(const ConvSizes& z, const float* kernel, float* f) {
-  const int64_t stride = 4 * z.c * z.d;
-  for (int64_t c = 0; c < z.c; ++c)
-    for (int64_t d = 0; d < z.d; ++d)
-      for (int phase = 0; phase < 4; ++phase) {
-        const float* k = kernel + (d * z.c + c) * 16 + first_tap(phase);
-        float* to = f + (phase * z.c + c) * z.d + d;
-        const float a[3][2] = {{k[0], k[2]}, {k[0] + k[8], k[2] + k[10]}, {k[8], k[10]}};
-        for (int i = 0; i < 3; ++i) {
-          to[(3 * i) * stride] = a[i][0];
-          to[(3 * i + 1) * stride] = a[i][0] + a[i][1];
-          to[(3 * i + 2) * stride] = a[i][1];
-        }
-      }
-}
+// Where an element of the kernel (d, c, 16) stands in F: lanes of a vector are `lane` apart in the kernel and neighbors
+// in F, vectors `next` apart in the kernel and `row` in F, and the phases of F `phase`.
+struct Layout {
+  int64_t lanes, lane, count, next, row, phase, stride;  // stride: from one of the 9 matrices to the next
+};
+// F (9, 4c, d), and its transposes (9, d, 4c).
+Layout upright(const ConvSizes& z) { return {z.d, 16 * z.c, z.c, 16, z.d, z.c * z.d, 4 * z.c * z.d}; }
+Layout lying(const ConvSizes& z) { return {z.c, 16, z.d, 16 * z.c, 4 * z.c, z.c, 4 * z.c * z.d}; }
 
-void collect_kernel(const ConvSizes& z, const float* f, float* dkernel) {
-  const int64_t stride = 4 * z.c * z.d;
-  for (int64_t c = 0; c < z.c; ++c)
-    for (int64_t d = 0; d < z.d; ++d)
-      for (int phase = 0; phase < 4; ++phase) {
-        float* k = dkernel + (d * z.c + c) * 16 + first_tap(phase);
-        const float* from = f + (phase * z.c + c) * z.d + d;
-        float a[3][2];
-        for (int i = 0; i < 3; ++i) {
-          const float middle = from[(3 * i + 1) * stride];
-          a[i][0] = from[3 * i * stride] + middle;
-          a[i][1] = middle + from[(3 * i + 2) * stride];
+struct SpreadKernel {
+  template <int N>
+  static HD_INLINE void run(const Layout& t, const float* kernel, float* f) {
+    for (int64_t i = 0; i < t.count; ++i)
+      channels<N>(t.lanes, [&]<int W>(int64_t j) __attribute__((always_inline)) {
+        float taps[16 * W];
+        transpose(kernel + i * t.next + j * t.lane, t.lane, W, 16, taps, W);
+        for (int phase = 0; phase < 4; ++phase) {
+          const float* k = taps + first_tap(phase) * W;
+          float* to = f + i * t.row + j + phase * t.phase;
+          Vec<W> a[3][2] = {{get<W>(k), get<W>(k + 2 * W)}, {}, {get<W>(k + 8 * W), get<W>(k + 10 * W)}};
+          for (int l = 0; l < 2; ++l) a[1][l] = a[0][l] + a[2][l];
+          for (int l = 0; l < 3; ++l) {
+            put<W>(to + 3 * l * t.stride, a[l][0]);
+            put<W>(to + (3 * l + 1) * t.stride, a[l][0] + a[l][1]);
+            put<W>(to + (3 * l + 2) * t.stride, a[l][1]);
+          }
         }
-        k[0] = a[0][0] + a[1][0], k[2] = a[0][1] + a[1][1], k[8] = a[1][0] + a[2][0], k[10] = a[1][1] + a[2][1];
-      }
-}
+      });
+  }
+};
+
+// The transpose: the kernel's gradient from F's.
+struct CollectKernel {
+  template <int N>
+  static HD_INLINE void run(const Layout& t, const float* f, float* dkernel) {
+    for (int64_t i = 0; i < t.count; ++i)
+      channels<N>(t.lanes, [&]<int W>(int64_t j) __attribute__((always_inline)) {
+        float taps[16 * W];
+        for (int phase = 0; phase < 4; ++phase) {
+          float* k = taps + first_tap(phase) * W;
+          const float* from = f + i * t.row + j + phase * t.phase;
+          Vec<W> a[3][2];
+          for (int l = 0; l < 3; ++l) {
+            const Vec<W> middle = get<W>(from + (3 * l + 1) * t.stride);
+            a[l][0] = get<W>(from + 3 * l * t.stride) + middle;
+            a[l][1] = middle + get<W>(from + (3 * l + 2) * t.stride);
+          }
+          put<W>(k, a[0][0] + a[1][0]), put<W>(k + 2 * W, a[0][1] + a[1][1]);
+          put<W>(k + 8 * W, a[1][0] + a[2][0]), put<W>(k + 10 * W, a[1][1] + a[2][1]);
+        }
+        transpose(taps, W, 16, W, dkernel + i * t.next + j * t.lane, t.lane);
+      });
+  }
+};
 
 // F's 9 matrices, packed as they are (4c, d) or transposed.
 std::vector<Packed> packed_kernel(const Pool& pool, const ConvSizes& z, const float* kernel, bool transposed) {
-  const int64_t rows = 4 * z.c;
-  std::vector<float> f(9 * rows * z.d);
-  spread_kernel(z, kernel, f.data());
+  const int64_t rows = transposed ? z.d : 4 * z.c, columns = transposed ? 4 * z.c : z.d;
+  const Floats f = floats(9 * rows * columns);
+  vectors<SpreadKernel>(transposed ? lying(z) : upright(z), kernel, f.get());
   std::vector<Packed> packed;
-  for (int k = 0; k < 9; ++k) {
-    const Mat one = row_major(&f[k * rows * z.d], z.d);
-    packed.emplace_back(pool, transposed ? one.t() : one, transposed ? z.d : rows, transposed ? rows : z.d, z.operands);
-  }
+  for (int k = 0; k < 9; ++k)
+    packed.emplace_back(pool, row_major(&f[k * rows * columns], columns), rows, columns, z.operands);
   return packed;
-}
-
-// Adds patches (pixels of the small image, 16c), columns in the order k, l, c, where they belong in the big one.
-HD_CLONES void add_patches(const ConvSizes& z, const float* patch, float* x) {
-  const int64_t run = 4 * z.c;
-  std::memset(x, 0, sizeof(float) * 4 * z.h * z.w * z.c);
-  for (int64_t i = 0; i < z.h; ++i)
-    for (int64_t j = 0; j < z.w; ++j)
-      for (int64_t k = 0; k < 4; ++k, patch += run) {
-        const int64_t row = 2 * i - 1 + k, left = 2 * j - 1;
-        if (row < 0 || row >= 2 * z.h) continue;
-        float* to = x + (row * 2 * z.w + left) * z.c;
-        const int64_t begin = left < 0 ? z.c : 0, end = left + 4 > 2 * z.w ? run - z.c : run;
-        if (end - begin == run)
-          for (int64_t c = 0; c < run; c += 4) put<4>(to + c, get<4>(to + c) + get<4>(patch + c));
-        else
-          for (int64_t c = begin; c < end; ++c) to[c] += patch[c];
-      }
-}
-
-// The kernel as (16c, d), rows in the order k, l, c.
-std::vector<float> flat_kernel(const ConvSizes& z, const float* kernel) {
-  std::vector<float> f(16 * z.c * z.d);
-  for (int64_t d = 0; d < z.d; ++d)
-    for (int64_t c = 0; c < z.c; ++c)
-      for (int64_t k = 0; k < 16; ++k) f[(k * z.c + c) * z.d + d] = kernel[(d * z.c + c) * 16 + k];
-  return f;
 }
 
 // Images that have about so many tiles.
@@ -248,53 +252,47 @@ void blocks(const Pool& pool, const ConvSizes& z, int64_t tiles, const F& body) 
   });
 }
 
-// Whether the transforms of down and kernel would cost more than they save.
-bool direct(const ConvSizes& z) { return z.operands == DType::F32 && z.c <= kDirectChannels; }
-
 }  // namespace
 
 void conv_down(const Pool& pool, const ConvSizes& z, const Pixels& x, const float* kernel, const Pixels& y) {
   if (!small(z)) return;  // no pixel to write, and perhaps no address
-  if (direct(z)) return direct_down(pool, z, x, kernel, y);
+  if (z.c <= kDirectChannels) return direct_down(pool, z, x, kernel, y);
   const std::vector<Packed> packed = packed_kernel(pool, z, kernel, false);
   blocks(pool, z, kTiles, [&](int64_t n, const ConvSizes& part) {
     const Tiles t(part);
     const Floats u = floats(9 * t.stride_u), m = floats(9 * t.stride_m);
     std::vector<float> edge(std::max(z.c, z.d));
-    gather_windows(t, Read(x, n * big(z), part.images * big(z)), edge.data(), u.get());
+    vectors<GatherWindows>(t, Read(x, n * big(z), part.images * big(z)), edge.data(), u.get());
     for (int k = 0; k < 9; ++k)
       gemm(kAlone, t.rows(), row_major(&u[k * t.stride_u], 4 * z.c), packed[k], &m[k * t.stride_m], z.d);
-    gather_squares(t, m.get(), edge.data(), Write(y, n * small(z), part.images * small(z)));
+    vectors<GatherSquares>(t, m.get(), edge.data(), Write(y, n * small(z), part.images * small(z)));
   });
 }
 
 void conv_up(const Pool& pool, const ConvSizes& z, const Pixels& y, const float* kernel, const Pixels& x) {
   if (!big(z)) return;
-  if (z.c < kFewChannels) {
-    const std::vector<float> f = flat_kernel(z, kernel);
-    const Packed packed(pool, row_major(f, z.d).t(), z.d, 16 * z.c, z.operands);
-    return blocks(pool, z, 1, [&](int64_t n, const ConvSizes& one) {
-      const Floats patch = floats(one.h * one.w * 16 * z.c);
-      gemm(kAlone, one.h * one.w, row_major(Read(y, n * small(z), small(z)), z.d), packed, patch.get(), 16 * z.c);
-      add_patches(one, patch.get(), Write(x, n * big(z), big(z)));
-    });
-  }
+  if (z.c <= kDirectChannels) return direct_up(pool, z, y, kernel, x);
   const std::vector<Packed> packed = packed_kernel(pool, z, kernel, true);
   blocks(pool, z, kTiles, [&](int64_t n, const ConvSizes& part) {
     const Tiles t(part);
     const Floats u = floats(9 * t.stride_u), v = floats(9 * t.stride_m);
     std::vector<float> edge(std::max(z.c, z.d));
-    scatter_squares(t, Read(y, n * small(z), part.images * small(z)), edge.data(), v.get());
+    vectors<ScatterSquares>(t, Read(y, n * small(z), part.images * small(z)), edge.data(), v.get());
     for (int k = 0; k < 9; ++k)
       gemm(kAlone, t.rows(), row_major(&v[k * t.stride_m], z.d), packed[k], &u[k * t.stride_u], 4 * z.c);
-    scatter_windows(t, u.get(), edge.data(), Write(x, n * big(z), part.images * big(z)));
+    vectors<ScatterWindows>(t, u.get(), edge.data(), Write(x, n * big(z), part.images * big(z)));
   });
 }
 
 void conv_kernel(const Pool& pool, const ConvSizes& z, const Pixels& x, const Pixels& y, float* dkernel) {
-  if (direct(z)) return direct_kernel(pool, z, x, y, dkernel);
+  if (!z.images || !small(z)) {
+    std::fill_n(dkernel, 16 * z.c * z.d, 0.f);
+    return;
+  }
+  if (z.c <= kDirectKernel) return direct_kernel(pool, z, x, y, dkernel);
   // Blocks one after the other, so that sums do not depend on the threads: these share the work inside a block.
-  std::vector<float> f(36 * z.c * z.d), zeros(std::max(z.c, z.d));
+  const Floats f = floats(36 * z.c * z.d);
+  std::vector<float> zeros(std::max(z.c, z.d));
   ConvSizes block = z;
   block.images = images_for(kDeepTiles, z);
   const Tiles t(block);
@@ -306,8 +304,10 @@ void conv_kernel(const Pool& pool, const ConvSizes& z, const Pixels& x, const Pi
       Tiles mine = t;
       mine.z.images = end - begin;
       const int64_t count = end - begin;
-      gather_windows(mine, Read(x, (n + begin) * big(z), count * big(z)), zeros.data(), &u[begin * each * 4 * z.c]);
-      scatter_squares(mine, Read(y, (n + begin) * small(z), count * small(z)), zeros.data(), &v[begin * each * z.d]);
+      vectors<GatherWindows>(mine, Read(x, (n + begin) * big(z), count * big(z)), zeros.data(),
+                             &u[begin * each * 4 * z.c]);
+      vectors<ScatterSquares>(mine, Read(y, (n + begin) * small(z), count * small(z)), zeros.data(),
+                              &v[begin * each * z.d]);
     });
     pool.run(9 * halves, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
@@ -317,7 +317,7 @@ void conv_kernel(const Pool& pool, const ConvSizes& z, const Pixels& x, const Pi
       }
     });
   }
-  collect_kernel(z, f.data(), dkernel);
+  vectors<CollectKernel>(upright(z), f.get(), dkernel);
 }
 
 }  // namespace hd::cpu

@@ -2,100 +2,32 @@
 //
 // Channels last, the 4 taps of a kernel's row are 4c numbers side by side, and those of the next pixel begin 2c
 // further: a matrix with overlapping rows. In an image with a border of zeros,
-//   down:    y[i, j, :] = sum_k x[2i - 1 + k, 2j - 1 .. 2j + 2, :] K_k              K_k (4c, d)
+//   down:    y[i, j, :] = sum_k x[2i - 1 + k, 2j - 1 .. 2j + 2, :] K_k                  K_k (4c, d)
+//   up:      x[r, 2j - 1 .. 2j, :] = sum_{o = 0, 1} y[i - 1 + o, j - 1 .. j, :] U_o     U_o (2d, 2c), i = (r + 1) / 2
 //   kernel:  K_k = sum_{i, j} x[2i - 1 + k, 2j - 1 .. 2j + 2, :]^T y[i, j, :]
-// Nothing is packed but the kernel, and each result is written once. A register tile reads one number of the image
-// for as many multiply-adds as it has vectors: 6 x 2 vectors or 12 x 1 on AVX2, 8 or 13 loads for 12 multiply-adds.
-// Winograd's algorithm (conv.cpp) takes 9 products for 16, but with few channels its transforms cost as much as all
-// of it here. The same done for up wins nothing: there the time goes into writing the big image.
+// U has the taps of K that lead to row r: k = 2, 0 where r is odd, 3, 1 where it is even. Lines of an image are copied
+// between two borders just before they are used, and lie in the first-level cache then; the next ones are asked for
+// meanwhile, or a third of the time would go into waiting for them.
+//
+// Winograd's algorithm (conv.cpp) has 9 products for 16, but with few channels its transforms cost as much as all of it
+// here.
 #include "cpu/conv_direct.h"
 
 #include <algorithm>
-#include <cstring>
-#include <utility>
 #include <vector>
 
+#include "cpu/conv_tiles.h"
+#include "cpu/gemm_kernel.h"
 #include "cpu/pixels.h"
-#include "cpu/vec.h"
 
 namespace hd::cpu {
 namespace {
 
-// out (rows x n) (+)= sum of a number of A times a row of B, over `inner` places of `outer` lines. Down: rows of out
-// are pixels, `step` apart in A, and inner places numbers side by side; it sets out. Kernel (DEEP): rows are numbers,
-// and inner places pixels, `step` apart in A; it adds to out.
-struct Sums {
-  const float* a;
-  int64_t line, outer, inner, step;
-  const float* b;
-  int64_t ldb;
-  float* out;
-  int64_t ldo, n;
-};
-
-// MR rows of NV vectors of W floats.
-template <int W, int NV, int MR, bool DEEP>
-struct Tile {
-  template <int>
-  static HD_INLINE void run(const Sums& t) {
-    // Three rows from each pointer: step and 2 step are addresses' indices. B of down is as wide as the tile.
-    constexpr int rows = DEEP ? MR : 3, pointers = (MR + rows - 1) / rows;
-    const int64_t row_step = DEEP ? 1 : t.step, place_step = DEEP ? t.step : 1, ldb = DEEP ? t.ldb : NV * W;
-    Vec<W> r[MR][NV] = {};
-    const float* b = t.b;
-    for (int64_t o = 0; o < t.outer; ++o) {
-      const float* p[pointers];
-#pragma GCC unroll 8
-      for (int g = 0; g < pointers; ++g) p[g] = t.a + o * t.line + rows * g * row_step;
-      for (int64_t l = 0; l < t.inner; ++l, b += ldb) {
-        Vec<W> row[NV];
-#pragma GCC unroll 2
-        for (int v = 0; v < NV; ++v) row[v] = get<W>(b + v * W);
-#pragma GCC unroll 16
-        for (int i = 0; i < MR; ++i) {
-          const float x = p[i / rows][i % rows * row_step];
-#pragma GCC unroll 2
-          for (int v = 0; v < NV; ++v) r[i][v] += x * row[v];
-        }
-#pragma GCC unroll 8
-        for (int g = 0; g < pointers; ++g) p[g] += place_step;
-      }
-    }
-    put_tile<W>(r, t.out, t.ldo, t.n, DEEP);
-  }
-};
-
-// The tiles of one width, by their number of rows, 1 to `tallest`.
-struct Tiles {
-  int64_t width, tallest;
-  void (*flat[13])(const Sums&);
-  void (*deep[13])(const Sums&);
-};
-
-// Tiles of 1, 2, ... rows, for processors with vectors of N floats.
-template <int N, int W, int NV, int... I>
-constexpr Tiles tiles(std::integer_sequence<int, I...>) {
-  return {W * NV,
-          sizeof...(I),
-          {nullptr, compiled<Tile<W, NV, I + 1, false>, N, Sums>()...},
-          {nullptr, compiled<Tile<W, NV, I + 1, true>, N, Sums>()...}};
-}
-template <int N, int W, int NV, int TALLEST>
-constexpr Tiles tiles_of = tiles<N, W, NV>(std::make_integer_sequence<int, TALLEST>());
-
-// Widest first, each twice as wide as the next.
-using Widths = std::vector<Tiles>;
-const Widths& all_widths() {
-  static const Widths widths = vector_width() == 16
-                                   ? Widths{tiles_of<16, 16, 2, 12>, tiles_of<16, 16, 1, 12>, tiles_of<16, 8, 1, 12>}
-                               : vector_width() == 8 ? Widths{tiles_of<8, 8, 2, 6>, tiles_of<8, 8, 1, 12>}
-                                                     : Widths{tiles_of<4, 4, 2, 4>, tiles_of<4, 4, 1, 8>};
-  return widths;
-}
+constexpr int64_t kBand = 3072;  // numbers of both images that a pass of kernel uses again and again
 
 // Columns [begin, begin + n) of a matrix, as one tile is wide.
 struct Panel {
-  const Tiles* tiles;
+  const Width* tiles;
   int64_t begin, n;
 };
 std::vector<Panel> panels(int64_t columns) {
@@ -110,100 +42,243 @@ std::vector<Panel> panels(int64_t columns) {
   return all;
 }
 
-// A kernel's part as B of tiles: value(row, column), panel after panel.
-template <class F>
-std::vector<float> packed(const std::vector<Panel>& all, int64_t rows, const F& value) {
+// B of flat tiles, panel after panel. An element stands at rows[i] + columns[j] in the kernel, whose taps are rounded
+// to the operands' type.
+std::vector<float> packed(const std::vector<Panel>& all, const float* kernel, DType operands,
+                          const std::vector<int64_t>& rows, const std::vector<int64_t>& columns) {
   std::vector<float> out;
-  for (const Panel& p : all)
-    for (int64_t k = 0; k < rows; ++k)
-      for (int64_t j = 0; j < p.tiles->width; ++j) out.push_back(j < p.n ? value(k, p.begin + j) : 0.f);
+  for (const Panel& p : all) {
+    const size_t together = p.tiles->flat_pairs ? 2 : 1;
+    for (size_t k = 0; k < rows.size(); k += together)
+      for (int64_t j = 0; j < p.tiles->width; ++j)
+        for (size_t i = k; i < k + together; ++i) out.push_back(j < p.n ? kernel[rows[i] + columns[p.begin + j]] : 0.f);
+  }
+  if (operands == DType::BF16)
+    for (float& x : out) {
+      Bf16 half;
+      store(&half, x);
+      x = load(&half);
+    }
   return out;
 }
 
-// f(first row, rows, tile index) for rows in tiles of nearly equal height.
+struct Call {
+  Run run;
+  Sums sums;
+  int64_t places;
+};
+
+// f(height, first row, tiles) for rows in tiles of nearly equal height.
 template <class F>
-void in_tiles(const Tiles& t, int64_t rows, const F& f) {
-  const int64_t count = (rows + t.tallest - 1) / t.tallest;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t first = i * rows / count;
-    f(first, (i + 1) * rows / count - first);
+void in_tiles(const std::vector<Run>& heights, int64_t rows, const F& f) {
+  const int64_t tallest = heights.size() - 1, count = (rows + tallest - 1) / tallest, height = rows / count;
+  const int64_t higher = rows % count;
+  if (higher) f(height + 1, 0, higher);
+  f(height, higher * (height + 1), count - higher);
+}
+
+// Spreads what is to be asked for over the places of all calls.
+void ask(std::vector<Call>& calls, int64_t piece, int64_t bytes) {
+  int64_t places = 0, done = 0;
+  for (const Call& call : calls) places += call.places;
+  for (Call& call : calls) {
+    call.sums.ask_step[piece] = bytes / places + 1;
+    call.sums.ask[piece] = done * call.sums.ask_step[piece];
+    done += call.places;
   }
 }
 
-// An image with a border of one pixel of zeros, which stays.
-class Bordered {
- public:
-  Bordered(int64_t h, int64_t w, int64_t c) : h_(h), row_(w * c), line_((w + 2) * c), c_(c), pixels_((h + 2) * line_) {}
-  void fill(const float* image) {
-    for (int64_t i = 0; i < h_; ++i)
-      std::memcpy(&pixels_[(i + 1) * line_ + c_], image + i * row_, row_ * sizeof(float));
+// Products of `rows` pixels, `step` numbers apart, by B of `lines` times `inner` rows, to `columns` columns in all.
+std::vector<Call> flat_calls(const std::vector<Panel>& all, int64_t rows, int64_t step, int64_t lines, int64_t inner,
+                             int64_t columns, bool overlapping) {
+  std::vector<Call> calls;
+  int64_t b = 0;
+  for (const Panel& p : all) {
+    const int64_t together = p.tiles->flat_pairs ? 2 : 1;
+    in_tiles(p.tiles->flat, rows, [&](int64_t height, int64_t row, int64_t tiles) {
+      const int64_t n = overlapping && all.size() == 1 ? p.tiles->width : p.n;
+      calls.push_back({p.tiles->flat[height],
+                       {0, row * step, b, row * columns + p.begin, inner, step, 0, columns, n, tiles, 0, {}, {}},
+                       tiles * lines * inner / together});
+    });
+    b += lines * inner * p.tiles->width;
   }
-  // From the left border's pixel on; row -1 is the upper border.
-  const float* row(int64_t i) const { return &pixels_[(i + 1) * line_]; }
-  int64_t line() const { return line_; }
+  return calls;
+}
+
+// The kernel's gradient (16c, d) of `lines` lines of the small image.
+std::vector<Call> deep_calls(const std::vector<Panel>& all, const ConvSizes& z, int64_t lines) {
+  std::vector<Call> calls;
+  for (const Panel& p : all) {
+    const int64_t together = p.tiles->deep_pairs ? 2 : 1;
+    in_tiles(p.tiles->deep, 4 * z.c / together, [&](int64_t height, int64_t first, int64_t tiles) {
+      for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t row = (first + t * height) * together;
+        for (int64_t k = 0; k < (p.tiles->deep_pairs ? 1 : 4); ++k)
+          calls.push_back({p.tiles->deep[height],
+                           {k,
+                            row,
+                            p.begin,
+                            (k * 4 * z.c + row) * z.d + p.begin,
+                            z.w,
+                            2 * z.c,
+                            z.d,
+                            z.d,
+                            p.n,
+                            1,
+                            4 * z.c * z.d,
+                            {},
+                            {}},
+                           lines * z.w});
+      }
+    });
+  }
+  return calls;
+}
+
+// Some lines of an image, as floats between two pixels of zeros; a pixel's numbers begin at an address for vectors.
+class Lines {
+ public:
+  Lines(int64_t keep, int64_t h, int64_t w, int64_t c, const Pixels& x, DType operands)
+      : x_(x),
+        round_(x.type == DType::F32 && operands == DType::BF16),
+        keep_(keep),
+        h_(h),
+        row_(w * c),
+        c_(c),
+        front_((c + 15) / 16 * 16),
+        pitch_(front_ + (row_ + c + 15) / 16 * 16),
+        pixels_((keep + 1) * pitch_ + 16),
+        first_(pixels_.data()),
+        lines_(keep) {
+    first_ += (64 - reinterpret_cast<uintptr_t>(first_) % 64) % 64 / 4;
+  }
+  void start(int64_t image) { image_ = image, filled_ = 0; }
+  // Lines [begin, begin + count) of the image, of zeros outside it; `keep` at most, and begin never falls.
+  const float* const* get(int64_t begin, int64_t count) {
+    for (; filled_ < std::min(begin + count, h_); ++filled_) copy(filled_, 1, slot(filled_) + c_);
+    for (int64_t i = 0; i < count; ++i)
+      lines_[i] = begin + i < 0 || begin + i >= h_ ? first_ + keep_ * pitch_ : slot(begin + i);
+    return lines_.data();
+  }
+  void copy(int64_t line, int64_t count, float* to) const {
+    const int64_t n = count * row_;
+    if (x_.type == DType::F32) std::copy_n(reinterpret_cast<const float*>(address(line)), n, to);
+    else widen_bf16(n, reinterpret_cast<const Bf16*>(address(line)), to);
+    if (round_)
+      for (int64_t i = 0; i < n; ++i) {
+        Bf16 half;
+        store(&half, to[i]);
+        to[i] = load(&half);
+      }
+  }
+  const char* address(int64_t line) const { return static_cast<const char*>(x_.p) + (image_ * h_ + line) * bytes(); }
+  int64_t bytes() const { return row_ * (x_.type == DType::F32 ? 4 : 2); }
 
  private:
-  int64_t h_, row_, line_, c_;
+  float* slot(int64_t i) { return first_ + i % keep_ * pitch_ + front_ - c_; }
+
+  Pixels x_;
+  bool round_;
+  int64_t keep_, h_, row_, c_, front_, pitch_, image_ = 0, filled_ = 0;
   std::vector<float> pixels_;
+  float* first_;
+  std::vector<const float*> lines_;
 };
 
 }  // namespace
 
 void direct_down(const Pool& pool, const ConvSizes& z, const Pixels& x, const float* kernel, const Pixels& y) {
   const std::vector<Panel> all = panels(z.d);
-  const std::vector<float> b =
-      packed(all, 16 * z.c, [&](int64_t k, int64_t d) { return kernel[(d * z.c + k % z.c) * 16 + k / z.c]; });
+  std::vector<int64_t> rows, columns;
+  for (int64_t k = 0; k < 16; ++k)
+    for (int64_t c = 0; c < z.c; ++c) rows.push_back(c * 16 + k);
+  for (int64_t d = 0; d < z.d; ++d) columns.push_back(d * z.c * 16);
+  const std::vector<float> b = packed(all, kernel, z.operands, rows, columns);
+  const std::vector<Call> fixed = flat_calls(all, z.w, 2 * z.c, 4, 4 * z.c, z.d, false);
   pool.share(z.images, true, [&](int64_t begin, int64_t end) {
-    Bordered image(2 * z.h, 2 * z.w, z.c);
+    Lines lines(4, 2 * z.h, 2 * z.w, z.c, x, z.operands);
+    std::vector<float> line(y.type == DType::F32 ? 0 : z.w * z.d);
+    std::vector<Call> calls = fixed;
+    ask(calls, 0, 2 * lines.bytes());
     for (int64_t n = begin; n < end; ++n) {
-      image.fill(Read(x, n * big(z), big(z)));
-      const Write write(y, n * small(z), small(z));
-      float* out = write;
-      const float* panel = b.data();
-      for (const Panel& p : all) {
-        for (int64_t i = 0; i < z.h; ++i)
-          in_tiles(*p.tiles, z.w, [&](int64_t j, int64_t rows) {
-            p.tiles->flat[rows]({image.row(2 * i - 1) + 2 * j * z.c, image.line(), 4, 4 * z.c, 2 * z.c, panel,
-                                 p.tiles->width, out + (i * z.w + j) * z.d + p.begin, z.d, p.n});
-          });
-        panel += 16 * z.c * p.tiles->width;
+      lines.start(n);
+      for (int64_t i = 0; i < z.h; ++i) {
+        const int64_t at = (n * z.h + i) * z.w * z.d;
+        float* out = y.type == DType::F32 ? static_cast<float*>(y.p) + at : line.data();
+        const float* const* from = lines.get(2 * i - 1, 4);
+        for (const Call& call : calls)
+          call.run(call.sums, {from, 4, b.data(), out, {lines.address(2 * i + 3), nullptr}});
+        if (y.type == DType::BF16) round_bf16(z.w * z.d, out, static_cast<Bf16*>(y.p) + at);
       }
     }
   });
 }
 
-void direct_kernel(const Pool& pool, const ConvSizes& z, const Pixels& x, const Pixels& y, float* dkernel) {
-  // Images one after the other into each sum, so that these do not depend on the threads, which share the sums.
-  const std::vector<Panel> all = panels(z.d);
-  const int64_t ldy = all.back().begin + all.back().tiles->width;
-  const int64_t together = pool.threads == 1 ? 1 : 8;  // images between two waits for the threads
-  std::vector<float> f(16 * z.c * z.d), wide(ldy == z.d ? 0 : together * z.h * z.w * ldy);
-  std::vector<Bordered> images(together, Bordered(2 * z.h, 2 * z.w, z.c));
-  for (int64_t n = 0; n < (small(z) ? z.images : 0); n += together) {
-    const int64_t count = std::min(together, z.images - n);
-    const Read pixels(y, n * small(z), count * small(z));
-    for (int64_t m = 0; m < count; ++m) images[m].fill(Read(x, (n + m) * big(z), big(z)));
-    const float* from = pixels;
-    if (ldy != z.d) {
-      for (int64_t m = 0; m < count * z.h * z.w; ++m) std::copy_n(pixels + m * z.d, z.d, &wide[m * ldy]);
-      from = wide.data();
-    }
-    pool.share(4 * int64_t(all.size()), true, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const Panel& p = all[i / 4];
-        const int64_t k = i % 4;
-        for (int64_t m = 0; m < count; ++m)
-          in_tiles(*p.tiles, 4 * z.c, [&](int64_t row, int64_t rows) {
-            p.tiles->deep[rows]({images[m].row(k - 1) + row, 2 * images[m].line(), z.h, z.w, 2 * z.c,
-                                 from + m * z.h * z.w * ldy + p.begin, ldy, &f[(k * 4 * z.c + row) * z.d + p.begin],
-                                 z.d, p.n});
-          });
-      }
-    });
+void direct_up(const Pool& pool, const ConvSizes& z, const Pixels& y, const float* kernel, const Pixels& x) {
+  const std::vector<Panel> all = panels(2 * z.c);
+  std::vector<float> b[2];  // for odd and even lines of the big image
+  for (int64_t even = 0; even < 2; ++even) {
+    std::vector<int64_t> rows, columns;
+    for (int64_t tap : {10, 8, 2, 0})
+      for (int64_t d = 0; d < z.d; ++d) rows.push_back(d * z.c * 16 + tap + 4 * even);
+    for (int64_t j = 0; j < 2; ++j)
+      for (int64_t c = 0; c < z.c; ++c) columns.push_back(c * 16 + j);
+    b[even] = packed(all, kernel, z.operands, rows, columns);
   }
-  for (int64_t d = 0; d < z.d; ++d)
-    for (int64_t c = 0; c < z.c; ++c)
-      for (int64_t k = 0; k < 16; ++k) dkernel[(d * z.c + c) * 16 + k] = f[(k * z.c + c) * z.d + d];
+  const std::vector<Call> fixed = flat_calls(all, z.w + 1, z.d, 2, 2 * z.d, 2 * z.c, true);
+  const int64_t row = 2 * z.w * z.c, size = row + 2 * z.c + 32;
+  pool.share(z.images, true, [&](int64_t begin, int64_t end) {
+    Lines lines(3, z.h, z.w, z.d, y, z.operands);
+    std::vector<float> out(2 * size);
+    std::vector<Call> calls = fixed;
+    ask(calls, 0, lines.bytes() / 2);
+    // A line goes to memory after the next one is computed: read at once, its numbers would still be on their way.
+    const auto write = [&](int64_t line) { put(x.type, x.p, line * row, row, &out[line % 2 * size + z.c]); };
+    for (int64_t line = 2 * z.h * begin; line < 2 * z.h * end; ++line) {
+      const int64_t n = line / (2 * z.h), i = line / 2 % z.h, odd = line % 2;
+      if (line % (2 * z.h) == 0) lines.start(n);
+      const float* const* from = lines.get(i - 1, 3) + odd;
+      const char* next = lines.address(i + 2) + odd * lines.bytes() / 2;
+      for (const Call& call : calls)
+        call.run(call.sums, {from, 2, b[1 - odd].data(), &out[odd * size], {next, nullptr}});
+      if (line > 2 * z.h * begin) write(line - 1);
+    }
+    if (begin < end) write(2 * z.h * end - 1);
+  });
+}
+
+void direct_kernel(const Pool& pool, const ConvSizes& z, const Pixels& x, const Pixels& y, float* dkernel) {
+  // As many sums as the sizes say, so that their order does not depend on the threads.
+  const int64_t parts = std::min<int64_t>(z.images, 8), size = 16 * z.c * z.d;
+  const int64_t band = std::clamp<int64_t>(kBand / (z.w * (4 * z.c + z.d)), 1, z.h);
+  const std::vector<Panel> all = panels(z.d);
+  const std::vector<Call> fixed = deep_calls(all, z, band);
+  std::vector<float> f(parts * size);
+  pool.share(parts, true, [&](int64_t begin, int64_t end) {
+    Lines big_lines(2 * band + 2, 2 * z.h, 2 * z.w, z.c, x, z.operands), lines(0, z.h, z.w, z.d, y, z.operands);
+    std::vector<float> b(band * z.w * z.d + 32);  // more, as the last vectors may be read whole
+    std::vector<Call> calls = fixed;
+    ask(calls, 0, 2 * band * big_lines.bytes()), ask(calls, 1, band * lines.bytes());
+    for (int64_t part = begin; part < end; ++part)
+      for (int64_t n = part * z.images / parts; n < (part + 1) * z.images / parts; ++n) {
+        big_lines.start(n), lines.start(n);
+        for (int64_t i = 0; i < z.h; i += band) {
+          const int64_t count = std::min(band, z.h - i);
+          const float* const* from = big_lines.get(2 * i - 1, 2 * count + 2);
+          lines.copy(i, count, b.data());
+          const Where where{from,
+                            count,
+                            b.data(),
+                            &f[part * size],
+                            {big_lines.address(2 * (i + count) + 1), lines.address(i + count)}};
+          for (const Call& call : calls) call.run(call.sums, where);
+        }
+      }
+  });
+  for (int64_t part = 1; part < parts; ++part)
+    for (int64_t i = 0; i < size; ++i) f[i] += f[part * size + i];
+  for (int64_t c = 0; c < z.c; ++c) transpose(&f[c * z.d], z.c * z.d, 16, z.d, dkernel + c * 16, z.c * 16);
 }
 
 }  // namespace hd::cpu
