@@ -29,9 +29,9 @@
 namespace hd::cpu {
 namespace {
 
-constexpr int64_t kDirectChannels = 15, kDirectKernel = 16;  // the most by definition: down and up, kernel
-constexpr int64_t kTiles = 64;       // rows of a product of down and up; more would leave the second-level cache
-constexpr int64_t kDeepTiles = 384;  // depth of a product of kernel
+constexpr int64_t kDirectChannels = 15;  // the most that follow the definition
+constexpr int64_t kTiles = 64;           // rows of a product of down and up; more would leave the second-level cache
+constexpr int64_t kDeepTiles = 192;      // depth of a product of kernel
 
 // f.template operator()<width>(channel) over all channels, in vectors of N, 8, 4 and 1.
 template <int N, class F>
@@ -289,14 +289,14 @@ void conv_kernel(const Pool& pool, const ConvSizes& z, const Pixels& x, const Pi
     std::fill_n(dkernel, 16 * z.c * z.d, 0.f);
     return;
   }
-  if (z.c <= kDirectKernel) return direct_kernel(pool, z, x, y, dkernel);
+  if (z.c <= kDirectChannels) return direct_kernel(pool, z, x, y, dkernel);
   // Blocks one after the other, so that sums do not depend on the threads: these share the work inside a block.
   const Floats f = floats(36 * z.c * z.d);
   std::vector<float> zeros(std::max(z.c, z.d));
   ConvSizes block = z;
   block.images = images_for(kDeepTiles, z);
   const Tiles t(block);
-  const int64_t each = t.th * t.tw, halves = 2;
+  const int64_t each = t.th * t.tw, halves = pool.threads == 1 ? 1 : 2, rows = 4 * z.c / halves;
   const Floats u = floats(9 * t.stride_u), v = floats(9 * t.stride_m);
   for (int64_t n = 0; n < z.images; n += block.images) {
     const int64_t images = std::min(block.images, z.images - n);
@@ -311,8 +311,8 @@ void conv_kernel(const Pool& pool, const ConvSizes& z, const Pixels& x, const Pi
     });
     pool.run(9 * halves, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t k = i / halves, row = i % halves * 2 * z.c;
-        gemm(kAlone, 2 * z.c, z.d, images * each, row_major(&u[k * t.stride_u + row], 4 * z.c).t(),
+        const int64_t k = i / halves, row = i % halves * rows;
+        gemm(kAlone, rows, z.d, images * each, row_major(&u[k * t.stride_u + row], 4 * z.c).t(),
              row_major(&v[k * t.stride_m], z.d), &f[(k * 4 * z.c + row) * z.d], z.d, n > 0, z.operands);
       }
     });

@@ -8,9 +8,9 @@ from op_cases import compare, results
 from hdfast import ops
 from hdfast.ops.conv import FEW, conv, deconv
 
-# Images N, sides h, w of the small image, channels C of the big one and D of the small one. From 16 channels on, and of
-# the kernel's gradient above, it is Winograd's algorithm, whose tiles have 2x2 pixels: odd sides leave half a tile.
-# Otherwise it is the definition, with D or 2C in vectors, of which the last may be partly used.
+# Images N, sides h, w of the small image, channels C of the big one and D of the small one. From 16 channels on it is
+# Winograd's algorithm, whose tiles have 2x2 pixels: odd sides leave half a tile. Otherwise it is the definition, with D
+# or 2C in vectors, of which the last may be partly used.
 SIZES = [(3, 4, 4, 16, 32), (1, 1, 1, 8, 1), (5, 3, 2, 9, 13), (2, 7, 5, 20, 33), (70, 2, 2, 33, 50),
          (9, 16, 16, 32, 8), (2, 1, 1, 1, 1), (3, 5, 4, 3, 7), (2, 33, 9, 7, 6), (2, 13, 13, 8, 24), (2, 6, 5, 2, 57)]
 
