@@ -12,8 +12,7 @@
 // Transforms only add; errors are those of a direct sum of 16c products within a factor near 1. Blocks of images are
 // so small that U and M stay in the second-level cache: memory sees x and y once.
 //
-// Few channels make the transforms as dear as the products: these follow the definition, see conv_direct.cpp. In
-// bfloat16 the fewest are oneDNN's, see hdfast/ops/conv.py.
+// Few channels make the transforms as dear as the products: these follow the definition, see conv_direct.cpp.
 #include "cpu/conv.h"
 
 #include <algorithm>

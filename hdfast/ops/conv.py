@@ -10,7 +10,6 @@ from torch import Tensor
 from hdfast.ops import bf16, checks, library, reference
 from hdfast.ops.execution import usable
 
-FEW = 8  # channels of the big image below which oneDNN is faster in bfloat16, except in transposed convolution
 OPS = ("conv_down", "conv_up", "conv_kernel")
 PUBLIC = ("conv", "deconv")
 
@@ -18,7 +17,7 @@ PUBLIC = ("conv", "deconv")
 def conv(x: Tensor, kernel: Tensor) -> Tensor:
     """As reference.conv."""
     half = bf16.shadow(kernel) is not None
-    if not _serves(x, kernel) or half and x.shape[-1] < FEW or x.shape[1] % 2 or x.shape[2] % 2:
+    if not _serves(x, kernel) or x.shape[1] % 2 or x.shape[2] % 2:
         return reference.conv(x, kernel)
     checks.shape("conv", (len(kernel), x.shape[-1], 4, 4), "(D, C, 4, 4), C the last axis of x", kernel=kernel)
     return library.op("conv_down")(x.contiguous(), kernel.contiguous(), half, half)
@@ -51,15 +50,6 @@ def register(namespace: str) -> None:
         name, image = ("conv_up", y) if by == "x" else ("conv_down", x)
         return ops[name](image, kernel, round, like.dtype == torch.bfloat16)
 
-    def by_onednn(ctx, dx):
-        """The gradients of conv_up in bfloat16 for few channels."""
-        y, kernel = ctx.saved_tensors
-        operands = (t.to(torch.bfloat16) for t in (dx.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2), kernel))
-        dy, dkernel, _ = torch.ops.aten.convolution_backward(
-            *operands, None, [2, 2], [1, 1], [1, 1], True, [0, 0], 1, [*ctx.needs_input_grad[:2], False])
-        return (None if dy is None else dy.permute(0, 2, 3, 1).to(y.dtype),
-                None if dkernel is None else dkernel.float(), None, None)
-
     def register_one(name, takes, gives, shape):
         def fake(first, second, round=False, half=False):
             return first.new_empty(shape(first, second), dtype=torch.bfloat16 if half else torch.float32)
@@ -70,8 +60,6 @@ def register(namespace: str) -> None:
 
         def backward(ctx, dout):
             saved = dict(zip(takes, ctx.saved_tensors, strict=True))
-            if gives == "x" and ctx.round and saved["kernel"].shape[1] < FEW:
-                return by_onednn(ctx, dout)
             parts = saved | {gives: dout.contiguous()}
             grads = [derivative(part, ctx.round, saved[part], **parts) if need else None
                      for part, need in zip(takes, ctx.needs_input_grad[:2], strict=True)]
