@@ -1,8 +1,5 @@
-// simd.h -- what the CPU kernels are made of: function clones per instruction set, elementary functions, and loads and
-// stores of both storage types.
-//
-// HD_CLONES before a row loop compiles it for SSE2, AVX2 and AVX-512; the loader picks one. Everything called
-// inside must be HD_INLINE, or the clones would share one SSE2 copy.
+// simd.h -- what the CPU kernels are made of: elementary functions, and loads and stores of both storage types. What is
+// compiled for an instruction set (vec.h) calls only what is HD_INLINE, or all of them would share one SSE2 copy.
 //
 // The functions take a float or a vector of floats (vec.h), lane by lane, without branches: select() is an if. They
 // avoid libm and rounding instructions (SSE2 has none). Error: fexp, flog, flog1p and fsymlog 2 units in the last
@@ -15,13 +12,6 @@
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed between inlined functions only
 
 #define HD_INLINE inline __attribute__((always_inline))
-// Sanitised builds have no clones: the loader would pick one before the sanitiser's runtime is ready.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
-    !defined(__SANITIZE_THREAD__)
-#define HD_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
-#else
-#define HD_CLONES
-#endif
 
 namespace hd::cpu {
 

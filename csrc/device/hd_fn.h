@@ -3,7 +3,7 @@
 #pragma once
 
 // Qualifier of every such function. nvcc: compiled for both sides. g++: plain inline, always inlined so that
-// target_clones row loops can vectorize through it.
+// loops over rows can vectorize through it.
 #ifdef __CUDACC__
 #define HD_FN __host__ __device__ __forceinline__
 #else

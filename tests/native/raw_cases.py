@@ -174,7 +174,7 @@ CASES = {
     "twohot_loss_fwd": lambda: (n(BATCH, 7), n(2, BATCH), torch.linspace(-3, 3, 7)),
     "twohot_loss_bwd": lambda: (n(2, BATCH), n(BATCH, 7), n(2, BATCH), torch.linspace(-3, 3, 7), n(BATCH, 2)),
     "twohot_mean_fwd": lambda: (n(BATCH, 7), torch.linspace(-3, 3, 7)),
-    "vector_loss_fwd": lambda: (n(BATCH, 2, 2, 3), n(BATCH, 2, 2, 3)),
-    "vector_loss_bwd": lambda: (n(BATCH), n(BATCH, 2, 2, 3), n(BATCH, 2, 2, 3)),
+    "vector_loss_fwd": lambda: (n(BATCH, 12), n(BATCH, 12)),
+    "vector_loss_bwd": lambda: (n(BATCH), n(BATCH, 12), n(BATCH, 12)),
     "twohot_mean_bwd": lambda: (n(BATCH), n(BATCH, 7), torch.linspace(-3, 3, 7), n(BATCH), n(BATCH, 2)),
 }
