@@ -111,8 +111,8 @@ struct OneByOne {
 // Every so many of all floats, those about 0 and 1, and the special ones.
 std::vector<float> arguments() {
   std::vector<float> x{0.f, -0.f, INFINITY, -INFINITY, NAN, -NAN, 1e-45f, -1e-45f, 1e-38f, 88.3f, 88.35f, 88.5f, 1e38f};
-  for (uint64_t bits = 0; bits < 1ull << 32; bits += 10007) x.push_back(std::bit_cast<float>(uint32_t(bits)));
-  for (int i = -200000; i <= 200000; ++i) x.push_back(float(i) * 1e-4f), x.push_back(1.f + float(i) * 6e-8f);
+  for (uint64_t bits = 0; bits < 1ull << 32; bits += 40009) x.push_back(std::bit_cast<float>(uint32_t(bits)));
+  for (int i = -20000; i <= 20000; ++i) x.push_back(float(i) * 1e-3f), x.push_back(1.f + float(i) * 6e-7f);
   return x;
 }
 
