@@ -9,6 +9,7 @@ pictures of docs/how_it_works.md, study_figures.py those of the study.
 import argparse
 import csv
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,13 +43,16 @@ def make(results: Path, docs: Path) -> list[Path]:
     Raises RunError if the data are not whole or the disk refuses.
     """
     found, updates = read(results / "learning"), update_rows(results)
-    picture, page = docs / "figures" / "learning.png", docs / "results.md"
-    replace(picture, learning(found, updates))
-    diagrams.figures(picture.parent)
+    pictures, page = docs / "figures", docs / "results.md"
+    atari, others = games(found)
+    replace(pictures / "learning.png", learning(found, updates))
+    if atari and others:
+        replace(pictures / "continuous.png", picture(found, others, []))
+    diagrams.figures(pictures)
     replace(page, put(page.read_text(), found).encode())
     if Path(__file__).with_name("study_figures.py").is_file() and (results / "study").is_dir():
-        importlib.import_module("study_figures").figures(results / "study", docs / "figures")
-    return [page, *sorted(picture.parent.iterdir())]
+        importlib.import_module("study_figures").figures(results / "study", pictures)
+    return [page, *sorted(pictures.iterdir())]
 
 
 def update_rows(results: Path) -> list[dict[str, str]]:
@@ -60,17 +64,28 @@ def update_rows(results: Path) -> list[dict[str, str]]:
     return rows
 
 
+def games(results: Sequence[Result]) -> tuple[list[str], list[str]]:
+    """The tasks to draw, those with the most runs first: Atari games, which have other curves beside them, and others
+    but Catch, a check alone."""
+    found = sorted(tasks(results), key=lambda task: (-_runs(results, task), task))
+    atari = [task for task in found if task.startswith("atari_")]
+    return atari[:MOST_GAMES], [task for task in found if task not in atari and "catch" not in task][:MOST_GAMES]
+
+
 def learning(results: Sequence[Result], updates: Sequence[dict[str, str]]) -> bytes:
-    """The picture of the README as PNG: learning curves on the left, time on the right, as far as there are data."""
+    """The picture of the README: Atari games, or others where there are none, and the time of updates and runs."""
+    atari, others = games(results)
+    return picture(results, atari or others, [*update_bars(updates), *run_bars(results)])
+
+
+def picture(results: Sequence[Result], games: Sequence[str], bars: Sequence["Bars"]) -> bytes:
+    """A picture as PNG: learning curves of games on the left, times on the right, as far as there are data."""
     import io
 
     import matplotlib
     from matplotlib.figure import Figure
 
-    games = sorted(tasks(results), key=lambda task: (not task.startswith("atari_"), -_runs(results, task), task))
-    games = games[:MOST_GAMES]  # Atari first: these have other curves beside them
     colors = palette(methods(results))
-    bars = [*update_bars(updates), *run_bars(results)]
     out = io.BytesIO()
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a user's matplotlibrc must change nothing
@@ -241,7 +256,8 @@ def _legend(figure: Any, results: Sequence[Result], games: Sequence[str], colors
     from matplotlib.lines import Line2D
 
     plain = [_plain(name) for name in colors]
-    handles = [Line2D([], [], color=color, label=_plain(name) if plain.count(_plain(name)) == 1 else name)
+    handles = [Line2D([], [], color=color,
+                      label=_plain(name) if plain.count(_plain(name)) == 1 else re.sub(r",.*\]", "]", name))
                for name, color in colors.items() if any(of(results, task, name, finished=False) for task in games)]
     if any(result.run.episodes and result.run.finished for result in results):
         handles.append(Line2D([], [], color=INK, linestyle="", marker="D", markersize=6,
@@ -249,7 +265,8 @@ def _legend(figure: Any, results: Sequence[Result], games: Sequence[str], colors
     measured = any(result.run.random for result in results)
     handles.append(Line2D([], [], color=INK, linestyle=":", linewidth=1.6,
                           label="random play, measured" if measured else "random play, published"))
-    handles.append(Line2D([], [], color=MUTED, linestyle="--", linewidth=1.4, label="human play"))
+    if any(scores.reference(task) for task in games):
+        handles.append(Line2D([], [], color=MUTED, linestyle="--", linewidth=1.4, label="human play"))
     if any(len(official(results, task, OFFICIAL, 20_000)) for task in games):
         handles.append(Line2D([], [], color=GRAY, linewidth=7, alpha=0.75, solid_capstyle="butt",
                               label=f"official {OFFICIAL}, 18M parameters: range of 5 seeds"))
