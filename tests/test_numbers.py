@@ -111,12 +111,12 @@ def test_each_optimizer_is_guarded_by_itself(backend, monkeypatch, actions, name
 
 def make_trainer(tmp_path, **overrides) -> Trainer:
     config = small_config("dummy_vector", **{"run.steps": 400, "run.prefill": 40, "run.log_every": 20,
-                                             "run.max_skipped": 12, **overrides})
+                                             "run.max_skipped": 12, "cuda_graphs": False, **overrides})
     return new_trainer(config, tmp_path)
 
 
 def plant(monkeypatch, bad) -> None:
-    """Make the world model's loss NaN in the updates, counted from 1, that `bad` accepts."""
+    """Make the world model's loss NaN in the updates, counted from 1, that `bad` accepts; with updates as calls."""
     count, forward = [0], WorldModel.forward
 
     def faulty(self, data, u):

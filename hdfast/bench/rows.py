@@ -24,7 +24,7 @@ from hdfast.run.progress import text_table
 
 OURS = "hdfast"
 TURN = 0.5  # seconds a row runs in one turn, if one run of it is shorter
-BURN_IN = 2
+BURN_IN = 5  # a tape is recorded in the fourth update
 
 
 class Labeled:
