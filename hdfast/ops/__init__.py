@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from itertools import zip_longest
 
 import torch
+from torch import Tensor, float64, strided
 
 from hdfast.errors import ConfigError, nearest
 from hdfast.ops import library, reference
@@ -32,21 +33,26 @@ def _dispatching(name: str) -> Callable:
     """The public function: looks up the active implementation in every call."""
     definition = getattr(reference, name)
     signature = inspect.signature(definition)
-    wanted = [parameter if of.annotation is torch.Tensor else "" for parameter, of in signature.parameters.items()]
+    wanted = [parameter if of.annotation is Tensor else "" for parameter, of in signature.parameters.items()]
 
     @functools.wraps(definition)
     def op(*args, **kwargs):
         if not args:  # all by name
             given = signature.bind(**kwargs)
             args, kwargs = given.args, given.kwargs
+        for x in args:
+            if not isinstance(x, Tensor) or x.dtype is float64 or x.layout is not strided:
+                break
+        else:
+            return _implementation[name](*args, **kwargs)
         chosen = _implementation[name]
         for x, parameter in zip_longest(args, wanted[:len(args)], fillvalue=wanted[-1]):
-            if isinstance(x, torch.Tensor) and x.layout is torch.strided:
-                if x.dtype is torch.float64:
+            if isinstance(x, Tensor) and x.layout is strided:
+                if x.dtype is float64:
                     chosen = definition
             elif parameter:
                 raise TypeError(f"{name}: {parameter} must be a dense torch.Tensor, got {_kind(x)}; convert it")
-            elif isinstance(x, dict) and any(getattr(loss, 'dtype', None) is torch.float64 for loss in x.values()):
+            elif isinstance(x, dict) and any(getattr(loss, 'dtype', None) is float64 for loss in x.values()):
                 chosen = definition
         return chosen(*args, **kwargs)
 
@@ -55,7 +61,7 @@ def _dispatching(name: str) -> Callable:
 
 
 def _kind(value: object) -> str:
-    return f"a tensor of layout {value.layout}" if isinstance(value, torch.Tensor) else type(value).__name__
+    return f"a tensor of layout {value.layout}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def backend() -> str:

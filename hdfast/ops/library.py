@@ -19,6 +19,10 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+from torch import Tensor
+from torch._C import _are_functorch_transforms_active as transforming
+from torch._C import _AutoDispatchBelowAutograd as BelowAutograd
+from torch.compiler import is_compiling
 
 from hdfast import processor
 
@@ -133,7 +137,7 @@ def register_fake(name: str, shapes: Callable) -> None:
     def checked(*args, **named):
         given = (*args, *named.values())
         found = {str(t.device) for arg in given for t in (arg if isinstance(arg, list) else [arg])
-                 if isinstance(t, torch.Tensor)}
+                 if isinstance(t, Tensor)}
         if len(found) > 1:
             raise ValueError(f"{name}: tensors must be on one device, got {', '.join(sorted(found))}; move them")
         try:
@@ -155,7 +159,7 @@ def register_derivative(namespace: str, name: str, backward: Callable, setup_con
     lists = [str(argument.type) == "List[Tensor]" for argument in plain._schema.arguments]
 
     def forward(ctx, *args):
-        with torch._C._AutoDispatchBelowAutograd():
+        with BelowAutograd():
             output = plain(*args)
         setup_context(ctx, args, output)
         return output
@@ -168,14 +172,14 @@ def register_derivative(namespace: str, name: str, backward: Callable, setup_con
     apply = super(torch.autograd.Function, node).apply  # without what serves transforms alone
 
     def call(*args):
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or len(args) < len(lists):
+        if is_compiling() or transforming() or len(args) < len(lists):
             return plain(*args)
         if torch.is_grad_enabled():
             values = spread(args) if spread else args
             for x in values:
-                if isinstance(x, torch.Tensor) and x.requires_grad:
+                if isinstance(x, Tensor) and x.requires_grad:
                     return apply(*values)
-        with torch._C._AutoDispatchBelowAutograd():
+        with BelowAutograd():
             return plain(*args)
 
     _raw[namespace][name] = call
@@ -216,7 +220,7 @@ def register_pair(namespace: str, name: str, shapes: Callable, gradient_shapes: 
     names = given + [x.removeprefix("d") for x in taken[:first]]
     names += [x for x in taken[first:] if x not in names]  # further results
     places = [names.index(x) for x in taken[first:]]
-    count = len(backward._schema.returns)
+    count, results = len(backward._schema.returns), len(forward._schema.returns)
 
     def like_arguments(*args):
         known = dict(zip(taken, args, strict=True))
@@ -228,20 +232,22 @@ def register_pair(namespace: str, name: str, shapes: Callable, gradient_shapes: 
     nothing, filled = (None,) * (len(given) - count), [kind == "Tensor" for kind in kinds[:first]]
 
     def setup_context(ctx, inputs, output):
-        outputs = output if isinstance(output, tuple) else (output,)
-        known = (*inputs, *outputs)
-        ctx.options = [known[place] for place in places[tensors:]]
-        ctx.save_for_backward(*[known[place] for place in places[:tensors]])
-        if len(outputs) > len(filled):
-            ctx.mark_non_differentiable(*outputs[len(filled):])
+        known = (*inputs, *output) if results > 1 else (*inputs, output)
+        known = [known[place] for place in places]
+        ctx.save_for_backward(*known[:tensors])
+        ctx.options = known[tensors:]
+        if results > first:
+            ctx.mark_non_differentiable(*output[first:])
         ctx.set_materialize_grads(False)  # or autograd makes zeros for results without gradient
 
     def derivative(ctx, *grads):
-        some = next((grad for grad in grads if grad is not None), None)
-        if some is None:
+        dense = [grad if grad is None else grad.contiguous() for grad in grads[:first]]
+        some = [grad for grad in dense if grad is not None]
+        if not some:
             return (None,) * len(given)
-        dense = [torch.zeros_like(some) if grad is None and fill else grad if grad is None else grad.contiguous()
-                 for grad, fill in zip(grads, filled, strict=False)]
+        if len(some) < first:
+            dense = [torch.zeros_like(some[0]) if grad is None and fill else grad
+                     for grad, fill in zip(dense, filled, strict=True)]
         result = backward(*dense, *ctx.saved_tensors, *ctx.options)
         return (*result, *nothing) if count > 1 else (result, *nothing)
 

@@ -19,12 +19,20 @@ def norm_act(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     Statistics, parameters and their gradients are float32. Autocast leaves the op alone: x's dtype decides. A strided x
     is copied first; channels-last images as (N, H, W, C) views are contiguous and need no copy.
     """
+    columns = x.shape[-1:]
+    if (x.dtype not in checks.STORAGE or len(columns) == 0 or scale.shape != columns or bias.shape != columns
+            or not (x.is_cpu and scale.is_cpu and bias.is_cpu)):
+        check(x, scale, bias)
+    return library.op("norm_act_fwd")(x.contiguous(), scale.float().contiguous(), bias.float().contiguous())[0]
+
+
+def check(x: Tensor, scale: Tensor, bias: Tensor) -> None:
+    """Every check in words; `norm_act` itself asks only what is cheap."""
     if x.ndim == 0:
         raise ValueError("norm_act: x must have shape (..., C), got a tensor without axes; add one")
     checks.storage("norm_act", x=x)
     checks.shape("norm_act", x.shape[-1:], "(C,), the last axis of x", scale=scale, bias=bias)
     checks.devices("norm_act", x=x, scale=scale, bias=bias)
-    return library.op("norm_act_fwd")(x.contiguous(), scale.float().contiguous(), bias.float().contiguous())[0]
 
 
 def register(namespace: str) -> None:
