@@ -148,11 +148,13 @@ def register_fake(name: str, shapes: Callable) -> None:
     torch.library.register_fake(name, checked)
 
 
-def register_derivative(namespace: str, name: str, backward: Callable, setup_context: Callable) -> None:
+def register_derivative(namespace: str, name: str, backward: Callable, setup_context: Callable,
+                        count: int | None = None) -> None:
     """Register the derivative of a raw op, as `torch.library.register_autograd` takes it, for tracing and for `op`.
 
     What torch makes of it costs 4 us a call without a gradient and 15 with one, more than a small op itself. Outside of
-    traces and transforms `op` has a Function instead, and without gradients goes straight to the kernel.
+    traces and transforms `op` has a Function instead, and without gradients goes straight to the kernel. If only the
+    first `count` results have a derivative, autograd sees no others: each would cost it 1 us.
     """
     torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=setup_context)
     plain = _raw[namespace][name]
@@ -164,10 +166,20 @@ def register_derivative(namespace: str, name: str, backward: Callable, setup_con
         setup_context(ctx, args, output)
         return output
 
-    spread = None
+    def forward_first(ctx, others, *args):
+        with BelowAutograd():
+            output = plain(*args)
+        setup_context(ctx, args, output)
+        others += output[count:]
+        return output[:count]
+
+    def backward_first(ctx, *douts):
+        return None, *backward(ctx, *douts)
+
+    function, spread = (forward, backward) if count is None else (forward_first, backward_first), None
     if any(lists):
-        forward, backward, spread = _one_by_one(forward, backward, lists)
-    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+        *function, spread = _one_by_one(forward, backward, lists)
+    methods = {name: staticmethod(part) for name, part in zip(("forward", "backward"), function, strict=True)}
     node = type(name, (torch.autograd.Function,), methods)
     apply = super(torch.autograd.Function, node).apply  # without what serves transforms alone
 
@@ -178,7 +190,10 @@ def register_derivative(namespace: str, name: str, backward: Callable, setup_con
             values = spread(args) if spread else args
             for x in values:
                 if isinstance(x, Tensor) and x.requires_grad:
-                    return apply(*values)
+                    if count is None:
+                        return apply(*values)
+                    others = []
+                    return *apply(others, *values), *others
         with BelowAutograd():
             return plain(*args)
 
@@ -253,7 +268,7 @@ def register_pair(namespace: str, name: str, shapes: Callable, gradient_shapes: 
 
     register_fake(f"{namespace}::{name}_fwd", shapes)
     register_fake(f"{namespace}::{name}_bwd", gradient_shapes or like_arguments)
-    register_derivative(namespace, f"{name}_fwd", derivative, setup_context)
+    register_derivative(namespace, f"{name}_fwd", derivative, setup_context, first if first < results else None)
 
 
 def build_info() -> dict[str, str] | None:

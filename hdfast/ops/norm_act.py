@@ -20,10 +20,12 @@ def norm_act(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     is copied first; channels-last images as (N, H, W, C) views are contiguous and need no copy.
     """
     columns = x.shape[-1:]
-    if (x.dtype not in checks.STORAGE or len(columns) == 0 or scale.shape != columns or bias.shape != columns
+    if (not columns or scale.shape != columns or bias.shape != columns or x.dtype not in checks.STORAGE
+            or scale.dtype is not torch.float32 or bias.dtype is not torch.float32
             or not (x.is_cpu and scale.is_cpu and bias.is_cpu)):
         check(x, scale, bias)
-    return library.op("norm_act_fwd")(x.contiguous(), scale.float().contiguous(), bias.float().contiguous())[0]
+        scale, bias = scale.float(), bias.float()
+    return library.op("norm_act_fwd")(x.contiguous(), scale.contiguous(), bias.contiguous())[0]
 
 
 def check(x: Tensor, scale: Tensor, bias: Tensor) -> None:
