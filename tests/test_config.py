@@ -34,6 +34,7 @@ OFFICIAL = {
     "replay.capacity": 1_000_000,
     "model.deter": 512, "model.units": 512, "model.stoch": 32, "model.classes": 32, "model.cnn_depth": 32,
     "model.mlp_layers": 2, "model.vector_layers": 0, "model.vector_units": 0, "model.bins": 255, "model.unimix": 0.01,
+    "model.actor_outscale": 1.0,
     "harmony.mode": "rectified", "harmony.speed": 1.0, "harmony.parts": "image",
     "loss.free_nats": 1.0, "loss.dyn_scale": 0.5, "loss.rep_scale": 0.1, "loss.image_scale": 1.0,
     "loss.vector_scale": 1.0, "loss.reward_scale": 1.0, "loss.cont_scale": 1.0, "loss.reward_grad": True,

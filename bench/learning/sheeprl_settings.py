@@ -96,7 +96,7 @@ IN_PROGRAM = frozenset({"run.eval_envs", "run.threads"})
 # Setting -> what sheeprl does instead of asking.
 FIXED_THERE: dict[str, Any] = {
     "env.background": "none", "env.action_repeat": 1, "env.max_episode_steps": 0, "env.kwargs": "{}",
-    "env.observe": "image", "env.camera": -1,
+    "env.observe": "image", "env.camera": -1, "model.actor_outscale": 1.0,
     "harmony.mode": "off", "loss.image_scale": 1.0, "loss.reward_scale": 1.0, "loss.reward_grad": True,
     "loss.cont_grad": True, "behavior.actor_gradient": "auto", "behavior.slow_reg": 1.0}
 

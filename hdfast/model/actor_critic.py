@@ -46,7 +46,7 @@ class ActorCritic(nn.Module):
         self.dynamics = not actions.sizes and behavior.actor_gradient != "reinforce"
         self.gather: Callable[[Tensor], Tensor] | None = None  # returns of all processes, for the range
         self.actor = build_actor(feat, actions, model)
-        self.critic, self.slow = (MLP(feat, model.units, model.mlp_layers, model.bins, init="zeros") for _ in range(2))
+        self.critic, self.slow = (MLP(feat, model.units, model.mlp_layers, model.bins, scale=0.0) for _ in range(2))
         self.slow.load_state_dict(self.critic.state_dict())
         self.slow.requires_grad_(False)
         self.first_layers: Stack | None = None  # of critic and slow: one product for both

@@ -52,12 +52,12 @@ class Dense(nn.Module):
 
 
 class Affine(nn.Module):
-    """x @ kernel + bias: (..., in) -> (..., out). `init` is 'uniform' or 'zeros'."""
+    """x @ kernel + bias: (..., in) -> (..., out). The kernel begins uniform, times `scale`; with 0 as zeros."""
 
-    def __init__(self, in_size: int, out_size: int, init: str = "uniform"):
+    def __init__(self, in_size: int, out_size: int, scale: float = 1.0):
         super().__init__()
         kernel = torch.zeros(in_size, out_size)
-        self.kernel = nn.Parameter(init_uniform_(kernel, (in_size + out_size) / 2) if init == "uniform" else kernel)
+        self.kernel = nn.Parameter(init_uniform_(kernel, (in_size + out_size) / 2).mul_(scale) if scale else kernel)
         self.bias = nn.Parameter(torch.zeros(out_size))
 
     def forward(self, x: Features | Tensor) -> Tensor:
@@ -67,10 +67,10 @@ class Affine(nn.Module):
 class MLP(nn.Module):
     """`layers` dense blocks and an affine output: (..., in) -> (..., out). Official nets.py, class MLP."""
 
-    def __init__(self, in_size: int, units: int, layers: int, out_size: int, init: str = "uniform"):
+    def __init__(self, in_size: int, units: int, layers: int, out_size: int, scale: float = 1.0):
         super().__init__()
         self.hidden = nn.ModuleList(Dense(units if i else in_size, units) for i in range(layers))
-        self.out = Affine(units, out_size, init)
+        self.out = Affine(units, out_size, scale)
 
     def forward(self, x: Features | Tensor) -> Any:
         return self.out(self.trunk(x))

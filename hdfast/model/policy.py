@@ -94,7 +94,7 @@ class ChoosingActor(MLP):
     dist `onehot`."""
 
     def __init__(self, in_size: int, space: ActSpace, model: ModelConfig):
-        super().__init__(in_size, model.units, model.mlp_layers, space.width)
+        super().__init__(in_size, model.units, model.mlp_layers, space.width, model.actor_outscale)
         self.sizes, self.mix = space.sizes, model.unimix
         self.groups = None if isinstance(space, Discrete) else space.sizes
 
@@ -116,8 +116,8 @@ class NormalActor(MLP):
     groups: Any = ()  # there is nothing to choose from
 
     def __init__(self, in_size: int, space: ActSpace, model: ModelConfig):
-        super().__init__(in_size, model.units, model.mlp_layers, space.width)
-        self.std = Affine(model.units, space.width)
+        super().__init__(in_size, model.units, model.mlp_layers, space.width, model.actor_outscale)
+        self.std = Affine(model.units, space.width, model.actor_outscale)
         self.width = space.width
 
     def forward(self, feat: Features | Tensor) -> Normal:

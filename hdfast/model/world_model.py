@@ -55,7 +55,7 @@ class WorldModel(nn.Module):
         self.decoder = Decoder(feat, obs_space, model)
         self.rssm = RSSM(embed=self.encoder.size, actions=act_space, deter=model.deter, units=model.units,
                          stoch=model.stoch, classes=model.classes, unimix=model.unimix)
-        self.reward = MLP(feat, model.units, model.mlp_layers, model.bins, init="zeros")
+        self.reward = MLP(feat, model.units, model.mlp_layers, model.bins, scale=0.0)
         self.cont = MLP(feat, model.units, model.mlp_layers, 1)
         self.first_layers: Stack | None = None  # of reward and cont: one product for both
         scales = {"reward": loss.reward_scale, "dyn": loss.dyn_scale, "rep": loss.rep_scale, "cont": loss.cont_scale}

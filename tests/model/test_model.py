@@ -177,6 +177,17 @@ def test_initializers_follow_the_official_ones():
     assert all(torch.equal(a, b) for a, b in zip(slow.parameters(), net.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("actions", [ACTIONS, Box(2)])
+def test_an_actor_whose_output_begins_at_zero_begins_with_random_play(actions):
+    learner = make_learner(actions=actions, **{"model.actor_outscale": 0.0})
+    actor = learner.actor_critic.actor
+    policy = actor(torch.randn(7, actor.hidden[0].kernel.shape[0]))
+    if actions is ACTIONS:
+        assert torch.allclose(policy.logits[0], torch.tensor(-math.log(actions.width)))
+    else:
+        assert policy.mean.abs().max() == 0 and policy.std.unique().numel() == 1
+
+
 @pytest.mark.parametrize("mode", ["rectified", "plain", "off"])
 def test_every_harmony_mode_trains(mode):
     learner = make_learner(**{"harmony.mode": mode})
