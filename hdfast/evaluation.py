@@ -55,11 +55,11 @@ def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, epis
     The task and its environments are those of the agent's own configuration, or of `config` (a RandomAgent needs one).
     Rounds of `num_envs` parallel environments (run.eval_envs by default) play exactly one episode each: taking the
     first finishers instead would favor short episodes. The policy samples, as in training. `seed` fixes environments
-    and samples. `video` (.gif or .mp4) shows the first episode of environment 0; `record` keeps its frames. `envs`
-    makes a Gymnasium environment, or is a VectorEnv, which stays open. `stop` raises Stopped before any step and while
-    waiting for environments. If an environment fails, `failed` gets the error and the round is played again; without
-    `failed`, or if it raises, the evaluation ends. Raises ConfigError for another task than the agent's and for other
-    spaces.
+    and samples. `video` (.gif or .mp4) shows the first episode of environment 0, its image or what it draws of itself;
+    `record` keeps the frames, if there are any. `envs` makes a Gymnasium environment, or is a VectorEnv, which stays
+    open. `stop` raises Stopped before any step and while waiting for environments. If an environment fails, `failed`
+    gets the error and the round is played again; without `failed`, or if it raises, the evaluation ends. Raises
+    ConfigError for another task than the agent's, for other spaces, and for a video of what nobody draws.
     """
     trained = getattr(agent, "config", config)
     config = config or trained
@@ -70,8 +70,6 @@ def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, epis
     if config.task != trained.task:
         raise ConfigError(f"the agent was trained on {trained.task}, not on {config.task}; evaluate it on its own "
                           "task, or give it other environments on purpose: envs=hdfast.envs.from_gymnasium(make)")
-    if (record or video is not None) and not agent.obs_space.images:
-        raise ConfigError(f"task {config.task} has no images, and vectors make no video; leave the video out")
     env_seed, act_seed = (int(s) >> 1 for s in np.random.SeedSequence([seed, 1]).generate_state(2))
     generator = torch.Generator(agent.device).manual_seed(act_seed)
     chosen = envs or make_envs(config.task, config.env, num_envs=min(num_envs or config.run.eval_envs, episodes),
@@ -80,7 +78,7 @@ def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, epis
     found_scores: list[float] = []
     found_lengths: list[int] = []
     successes: list[bool] = []
-    frames: list[np.ndarray] | None = [] if record or video is not None else None
+    film = _Film(needed=video is not None) if record or video is not None else None
     try:
         if (chosen.obs_space, chosen.act_space) != (agent.obs_space, agent.act_space):
             raise ConfigError(f"the agent was trained on {agent.obs_space} and {agent.act_space}, but these "
@@ -88,7 +86,7 @@ def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, epis
                               "trained in")
         while len(found_scores) < episodes:
             wanted = min(count, episodes - len(found_scores))
-            shown = frames if not found_scores else None
+            shown = film if not found_scores else None
             try:
                 score, length, over, success = _round(agent, chosen, wanted, limit, generator, shown,
                                                       stop or Stopping())
@@ -97,7 +95,7 @@ def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, epis
                     raise
                 failed(error)
                 if shown is not None:
-                    shown.clear()
+                    shown.frames.clear()
                 continue
             found_scores += score[:wanted].tolist()
             found_lengths += length[:wanted].tolist()
@@ -106,7 +104,7 @@ def evaluate(agent: "Agent | RandomAgent", config: Config | None = None, *, epis
     finally:
         if envs is None:
             chosen.close()
-    kept = np.stack(frames) if frames else None
+    kept = np.stack(film.frames) if film and film.frames else None
     mean = float(np.mean(found_scores))
     return Evaluation(config.task, found_scores, found_lengths, cut, mean, float(np.std(found_scores)),
                       scores.human_normalized(config.task, mean) if comparable(config, cut) else None,
@@ -162,9 +160,30 @@ class Running:
         return [(float(self._score[i]), int(self._length[i])) for i in np.flatnonzero(record.is_last)]
 
 
+class _Film:
+    """Frames of environment 0: its first image, or what it draws of itself. ConfigError if they are `needed` and there
+    are none."""
+
+    def __init__(self, needed: bool):
+        self.needed, self.frames = needed, []
+
+    def add(self, step: Step, envs: VectorEnv) -> None:
+        """One frame more, up to VIDEO_FRAMES."""
+        if len(self.frames) == VIDEO_FRAMES:
+            return
+        if images := envs.obs_space.images:
+            self.frames.append(step.obs[images[0].name][0].copy())
+            return
+        drawn = getattr(envs, "picture", lambda: None)()
+        if drawn is not None:
+            self.frames.append(drawn)
+        elif self.needed:
+            raise ConfigError("the task has no images, and its environment draws none of itself; leave the video out, "
+                              "or let a Gymnasium environment draw: --env.kwargs '{\"render_mode\": \"rgb_array\"}'")
+
+
 def _round(agent: "Agent | RandomAgent", envs: VectorEnv, wanted: int, limit: int, generator: torch.Generator,
-           frames: list[np.ndarray] | None,
-           stop: Stopping) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+           film: "_Film | None", stop: Stopping) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
     """One episode in each of the first `wanted` environments -> score (N,) float64, length (N,) int64, cut (N,) bool,
     success (N,) bool if it is known.
 
@@ -179,8 +198,8 @@ def _round(agent: "Agent | RandomAgent", envs: VectorEnv, wanted: int, limit: in
     while True:
         score += np.where(playing, step.reward, 0)
         length += playing
-        if frames is not None and playing[0] and len(frames) < VIDEO_FRAMES:
-            frames.append(step.obs[agent.obs_space.images[0].name][0].copy())
+        if film is not None and playing[0]:
+            film.add(step, envs)
         success |= playing & (False if step.is_success is None else step.is_success)
         cut |= playing & (False if step.is_cut is None else step.is_cut)
         cut |= playing & ~step.is_last & (length >= limit)

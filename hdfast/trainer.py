@@ -333,8 +333,7 @@ class Trainer:
     def _evaluate(self) -> None:
         """Evaluate with separate environments and samples: training does not change."""
         with self.log.timer("eval"):
-            result = self._played(self.agent, stream_seed(self.config.seed, EVALUATION, self.step),
-                                  record=bool(self.agent.obs_space.images))
+            result = self._played(self.agent, stream_seed(self.config.seed, EVALUATION, self.step), record=True)
         with self.log.timer("log"), self.stopping.interruptible():
             self.log.evaluation(result.scores, result.lengths, self.step, self.updates, cut=result.cut,
                                 human_normalized=result.human_normalized, success=result.success)

@@ -19,6 +19,9 @@ from hdfast.errors import ConfigError, RunError
 from hdfast.spaces import Discrete
 from hdfast.tasks import MADE_HERE
 
+DRAWN = tuple(f"gymnasium.envs.{family}" for family in ("classic_control", "toy_text", "box2d"))
+"""Environments that draw in memory, by pygame: without a screen nothing can go wrong that is no exception."""
+
 MakeEnv = Callable[[], Any]  # a function that returns a gymnasium.Env
 One = tuple[Parts, float, bool, bool, bool | None]  # observation, reward, terminated, truncated, success of one
 
@@ -58,6 +61,7 @@ class GymnasiumBackend:
                     env.close()
             raise
         self.obs_space = self._gate.space
+        self._draws = getattr(first, "render_mode", None) == "rgb_array"
         self._length = np.zeros(self.num_envs, np.int64)
         self._over = np.zeros(self.num_envs, bool)
 
@@ -97,6 +101,17 @@ class GymnasiumBackend:
         truncated = truncated or bool(self._length[i] == self._limit)
         self._over[i] = terminated or truncated
         return self._gate.observation(obs), total, terminated, truncated, succeeded
+
+    def picture(self) -> np.ndarray | None:
+        """What environment 0 draws of itself, (h, w, 3) uint8; None if it does not, or lacks a package for it."""
+        if not self._draws:
+            return None
+        try:
+            found = self._envs[0].render()
+        except Exception:  # a film is not worth an evaluation
+            found = None
+        self._draws = isinstance(found, np.ndarray) and found.dtype == np.uint8 and found.shape[2:] == (3,)
+        return found if self._draws else None
 
     def close(self) -> None:
         for env in self._envs:
@@ -149,6 +164,9 @@ def registered(env_id: str) -> Callable[..., Any]:
     def make(**kwargs: Any) -> Any:
         _working_directory()
         try:
+            known = gymnasium.registry.get(env_id)
+            if known and str(known.entry_point).startswith(DRAWN):
+                kwargs = {"render_mode": "rgb_array"} | kwargs
             return gymnasium.make(env_id, **kwargs)
         except gymnasium.error.DependencyNotInstalled as error:
             raise RunError(f"Gymnasium's '{env_id}' needs a package that is not installed: {error}") from error

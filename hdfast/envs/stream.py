@@ -89,7 +89,7 @@ class Backend(Protocol):
     It is made where its `Stream` is, as environments may want the main thread for their constructors; it is sent to
     there, and reset, received from and closed on another thread. A backend that steps its environments one after
     another says in `current` which one is at work, and in `progress` how many calls have begun; one that can
-    end them in the middle of a step has `kill()`.
+    end them in the middle of a step has `kill()`; one that can draw environment 0 has `picture()`.
     """
 
     num_envs: int
@@ -197,6 +197,14 @@ class Stream:
         """`send(action)`, then `recv()`."""
         self.send(action)
         return self.recv()
+
+    def picture(self) -> np.ndarray | None:
+        """What environment 0 draws of itself now, (h, w, 3) uint8, if no action is under way; None if it does not."""
+        draw = getattr(self._backend, "picture", None)
+        if draw is None or self._state != "ready":
+            return None
+        self._worker.start(draw)
+        return self._wait()
 
     def close(self) -> None:
         """Free the environments, or leave those that hang; a second call does nothing."""

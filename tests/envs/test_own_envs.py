@@ -56,6 +56,39 @@ def quick(task, logdir, **settings) -> Config:
     return Config.preset("debug", task=task, logdir=str(logdir), **QUICK | settings)
 
 
+class Drawing(Count):
+    """Draws its count on a square; `gives` breaks that."""
+
+    def __init__(self, render_mode="rgb_array", gives=None):
+        super().__init__()
+        self.render_mode, self.gives = render_mode, gives
+
+    def render(self):
+        if self.gives == "error":
+            raise gymnasium.error.DependencyNotInstalled("no pygame")
+        return "text" if self.gives else np.full((8, 8, 3), 10 * self.count, np.uint8)
+
+
+def test_a_vector_environment_is_filmed_if_it_draws_itself(tmp_path):
+    hdfast.train(quick(Drawing, tmp_path / "run"))
+    agent = load_agent(tmp_path / "run")
+    assert len([*(tmp_path / "run" / "videos").glob("eval-policy-*.gif")]) == 1
+    result = evaluate(agent, episodes=3, num_envs=2, record=True, video=tmp_path / "film.gif")
+    assert [int(frame.max()) for frame in result.frames] == [0, 10, 20, 30, 40, 50] and result.video.stat().st_size
+    assert result.scores == evaluate(agent, episodes=3, num_envs=2).scores == [5.0] * 3
+
+
+@pytest.mark.parametrize("gives", ["error", "text", None])
+def test_what_cannot_be_drawn_is_evaluated_without_a_film(tmp_path, gives):
+    make = Drawing if gives else Count
+    kwargs = json.dumps({"gives": gives} if gives else {})
+    hdfast.train(quick(make, tmp_path / "run", **{"env.kwargs": kwargs}))
+    agent = load_agent(tmp_path / "run")
+    assert not (tmp_path / "run" / "videos").exists()
+    with pytest.raises(ConfigError, match="draws none of itself; leave the video out, or let"):
+        evaluate(agent, episodes=1, video=tmp_path / "film.gif")
+
+
 # A run remembers how its environments are made
 
 def test_the_script_of_the_page(tmp_path):
