@@ -211,7 +211,7 @@ def test_wrong_settings(task, settings, message):
 
 
 def test_an_exception_of_an_environments_constructor_is_reported(monkeypatch):
-    monkeypatch.setattr(gymnasium, "make", lambda env_id: {}["license"])
+    monkeypatch.setattr(gymnasium, "make", lambda env_id, **kwargs: {}["license"])
     for name in ("gym_CartPole-v1", "gym_a:b:c"):
         with pytest.raises(RunError, match=f"cannot make '{name[4:]}': KeyError: 'license'; fix the environment"):
             make_envs(name, EnvConfig())
