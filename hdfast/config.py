@@ -92,7 +92,7 @@ class ModelConfig:
     vector_units: int = opt(0, "width of these layers; 0: units", low=0, high=65536)
     bins: int = opt(255, "two-hot bins of reward head and critic, over symlog -20..20; odd", low=3, high=65535)
     unimix: float = opt(0.01, "share of the uniform distribution in latents and actions", low=0.0, high=0.5)
-    actor_outscale: float = opt(1.0, "scale of the actor's output layer at the start; 0: it begins with random play",
+    actor_outscale: float = opt(1.0, "scale of the actor's first output weights; 0: it begins with random play",
                                 low=0.0, high=10.0)
 
 

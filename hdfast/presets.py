@@ -104,7 +104,7 @@ PRESETS: dict[str, Preset] = {
         "run.eval_every": 10_000, "run.eval_episodes": 20, "run.eval_envs": 20,
         "run.log_every": 500, "run.save_every": 2000, "run.video_every": 5000,
     }),
-    "demo": Preset("with cpu: the first minutes of a game, tuned to learn in 1,250 updates, beside random play", {
+    "demo": Preset("with cpu: the first minutes of a game, at higher learning rates, beside random play", {
         "model.actor_outscale": 0.0, "behavior.discount_horizon": 20.0,
         "optim.actor_lr": 1e-3, "optim.critic_lr": 1e-3,
         "run.steps": 6000, "run.eval_every": 3000, "run.eval_random": True,
@@ -123,7 +123,7 @@ FIXED: dict[str, tuple[Any, str]] = {
     "image_offset": (0.5, "pixels / 255 minus this enter the encoder; the decoder's output gets it added"),
     "init_normal_sigma": (2.0, "truncation of the normal initializer, in standard deviations"),
     "init_output_scale": (0.0, "scale of the output layers of the reward head and the critic"),
-    "init_uniform_scale": (1.0, "scale of the uniform initializer of the others, the actor's apart"),
+    "init_uniform_scale": (1.0, "scale of the other output layers; model.actor_outscale has the actor's"),
     "initial_state": ("learned", "deterministic state at an episode's start: tanh of a parameter, zero at first"),
     "kernel": (4, "side of every convolution kernel, stride 2, one pixel of zero padding"),
     "metrics_every": (10, "the official code logs every 10th update; hdfast averages all of them"),
