@@ -52,7 +52,7 @@ class ProcessesBackend:
 
     @property
     def current(self) -> int:
-        """An environment that has not answered."""
+        """The environment that failed, or one that has not answered."""
         return min(self._missing, default=0)
 
     def reset(self) -> Parts:
@@ -92,7 +92,11 @@ class ProcessesBackend:
         while due:
             for worker in wait(list(due)):
                 i = due[worker].pop(0)
-                records[i] = _answer(worker)
+                try:
+                    records[i] = _answer(worker)
+                except Fault:
+                    self._missing = {i}
+                    raise
                 self.progress += 1
                 self._missing.discard(i)
             due = {worker: share for worker, share in due.items() if share}

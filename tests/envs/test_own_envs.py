@@ -284,19 +284,16 @@ def test_time_limits_mean_the_same_in_training_and_evaluation(tmp_path):
 # Processes
 
 class Fails(Count):
-    """The second environment of each process fails in its third step."""
-
-    made = 0
+    """Action 1 fails; action 0 of another environment comes later than that."""
 
     def __init__(self, how):
         super().__init__()
-        type(self).made += 1
-        self.how = how if self.made == 2 else ""
+        self.how = how
 
     def step(self, action):
-        if self.how and self.count == 2:
+        if self.count == 2:
             fail = {"exit": lambda: os._exit(3), "raise": lambda: {}["the window"], "hang": lambda: time.sleep(600)}
-            fail[self.how]()
+            (fail[self.how] if action else lambda: time.sleep(1))()
         return super().step(action)
 
 
@@ -321,9 +318,9 @@ def test_a_process_that_fails_is_named_and_replaced(how, says):
     config = EnvConfig(workers=2, timeout=3, kwargs=json.dumps({"how": how}))
     envs = make_envs(Fails, config, num_envs=4)
     envs.reset()
-    with pytest.raises(EnvError, match=rf"Fails: environment 1 {says}.*, at step 3 since it was made"):
+    with pytest.raises(EnvError, match=rf"Fails: environment 2 {says}.*, at step 3 since it was made"):
         for _ in range(5):
-            envs.step(np.zeros(4, np.int64))
+            envs.step(np.array([0, 0, 1, 0]))
     assert envs.reset().is_first.all()
     deadline = time.monotonic() + 60
     while len(children()) > 2 and time.monotonic() < deadline:
