@@ -4,8 +4,9 @@
     python bench/learning/study.py --draw              # figures and page again, from the committed results alone
     python bench/learning/study.py --arms off --seeds 0-1 --run.steps 4000 --logdir runs/try --results runs/try/out
 
-Every run is `hdfast train` in its own process, on one thread, and the same command continues. Other flags are
-settings of `hdfast train`, the same for all arms; with settings other than those here, give --logdir and --results.
+Every run is `hdfast train` in its own process, on one thread, and the same command continues: a run whose record is in
+the results is not trained again, on any machine. Other flags are settings of `hdfast train`, the same for all arms;
+with settings other than those here, give --logdir and --results.
 """
 
 import json
@@ -66,6 +67,11 @@ class Run(sweep.Job):
     @property
     def name(self) -> str:
         return f"{self.arm}, seed {self.config.seed}"
+
+    @property
+    def command(self) -> str:
+        """Its command line, which names no place on a machine."""
+        return " ".join(["hdfast", *(word for word in self.arguments if not word.startswith("--logdir="))])
 
     @property
     def facts(self) -> Path:
@@ -163,19 +169,28 @@ def train(runs: list[Run], jobs: int) -> list[Run]:
 
 
 def collect(runs: list[Run], results: Path) -> None:
-    """Write one file an arm, only of its finished runs; an arm without any keeps its present file."""
+    """Add the records of finished runs to the results, one file an arm.
+
+    A record that is there stays, if nothing but the seed tells its command from a new one's.
+    """
+    before = study_figures.load(results)
     for name in dict.fromkeys(run.arm for run in runs):
-        records = []
+        records = {}
         for run in runs:
             if run.arm != name or run.settled != "finished":
                 continue
             if "held_out" not in facts(run):
                 add_facts(run, held_out=reward_error(run.logdir))
-            command = " ".join(["hdfast", *(word for word in run.arguments if not word.startswith("--logdir="))])
-            records.append(record(name, run.logdir, facts(run), command))
+            records[run.config.seed] = record(name, run.logdir, facts(run), run.command)
+        settings = {_but_seed(new) for new in records.values()}
+        records = {int(old["seed"]): old for old in before.get(name, ()) if _but_seed(old) in settings} | records
         if records:
-            text = ",\n".join(json.dumps(plain(one), separators=(",", ":")) for one in records)
+            text = ",\n".join(json.dumps(plain(records[seed]), separators=(",", ":")) for seed in sorted(records))
             replace(results / f"{name}.json", f"[{text}]\n".encode())
+
+
+def _but_seed(record: Mapping[str, Any]) -> str:
+    return " ".join(word for word in record["command"].split() if word != f"--seed={record['seed']}")
 
 
 def main(words: list[str]) -> int:
@@ -194,8 +209,11 @@ def main(words: list[str]) -> int:
         if unknown:
             raise ConfigError(f"--arms must be of {', '.join(ARMS)}, got {', '.join(unknown)}")
         logdir = settings.pop("logdir", "runs/study")
-        runs = plan({name: ARMS[name] for name in flags.arms or ARMS}, flags.seeds, logdir, settings)
-        failed = train(runs, flags.jobs)
+        known = {record["command"] for records in study_figures.load(results).values() for record in records}
+        planned = plan({name: ARMS[name] for name in flags.arms or ARMS}, flags.seeds, logdir, settings)
+        runs = [run for run in planned if run.command not in known]
+        print(f"{len(planned) - len(runs)} of {len(planned)} runs have their records in {results}")
+        failed = train(runs, flags.jobs) if runs else []
         collect(runs, results)
     figures = Path(flags.figures) if flags.figures else ROOT / "docs" / "figures" if ours else results
     for path in study_figures.figures(results, figures):
