@@ -105,10 +105,10 @@ PRESETS: dict[str, Preset] = {
         "run.log_every": 500, "run.save_every": 2000, "run.video_every": 5000,
     }),
     "demo": Preset("with cpu: the first minutes of a game, at higher learning rates, beside random play", {
-        "model.actor_outscale": 0.0, "behavior.discount_horizon": 20.0,
+        "model.actor_outscale": 0.0, "behavior.discount_horizon": 20.0, "behavior.entropy": 3e-3,
         "optim.actor_lr": 1e-3, "optim.critic_lr": 1e-3,
-        "run.steps": 6000, "run.eval_every": 3000, "run.eval_random": True,
-        "run.log_every": 200, "run.save_every": 1000, "run.video_every": 1000,
+        "run.steps": 10_000, "run.eval_every": 5000, "run.eval_random": True,
+        "run.log_every": 400, "run.save_every": 2000, "run.video_every": 2000,
     }),
 }
 
