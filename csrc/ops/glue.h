@@ -17,6 +17,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <initializer_list>
@@ -149,20 +151,42 @@ struct NoTensor : std::bad_alloc {
   std::string wanted;
   explicit NoTensor(std::string text) : wanted(std::move(text)) {}
 };
+// Memory from malloc for a large tensor, or null. torch's allocator asks for aligned memory, which costs a few bytes at
+// both ends of a block: small objects settle in them, and the block is too short for the next tensor of its size.
+inline AtenTensorHandle large(const std::vector<int64_t>& shape, const std::vector<int64_t>& strides, ScalarType type,
+                              uint64_t bytes) {
+  constexpr uint64_t ALIGN = 64;
+  void* block = std::malloc(bytes + ALIGN);
+  const uintptr_t start = (reinterpret_cast<uintptr_t>(block) + ALIGN) & ~uintptr_t(ALIGN - 1);
+  AtenTensorHandle made = nullptr;
+  if (block && torch_from_blob(
+                   reinterpret_cast<void*>(start), shape.size(), shape.data(), strides.data(), 0, int32_t(type),
+                   aoti_torch_device_type_cpu(), -1, &made, aoti_torch_layout_strided(), nullptr, 0,
+                   [](void*, void* owned) { std::free(owned); }, block))
+    std::free(block);
+  return made;
+}
 // All memory for tensors, without torch's dispatcher: with it an op of three results waits longer for them than a small
 // kernel takes. A failure of torch's would name the line of its header that asked, and no reason.
 inline Tensor allocate(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type) {
+  constexpr uint64_t LARGE = 1 << 20;
   std::vector<int64_t> strides(shape.size());
   int64_t numbers = 1;
   for (size_t d = shape.size(); d-- > 0; numbers *= std::max<int64_t>(1, shape[d])) strides[d] = numbers;
-  const int32_t device = like.is_cuda() ? aoti_torch_device_type_cuda() : aoti_torch_device_type_cpu();
+  uint64_t bytes = type == ScalarType::Long ? 8 : type == ScalarType::BFloat16 ? 2 : 4;  // what ops ask for
+  bool fits = true;
+  for (int64_t n : shape) fits = !__builtin_mul_overflow(bytes, uint64_t(n), &bytes) && fits;
   AtenTensorHandle made = nullptr;
-  if (aoti_torch_empty_strided(shape.size(), shape.data(), strides.data(), int32_t(type), device, like.get_device(),
-                               &made)) {
-    uint64_t bytes = type == ScalarType::Long ? 8 : type == ScalarType::BFloat16 ? 2 : 4;  // what ops ask for
-    for (int64_t n : shape) bytes *= uint64_t(n);
-    throw NoTensor(std::to_string(bytes) + " bytes on " + device_of(like) + " for a tensor of shape " + listed(shape));
+  if (!like.is_cuda() && (type == ScalarType::Float || type == ScalarType::BFloat16) && fits && bytes >= LARGE &&
+      bytes < SIZE_MAX / 2) {
+    made = large(shape, strides, type, bytes);
+  } else {
+    const int32_t device = like.is_cuda() ? aoti_torch_device_type_cuda() : aoti_torch_device_type_cpu();
+    aoti_torch_empty_strided(shape.size(), shape.data(), strides.data(), int32_t(type), device, like.get_device(),
+                             &made);
   }
+  if (!made)
+    throw NoTensor(std::to_string(bytes) + " bytes on " + device_of(like) + " for a tensor of shape " + listed(shape));
   return Tensor(made);
 }
 // Runs an op under its name. A failed allocation comes out of it with advice.

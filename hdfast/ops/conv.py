@@ -61,9 +61,10 @@ def register(namespace: str) -> None:
         def backward(ctx, dout):
             saved = dict(zip(takes, ctx.saved_tensors, strict=True))
             parts = saved | {gives: dout.contiguous()}
-            grads = [derivative(part, ctx.round, saved[part], **parts) if need else None
-                     for part, need in zip(takes, ctx.needs_input_grad[:2], strict=True)]
-            return *grads, *(None,) * ctx.flags
+            need = dict(zip(takes, ctx.needs_input_grad, strict=False))
+            # The kernel's first: after it nobody reads the image, and a tape frees it before the next one is made.
+            grads = {part: derivative(part, ctx.round, saved[part], **parts) for part in reversed(takes) if need[part]}
+            return *map(grads.get, takes), *(None,) * ctx.flags
 
         library.register_fake(f"{namespace}::{name}", fake)
         library.register_derivative(namespace, name, backward, setup_context)
