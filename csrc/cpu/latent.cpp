@@ -205,22 +205,27 @@ struct OfUnimix {
   }
 };
 
-// Groups in vectors no longer than one, their number a constant where it is small.
-template <class Groups, class T>
-struct ByClasses {
+template <class Groups, class T, int VECTORS>
+struct Scratched {
   template <int N, class Args>
   static HD_INLINE void run(const Args& a, int64_t begin, int64_t end) {
-    if constexpr (N > 4)
-      if (a.classes < N) return run<N / 2>(a, begin, end);
     alignas(64) float s[N * LATENT_MAX_CLASSES], w[N * LATENT_MAX_CLASSES];
-    if constexpr (std::is_same_v<T, float>) {
-      if (a.classes == N) return Groups::template run<N, 1, T>(a, begin, end, s, w);
-      if (a.classes == 2 * N) return Groups::template run<N, 2, T>(a, begin, end, s, w);
-      if (a.classes == 4 * N) return Groups::template run<N, 4, T>(a, begin, end, s, w);
-    }
-    Groups::template run<N, 0, T>(a, begin, end, s, w);
+    Groups::template run<N, VECTORS, T>(a, begin, end, s, w);
   }
 };
+// Groups in vectors no longer than one, their number a constant where it is small. Each is a function of its own: all
+// in one take a compiler minutes with sanitizers.
+template <class Groups, class T, class Args>
+void by_classes(const Args& a, int64_t begin, int64_t end) {
+  const int64_t k = a.classes, width = std::min<int64_t>(vector_width(), k >= 16 ? 16 : k >= 8 ? 8 : 4);
+  const auto run = [&](auto vectors) { vectors_up_to<Scratched<Groups, T, vectors>>(width, a, begin, end); };
+  if constexpr (std::is_same_v<T, float>) {
+    if (k == width) return run(std::integral_constant<int, 1>());
+    if (k == 2 * width) return run(std::integral_constant<int, 2>());
+    if (k == 4 * width) return run(std::integral_constant<int, 4>());
+  }
+  run(std::integral_constant<int, 0>());
+}
 
 }  // namespace
 
@@ -231,20 +236,19 @@ void latent_fwd(const LatentFwdArgs& a, int64_t begin, int64_t end) {
                 (end - begin) * bytes);
   }
   if (a.normalized && !a.u) return;
-  a.dtype == DType::F32 ? vectors<ByClasses<Forward, float>>(a, begin, end)
-                        : vectors<ByClasses<Forward, Bf16>>(a, begin, end);
+  a.dtype == DType::F32 ? by_classes<Forward, float>(a, begin, end) : by_classes<Forward, Bf16>(a, begin, end);
 }
 
 void latent_bwd(const LatentBwdArgs& a, int64_t begin, int64_t end) {
-  if (a.dtype == DType::BF16) vectors<ByClasses<Backward<Bf16>, Bf16>>(a, begin, end);
-  else if (a.dlogit_dtype == DType::F32) vectors<ByClasses<Backward<float>, float>>(a, begin, end);
-  else vectors<ByClasses<Backward<Bf16>, float>>(a, begin, end);
+  if (a.dtype == DType::BF16) by_classes<Backward<Bf16>, Bf16>(a, begin, end);
+  else if (a.dlogit_dtype == DType::F32) by_classes<Backward<float>, float>(a, begin, end);
+  else by_classes<Backward<Bf16>, float>(a, begin, end);
 }
 
 void unimix_bwd(int64_t groups, int64_t k, const float* dlogp, const float* dprob, const float* logp, float mix,
                 float* dlogit) {
   LatentBwdArgs a{logp, dprob, dlogp, dlogit, groups, k, mix, true, DType::F32};
-  vectors<ByClasses<OfUnimix, float>>(a, int64_t(0), groups);
+  by_classes<OfUnimix, float>(a, 0, groups);
 }
 
 }  // namespace hd::cpu

@@ -286,12 +286,17 @@ constexpr auto compiled() -> decltype(&vectors_base<Kernel, Args...>) {
   return vectors_base<Kernel, Args...>;
 }
 
+// `width`: vectors may be no longer than that, down to 4 floats.
+template <class Kernel, class... Args>
+auto vectors_up_to(int64_t width, const Args&... args) {
+  const auto run = width >= 16  ? compiled<Kernel, 16, Args...>()
+                   : width >= 8 ? compiled<Kernel, 8, Args...>()
+                                : compiled<Kernel, 4, Args...>();
+  return run(args...);
+}
 template <class Kernel, class... Args>
 auto vectors(const Args&... args) {
-  const auto run = vector_width() == 16  ? compiled<Kernel, 16, Args...>()
-                   : vector_width() == 8 ? compiled<Kernel, 8, Args...>()
-                                         : compiled<Kernel, 4, Args...>();
-  return run(args...);
+  return vectors_up_to<Kernel>(vector_width(), args...);
 }
 
 }  // namespace hd::cpu
