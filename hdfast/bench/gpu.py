@@ -24,7 +24,7 @@ from hdfast.bench.serve import Work
 from hdfast.config import Config
 from hdfast.envs import Step
 from hdfast.learner import Uniforms
-from hdfast.machine import facts, set_precision, usable_cores
+from hdfast.machine import facts, keep_memory, set_precision, usable_cores
 from hdfast.ops import library, products
 
 ENOUGH = 0.05  # seconds that one timed round takes at least
@@ -229,6 +229,8 @@ def main(words: list[str] | None = None) -> None:
         raise SystemExit("hdfast.bench.gpu: no usable CUDA device; --device cpu runs everything without one")
     device = torch.device(given.device)
     ops.set_backend("auto", device)
+    if device.type == "cpu":
+        keep_memory()  # as training does
     STEPS[given.step](Bench(given.step, given.out, device, given.preset, given.rung))
 
 

@@ -328,6 +328,15 @@ def test_atari_backends_beside_each_other(capsys, monkeypatch):
         assert float(cpu.removesuffix(" us")) > 0
 
 
+def test_thread_scaling():
+    out = subprocess.run([sys.executable, ROOT / "bench" / "thread_scaling.py", "--preset", "reduced", "--rounds", "1"],
+                         env=ENV, check=True, capture_output=True, text=True).stdout
+    head, *rows = out.splitlines()
+    assert "reduced, 1 and 2 threads, 1 rounds" in head
+    assert rows[-1].startswith("whole update") and len(rows) == 20
+    assert all(re.search(r" \d+\.\d\d ms +\d+\.\d\d x$", row) for row in rows if "backward" not in row)
+
+
 def test_summary(tmp_path):
     summarize = loaded(Path("summarize.py"))
     info = {"name": "symlog", "backend": "native", "mode": "fwd", "dtype": "float32", "shape": "8", "torch": "2",
