@@ -119,8 +119,9 @@ def test_a_broken_library_is_told(tmp_path):
 # ---- HDFAST_CPU_ARCH
 
 def limited(program: str, **variables: str) -> subprocess.CompletedProcess:
-    """A program in a process of its own, with only these variables beside the search paths."""
-    env = {name: os.environ[name] for name in ("PATH", "HDFAST_LIBRARY_DIR") if name in os.environ}
+    """A program in a process of its own, with only these variables beside the search paths and sanitizers."""
+    kept = "PATH", "HDFAST_LIBRARY_DIR", "LD_PRELOAD", "ASAN_OPTIONS", "UBSAN_OPTIONS"  # the last three: tests/sanitize
+    env = {name: os.environ[name] for name in kept if name in os.environ}
     return subprocess.run([sys.executable, "-c", program], env=env | variables, cwd=ROOT, capture_output=True,
                           text=True)
 
