@@ -4,6 +4,8 @@ import errno
 import gzip
 import json
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,10 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from checkout import ENV, ROOT
 from hdfast import cli
 from hdfast.commands import sweep, watch
 from hdfast.config import Config
 from hdfast.errors import ConfigError, RunError, spelled_out
+from hdfast.ops import library
 from hdfast.paths import expanded
 from hdfast.report import build, figures, score_files
 from hdfast.report.collect import collect
@@ -216,3 +220,29 @@ def test_curves_of_extreme_scores_are_drawn(tmp_path):
                                  "ys": [-1e300, 1e300]}]))
     build.report([], out=tmp_path / "out", score_paths=[path], samples=100)
     assert (tmp_path / "out" / "index.html").is_file()
+
+
+# The native target, tests/fuzz/native, whose whole build takes minutes
+
+@pytest.mark.skipif(not (shutil.which("g++") and shutil.which("nm")), reason="needs g++ and nm")
+def test_the_stand_in_for_torch_has_what_ops_call(tmp_path):
+    for name in ("headeronly/util/shim_utils", "csrc/stable/accelerator", "csrc/stable/library", "csrc/stable/ops",
+                 "csrc/stable/tensor"):
+        (tmp_path / "torch" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "torch" / f"{name}.h").write_text('#include "standin.h"\n')
+    files = ["decode.cpp", *(f"ops/{path.name}" for path in (ROOT / "csrc" / "ops").glob("*.cpp")
+                             if path.name != "library.cpp")]
+    (tmp_path / "all.cpp").write_text("".join(f'#include "{name}"\n' for name in files))
+    subprocess.run(["g++", "-std=c++20", "-w", "-DFUZZ_CUDA=0", f"-I{tmp_path}", f"-I{ROOT}/tests/fuzz/native",
+                    f"-I{ROOT}/csrc", "-c", tmp_path / "all.cpp", "-o", tmp_path / "all.o"], check=True)
+    lacking = subprocess.run(["nm", "-uC", tmp_path / "all.o"], check=True, capture_output=True, text=True).stdout
+    assert "decode" not in lacking, "every type of argument is read from an input"
+
+
+def test_every_op_has_native_seeds(tmp_path):
+    if reason := library.problem():
+        pytest.skip(f"the native library is not there: {reason}")
+    subprocess.run([sys.executable, ROOT / "tests" / "fuzz" / "native_seeds.py", tmp_path, "--large"], env=ENV,
+                   check=True)
+    names = {path.name.rpartition("-")[0] for path in tmp_path.iterdir()}
+    assert names == {name for family in library.families() for name in family.OPS}

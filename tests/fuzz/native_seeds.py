@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16, torch.int64, torch.int32, torch.int16, torch.int8,
          torch.uint8, torch.bool)
 FLOATS = (0.0, 0.01, 0.5, 0.8, 0.95, 0.99, 0.999, 1.0, -1.0, 5.0, 95.0, 100.0, 101.0, 1e-8)
+EDGES = (-1, -2, 1024)  # the first of decode.cpp's INTEGERS
 LARGEST = {"LENGTH": 4, "BATCH": 40, "EMBED": 33, "ACTIONS": 18, "DETER": 40, "UNITS": 40, "STOCH": 8, "CLASSES": 40}
 COUNT = 12  # of sizes: those of raw_cases.py, then chance
 LARGE = (LARGEST | {"BATCH": 64, "EMBED": 96, "DETER": 256, "UNITS": 256, "STOCH": 32, "CLASSES": 32},
@@ -30,7 +31,7 @@ def encoded(value: object, schema: str) -> bytes:
         return bytes([TYPES.index(value.dtype), PACKED, MODE, value.dim()]) + b"".join(map(size, value.shape))
     if schema == "float":
         return bytes([min(range(len(FLOATS)), key=lambda i: abs(FLOATS[i] - value))])
-    return bytes([int(value)])
+    return bytes([192 + EDGES.index(value) if value in EDGES else int(value)])
 
 
 def size(number: int) -> bytes:
@@ -58,7 +59,7 @@ def main(folder: Path, large: bool) -> None:
             given = [*raw_cases.CASES[name]()]
             given += [a.default_value for a in op._schema.arguments[len(given):]]
             types = [str(a.type).replace("Optional[Tensor]", "Tensor?").replace("List[Tensor]", "Tensor[]")
-                     .replace("List[float]", "float[]") for a in op._schema.arguments]
+                     .replace("List[float]", "float[]").replace("List[int]", "int[]") for a in op._schema.arguments]
             (folder / f"{name}-{number}").write_bytes(
                 bytes([0, place]) + b"".join(map(encoded, given, types)))
 

@@ -122,6 +122,10 @@ template <>
 std::vector<double> decode<std::vector<double>>(Source& source) {
   return several<double>(source);
 }
+template <>
+std::vector<int64_t> decode<std::vector<int64_t>>(Source& source) {
+  return several<int64_t>(source);
+}
 
 Op& chosen(Source& source) {
   source.byte();

@@ -97,6 +97,15 @@ class Tensor {
     data_ = block_.get() + offset * size;
     if (fuzz::blocks) fuzz::blocks->emplace_back(block_, bytes);
   }
+  // Of memory that somebody else has and lets go with the last copy.
+  Tensor(std::vector<int64_t> sizes, std::vector<int64_t> strides, ScalarType type, std::shared_ptr<char> memory)
+      : sizes_(std::move(sizes)), strides_(std::move(strides)), type_(type), cuda_(false), block_(std::move(memory)),
+        data_(block_.get()) {
+    const size_t bytes = size_t(numel() * headeronly::bytes_of(type));
+    std::memset(data_, 0x7f, bytes);
+    if (fuzz::blocks) fuzz::blocks->emplace_back(block_, bytes);
+  }
+  explicit Tensor(Tensor* made) : Tensor(*std::unique_ptr<Tensor>(made)) {}  // takes what C functions made
   int64_t dim() const { return int64_t(sizes_.size()); }
   int64_t size(int64_t d) const { return at(sizes_, d); }
   int64_t stride(int64_t d) const { return at(strides_, d); }
@@ -131,19 +140,6 @@ class Tensor {
   char* data_ = nullptr;
 };
 
-inline Tensor new_empty(const Tensor& like, headeronly::IntHeaderOnlyArrayRef shape, ScalarType type) {
-  std::vector<int64_t> sizes(shape.data, shape.data + shape.size), strides(shape.size);
-  int64_t elements = 1, step = 1;
-  for (size_t d = shape.size; d-- > 0;) {
-    if (sizes[d] < 0) std::abort();  // torch would refuse it; that we asked for it is our fault
-    strides[d] = step;
-    if (__builtin_mul_overflow(step, std::max<int64_t>(1, sizes[d]), &step) ||
-        __builtin_mul_overflow(elements, sizes[d], &elements))
-      fuzz::refuse("torch: storage size calculation overflowed");
-  }
-  if (elements > fuzz::most_bytes / headeronly::bytes_of(type)) fuzz::refuse("torch: cannot allocate");
-  return Tensor(std::move(sizes), std::move(strides), type, like.is_cuda(), elements);
-}
 inline Tensor zero_(Tensor& t) {
   if (t.numel()) std::memset(t.data_ptr(), 0, size_t(t.numel() * headeronly::bytes_of(t.scalar_type())));
   return t;
@@ -173,6 +169,32 @@ struct Registered {
 };
 }  // namespace detail
 }  // namespace torch::stable
+
+// ---- the C functions: 0 is success
+using AtenTensorHandle = torch::stable::Tensor*;
+inline int32_t aoti_torch_device_type_cpu() { return 0; }
+inline int32_t aoti_torch_device_type_cuda() { return 1; }
+inline int32_t aoti_torch_layout_strided() { return 0; }
+inline int aoti_torch_empty_strided(int64_t dims, const int64_t* sizes, const int64_t* strides, int32_t type,
+                                    int32_t device, int32_t, AtenTensorHandle* made) {
+  const auto dtype = torch::headeronly::ScalarType(type);
+  int64_t elements = 1;
+  for (int64_t d = 0; d < dims; ++d) {
+    if (sizes[d] < 0) std::abort();  // torch would refuse it; that we asked for it is our fault
+    if (__builtin_mul_overflow(elements, sizes[d], &elements)) return 1;
+  }
+  if (elements > fuzz::most_bytes / torch::headeronly::bytes_of(dtype)) return 1;
+  *made = new torch::stable::Tensor({sizes, sizes + dims}, {strides, strides + dims}, dtype, device == 1, elements);
+  return 0;
+}
+inline int torch_from_blob(void* data, int64_t dims, const int64_t* sizes, const int64_t* strides, int64_t,
+                           int32_t type, int32_t, int32_t, AtenTensorHandle* made, int32_t, const uint8_t*, int64_t,
+                           void (*deleter)(void*, void*), void* context) {
+  *made = new torch::stable::Tensor(
+      {sizes, sizes + dims}, {strides, strides + dims}, torch::headeronly::ScalarType(type),
+      std::shared_ptr<char>(static_cast<char*>(data), [=](char* p) { deleter(p, context); }));
+  return 0;
+}
 
 using StableIValue = uint64_t;
 // The arguments' place is the input's.
