@@ -24,7 +24,7 @@ from hdfast import scores
 from hdfast.report.figures import RC
 from hdfast.report.run import OURS
 from hdfast.report.style import INK, METHODS, MUTED, OTHERS
-from hdfast.report.summary import mean_curve, random_play, title
+from hdfast.report.summary import SEEDS, mean_curve, random_play, title
 from hdfast.run.jsonl import replace
 from hdfast.run.progress import short
 
@@ -44,10 +44,14 @@ def make(results: Path, docs: Path) -> list[Path]:
     """
     found, updates = read(results / "learning"), update_rows(results)
     pictures, page = docs / "figures", docs / "results.md"
-    atari, others = games(found)
+    longest, beside = long_runs(found), beside_peers(found)
+    atari, others = games(longest)
     replace(pictures / "learning.png", learning(found, updates))
     if atari and others:
-        replace(pictures / "continuous.png", picture(found, others, []))
+        replace(pictures / "continuous.png", picture(longest, others, []))
+    if beside:
+        published = [result for result in found if result.run.method in SEEDS]
+        replace(pictures / "peers.png", picture([*beside, *published], tasks(beside)[:MOST_GAMES], run_bars(beside)))
     diagrams.figures(pictures)
     replace(page, put(page.read_text(), found).encode())
     if Path(__file__).with_name("study_figures.py").is_file() and (results / "study").is_dir():
@@ -72,10 +76,28 @@ def games(results: Sequence[Result]) -> tuple[list[str], list[str]]:
     return atari[:MOST_GAMES], [task for task in found if task not in atari and "catch" not in task][:MOST_GAMES]
 
 
+def long_runs(results: Sequence[Result]) -> list[Result]:
+    """The runs with at least half of the frames that the longest on the same game has."""
+    most: dict[str, float] = {}
+    for result in results:
+        if result.run.method not in SEEDS:
+            most[result.run.task] = max(result.run.frames, most.get(result.run.task, 0))
+    return [result for result in results if 2 * result.run.frames >= most.get(result.run.task, 0)
+            or result.run.method in SEEDS]
+
+
+def beside_peers(results: Sequence[Result]) -> list[Result]:
+    """The runs of peers, and ours with as many updates on the same games."""
+    made = {(result.run.task, result.raw.get("updates")) for result in results
+            if not result.run.method.startswith(OURS) and result.run.method not in SEEDS}
+    return [result for result in results if (result.run.task, result.raw.get("updates")) in made]
+
+
 def learning(results: Sequence[Result], updates: Sequence[dict[str, str]]) -> bytes:
     """The picture of the README: Atari games, or others where there are none, and the time of updates and runs."""
-    atari, others = games(results)
-    return picture(results, atari or others, [*update_bars(updates), *run_bars(results)])
+    longest = long_runs(results)
+    atari, others = games(longest)
+    return picture(longest, atari or others, [*update_bars(updates), *run_bars(beside_peers(results))])
 
 
 def picture(results: Sequence[Result], games: Sequence[str], bars: Sequence["Bars"]) -> bytes:
@@ -270,7 +292,7 @@ def _legend(figure: Any, results: Sequence[Result], games: Sequence[str], colors
     if any(len(official(results, task, OFFICIAL, 20_000)) for task in games):
         handles.append(Line2D([], [], color=GRAY, linewidth=7, alpha=0.75, solid_capstyle="butt",
                               label=f"official {OFFICIAL}, 18M parameters: range of 5 seeds"))
-    figure.legend(handles=handles, loc="outside lower left", ncols=4, fontsize=10, handlelength=1.8, columnspacing=1.6)
+    figure.legend(handles=handles, loc="outside lower left", ncols=3, fontsize=10, handlelength=1.8, columnspacing=1.6)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -204,14 +204,23 @@ def _changed(config: Config) -> dict[str, Any]:
 
 
 def _described(changed: dict[str, Any]) -> str:
-    """Presets that are there but for at most two of their settings, largest first, and up to two settings by name."""
+    """Presets that are there but for at most two of their settings, largest first, and up to two settings by name. What
+    one of them has, like demo, may differ in another, like cpu."""
     left, words = dict(changed), []
     defaults = Config().flat()
     blocks = {name: {k: v for k, v in preset.values.items() if k not in NO_METHOD and defaults[k] != v}
               for name, preset in PRESETS.items()}
-    for name, block in sorted(blocks.items(), key=lambda item: -len(item[1])):
+    taken: set[str] = set()  # settings that a preset gave their values
+
+    def near(block: dict[str, Any]) -> dict[str, Any] | None:
+        """What is there instead of a block's settings; None if it is too much."""
         other = {k: left.get(k, defaults[k]) for k, v in block.items() if left.get(k, defaults[k]) != v}
-        if block and 2 * len(other) < len(block) and len(other) <= MOST_OTHER:
+        few = 2 * len(other) < len(block) and len(other.keys() - taken) <= MOST_OTHER
+        return other if few else None
+
+    taken.update(*(block.keys() - other.keys() for block in blocks.values() if (other := near(block)) is not None))
+    for name, block in sorted(blocks.items(), key=lambda item: -len(item[1])):
+        if (other := near(block)) is not None:
             words.append(name)
             left = other | {k: v for k, v in left.items() if k not in block}
     shown = [f"{name} {value}" for name, value in list(left.items())[:2]]
