@@ -225,8 +225,9 @@ def update_bars(rows: Sequence[dict[str, str]]) -> list[Bars]:
 def run_bars(results: Sequence[Result]) -> list[Bars]:
     """Time of a whole run of ours and of the peers' with as many updates, on the games, seeds apart, that all have.
 
-    CPU minutes, which do not depend on what else the machine does; wall minutes where a record lacks them.
+    CPU minutes; wall minutes where a record lacks them. A record with `unequal_load` says why its time is not compared.
     """
+    results = [result for result in results if not result.raw.get("unequal_load")]
     ours = [name for name in methods(results) if name.startswith(OURS)][:1]
     work = {name: {result.raw.get("updates") for task in tasks(results) for result in of(results, task, name)}
             for name in methods(results)}
@@ -277,10 +278,11 @@ def _plain(name: str) -> str:
 def _legend(figure: Any, results: Sequence[Result], games: Sequence[str], colors: dict[str, str]) -> None:
     from matplotlib.lines import Line2D
 
-    plain = [_plain(name) for name in colors]
-    handles = [Line2D([], [], color=color,
-                      label=_plain(name) if plain.count(_plain(name)) == 1 else re.sub(r",.*\]", "]", name))
-               for name, color in colors.items() if any(of(results, task, name, finished=False) for task in games)]
+    drawn = [name for name in colors if any(of(results, task, name, finished=False) for task in games)]
+    forms = _plain, lambda name: re.sub(r",.*\]", "]", name), str  # the shortest that no other name has
+    handles = [Line2D([], [], color=colors[name],
+                      label=next(form(name) for form in forms if [*map(form, drawn)].count(form(name)) == 1))
+               for name in drawn]
     if any(result.run.episodes and result.run.finished for result in results):
         handles.append(Line2D([], [], color=INK, linestyle="", marker="D", markersize=6,
                               label="final evaluation, 95% interval; dots: seeds"))
@@ -292,7 +294,7 @@ def _legend(figure: Any, results: Sequence[Result], games: Sequence[str], colors
     if any(len(official(results, task, OFFICIAL, 20_000)) for task in games):
         handles.append(Line2D([], [], color=GRAY, linewidth=7, alpha=0.75, solid_capstyle="butt",
                               label=f"official {OFFICIAL}, 18M parameters: range of 5 seeds"))
-    figure.legend(handles=handles, loc="outside lower left", ncols=3, fontsize=10, handlelength=1.8, columnspacing=1.6)
+    figure.legend(handles=handles, loc="outside lower left", ncols=2, fontsize=10, handlelength=1.8, columnspacing=1.6)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
